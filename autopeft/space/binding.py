@@ -1,0 +1,127 @@
+"""Binds a space to a backbone: widths become sizes, layer modes placements, names are checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autopeft.space.counting import distinct
+from autopeft.space.dimension import Dimension
+from autopeft.space.faults import Faults
+from autopeft.space.layout import Layout
+from autopeft.space.leaves import Choice, Leaf, allowed_values
+from autopeft.space.method import BoundMethod, Setting, SiteChoice
+from autopeft.space.placement import LayerChoice, Placement
+from autopeft.space.schema import MethodSchema, ParameterSchema, Shape
+
+
+@dataclass(frozen=True)
+class MethodSpace:
+    """A method of a space, for any backbone.
+
+    Attributes:
+        schema: The method's schema.
+        switched: Whether `present` is a choice.
+        leaves: The leaf of every parameter, the size first, each after the one its `when` names.
+        per_size: The parameter that its leaf gives as a multiple of the size, or "".
+        sites: Its sites, in the schema's order.
+        subset: Whether any non-empty subset of the sites may be chosen.
+        layers: Its layers; mode `shared` for the space's own.
+    """
+
+    schema: MethodSchema
+    switched: bool
+    leaves: tuple[tuple[str, Leaf], ...]
+    per_size: str
+    sites: tuple[str, ...]
+    subset: bool
+    layers: LayerChoice
+
+
+def bind(
+    where: str,
+    methods: tuple[MethodSpace, ...],
+    layers: LayerChoice,
+    training: tuple[tuple[ParameterSchema, Leaf], ...],
+    shape: Shape,
+) -> Layout:
+    """The layout of a space on a backbone.
+
+    Raises:
+        SpaceError: The backbone lacks a method, site, layer or width, or no valid configuration
+            is left; all faults at once.
+    """
+    faults = Faults(where)
+    _check_layers("layers", layers, shape, faults)
+    for method in methods:
+        _check(method, shape, faults)
+    faults.raise_if_any()
+    bound = tuple(_bound(method, shape) for method in methods)
+    for bound_method in bound:
+        _check_sizes(bound_method, faults)
+    shares = any(bound_method.layers is None for bound_method in bound)
+    shared: Placement | None = layers.bind("", shape.n_layers) if shares else None
+    settings = tuple(
+        Setting(parameter, leaf.bind(f"training.{parameter.name}", shape))
+        for parameter, leaf in training
+    )
+    layout = Layout(bound, shared, settings)
+    if not distinct(layout):
+        faults.add("methods", "no valid configuration", "a method with a size and a layer")
+    faults.raise_if_any()
+    return layout
+
+
+def _check(method: MethodSpace, shape: Shape, faults: Faults) -> None:
+    """Faults where the backbone lacks what the method names."""
+    key = f"methods.{method.schema.name}"
+    if method.schema.name not in shape.methods:
+        allowed = ", ".join(sorted(shape.methods)) or "no method"
+        hint = "remove it: this backbone cannot carry it"
+        faults.add(key, method.schema.name, allowed, hint)
+    legal = [site for site in method.schema.sites if site in shape.roles]
+    for site in method.sites:
+        if site not in legal:
+            faults.add(f"{key}.sites", site, ", ".join(legal), "this backbone has no such site")
+    _check_layers(f"{key}.layers", method.layers, shape, faults)
+    for name, leaf in method.leaves:
+        if isinstance(leaf, Choice) and leaf.of and leaf.of not in shape.dimensions:
+            faults.unknown(f"{key}.{name}.of", leaf.of, sorted(shape.dimensions))
+
+
+def _check_layers(key: str, layers: LayerChoice, shape: Shape, faults: Faults) -> None:
+    for layer in layers.layers:
+        if layer >= shape.n_layers:
+            faults.add(key, layer, f"layers 0 to {shape.n_layers - 1} of this backbone")
+
+
+def _check_sizes(method: BoundMethod, faults: Faults) -> None:
+    """Shares of a width can leave the legal sizes only once the width is known."""
+    parameter, source = method.size.parameter, method.size.source
+    sizes = source.values if isinstance(source, Dimension) else (source,)
+    low, high = parameter.minimum, parameter.maximum
+    for size in (sizes[0] or sizes[min(1, len(sizes) - 1)], sizes[-1]):
+        if (low is not None and float(size) < low) or (high is not None and float(size) > high):
+            faults.add(f"methods.{method.name}.{parameter.name}", size, allowed_values(parameter))
+
+
+def _bound(method: MethodSpace, shape: Shape) -> BoundMethod:
+    owner = f"{method.schema.name}."
+    leaves: Mapping[str, Leaf] = dict(method.leaves)
+    settings = []
+    for name, leaf in leaves.items():
+        per_size = name == method.per_size
+        shown = f"{name}_over_{method.schema.size}" if per_size else name
+        source = leaf.bind(f"{owner}{shown}", shape)
+        settings.append(Setting(method.schema.parameter(name), source, per_size))
+    flags = (
+        tuple(Dimension.flag(f"{owner}sites.{site}") for site in method.sites)
+        if method.subset
+        else ()
+    )
+    shared = method.layers.mode == "shared"
+    return BoundMethod(
+        schema=method.schema,
+        present=Dimension.flag(f"{owner}present") if method.switched else None,
+        settings=tuple(settings),
+        sites=SiteChoice(method.sites, flags),
+        layers=None if shared else method.layers.bind(owner, shape.n_layers),
+    )

@@ -1,0 +1,283 @@
+"""One method within a bound space: its dimensions, and how their values make a group.
+
+A method is *off* in a point where it is not present, has size 0, no sites or no layers. However it
+came to be off, it then contributes nothing to the point: that is what makes points canonical.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from autopeft.space.dimension import Dimension
+from autopeft.space.placement import Layers, Placement
+from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One parameter: a fixed value or a dimension.
+
+    Attributes:
+        parameter: Its schema.
+        source: The value, or the dimension that holds it.
+        per_size: Whether the source is a multiple of the method's size (`alpha_over_rank`).
+    """
+
+    parameter: ParameterSchema
+    source: Dimension | Scalar
+    per_size: bool = False
+
+    @property
+    def dimension(self) -> Dimension | None:
+        """The dimension, where there is one."""
+        return self.source if isinstance(self.source, Dimension) else None
+
+    def read(self, raw: Mapping[str, Scalar]) -> Scalar:
+        """The source's value in `raw`."""
+        return self.source.read(raw) if isinstance(self.source, Dimension) else self.source
+
+
+@dataclass(frozen=True)
+class SiteChoice:
+    """The sites of a method: fixed, or any non-empty subset, one flag per site.
+
+    Attributes:
+        sites: In the schema's order; () where the method implies its place.
+        flags: One per site, or () where they are fixed.
+    """
+
+    sites: tuple[str, ...]
+    flags: tuple[Dimension, ...] = ()
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether no site at all is among the choices."""
+        return bool(self.flags)
+
+    @property
+    def count(self) -> int:
+        """How many non-empty site sets there are."""
+        return 2 ** len(self.flags) - 1 if self.flags else 1
+
+    @property
+    def smallest(self) -> list[tuple[str, ...]]:
+        """Each single site, or the fixed ones."""
+        return [(site,) for site in self.sites] if self.flags else [self.sites]
+
+    def read(self, raw: Mapping[str, Scalar]) -> tuple[str, ...]:
+        """The chosen sites; a missing flag is off."""
+        if not self.flags:
+            return self.sites
+        return tuple(
+            site
+            for site, flag in zip(self.sites, self.flags, strict=True)
+            if flag.name in raw and flag.read(raw)
+        )
+
+    def write(self, sites: tuple[str, ...]) -> dict[str, Scalar]:
+        """All flags."""
+        chosen = zip(self.sites, self.flags, strict=True) if self.flags else ()
+        return {flag.name: site in sites for site, flag in chosen}
+
+    def sample(self, rng: np.random.Generator) -> tuple[str, ...]:
+        """A number of sites, then that many."""
+        if not self.flags:
+            return self.sites
+        n = len(self.sites)
+        chosen = set(rng.choice(n, size=int(rng.integers(1, n + 1)), replace=False).tolist())
+        return tuple(site for index, site in enumerate(self.sites) if index in chosen)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A method that is on in a point.
+
+    Attributes:
+        method: The method.
+        layers: Its layers, sorted; not empty.
+        sites: Its sites; () where the method implies its place.
+        values: Every meaningful parameter by name.
+        active: Values of the method's active dimensions, the shared layers' not among them.
+    """
+
+    method: "BoundMethod"
+    layers: Layers
+    sites: tuple[str, ...]
+    values: Mapping[str, Scalar]
+    active: Mapping[str, Scalar]
+
+    @property
+    def size(self) -> int:
+        """Rank, bottleneck or length."""
+        return int(self.values[self.method.schema.size])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The group as an entry of a configuration's plain form."""
+        plain: dict[str, Any] = {"layers": list(self.layers)}
+        if self.sites:
+            plain["sites"] = list(self.sites)
+        return plain | dict(self.values)
+
+
+@dataclass(frozen=True)
+class BoundMethod:
+    """A method of a space, bound to a backbone.
+
+    Attributes:
+        schema: The method's schema.
+        present: The flag that switches it, or None where nothing but its size does.
+        settings: Its parameters, the size first, each after the one its `when` names.
+        sites: Its sites.
+        layers: Its own placement, or None where it uses the space's.
+    """
+
+    schema: MethodSchema
+    present: Dimension | None
+    settings: tuple[Setting, ...]
+    sites: SiteChoice
+    layers: Placement | None
+
+    @property
+    def name(self) -> str:
+        """The method's registered name."""
+        return self.schema.name
+
+    @property
+    def size(self) -> Setting:
+        """The setting that is its size."""
+        return self.settings[0]
+
+    @cached_property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """All its dimensions, in the order of the point."""
+        present = (self.present,) if self.present else ()
+        layers = self.layers.dimensions if self.layers else ()
+        settings = (setting.dimension for setting in self.settings)
+        return (
+            *present,
+            *(dimension for dimension in settings if dimension),
+            *self.sites.flags,
+            *layers,
+        )
+
+    @cached_property
+    def absence(self) -> dict[str, Scalar]:
+        """Values that switch it off, its own layers' included; {} where nothing does."""
+        values: dict[str, Scalar] = {}
+        if self.present:
+            values[self.present.name] = False
+        if (size := self.size.dimension) and 0 in size.values:
+            values[size.name] = 0
+        values |= self.sites.write(())
+        if self.layers and self.layers.may_be_empty:
+            values |= self.layers.write(())
+        return values
+
+    @property
+    def optional(self) -> bool:
+        """Whether it can be off by itself."""
+        return bool(self.absence)
+
+    def wanted(self, raw: Mapping[str, Scalar]) -> bool:
+        """Whether it is on, its layers not considered."""
+        if self.present and not (self.present.name in raw and self.present.read(raw)):
+            return False
+        size = self.size.dimension
+        if size and 0 in size.values and not (size.name in raw and size.read(raw)):
+            return False
+        return not self.sites.flags or bool(self.sites.read(raw))
+
+    def part(self, raw: Mapping[str, Scalar], layers: Layers) -> Part:
+        """The method as it is on in `raw`, on these layers.
+
+        Raises:
+            SpaceError: A value that it needs is missing or not legal.
+        """
+        sites = self.sites.read(raw)
+        values: dict[str, Scalar] = {}
+        active: dict[str, Scalar] = {self.present.name: True} if self.present else {}
+        for setting in self._meaningful(values):
+            value = setting.read(raw)
+            if setting.dimension:
+                active[setting.dimension.name] = value
+            if setting.per_size:
+                value = float(value) * float(values[self.schema.size])
+            values[setting.parameter.name] = value
+        active |= self.sites.write(sites)
+        if self.layers:
+            active |= self.layers.write(layers)
+        return Part(self, layers, sites, values, active)
+
+    def _meaningful(self, values: Mapping[str, Scalar]) -> Iterator[Setting]:
+        """The settings whose condition holds, given the `values` filled in between."""
+        for setting in self.settings:
+            when = setting.parameter.when
+            if when is None or values.get(when[0]) == when[1]:
+                yield setting
+
+    # -- chance and extremes ------------------------------------------------------------------
+
+    def sample(self, rng: np.random.Generator) -> dict[str, Scalar]:
+        """Values of all its dimensions with which it is on."""
+        values: dict[str, Scalar] = {self.present.name: True} if self.present else {}
+        for setting in self.settings:
+            if dimension := setting.dimension:
+                is_size = setting is self.size
+                values[dimension.name] = (
+                    dimension.sample_size(rng) if is_size else dimension.sample(rng)
+                )
+        values |= self.sites.write(self.sites.sample(rng))
+        if self.layers:
+            values |= self.layers.write(self.layers.sample(rng))
+        return values
+
+    def extreme(
+        self, *, largest: bool, sites: tuple[str, ...], layers: Layers | None = None
+    ) -> dict[str, Scalar]:
+        """Values with its largest or smallest size, on these sites and own layers.
+
+        Other numbers are at the same extreme, names at their first.
+        """
+        values: dict[str, Scalar] = {self.present.name: True} if self.present else {}
+        for setting in self.settings:
+            if dimension := setting.dimension:
+                if dimension.kind == "category":
+                    values[dimension.name] = dimension.values[0]
+                elif not largest and setting is self.size:
+                    values[dimension.name] = dimension.nearest(1e-9)
+                else:
+                    values[dimension.name] = dimension.decode(float(largest))
+        values |= self.sites.write(sites)
+        if self.layers and layers is not None:
+            values |= self.layers.write(layers)
+        return values
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain description of what is fixed and what may vary."""
+        plain: dict[str, Any] = {
+            _source_name(setting): _plain(setting.source) for setting in self.settings
+        }
+        plain["present"] = _plain(self.present) if self.present else True
+        plain["sites"] = (
+            {"subset": list(self.sites.sites)} if self.sites.flags else list(self.sites.sites)
+        )
+        plain["layers"] = placement_to_dict(self.layers) if self.layers else "shared"
+        return plain
+
+
+def placement_to_dict(placement: Placement) -> Any:
+    """A bound placement as plain data: its dimensions, or its layers where it has none."""
+    if not placement.dimensions:
+        return list(placement.largest)
+    return [dimension.to_dict() for dimension in placement.dimensions]
+
+
+def _source_name(setting: Setting) -> str:
+    return f"{setting.parameter.name} per size" if setting.per_size else setting.parameter.name
+
+
+def _plain(source: Dimension | Scalar) -> Any:
+    return source.to_dict() if isinstance(source, Dimension) else source

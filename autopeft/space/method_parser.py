@@ -1,0 +1,152 @@
+"""Reads one method's block of a space."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.space.binding import MethodSpace
+from autopeft.space.faults import Faults
+from autopeft.space.layers_parser import read_layers
+from autopeft.space.leaves import Choice, Fixed, Leaf, read_leaf
+from autopeft.space.placement import LayerChoice
+from autopeft.space.schema import MethodSchema, ParameterSchema
+from autopeft.space.spellings import PARAMETER_SPELLINGS, SITE_SPELLINGS
+
+_PRESENT = ParameterSchema("present", "bool", default=True)
+_SCALED = "alpha"
+"""The parameter that may be given as a multiple of the size (`alpha_over_rank`)."""
+
+
+class MethodParser:
+    """Reads one method's block; notes faults under its key.
+
+    Args:
+        schema: The method's schema.
+        key: Its dotted key (`methods.lora`).
+        faults: Where faults are noted.
+    """
+
+    def __init__(self, schema: MethodSchema, key: str, faults: Faults) -> None:
+        self.schema = schema
+        self.key = key
+        self.faults = faults
+        self.ratio = f"{_SCALED}_over_{schema.size}"
+
+    def parse(self, block: Mapping[str, Any]) -> MethodSpace | None:
+        """The method, or None where it is fixed as not present or lacks its size."""
+        self._check_keys(block)
+        present = read_leaf(
+            block.get("present", True), _PRESENT, f"{self.key}.present", self.faults
+        )
+        sites, subset = self._sites(block)
+        layers = LayerChoice("shared")
+        if "layers" in block:
+            layers = read_layers(block["layers"], f"{self.key}.layers", self.faults)
+        leaves = self._leaves(block)
+        never = present == Fixed(False) or present == Choice((False,))
+        if never or self.schema.size not in leaves:
+            return None
+        return MethodSpace(
+            schema=self.schema,
+            switched=isinstance(present, Choice) and len(present.values) > 1,
+            leaves=tuple(leaves.items()),
+            per_size=_SCALED if self.ratio in block else "",
+            sites=sites,
+            subset=subset,
+            layers=layers,
+        )
+
+    def _check_keys(self, block: Mapping[str, Any]) -> None:
+        known = [parameter.name for parameter in self.schema.parameters]
+        known += [self.ratio] if _SCALED in known else []
+        known += ["sites"] if self.schema.sites else []
+        known += ["layers", "present"]
+        spellings = {
+            foreign: next((name for name in ours if name in known), "")
+            for foreign, ours in PARAMETER_SPELLINGS.items()
+        }
+        for name in block:
+            if name not in known:
+                self.faults.unknown(f"{self.key}.{name}", name, known, spellings)
+        if _SCALED in block and self.ratio in block:
+            allowed = f"{_SCALED} or {self.ratio}, not both"
+            self.faults.add(f"{self.key}.{self.ratio}", block[self.ratio], allowed)
+
+    # -- parameters ---------------------------------------------------------------------------
+
+    def _leaves(self, block: Mapping[str, Any]) -> dict[str, Leaf]:
+        """The leaves of all parameters that can matter, parents before their dependents."""
+        leaves: dict[str, Leaf] = {}
+        for parameter in _parents_first(self.schema.parameters):
+            if not self._meaningful(parameter, leaves):
+                self._check_unused(parameter, block)
+                continue
+            leaf = self._leaf(parameter, block)
+            if leaf is not None:
+                leaves[parameter.name] = leaf
+        return leaves
+
+    def _leaf(self, parameter: ParameterSchema, block: Mapping[str, Any]) -> Leaf | None:
+        name, key = parameter.name, f"{self.key}.{parameter.name}"
+        if name == _SCALED and self.ratio in block:
+            ratio = ParameterSchema(self.ratio, "float", minimum=1e-6)
+            return read_leaf(block[self.ratio], ratio, f"{self.key}.{self.ratio}", self.faults)
+        if name in block:
+            is_size = name == self.schema.size
+            return read_leaf(block[name], parameter, key, self.faults, is_size=is_size)
+        if parameter.default is None:
+            also = f" or {self.ratio}" if name == _SCALED else ""
+            self.faults.add(key, "nothing", f"{name}{also}, which has no default")
+            return None
+        default = parameter.default
+        return Fixed(float(default) if parameter.kind == "float" else default)
+
+    def _meaningful(self, parameter: ParameterSchema, leaves: Mapping[str, Leaf]) -> bool:
+        """Whether the parameter's condition can hold."""
+        if parameter.when is None:
+            return True
+        parent = leaves.get(parameter.when[0])
+        if isinstance(parent, Fixed):
+            return parent.value == parameter.when[1]
+        return not isinstance(parent, Choice) or parameter.when[1] in parent.values
+
+    def _check_unused(self, parameter: ParameterSchema, block: Mapping[str, Any]) -> None:
+        if parameter.name in block and parameter.when is not None:
+            name, needed = parameter.when
+            needed = str(needed).lower() if isinstance(needed, bool) else needed
+            hint = f"remove it, or let {name} be {needed}"
+            key = f"{self.key}.{parameter.name}"
+            self.faults.add(
+                key, block[parameter.name], f"nothing, as {name} is not {needed}", hint
+            )
+
+    # -- sites --------------------------------------------------------------------------------
+
+    def _sites(self, block: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
+        """The sites in the schema's order, and whether any subset of them may be chosen."""
+        raw = block.get("sites")
+        if "sites" not in block or not self.schema.sites:
+            return self.schema.default_sites, False
+        key = f"{self.key}.sites"
+        listed, subset = raw, False
+        if isinstance(raw, Mapping) and set(raw) == {"subset"}:
+            listed, subset = raw["subset"], True
+        if not isinstance(listed, list) or not listed:
+            example = ", ".join(self.schema.default_sites)
+            self.faults.add(key, raw, f"a list such as [{example}], or {{subset: [...]}}")
+            return self.schema.default_sites, False
+        for index, site in enumerate(listed):
+            if site not in self.schema.sites:
+                self.faults.unknown(key, site, self.schema.sites, SITE_SPELLINGS)
+            elif site in listed[:index]:
+                self.faults.add(key, site, "each site once", "remove the second one")
+        return tuple(site for site in self.schema.sites if site in listed), subset
+
+
+def _parents_first(parameters: tuple[ParameterSchema, ...]) -> list[ParameterSchema]:
+    """The parameters in order, but each after the one that its `when` names."""
+    by_name = {parameter.name: parameter for parameter in parameters}
+
+    def depth(parameter: ParameterSchema) -> int:
+        return 1 + depth(by_name[parameter.when[0]]) if parameter.when else 0
+
+    return sorted(parameters, key=depth)

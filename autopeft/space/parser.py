@@ -1,0 +1,121 @@
+"""The YAML block of a space -> `Space`, with every fault of the block at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.space.binding import MethodSpace
+from autopeft.space.faults import Faults
+from autopeft.space.layers_parser import read_layers
+from autopeft.space.leaves import Leaf, read_leaf
+from autopeft.space.method_parser import MethodParser
+from autopeft.space.schema import MethodSchema, ParameterSchema
+from autopeft.space.space import Space
+from autopeft.space.spellings import METHOD_SPELLINGS, STUDY_KEYS, TRAINING_SPELLINGS
+
+SCHEMA = "autopeft/space/v1"
+
+TRAINING_PARAMETERS = (
+    ParameterSchema("learning_rate", "float", minimum=1e-8, maximum=10.0),
+    ParameterSchema("weight_decay", "float", minimum=0.0, maximum=10.0),
+    ParameterSchema("warmup_ratio", "float", minimum=0.0, maximum=1.0),
+)
+"""The training values that a space may set; all others are the study's."""
+
+_KEYS = ("schema", "description", "source", "methods", "layers", "training")
+_KEY_SPELLINGS = {"method": "methods", "layer": "layers", "hyperparameters": "training"}
+
+
+def parse_space(
+    block: Mapping[str, Any],
+    schemas: Mapping[str, MethodSchema],
+    *,
+    name: str,
+    where: str,
+    is_file: bool = False,
+) -> Space:
+    """The space that a block describes.
+
+    Args:
+        block: Plain data, as YAML gives it.
+        schemas: The registered methods by name.
+        name: The space's name.
+        where: What the block is called in errors.
+        is_file: Whether it must name its schema; an inline block need not.
+
+    Raises:
+        SpaceError: With all faults of the block.
+    """
+    faults = Faults(where)
+    _check_keys(block, faults, is_file=is_file)
+    layers = read_layers(block.get("layers", {"mode": "all"}), "layers", faults, of_space=True)
+    methods = _methods(block.get("methods"), schemas, faults)
+    training = _training(block.get("training", {}), faults)
+    if "layers" in block and methods and all(m.layers.mode != "shared" for m in methods):
+        hint = "give a method `layers: {mode: shared}`, or remove the space's own layers"
+        faults.add("layers", "layers that no method uses", "layers that a method shares", hint)
+    faults.raise_if_any()
+    return Space(
+        name=name,
+        where=where,
+        methods=tuple(sorted(methods, key=lambda method: method.schema.name)),
+        layers=layers,
+        training=training,
+        description=str(block.get("description", "")),
+        source=str(block.get("source", "")),
+        block=dict(block),
+    )
+
+
+def _check_keys(block: Mapping[str, Any], faults: Faults, *, is_file: bool) -> None:
+    for key in block:
+        if key == "sparsity":
+            faults.add(key, "sparsity", ", ".join(_KEYS), "not available in this release")
+        elif key not in _KEYS:
+            faults.unknown(key, key, _KEYS, _KEY_SPELLINGS)
+    if (is_file or "schema" in block) and block.get("schema") != SCHEMA:
+        given = block.get("schema", "no schema")
+        faults.add("schema", given, SCHEMA, f"write `schema: {SCHEMA}`")
+    for key in ("description", "source"):
+        if not isinstance(block.get(key, ""), str):
+            faults.add(key, block[key], "text")
+
+
+def _methods(
+    raw: Any, schemas: Mapping[str, MethodSchema], faults: Faults
+) -> tuple[MethodSpace, ...]:
+    known = ", ".join(schemas)
+    if not isinstance(raw, Mapping) or not raw:
+        faults.add("methods", raw, f"a mapping of at least one method: {known}")
+        return ()
+    methods = []
+    for name, block in raw.items():
+        key = f"methods.{name}"
+        if name not in schemas:
+            faults.unknown(key, name, schemas, METHOD_SPELLINGS)
+        elif not isinstance(block, Mapping):
+            size = schemas[name].size
+            faults.add(key, block, f"a mapping such as {{{size}: {{choice: [0, 8]}}}}")
+        else:
+            method = MethodParser(schemas[name], key, faults).parse(block)
+            methods += [method] if method else []
+    return tuple(methods)
+
+
+def _training(raw: Any, faults: Faults) -> tuple[tuple[ParameterSchema, Leaf], ...]:
+    if not isinstance(raw, Mapping):
+        faults.add("training", raw, "a mapping of learning_rate, weight_decay, warmup_ratio")
+        return ()
+    parameters = {parameter.name: parameter for parameter in TRAINING_PARAMETERS}
+    for name in raw:
+        if name in STUDY_KEYS:
+            section, ours = STUDY_KEYS[name].split(".")
+            hint = f"{ours} belongs to the study's `{section}` block; it is no dimension"
+            faults.add(f"training.{name}", name, ", ".join(parameters), hint)
+        elif name not in parameters:
+            faults.unknown(f"training.{name}", name, parameters, TRAINING_SPELLINGS)
+    leaves = []
+    for name, parameter in parameters.items():
+        if name in raw:
+            leaf = read_leaf(raw[name], parameter, f"training.{name}", faults)
+            leaves += [(parameter, leaf)] if leaf else []
+    return tuple(leaves)

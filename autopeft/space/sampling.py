@@ -1,0 +1,117 @@
+"""Points by chance and at the extremes.
+
+Independent draws per dimension would nearly always use every method in half of the layers: in the
+published AutoPEFT space, 62 % of such points exceed 1.4 % of BERT-base's parameters. Here few
+methods are likelier than many, the number of layers and sites is drawn before they are, and sizes
+are log-uniform, which spreads points evenly over the logarithm of trainable parameters.
+"""
+
+import itertools
+
+import numpy as np
+
+from autopeft.space.layout import Layout
+from autopeft.space.method import BoundMethod
+from autopeft.space.placement import Layers
+from autopeft.space.schema import Scalar
+
+
+def sample(layout: Layout, rng: np.random.Generator) -> dict[str, Scalar]:
+    """A canonical valid point."""
+    chosen = _chosen_methods(layout, rng)
+    raw: dict[str, Scalar] = {}
+    for method in layout.methods:
+        raw |= method.sample(rng) if method.name in chosen else method.absence
+    if layout.shared:
+        raw |= layout.shared.write(layout.shared.sample(rng))
+    for setting in layout.training:
+        if dimension := setting.dimension:
+            raw[dimension.name] = dimension.sample(rng)
+    return layout.canonical(raw)
+
+
+def _chosen_methods(layout: Layout, rng: np.random.Generator) -> set[str]:
+    """The required methods and some optional ones; k methods with weight 1 / k."""
+    required = [method.name for method in layout.methods if not method.optional]
+    optional = [method.name for method in layout.methods if method.optional]
+    counts = [k for k in range(len(optional) + 1) if k or required]
+    weights = np.array([1.0 / max(k + len(required), 1) for k in counts])
+    k = counts[int(rng.choice(len(counts), p=weights / weights.sum()))]
+    picked = rng.choice(len(optional), size=k, replace=False).tolist() if k else []
+    return {*required, *(optional[index] for index in picked)}
+
+
+def largest(layout: Layout) -> dict[str, Scalar]:
+    """The point with every method at its largest size, in all layers and sites."""
+    raw: dict[str, Scalar] = {}
+    for method in layout.methods:
+        layers = method.layers.largest if method.layers else None
+        raw |= method.extreme(largest=True, sites=method.sites.sites, layers=layers)
+    if layout.shared:
+        raw |= layout.shared.write(layout.shared.largest)
+    return layout.canonical(raw | _training(layout))
+
+
+def smallest(layout: Layout) -> list[dict[str, Scalar]]:
+    """Candidates for the configuration of the fewest parameters.
+
+    As few methods as possible, each at its smallest size and on one site, on one layer: every such
+    method, site and layer, since widths may differ between them.
+    """
+    points: list[dict[str, Scalar]] = []
+    for methods in _fewest_methods(layout):
+        for layer in _layers(layout):
+            for sites in itertools.product(*(method.sites.smallest for method in methods)):
+                point = _smallest_at(layout, methods, sites, layer)
+                if point not in points:
+                    points.append(point)
+    return points
+
+
+def _fewest_methods(layout: Layout) -> list[list[BoundMethod]]:
+    """The minimal sets of methods that can be on with all others off."""
+    own = [method for method in layout.methods if method.layers is not None]
+    shared = [method for method in layout.methods if method.layers is None]
+    needed_own = [method for method in own if not method.optional]
+    needed_shared = [method for method in shared if not method.optional]
+    may_be_empty = layout.shared is not None and layout.shared.may_be_empty
+    if needed_shared and not may_be_empty:
+        return [needed_own + needed_shared]
+    if needed_own:
+        return [needed_own]
+    alone = [[method] for method in own]
+    return alone + ([needed_shared] if needed_shared else [[method] for method in shared])
+
+
+def _layers(layout: Layout) -> range:
+    """Every layer that some smallest placement can start from."""
+    placements = [method.layers for method in layout.methods if method.layers]
+    placements += [layout.shared] if layout.shared else []
+    return range(max(layers[-1] for placement in placements for layers in placement.smallest) + 1)
+
+
+def _smallest_at(
+    layout: Layout, methods: list[BoundMethod], sites: tuple[tuple[str, ...], ...], layer: int
+) -> dict[str, Scalar]:
+    raw: dict[str, Scalar] = {}
+    for method in layout.methods:
+        if method not in methods:
+            raw |= method.absence
+            continue
+        own = _closest(method.layers.smallest, layer) if method.layers else None
+        raw |= method.extreme(largest=False, sites=sites[methods.index(method)], layers=own)
+    if layout.shared:
+        on = any(method.layers is None for method in methods)
+        raw |= layout.shared.write(_closest(layout.shared.smallest, layer) if on else ())
+    return layout.canonical(raw | _training(layout))
+
+
+def _closest(choices: list[Layers], layer: int) -> Layers:
+    """The choice that starts at `layer`, or the one nearest to it."""
+    return min(choices, key=lambda layers: abs(layers[0] - layer))
+
+
+def _training(layout: Layout) -> dict[str, Scalar]:
+    """The middle of every training dimension: sizes do not depend on it."""
+    dimensions = (setting.dimension for setting in layout.training)
+    return {dimension.name: dimension.decode(0.5) for dimension in dimensions if dimension}

@@ -1,0 +1,79 @@
+"""What a search space has to know about methods and backbones, as plain data.
+
+Methods and backbones live above the space (they know it, it does not know them), so they describe
+themselves here: a method by its parameters and legal sites, a backbone by its dimensions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Scalar: TypeAlias = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class ParameterSchema:
+    """One parameter of a method.
+
+    Attributes:
+        name: As in YAML (`rank`, `dropout`, ...).
+        kind: The type of a legal value.
+        default: The value where a space or configuration gives none; None = must be given.
+        minimum: Smallest legal number (inclusive), for `int` and `float`.
+        maximum: Largest legal number (inclusive), or None.
+        choices: Legal values of a `str` parameter.
+        when: Makes the parameter meaningless (dropped from the canonical form) unless the named
+            sibling parameter has the given value, such as ("reparametrise", True).
+    """
+
+    name: str
+    kind: Literal["int", "float", "bool", "str"]
+    default: Scalar | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    when: tuple[str, Scalar] | None = None
+
+
+@dataclass(frozen=True)
+class MethodSchema:
+    """How a method may be written in a space or a configuration.
+
+    Attributes:
+        name: The method's registered name.
+        size: The parameter that is its size; in a space, a size of 0 means "absent".
+        parameters: All its parameters, the size first.
+        sites: Roles on which it may sit and which a configuration names; () where the place is
+            implied by the method (`prefix`).
+        default_sites: The sites where none are given.
+    """
+
+    name: str
+    size: str
+    parameters: tuple[ParameterSchema, ...]
+    sites: tuple[str, ...] = ()
+    default_sites: tuple[str, ...] = ()
+
+    def parameter(self, name: str) -> ParameterSchema:
+        """The parameter called `name`; KeyError where there is none."""
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The dimensions of one backbone, as a space sees them.
+
+    Attributes:
+        n_layers: Layers that can be adapted, counted from 0.
+        dimensions: Named widths that sizes may refer to: `hidden_size`, `intermediate_size`.
+        roles: Sites that the backbone has: linear roles and sub-layers.
+        methods: Methods that the backbone can carry.
+    """
+
+    n_layers: int
+    dimensions: Mapping[str, int]
+    roles: frozenset[str]
+    methods: frozenset[str]

@@ -1,0 +1,179 @@
+"""`Space`, which fits any backbone, and `BoundSpace`, which knows its layers and widths."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopeft.errors import SpaceError
+from autopeft.space import counting, neighbours, sampling
+from autopeft.space.binding import MethodSpace, bind
+from autopeft.space.dimension import Dimension, Point
+from autopeft.space.layout import Layout
+from autopeft.space.leaves import Leaf
+from autopeft.space.placement import LayerChoice
+from autopeft.space.schema import ParameterSchema, Scalar, Shape
+
+__all__ = ["BoundSpace", "Dimension", "Point", "Space"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A set of configurations as a file describes it; `load_space` makes it.
+
+    Attributes:
+        name: The file's name without suffix, or "inline".
+        where: What it is called in errors.
+        methods: Sorted by name, so that their order in the file does not matter.
+        layers: What methods with shared layers use.
+        training: The training values that it sets, as (schema, leaf).
+        description: What it is for, or "".
+        source: Where it comes from, or "".
+        block: The YAML block as plain data: an inline block that loads as this space.
+    """
+
+    name: str
+    where: str
+    methods: tuple[MethodSpace, ...]
+    layers: LayerChoice
+    training: tuple[tuple[ParameterSchema, Leaf], ...]
+    description: str = ""
+    source: str = ""
+    block: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def bind(self, shape: Shape) -> "BoundSpace":
+        """The space on a backbone.
+
+        Raises:
+            SpaceError: The backbone lacks a method, site, layer or width, or no valid
+                configuration is left; all faults at once.
+        """
+        layout = bind(self.where, self.methods, self.layers, self.training, shape)
+        return BoundSpace(self.name, layout)
+
+
+@dataclass(frozen=True)
+class BoundSpace:
+    """A space on one backbone: its dimensions, its points, and their encoding.
+
+    A **point** holds the active dimensions only and is canonical: a method that is off (not
+    present, size 0, no sites or no layers) contributes nothing, nor do shared layers that no
+    method uses. Points are equal exactly where their configurations are. A point without any
+    method is not valid. Instances are immutable and can be pickled.
+
+    Attributes:
+        name: The space's name.
+        layout: Its structure.
+    """
+
+    name: str
+    layout: Layout
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """All dimensions: methods by name, shared layers, training."""
+        return self.layout.dimensions
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hexadecimal digits of SHA-256 over what it allows; its name does not matter."""
+        text = json.dumps(self.layout.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def cardinality(self) -> int:
+        """The raw product over the discrete dimensions."""
+        return counting.cardinality(self.layout)
+
+    @cached_property
+    def distinct(self) -> int:
+        """The number of distinct valid configurations, reals not counted."""
+        return counting.distinct(self.layout)
+
+    @property
+    def continuous(self) -> int:
+        """The number of real dimensions."""
+        return sum(dimension.continuous for dimension in self.dimensions)
+
+    # -- points -------------------------------------------------------------------------------
+
+    def canonical(self, raw: Mapping[str, Scalar]) -> Point:
+        """The active dimensions of `raw`, normalised; empty methods vanish.
+
+        Raises:
+            SpaceError: A name is unknown; an active value is missing or not legal.
+        """
+        return self.layout.canonical(raw)
+
+    def contains(self, point: Point) -> bool:
+        """Whether it is a canonical, valid point of this space."""
+        try:
+            return self.layout.canonical(point) == dict(point) and bool(self.layout.parts(point))
+        except SpaceError:
+            return False
+
+    def sample(self, rng: np.random.Generator) -> Point:
+        """A valid point, drawn towards small budgets; see `autopeft.space.sampling`."""
+        return sampling.sample(self.layout, rng)
+
+    def neighbours(self, point: Point, rng: np.random.Generator, n: int) -> list[Point]:
+        """Up to `n` valid points, one deliberate change away, all different."""
+        return list(neighbours.neighbours(self.layout, point, rng, n))
+
+    def largest(self) -> Point:
+        """Every method at its largest size, in all layers and sites."""
+        return sampling.largest(self.layout)
+
+    def smallest(self) -> list[Point]:
+        """Candidates for the fewest parameters: each method alone, smallest, at each place."""
+        return list(sampling.smallest(self.layout))
+
+    # -- encoding -----------------------------------------------------------------------------
+
+    def encode(self, point: Point) -> NDArray[np.float64]:
+        """The point in the unit cube: float64 [d], d = len(dimensions).
+
+        What is off encodes as off (flags and sizes 0); other inactive dimensions as 0.5.
+        """
+        values = self.layout.explicit(point)
+        places = [
+            dimension.encode(values[dimension.name]) if dimension.name in values else 0.5
+            for dimension in self.dimensions
+        ]
+        return np.asarray(places, dtype=np.float64)
+
+    def decode(self, vector: NDArray[np.float64]) -> Point:
+        """The canonical point of any vector [d]: the inverse of `encode`.
+
+        It lacks a method, and is then not valid, where the vector switches all of them off.
+        """
+        raw = {
+            dimension.name: dimension.decode(u)
+            for dimension, u in zip(self.dimensions, vector, strict=True)
+        }
+        return self.layout.canonical(raw)
+
+    def assignment(self, point: Point) -> dict[str, Any]:
+        """The plain form of `Configuration.to_dict()`; `training` holds what the space sets."""
+        parts = self.layout.parts(point)
+        methods = {part.method.name: [part.to_dict()] for part in parts}
+        training = {
+            setting.parameter.name: setting.read(point) for setting in self.layout.training
+        }
+        return methods | {"sparsity": {"rule": "none"}, "training": training}
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain description: name, hash, sizes, dimensions and structure."""
+        return {
+            "name": self.name,
+            "hash": self.hash,
+            "cardinality": self.cardinality,
+            "distinct": self.distinct,
+            "continuous": self.continuous,
+            "dimensions": [dimension.to_dict() for dimension in self.dimensions],
+        } | self.layout.to_dict()

@@ -1,0 +1,184 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from autopeft.errors import Fault, SpaceError
+from autopeft.space.library import load_space
+from autopeft.space.schema import MethodSchema
+
+Schemas = Mapping[str, MethodSchema]
+
+
+def faults_of(block: Any, schemas: Schemas) -> tuple[Fault, ...]:
+    with pytest.raises(SpaceError) as caught:
+        load_space(block, schemas=schemas)
+    return caught.value.faults
+
+
+def lora(**settings: Any) -> dict[str, Any]:
+    return {"methods": {"lora": {"rank": {"choice": [4, 8]}, **settings}}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "words"),
+    [
+        ({"rank": 0}, "methods.lora.rank", "0 means absent"),
+        ({"rank": {"choice": [0]}}, "methods.lora.rank.choice", "0 means absent"),
+        ({"rank": {"int": [0, 0]}}, "methods.lora.rank.int", "0 means absent"),
+        ({"rank": -4}, "methods.lora.rank", "a whole number of at least 1"),
+        ({"rank": 2.5}, "methods.lora.rank", "a whole number of at least 1"),
+        ({"rank": True}, "methods.lora.rank", "a whole number of at least 1"),
+        ({"rank": [4, 8]}, "methods.lora.rank", "write {choice: [4, 8]}"),
+        ({"rank": {"choice": []}}, "methods.lora.rank.choice", "at least one value"),
+        ({"rank": {"choice": [4, 8, 4]}}, "methods.lora.rank.choice", "each value once"),
+        ({"rank": {"int": [8, 4]}}, "methods.lora.rank.int", "write [4, 8]"),
+        ({"rank": {"int": [0, 8], "log": True}}, "methods.lora.rank.int", "low above 0"),
+        ({"rank": {"int": [1]}}, "methods.lora.rank.int", "[low, high]"),
+        ({"rank": {"int": [1, 8], "log": "yes"}}, "methods.lora.rank.log", "true or false"),
+        ({"rank": {"int": [1, 8], "lgo": True}}, "methods.lora.rank.lgo", "write log"),
+        ({"rank": {"float": [1, 8]}}, "methods.lora.rank", "{int: [low, high]}"),
+        ({"rank": {"choose": [1, 8]}}, "methods.lora.rank", "{choice: [...]}"),
+        ({"rank": {"choice": [1, -1], "of": "hidden_size"}}, "methods.lora.rank.choice", "1/128"),
+        ({"rank": {"choice": ["1/0"], "of": "hidden_size"}}, "methods.lora.rank.choice", "1/128"),
+        ({"dropout": -0.1}, "methods.lora.dropout", "a number from 0 to 0.9"),
+        ({"dropout": float("nan")}, "methods.lora.dropout", "a number from 0 to 0.9"),
+        ({"dropout": {"choice": [0.0], "of": "d"}}, "methods.lora.dropout.of", "only for a size"),
+        ({"alpha": 8, "alpha_over_rank": 2}, "methods.lora.alpha_over_rank", "not both"),
+        ({"alpha_over_rank": 0}, "methods.lora.alpha_over_rank", "at least 1e-06"),
+        ({"sites": []}, "methods.lora.sites", "[query, value]"),
+        ({"sites": "query"}, "methods.lora.sites", "{subset: [...]}"),
+        ({"sites": ["query", "query"]}, "methods.lora.sites", "each site once"),
+        ({"sites": {"subset": ["qeury"]}}, "methods.lora.sites", "write query"),
+        ({"sites": ["v_proj"]}, "methods.lora.sites", "write value"),
+        ({"layers": {"mode": "importance"}}, "methods.lora.layers.mode", "not available in this"),
+        ({"layers": {"mode": "bist"}}, "methods.lora.layers.mode", "write bits"),
+        ({"layers": "all"}, "methods.lora.layers", "write {mode: all}"),
+        ({"layers": {"mode": "bits", "n": 3}}, "methods.lora.layers.n", "mode"),
+        ({"layers": [-1]}, "methods.lora.layers", "whole numbers from 0"),
+        ({"layers": [True]}, "methods.lora.layers", "whole numbers from 0"),
+        ({"layers": []}, "methods.lora.layers", "whole numbers from 0"),
+        ({"layers": [1, 1]}, "methods.lora.layers", "each layer once"),
+        ({"present": "maybe"}, "methods.lora.present", "true or false"),
+    ],
+)
+def test_impossible_settings(
+    schemas: Schemas, settings: dict[str, Any], key: str, words: str
+) -> None:
+    (fault,) = faults_of(lora(**settings), schemas)
+    assert fault.key == key
+    assert words in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("r", "rank"),
+        ("lora_r", "rank"),
+        ("lora_alpha", "alpha"),
+        ("lora_dropout", "dropout"),
+        ("target_modules", "sites"),
+        ("layers_to_transform", "layers"),
+        ("rnak", "rank"),
+    ],
+)
+def test_foreign_spellings_name_our_key(schemas: Schemas, theirs: str, ours: str) -> None:
+    (fault,) = faults_of(lora(**{theirs: 8}), schemas)
+    assert fault.key == f"methods.lora.{theirs}"
+    assert fault.hint == f"write {ours}"
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "words"),
+    [
+        ({"methods": {"loar": {}}}, "methods.loar", "write lora"),
+        ({"methods": {"prefix_tuning": {}}}, "methods.prefix_tuning", "write prefix"),
+        ({"methods": {"lora": 8}}, "methods.lora", "a mapping such as {rank: {choice: [0, 8]}}"),
+        ({"methods": {}}, "methods", "at least one method"),
+        ({}, "methods", "at least one method"),
+        ({"methods": {"lora": {}}}, "methods.lora.rank", "no default"),
+        (lora() | {"metods": {}}, "metods", "write methods"),
+        (lora() | {"sparsity": {}}, "sparsity", "not available in this release"),
+        (lora() | {"schema": "autopeft/v1"}, "schema", "autopeft/space/v1"),
+        (lora() | {"description": 3}, "description", "text"),
+        (lora() | {"layers": {"mode": "shared"}}, "layers.mode", "all, bits, range, last"),
+        (lora() | {"training": [1]}, "training", "a mapping"),
+        (lora() | {"training": {"lr": 1e-3}}, "training.lr", "write learning_rate"),
+        (lora() | {"training": {"learning_rate": 0}}, "training.learning_rate", "1e-08 to 10"),
+        (
+            lora(layers=[0]) | {"layers": {"mode": "bits"}},
+            "layers",
+            "give a method `layers: {mode: shared}`",
+        ),
+        (
+            {"methods": {"prefix": {"length": 4, "hidden": 64}}},
+            "methods.prefix.hidden",
+            "let reparametrise be true",
+        ),
+        (
+            {"methods": {"serial_adapter": {"size": 4, "activation": "rleu"}}},
+            "methods.serial_adapter.activation",
+            "one of relu, gelu, tanh, silu",
+        ),
+        ({"methods": {"prefix": {"length": 4, "sites": []}}}, "methods.prefix.sites", "layers"),
+    ],
+)
+def test_faults_of_the_block(schemas: Schemas, block: Any, key: str, words: str) -> None:
+    (fault,) = faults_of(block, schemas)
+    assert fault.key == key
+    assert words in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "section"),
+    [
+        ("batch_size", "training"),
+        ("epochs", "training"),
+        ("per_device_train_batch_size", "training"),
+        ("max_length", "data"),
+    ],
+)
+def test_what_belongs_to_the_study(schemas: Schemas, theirs: str, section: str) -> None:
+    (fault,) = faults_of(lora() | {"training": {theirs: {"choice": [16, 32]}}}, schemas)
+    assert fault.key == f"training.{theirs}"
+    assert f"belongs to the study's `{section}` block" in fault.hint
+
+
+def test_all_faults_at_once_in_the_order_of_the_block(schemas: Schemas) -> None:
+    block = {
+        "methods": {"lora": {"rank": 0, "lora_alpha": 16}, "adaptor": {}},
+        "layers": {"mode": "importance"},
+        "training": {"batch_size": 32},
+        "extra": 1,
+    }
+    keys = [fault.key for fault in faults_of(block, schemas)]
+    assert sorted(keys) == sorted(
+        [
+            "extra",
+            "layers.mode",
+            "methods.lora.lora_alpha",
+            "methods.lora.rank",
+            "methods.adaptor",
+            "training.batch_size",
+        ]
+    )
+
+
+def test_numbers_may_be_text(schemas: Schemas) -> None:
+    block = lora() | {"training": {"learning_rate": {"float": ["3e-5", "1e-3"], "log": True}}}
+    ((_, leaf),) = load_space(block, schemas=schemas).training
+    assert leaf.to_dict() == {"float": [3e-5, 1e-3], "log": True}
+
+
+def test_the_block_loads_as_the_same_space(schemas: Schemas) -> None:
+    space = load_space("mixed", schemas=schemas)
+    again = load_space(space.block, schemas=schemas)
+    assert again.methods == space.methods
+    assert again.training == space.training
+
+
+def test_values_have_their_parameters_types(schemas: Schemas) -> None:
+    space = load_space(lora(rank=8.0, alpha=16, dropout=0), schemas=schemas)
+    leaves = {name: leaf.to_dict() for name, leaf in space.methods[0].leaves}
+    assert leaves == {"rank": 8, "alpha": 16.0, "dropout": 0.0}
+    assert [type(value) for value in leaves.values()] == [int, float, float]
