@@ -1,0 +1,250 @@
+"""The blocks of a study file, as frozen models: what each key may hold, and what it means.
+
+A field's description is the comment that `autopeft init` writes behind the key. What the file
+format knows but this release cannot do is refused by name, never ignored.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from autopeft.study.faults import LATER, refusal
+from autopeft.study.metrics import CLASSIFICATION, REGRESSION
+from autopeft.study.readers import (
+    Reader,
+    auto_or,
+    collected,
+    each,
+    nullable,
+    number,
+    one_of,
+    string,
+    whole,
+)
+
+SITE_ROLES = ("query", "key", "value", "output", "up", "gate", "down", "attention", "ffn")
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+
+
+class Block(BaseModel):
+    """The base of all blocks: immutable, and an unknown key is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def read_with(reader: Reader) -> BeforeValidator:
+    """The annotation that makes a field be read by this reader alone."""
+    return BeforeValidator(reader)
+
+
+Text = Annotated[str, read_with(string())]
+MaybeText = Annotated[str | None, read_with(nullable(string()))]
+Seed = Annotated[int, read_with(whole(0, 2**32 - 1))]
+LearningRate = Annotated[float, read_with(number(above=0.0))]
+WarmupRatio = Annotated[float, read_with(number(minimum=0.0, below=1.0))]
+WeightDecay = Annotated[float, read_with(number(minimum=0.0))]
+
+
+class StudyBlock(Block):
+    """What the study is called, and the seed of everything random in it."""
+
+    name: Annotated[
+        str,
+        read_with(string("letters, digits, '.', '_' and '-', 100 at most", pattern=NAME_PATTERN)),
+    ] = Field(default="demo", description="its name in the database and of its output folder")
+    seed: Seed = Field(
+        default=0, description="same seed, same machine, same versions: the same search"
+    )
+
+
+class ModelBlock(Block):
+    """The backbone and the task it is adapted to."""
+
+    name_or_path: Text = Field(description="hub id, folder, or builtin:minilm")
+    revision: MaybeText = Field(default=None, description="branch, tag or commit on the hub")
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        read_with(
+            one_of(
+                *("auto", "float32", "bfloat16", "float16"),
+                aliases={"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"},
+            )
+        ),
+    ] = Field(default="auto", description="auto, float32, bfloat16, float16")
+    quantization: Annotated[
+        Literal["none"], read_with(one_of("none", later=("int8", "nf4", "fp4", "8bit", "4bit")))
+    ] = Field(default="none", description="none")
+    attn_implementation: Annotated[
+        Literal["auto", "eager", "sdpa"],
+        read_with(
+            one_of(
+                *("auto", "eager", "sdpa"),
+                later=("flash_attention_2", "flash_attention_3", "flex_attention"),
+            )
+        ),
+    ] = Field(default="auto", description="auto, eager, sdpa")
+    task: Annotated[
+        Literal["sequence-classification", "regression"],
+        read_with(
+            one_of(
+                *(CLASSIFICATION, REGRESSION),
+                later=("causal-lm",),
+                aliases={"SEQ_CLS": CLASSIFICATION, "CAUSAL_LM": "causal-lm"},
+            )
+        ),
+    ] = Field(default=CLASSIFICATION, description="sequence-classification or regression")
+    sites: dict[str, str] | None = Field(
+        default=None, description="{role: regex}, for unknown architectures"
+    )
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _sites(cls, value: Any) -> dict[str, str] | None:
+        if value is None:
+            return None
+        if value == "importance":
+            raise refusal(value, "{role: regex}", f"importance is {LATER}")
+        if not isinstance(value, dict) or not value:
+            raise refusal(value, "{role: regex}, at least one")
+        role = one_of(*SITE_ROLES)
+        names = [(str(name), name, role) for name in value]
+        patterns = [(str(name), pattern, _regex) for name, pattern in value.items()]
+        collected([*names, *patterns])
+        return dict(value)
+
+
+def _regex(value: Any) -> str:
+    allowed = "a regular expression over module names"
+    if not isinstance(value, str) or not value:
+        raise refusal(value, allowed)
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise refusal(value, allowed, str(error)) from error
+    return value
+
+
+class Splits(Block):
+    """Which rows train, which choose, which are locked away."""
+
+    train: Text = Field(default="train", description="name of the split that trains")
+    validation: str | float = Field(
+        default="validation", description="a split, or a share of train (seeded, stratified)"
+    )
+    test: str | float | None = Field(
+        default=None, description="a split, a share of train, or null (locked away)"
+    )
+
+    @field_validator("validation", "test", mode="before")
+    @classmethod
+    def _split(cls, value: Any, info: ValidationInfo) -> str | float | None:
+        if isinstance(value, str):
+            return _named_split(value, info)
+        if value is None and info.field_name == "test":
+            return None
+        if isinstance(value, bool) or not isinstance(value, float) or not 0.0 < value < 1.0:
+            hint = "a search needs validation rows, write 0.1" if value is None else ""
+            raise refusal(value, "a split's name, or a share of train > 0 and < 1", hint)
+        first = info.data.get("validation")
+        if info.field_name == "test" and isinstance(first, float) and first + value >= 1.0:
+            raise refusal(value, f"a share < {1.0 - first:g}, so that rows are left to train on")
+        return value
+
+
+def _named_split(value: str, info: ValidationInfo) -> str:
+    name: str = string("a split's name")(value)
+    for other, taken in info.data.items():
+        if taken == name:
+            raise refusal(value, f"another split than {other}'s", "write a share such as 0.1")
+    return name
+
+
+class Limit(Block):
+    """Caps on rows, for a quick look."""
+
+    train: Annotated[int | None, read_with(nullable(whole(1)))] = Field(
+        default=None, description="at most so many training rows"
+    )
+    validation: Annotated[int | None, read_with(nullable(whole(1)))] = Field(
+        default=None, description="at most so many validation rows"
+    )
+
+
+class DataBlock(Block):
+    """The labelled rows."""
+
+    source: Text = Field(description="hub id, folder, csv, json or parquet file, builtin:...")
+    config: MaybeText = Field(default=None, description="the hub data set's configuration")
+    revision: MaybeText = Field(default=None, description="branch, tag or commit on the hub")
+    format: Annotated[
+        Literal["classification"],
+        read_with(one_of("classification", later=("prompt-completion", "messages"))),
+    ] = Field(default="classification", description="classification")
+    text: Annotated[
+        tuple[str, ...],
+        read_with(each(string("a column's name"), allowed="one or two columns", least=1, most=2)),
+    ] = Field(default=("text",), description="the column read, or two for pairs")
+    label: Text = Field(default="label", description="the column predicted")
+    splits: Splits = Splits()
+    limit: Limit = Limit()
+    max_length: Annotated[int, read_with(whole(4, hint="the length in tokens"))] = Field(
+        default=128, description="tokens kept of a row"
+    )
+
+
+class TrainingBlock(Block):
+    """How long and how every trial trains.
+
+    `max_steps`, where given, is the full budget in optimizer steps and `epochs` is not looked at.
+    `learning_rate`, `weight_decay` and `warmup_ratio` hold where the space does not search them.
+    """
+
+    epochs: Annotated[int, read_with(whole(1, hint="max_steps takes less than an epoch"))] = Field(
+        default=3, description="passes over the training rows of a full trial"
+    )
+    max_steps: Annotated[int | None, read_with(nullable(whole(1)))] = Field(
+        default=None, description="optimizer steps of a full trial, in place of epochs"
+    )
+    batch_size: Annotated[int, read_with(whole(1))] = Field(
+        default=32, description="rows per optimizer step"
+    )
+    micro_batch_size: int | Literal["auto"] = Field(
+        default="auto", description="rows at once in memory: auto, or a number <= batch_size"
+    )
+    learning_rate: LearningRate = Field(
+        default=2.0e-4, description="where the space does not search it"
+    )
+    lr_scheduler: Annotated[
+        Literal["linear", "cosine", "constant"],
+        read_with(one_of("linear", "cosine", "constant", later=("polynomial", "inverse_sqrt"))),
+    ] = Field(default="linear", description="after the warm-up: linear, cosine, constant")
+    warmup_ratio: WarmupRatio = Field(
+        default=0.06, description="share of the steps, where the space does not search it"
+    )
+    weight_decay: WeightDecay = Field(
+        default=0.0, description="where the space does not search it"
+    )
+    max_grad_norm: Annotated[float, read_with(number(above=0.0))] = Field(
+        default=1.0, description="gradients of a trial are clipped to this norm"
+    )
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        read_with(
+            one_of(
+                *("auto", "fp32", "bf16"),
+                later=("fp16",),
+                aliases={"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"},
+            )
+        ),
+    ] = Field(default="auto", description="auto, fp32, bf16")
+    gradient_checkpointing: Annotated[
+        Literal["auto", False], read_with(one_of("auto", False, later=(True,)))
+    ] = Field(default="auto", description="auto or false")
+
+    @field_validator("micro_batch_size", mode="before")
+    @classmethod
+    def _micro(cls, value: Any, info: ValidationInfo) -> int | Literal["auto"]:
+        most = info.data.get("batch_size")
+        micro: int | Literal["auto"] = auto_or(whole(1, most, hint="auto is allowed"))(value)
+        return micro

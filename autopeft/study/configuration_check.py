@@ -1,0 +1,231 @@
+"""Checks a configuration that somebody wrote by hand, before anything trusts it.
+
+`Configuration.from_dict` trusts its input. Here the plain form is held against what the methods
+and, where it is known, the backbone say of themselves: form first, then meaning.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autopeft.configuration import NO_SPARSITY, TRAINING_KEYS
+from autopeft.errors import Fault, SpaceError
+from autopeft.space.faults import nearest, shown
+from autopeft.space.schema import MethodSchema, ParameterSchema, Shape
+from autopeft.space.spellings import (
+    METHOD_SPELLINGS,
+    PARAMETER_SPELLINGS,
+    SITE_SPELLINGS,
+    TRAINING_SPELLINGS,
+)
+from autopeft.study.configuration_form import (
+    PLACEMENT,
+    active,
+    complete_configuration,
+    entries_of,
+    form_findings,
+)
+from autopeft.study.faults import LATER, Finding, Loc
+
+_LIMITS: Mapping[str, tuple[float, float, str]] = {
+    "learning_rate": (5e-324, float("inf"), "a number > 0"),
+    "weight_decay": (0.0, float("inf"), "a number >= 0"),
+    "warmup_ratio": (0.0, 1.0, "a number >= 0 and < 1"),
+}
+
+
+def check_configuration(
+    plain: object,
+    schemas: Mapping[str, MethodSchema],
+    shape: Shape | None,
+    where: str,
+    *,
+    key: str = "configuration",
+) -> list[Fault]:
+    """All faults of a configuration in its plain form.
+
+    Args:
+        plain: What should be the form of `Configuration.to_dict`; `sparsity`, `training` and
+            parameters and sites that have a default may be left out.
+        schemas: The registered methods.
+        shape: The backbone, or None where it is not known: then layers and sites are not held
+            against it.
+        where: The file or flag it came from.
+        key: The dotted key at which it stands there, "" for the top.
+    """
+    findings = form_findings(plain)
+    if not findings and isinstance(plain, Mapping):
+        for loc, method, entry in entries_of(plain):
+            findings += _method_findings(loc, method, entry, schemas, shape)
+        findings += _sparsity_findings(plain.get("sparsity", NO_SPARSITY))
+        findings += _training_findings(plain.get("training", {}))
+    faults = [_fault(finding, where, key) for finding in findings]
+    if not faults and isinstance(plain, Mapping):
+        faults = _overlaps(plain, schemas, where, key)
+    return faults
+
+
+def _method_findings(
+    loc: Loc,
+    method: str,
+    entry: Mapping[str, Any],
+    schemas: Mapping[str, MethodSchema],
+    shape: Shape | None,
+) -> list[Finding]:
+    schema = schemas.get(method)
+    if schema is None:
+        ours = METHOD_SPELLINGS.get(method, "")
+        name = ours if ours in schemas else nearest(method, schemas)
+        unknown = Finding(loc[:1], "an unknown method", ", ".join(schemas), _did_you_mean(name))
+        return [unknown] if loc[1] == 0 else []  # once per method, not once per group
+    findings = []
+    if shape is not None and method not in shape.methods:
+        allowed = ", ".join(sorted(shape.methods))
+        findings.append(Finding(loc[:1], "a method this backbone cannot carry", allowed))
+    findings += _layer_findings((*loc, "layers"), entry["layers"], shape)
+    findings += _site_findings((*loc, "sites"), entry.get("sites", ()), schema, shape)
+    return findings + _parameter_findings(loc, entry, schema)
+
+
+def _layer_findings(loc: Loc, layers: Sequence[int], shape: Shape | None) -> list[Finding]:
+    n_layers = shape.n_layers if shape is not None else None
+    wrong = [i for i in layers if i < 0 or (n_layers is not None and i >= n_layers)]
+    if not wrong:
+        return []
+    allowed = f"0 to {n_layers - 1}" if n_layers is not None else "0 and above"
+    return [Finding(loc, shown(wrong), allowed, "layers are counted from 0")]
+
+
+def _site_findings(
+    loc: Loc, sites: Sequence[str], schema: MethodSchema, shape: Shape | None
+) -> list[Finding]:
+    if sites and not schema.sites:
+        return [Finding(loc, shown(list(sites)), f"no sites: `{schema.name}` has its own place")]
+    findings = []
+    for site in sites:
+        if site not in schema.sites:
+            ours = SITE_SPELLINGS.get(site, "")
+            hint = _did_you_mean(ours if ours in schema.sites else nearest(site, schema.sites))
+            findings.append(Finding(loc, site, ", ".join(schema.sites), hint))
+        elif shape is not None and site not in shape.roles:
+            has = [name for name in schema.sites if name in shape.roles]
+            findings.append(Finding(loc, site, ", ".join(has), "this backbone lacks it"))
+    if shape is not None and not sites and not set(schema.default_sites) <= shape.roles:
+        has = [name for name in schema.sites if name in shape.roles]
+        findings.append(Finding(loc, "nothing", ", ".join(has), "name the sites"))
+    return findings
+
+
+def _parameter_findings(loc: Loc, entry: Mapping[str, Any], schema: MethodSchema) -> list[Finding]:
+    names = [parameter.name for parameter in schema.parameters]
+    findings = []
+    for name in entry:
+        if name not in names and name not in PLACEMENT:
+            known = [*names, "layers", *(["sites"] if schema.sites else [])]
+            ours = [ours for ours in PARAMETER_SPELLINGS.get(name, ()) if ours in known]
+            hint = _did_you_mean(ours[0] if ours else nearest(name, known))
+            findings.append(Finding((*loc, name), "an unknown key", ", ".join(known), hint))
+    for parameter in schema.parameters:
+        if parameter.name in entry:
+            findings += _value_findings((*loc, parameter.name), parameter, entry, schema)
+        elif parameter.default is None and active(parameter, entry, schema):
+            findings.append(
+                Finding((*loc, parameter.name), "nothing", _allowed(parameter), "it must be given")
+            )
+    return findings
+
+
+def _value_findings(
+    loc: Loc, parameter: ParameterSchema, entry: Mapping[str, Any], schema: MethodSchema
+) -> list[Finding]:
+    value = entry[parameter.name]
+    if parameter.name == schema.size and value == 0 and not isinstance(value, bool):
+        return [Finding(loc, "0", _allowed(parameter), "leave the whole group out")]
+    if not _legal(value, parameter):
+        return [Finding(loc, shown(value), _allowed(parameter), "")]
+    if parameter.when is not None and not active(parameter, entry, schema):
+        sibling, wanted = parameter.when
+        hint = f"it means something only with {sibling}: {shown(wanted)}"
+        return [Finding(loc, shown(value), "nothing", hint)]
+    return []
+
+
+def _legal(value: object, parameter: ParameterSchema) -> bool:
+    kinds: Mapping[str, type | tuple[type, ...]] = {
+        "int": int,
+        "float": (int, float),
+        "bool": bool,
+        "str": str,
+    }
+    is_bool = isinstance(value, bool)
+    if not isinstance(value, kinds[parameter.kind]) or is_bool != (parameter.kind == "bool"):
+        return False
+    if isinstance(value, str):
+        return not parameter.choices or value in parameter.choices
+    if isinstance(value, (int, float)) and not is_bool:
+        low = float("-inf") if parameter.minimum is None else parameter.minimum
+        high = float("inf") if parameter.maximum is None else parameter.maximum
+        return low <= value <= high and abs(value) != float("inf")
+    return True
+
+
+def _allowed(parameter: ParameterSchema) -> str:
+    if parameter.kind == "str":
+        return ", ".join(parameter.choices) or "a text"
+    if parameter.kind == "bool":
+        return "true, false"
+    words = "a whole number" if parameter.kind == "int" else "a number"
+    low = "" if parameter.minimum is None else f" >= {parameter.minimum:g}"
+    high = "" if parameter.maximum is None else f" <= {parameter.maximum:g}"
+    return f"{words}{low}{' and' if low and high else ''}{high}"
+
+
+def _sparsity_findings(sparsity: Mapping[str, Any]) -> list[Finding]:
+    findings = [
+        Finding(("sparsity", str(name)), "an unknown key", "rule")
+        for name in sparsity
+        if name != "rule"
+    ]
+    rule = sparsity.get("rule", "none")
+    if rule != "none":
+        hint = f"sparsity is {LATER}"
+        findings.append(Finding(("sparsity", "rule"), shown(rule), "none", hint))
+    return findings
+
+
+def _training_findings(training: Mapping[str, Any]) -> list[Finding]:
+    findings = []
+    for name, value in training.items():
+        if name not in TRAINING_KEYS:
+            ours = TRAINING_SPELLINGS.get(name) or nearest(name, TRAINING_KEYS)
+            hint = _did_you_mean(ours)
+            allowed = ", ".join(TRAINING_KEYS)
+            findings.append(Finding(("training", name), "an unknown key", allowed, hint))
+            continue
+        low, below, allowed = _LIMITS[name]
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not low <= value < below:
+            findings.append(Finding(("training", name), shown(value), allowed))
+    return findings
+
+
+def _overlaps(
+    plain: Mapping[str, Any], schemas: Mapping[str, MethodSchema], where: str, key: str
+) -> list[Fault]:
+    """Two groups of one method at one place; only the canonical form can tell."""
+    try:
+        complete_configuration(plain, schemas, dict.fromkeys(TRAINING_KEYS, 0.0))
+    except SpaceError as error:
+        return [
+            Fault(where, f"{key}.{fault.key}".strip("."), fault.given, fault.allowed, fault.hint)
+            for fault in error.faults
+        ]
+    return []
+
+
+def _did_you_mean(name: str) -> str:
+    return f"did you mean `{name}`?" if name else ""
+
+
+def _fault(finding: Finding, where: str, key: str) -> Fault:
+    parts = [key, *map(str, finding.key)] if key else [*map(str, finding.key)]
+    return Fault(where, ".".join(parts), finding.given, finding.allowed, finding.hint)

@@ -1,0 +1,234 @@
+"""What a study is, as its file says: backbone, data, objectives, space, budget, seed.
+
+`parse_definition` is the one gate: whatever comes from a file, a flag or the database passes
+through it, and all faults are told at once. Behind it the definition is trusted.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+
+from autopeft.errors import Fault, InputError
+from autopeft.space.document import read_yaml
+from autopeft.space.faults import shown
+from autopeft.study.blocks import (
+    NAME_PATTERN,
+    Block,
+    DataBlock,
+    ModelBlock,
+    StudyBlock,
+    TrainingBlock,
+)
+from autopeft.study.faults import Finding, faults_of, refusal, refusals
+from autopeft.study.layout import yaml_text
+from autopeft.study.metrics import DEFAULT_COST, DEFAULT_QUALITY
+from autopeft.study.overrides import with_overrides
+from autopeft.study.paths import with_absolute_paths
+from autopeft.study.search_blocks import (
+    BudgetBlock,
+    Constraint,
+    ExecutionBlock,
+    Objective,
+    SearchBlock,
+    objective_findings,
+    read_deploy,
+    read_space,
+)
+
+SCHEMA = "autopeft/v1"
+
+_OTHER_SCHEMAS = {
+    "autopeft/config/v1": "this is an exported configuration: autopeft train trains it",
+    "autopeft/space/v1": "this is a search space: name its file under `space`",
+}
+
+
+def _schema(value: Any) -> str:
+    if value != SCHEMA:
+        raise refusal(value, SCHEMA, _OTHER_SCHEMAS.get(str(value), ""))
+    return SCHEMA
+
+
+class StudyDefinition(Block):
+    """A study file with every default filled in; immutable.
+
+    Attributes are named as the keys. Beyond the keys' own meaning: `objectives` are filled in by
+    task where none are given, goals are always set, `data.text` is always a tuple,
+    `budget.wall_clock` is in seconds, and paths are absolute.
+    """
+
+    schema_version: Annotated[Literal["autopeft/v1"], BeforeValidator(_schema)] = Field(
+        default="autopeft/v1", alias="schema", description="the format of this file"
+    )
+    study: StudyBlock = StudyBlock()
+    model: ModelBlock
+    data: DataBlock
+    training: TrainingBlock = TrainingBlock()
+    objectives: tuple[Objective, ...] = Field(
+        default=(), validate_default=True, description="a quality, then one or two known costs"
+    )
+    constraints: tuple[Constraint, ...] = Field(
+        default=(), description="known costs, capped and not optimised"
+    )
+    space: Annotated[str | dict[str, Any], BeforeValidator(read_space)] = Field(
+        default="mixed", description="a name (quick, lora, mixed, autopeft), a file, or a block"
+    )
+    search: SearchBlock = SearchBlock()
+    deploy: Annotated[tuple[str, ...], BeforeValidator(read_deploy)] = Field(
+        default=(), description="[peft]: propose only what HF peft can carry"
+    )
+    budget: BudgetBlock = BudgetBlock()
+    execution: ExecutionBlock = ExecutionBlock()
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _default_objectives(cls, value: Any, info: ValidationInfo) -> Any:
+        if value != ():
+            return value
+        model = info.data.get("model")
+        quality = DEFAULT_QUALITY[model.task] if model else "loss"
+        return ({"metric": quality}, {"metric": DEFAULT_COST})
+
+    @field_validator("objectives", mode="after")
+    @classmethod
+    def _sound_objectives(
+        cls, value: tuple[Objective, ...], info: ValidationInfo
+    ) -> tuple[Objective, ...]:
+        model = info.data.get("model")
+        if findings := objective_findings(value, model.task if model else None):
+            raise refusals(findings)
+        return value
+
+    @field_validator("constraints", mode="after")
+    @classmethod
+    def _single_constraints(cls, value: tuple[Constraint, ...]) -> tuple[Constraint, ...]:
+        names = [constraint.metric for constraint in value]
+        twice = [index for index, name in enumerate(names) if name in names[:index]]
+        if twice:
+            raise refusals([Finding((i, "metric"), names[i], "every metric once") for i in twice])
+        return value
+
+    def to_plain(self) -> dict[str, Any]:
+        """The definition as JSON can carry it; `parse_definition` gives it back."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def parse_definition(
+    plain: Mapping[str, Any], *, where: str, base: Path | None
+) -> StudyDefinition:
+    """The definition that a study file's content stands for.
+
+    Args:
+        plain: The content; a block that is absent or null takes its defaults, but a model and a
+            data source must be named.
+        where: What the content is called in errors: a file, a flag.
+        base: Where relative paths start; None leaves them as they are.
+
+    Raises:
+        InputError: All faults, in the order in which they stand in the content.
+    """
+    given = {key: value for key, value in plain.items() if value is not None}
+    if base is not None:
+        given = with_absolute_paths(given, base)
+    try:
+        return StudyDefinition.model_validate({"model": {}, "data": {}} | given)
+    except ValidationError as error:
+        raise InputError(faults_of(error, StudyDefinition, given, where)) from error
+
+
+def load_definition(path: Path, overrides: Sequence[str] = ()) -> StudyDefinition:
+    """The definition in a study file; a study without a name is called as its file.
+
+    Args:
+        path: The file.
+        overrides: `key.path=value` texts that replace what the file says; paths in them start at
+            the working directory.
+
+    Raises:
+        InputError: The file cannot be read, or all its faults.
+    """
+    plain = with_absolute_paths(read_yaml(path), path.parent)
+    return parse_definition(
+        with_overrides(_named(plain, path.stem), overrides), where=str(path), base=None
+    )
+
+
+def _named(plain: Mapping[str, Any], stem: str) -> dict[str, Any]:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")
+    study = plain.get("study") or {}
+    if not isinstance(study, Mapping) or not re.fullmatch(NAME_PATTERN, name):
+        return dict(plain)
+    return {**plain, "study": {"name": name, **study}}
+
+
+def default_definition(overrides: Sequence[str] = ()) -> StudyDefinition:
+    """The embedded default: a small search that needs neither hub nor GPU.
+
+    Raises:
+        InputError: All faults of the overrides.
+    """
+    return parse_definition(
+        with_overrides(default_plain(), overrides), where="the embedded default", base=None
+    )
+
+
+def default_plain() -> dict[str, Any]:
+    """What the embedded default says, as the content of a study file; a fresh copy."""
+    return {
+        "schema": SCHEMA,
+        "study": {"name": "demo", "seed": 0},
+        "model": {"name_or_path": "builtin:minilm"},
+        "data": {
+            "source": "builtin:docstrings",
+            "text": "text",
+            "label": "label",
+            "max_length": 48,
+            "limit": {"train": 640, "validation": 400},
+        },
+        "training": {"epochs": 3, "batch_size": 32, "learning_rate": 1.0e-3},
+        "space": "quick",
+        "search": {"initial": 5, "rungs": [0.34, 1.0]},
+        "budget": {"trials": 16},
+    }
+
+
+def render(definition: StudyDefinition) -> str:
+    """The definition as YAML text, every default filled in."""
+    return yaml_text(definition.to_plain())
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Fault]:
+    """What keeps a stored study from being resumed with a definition.
+
+    Args:
+        old: The stored plain definition.
+        new: The plain definition it is resumed with.
+
+    Returns:
+        A fault per key that differs, `study.name` and the blocks that may change left out.
+    """
+    free = ("budget", "execution", "study.name")
+    name = (new.get("study") or {}).get("name", "")
+    hint = "a stored study keeps its definition: give this one another name"
+    return [
+        Fault(f"study {name}", key, shown(given), shown(stored), hint)
+        for key, stored, given in _differing(old, new, "")
+        if key not in free and key.split(".")[0] not in free
+    ]
+
+
+def _differing(old: Any, new: Any, key: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = [*old, *(name for name in new if name not in old)]
+        return [
+            leaf
+            for name in names
+            for leaf in _differing(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [leaf for i, (a, b) in pairs for leaf in _differing(a, b, f"{key}.{i}")]
+    return [] if old == new else [(key, old, new)]

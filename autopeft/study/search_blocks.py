@@ -1,0 +1,214 @@
+"""The blocks of a study file that steer the search: objectives, searcher, budget, execution."""
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_serializer, field_validator
+
+from autopeft.study.blocks import Block, read_with
+from autopeft.study.configuration_form import form_findings
+from autopeft.study.faults import LATER, Finding, refusal, refusals
+from autopeft.study.metrics import METRICS, Goal, Kind, metrics_of
+from autopeft.study.readers import (
+    auto_or,
+    bound,
+    collected,
+    duration_s,
+    each,
+    json_value,
+    nullable,
+    number,
+    one_of,
+    string,
+    whole,
+)
+
+
+class Objective(Block):
+    """One thing to optimise: a quality, or a cost that is known before training.
+
+    Attributes:
+        metric: A name of `METRICS`.
+        goal: The metric's own direction, always filled in.
+        cap: What a minimised metric may not exceed, in the metric's unit.
+        floor: What a maximised metric may not fall below.
+    """
+
+    metric: Annotated[
+        str,
+        read_with(
+            one_of(*metrics_of("quality"), *metrics_of("known"), later=metrics_of("measured"))
+        ),
+    ] = Field(description="quality first, then one or two known costs")
+    goal: Goal = Field(
+        default=None, validate_default=True, description="the metric's own direction"
+    )
+    cap: float | int | None = Field(default=None, description="not above, where smaller is better")
+    floor: float | int | None = Field(
+        default=None, description="not below, where greater is better"
+    )
+
+    @field_validator("goal", mode="before")
+    @classmethod
+    def _goal(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.data.get("metric")
+        if name is None:
+            return "max"  # never seen: the metric's own fault is told
+        own = METRICS[name].goal
+        if value not in (None, own):
+            raise refusal(value, own, f"`{name}` is best at its {own}imum; leave `goal` out")
+        return own
+
+    @field_validator("cap", "floor", mode="before")
+    @classmethod
+    def _bound(cls, value: Any, info: ValidationInfo) -> float | int | None:
+        name = info.data.get("metric")
+        if value is None or name is None:
+            return None
+        metric = METRICS[name]
+        fitting = "floor" if metric.goal == "max" else "cap"
+        if info.field_name != fitting:
+            better = "greater" if metric.goal == "max" else "smaller"
+            hint = f"of `{name}` {better} is better: write `{fitting}`"
+            raise refusal(value, f"no {info.field_name}", hint)
+        return bound(value, in_bytes=metric.in_bytes)
+
+
+class Constraint(Block):
+    """A known cost that is capped and not optimised."""
+
+    metric: Annotated[
+        str, read_with(one_of(*metrics_of("known"), later=metrics_of("measured")))
+    ] = Field(description="a known cost")
+    cap: float | int = Field(description="a number such as 2M, or bytes such as 20MiB")
+
+    @field_validator("cap", mode="before")
+    @classmethod
+    def _cap(cls, value: Any, info: ValidationInfo) -> float | int:
+        name = info.data.get("metric")
+        return bound(value, in_bytes=METRICS[name].in_bytes) if name else 0
+
+
+class SearchBlock(Block):
+    """How the space is searched."""
+
+    searcher: Annotated[
+        Literal["random", "evolution", "gp"], read_with(one_of("random", "evolution", "gp"))
+    ] = Field(default="gp", description="random, evolution, gp (Bayesian)")
+    initial: Annotated[int, read_with(whole(1))] = Field(
+        default=16, description="space-filling trials before the searcher proposes"
+    )
+    pack: Annotated[int | Literal["auto"], read_with(auto_or(whole(1, hint="or auto")))] = Field(
+        default="auto", description="trials trained together: auto, or a number; 1 = one by one"
+    )
+    rungs: tuple[float, ...] = Field(
+        default=(0.1, 0.33, 1.0), description="shares of the budget at which some trials stop"
+    )
+    baselines: Annotated[
+        tuple[str, ...],
+        read_with(each(string("a baseline's name"), allowed="a list of baselines")),
+    ] = Field(default=("lora-r8",), description="run first, outside the budget; [] = none")
+    enqueue: tuple[dict[str, Any], ...] = Field(
+        default=(), description="configurations to try first"
+    )
+
+    @field_validator("rungs", mode="before")
+    @classmethod
+    def _rungs(cls, value: Any) -> tuple[float, ...]:
+        allowed = "ascending shares that end at 1.0, such as [0.1, 0.33, 1.0]"
+        if not isinstance(value, (list, tuple)) or not value:
+            raise refusal(value, allowed)
+        share = number(above=0.0)
+        rungs = tuple(collected((index, item, share) for index, item in enumerate(value)))
+        if rungs[-1] != 1.0 or list(rungs) != sorted(set(rungs)):
+            raise refusal(value, allowed)
+        return rungs
+
+    @field_validator("enqueue", mode="before")
+    @classmethod
+    def _enqueue(cls, value: Any) -> tuple[dict[str, Any], ...]:
+        if not isinstance(value, (list, tuple)):
+            raise refusal(value, "a list of configurations")
+        return tuple(collected((index, item, _configuration) for index, item in enumerate(value)))
+
+
+def _configuration(value: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = json_value(value)
+    if findings := form_findings(plain):
+        raise refusals(findings)
+    return plain
+
+
+class BudgetBlock(Block):
+    """What the whole study may spend; whatever runs out first ends it."""
+
+    trials: Annotated[int, read_with(whole(1))] = Field(
+        default=100, description="configurations tried, baselines not counted"
+    )
+    gpu_hours: Annotated[float | None, read_with(nullable(number(above=0.0)))] = Field(
+        default=None, description="hours times devices"
+    )
+    wall_clock: Annotated[float | None, read_with(nullable(duration_s))] = Field(
+        default=86400.0, description="45m, 24h, 1d; in Python: seconds"
+    )
+
+    @field_serializer("wall_clock", when_used="json")
+    def _written(self, seconds: float | None) -> str | None:
+        if seconds is None:
+            return None
+        for unit, size in (("h", 3600), ("m", 60)):
+            if seconds % size == 0:
+                return f"{int(seconds) // size}{unit}"
+        written = f"{Decimal(repr(seconds)):f}"  # exact, and never with an exponent
+        return f"{written.removesuffix('.0')}s"
+
+
+class ExecutionBlock(Block):
+    """Where packs run."""
+
+    executor: Annotated[
+        Literal["local"], read_with(one_of("local", later=("processes", "ray", "slurm")))
+    ] = Field(default="local", description="local")
+    devices: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], read_with(one_of("auto", "cpu", "cuda", "mps"))
+    ] = Field(default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda, mps")
+
+
+def read_deploy(value: Any) -> tuple[str, ...]:
+    """The formats that every proposed configuration must fit; only peft so far."""
+    formats = one_of("peft", later=("gguf", "vllm", "onnx", "mlx", "axolotl"))
+    names: tuple[str, ...] = each(formats, allowed="[] or [peft]")(value)
+    return names
+
+
+def read_space(value: Any) -> str | dict[str, Any]:
+    """A space's name, its file, or the block itself, which `autopeft.space.parser` judges."""
+    allowed = "a space's name (quick, lora, mixed, ...), a file, or a block with `methods`"
+    if isinstance(value, str) and value.strip():
+        return value
+    if not isinstance(value, dict) or not value:
+        raise refusal(value, allowed)
+    block: dict[str, Any] = json_value(value)
+    return block
+
+
+def objective_findings(objectives: tuple[Objective, ...], task: str | None) -> list[Finding]:
+    """The faults of a list of objectives, each of which is sound by itself."""
+    if not 2 <= len(objectives) <= 3:
+        allowed = "a quality and one or two known costs"
+        return [Finding((), f"{len(objectives)} objectives", allowed)]
+    findings = []
+    for index, objective in enumerate(objectives):
+        metric = METRICS[objective.metric]
+        wanted: Kind = "known" if index else "quality"
+        if metric.kind != wanted:
+            allowed = ", ".join(metrics_of(wanted))
+            hint = "costs follow the quality" if index == 0 else f"a second quality is {LATER}"
+            findings.append(Finding((index, "metric"), metric.name, allowed, hint))
+        elif metric.tasks and task is not None and task not in metric.tasks:
+            fitting = [n for n in metrics_of("quality") if task in (METRICS[n].tasks or (task,))]
+            hint = f"it does not fit the task {task}"
+            findings.append(Finding((index, "metric"), metric.name, ", ".join(fitting), hint))
+        if objective.metric in [other.metric for other in objectives[:index]]:
+            findings.append(Finding((index, "metric"), metric.name, "every metric once"))
+    return findings

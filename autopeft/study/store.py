@@ -1,0 +1,150 @@
+"""The Store protocol: what the tuner needs from a database, and no more."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from autopeft.study.records import (
+    Holder,
+    Measurement,
+    NewStudy,
+    NewTrial,
+    Snapshot,
+    StudyRecord,
+    StudyState,
+    TrialRecord,
+    TrialState,
+)
+
+
+class Store(Protocol):
+    """Keeps studies. Each call is one transaction; values given out are never changed later.
+
+    Reading calls raise `NotFoundError` for an unknown study or trial (the message lists the
+    studies there are, nearest name first). Every call raises `StorageError` where the database
+    cannot be used. Writing calls that take a `token` raise `StudyHeldError` when the lease has
+    passed to another coordinator, and then change nothing.
+    """
+
+    # -- studies ------------------------------------------------------------------------------
+
+    def create_study(self, study: NewStudy) -> StudyRecord:
+        """Create it; an existing name raises `StudyMismatchError`."""
+
+    def studies(self) -> list[StudyRecord]:
+        """All studies, oldest first."""
+
+    def study(self, name: str) -> StudyRecord:
+        """One study."""
+
+    def update_study(
+        self,
+        name: str,
+        token: int,
+        *,
+        state: StudyState | None = None,
+        spent: Mapping[str, float] | None = None,
+        definition: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Change what is given; `spent` values are added to what is stored."""
+
+    def request_stop(self, name: str, requested: bool = True) -> None:
+        """Ask the running coordinator to stop after its step; needs no lease."""
+
+    def delete_study(self, name: str) -> None:
+        """Remove a study with all that belongs to it; a held study raises `StudyHeldError`."""
+
+    # -- the lease ----------------------------------------------------------------------------
+
+    def claim(self, name: str, holder: Holder, ttl_s: float) -> int:
+        """Take the study's lease and return its fencing token.
+
+        Taken when free, run out, or held by a process of this host that no longer lives;
+        otherwise `StudyHeldError` names the holder and when the lease runs out.
+        """
+
+    def renew(self, name: str, token: int, ttl_s: float) -> None:
+        """Extend the lease."""
+
+    def release(self, name: str, token: int) -> None:
+        """Give the lease back; a token that no longer holds is ignored."""
+
+    # -- trials -------------------------------------------------------------------------------
+
+    def add_trials(self, name: str, token: int, trials: Sequence[NewTrial]) -> list[TrialRecord]:
+        """Add waiting trials with the next free numbers, all or none."""
+
+    def start_trials(self, name: str, token: int, numbers: Sequence[int]) -> None:
+        """Mark them running and open an attempt for each."""
+
+    def record(
+        self,
+        name: str,
+        token: int,
+        number: int,
+        *,
+        measurements: Sequence[Measurement],
+        objectives: Mapping[str, float | None],
+        rung: float | None,
+        optimizer_steps: int,
+    ) -> None:
+        """Append to a running trial's curve and set its objectives.
+
+        Measurements of the same (step, metric, split) are replaced, so that a repeated attempt
+        leaves one curve.
+        """
+
+    def finish_trial(
+        self,
+        name: str,
+        token: int,
+        number: int,
+        state: TrialState,
+        *,
+        cause: str | None = None,
+        message: str | None = None,
+        profile: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Move a trial to a final state and close its attempt; a final trial stays as it is."""
+
+    def requeue_trials(self, name: str, token: int) -> list[int]:
+        """Set trials left running by a lost coordinator back to waiting; their numbers.
+
+        Their open attempts are closed with the cause `lost`.
+        """
+
+    def trials(self, name: str) -> list[TrialRecord]:
+        """All trials by number."""
+
+    def trial(self, name: str, number: int) -> TrialRecord:
+        """One trial."""
+
+    def curve(self, name: str, number: int) -> list[Measurement]:
+        """A trial's measurements by step, metric and split."""
+
+    def attempts(self, name: str, number: int) -> list[dict[str, Any]]:
+        """A trial's attempts, oldest first.
+
+        Each is `{"attempt", "started_at", "finished_at", "cause", "message"}`.
+        """
+
+    def counts(self, name: str) -> dict[TrialState, int]:
+        """How many trials are in each state, zeros included."""
+
+    def failures(self, name: str) -> dict[str, int]:
+        """How many trials failed, by cause."""
+
+    # -- the front ----------------------------------------------------------------------------
+
+    def add_snapshot(
+        self, name: str, token: int, *, trials: int, front: Sequence[int], hypervolume: float
+    ) -> Snapshot:
+        """Append a snapshot with the next index."""
+
+    def snapshots(self, name: str) -> list[Snapshot]:
+        """All snapshots by index."""
+
+    def last_snapshot(self, name: str) -> Snapshot | None:
+        """The newest snapshot, or None."""
+
+    def close(self) -> None:
+        """Give back the connections."""

@@ -1,0 +1,23 @@
+import pytest
+
+from autopeft.study.metrics import DEFAULT_COST, DEFAULT_QUALITY, METRICS, metrics_of
+
+
+def test_every_metric_has_one_kind() -> None:
+    kinds = [name for kind in ("quality", "known", "measured") for name in metrics_of(kind)]
+    assert sorted(kinds) == sorted(METRICS)
+
+
+@pytest.mark.parametrize("task", list(DEFAULT_QUALITY))
+def test_default_objectives_fit_their_task(task: str) -> None:
+    quality = METRICS[DEFAULT_QUALITY[task]]
+    assert quality.kind == "quality"
+    assert quality.tasks == (task,)
+    assert METRICS[DEFAULT_COST].kind == "known"
+
+
+def test_qualities_are_measured_against_the_constant_predictor() -> None:
+    for metric in METRICS.values():
+        assert metric.worst_is_constant_predictor == (metric.kind == "quality")
+        assert (metric.best is not None) == (metric.kind == "quality")
+        assert metric.goal == ("max" if metric.best == 1.0 else "min")
