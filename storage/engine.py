@@ -1,0 +1,108 @@
+"""Engines: one that writes, one that can only read.
+
+SQLite is hardened for many processes: it waits for locks, keeps a write-ahead log so that readers
+neither wait nor hinder, enforces foreign keys, and takes the write lock when a transaction begins
+rather than half-way (where it could only fail). Readers open the file with `mode=ro`.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from autopeft.errors import StorageError
+from storage.filesystem import identity, network_file_system
+from storage.place import Place
+
+_log = logging.getLogger(__name__)
+
+_SLOW = (
+    "%s lies on %s, a network file system: SQLite keeps a rollback journal there, which is "
+    "slower, and readers and writers wait for each other; a local disk or PostgreSQL serves better"
+)
+
+
+def writer(place: Place, *, create: bool = False, foreign_keys: bool = True) -> Engine:
+    """An engine whose transactions may write.
+
+    Args:
+        place: The database.
+        create: Whether a missing SQLite file is created.
+        foreign_keys: Whether SQLite enforces foreign keys; migrations that rebuild a table must
+            not, or dropping the old one would delete all that refers to it.
+    """
+    path = place.path
+    if path is None:
+        return _postgresql(place)
+    network = network_file_system(path)
+    journal = "delete" if network else "wal"
+    if network and not create:
+        _log.warning(_SLOW, path, network)
+
+    def prepare(connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] != journal:
+            connection.execute(f"PRAGMA journal_mode = {journal}")
+
+    return _sqlite(
+        path,
+        place.busy_timeout_s,
+        mode="rwc" if create else "rw",
+        begin="BEGIN IMMEDIATE",
+        prepare=prepare,
+    )
+
+
+def reader(place: Place) -> Engine:
+    """An engine that cannot write, whatever it is told."""
+    if place.path is None:
+        return _postgresql(place).execution_options(postgresql_readonly=True)
+    return _sqlite(place.path, place.busy_timeout_s, mode="ro", begin="BEGIN")
+
+
+def _sqlite(
+    path: Path,
+    busy_timeout_s: float,
+    *,
+    mode: str,
+    begin: str,
+    prepare: Callable[[sqlite3.Connection], None] | None = None,
+) -> Engine:
+    query = {"mode": mode, "uri": "true"}
+    url = URL.create("sqlite", database=f"file:{quote(str(path))}", query=query)
+    # `timeout` is SQLite's busy_timeout, set before the first statement.
+    engine = create_engine(url, connect_args={"timeout": busy_timeout_s})
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None  # sqlite3 begins no transaction; `_on_begin` does
+        if prepare is not None:
+            prepare(connection)
+        record.info["file"] = identity(path)
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        # SQLite would go on writing to a file that was deleted, and nobody would ever see it.
+        if connection.info["file"] != identity(path):
+            connection.invalidate()
+            raise StorageError(
+                f"{path}: the file was deleted, moved or replaced while it was in use",
+                hint="put it back, then run the same command again",
+            )
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgresql(place: Place) -> Engine:
+    try:
+        return create_engine(place.url, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise StorageError(
+            f"{place}: PostgreSQL needs the package psycopg, which is not installed",
+            hint="pip install 'psycopg[binary]'",
+        ) from error

@@ -1,0 +1,318 @@
+"""The Store over a database: `SqlStore`, and `open_store`, which gives one.
+
+What each call means is written in `autopeft.study.store.Store`; here every call becomes one
+transaction, and every error of the database one `StorageError`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, delete, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from autopeft.errors import Fault, StorageError, StudyMismatchError
+from autopeft.study.records import (
+    Holder,
+    Measurement,
+    NewStudy,
+    NewTrial,
+    Snapshot,
+    StudyRecord,
+    StudyState,
+    TrialRecord,
+    TrialState,
+)
+from storage import engine, lease, records, schema
+from storage import snapshots as snapshot_rows
+from storage import trials as trial_rows
+from storage.faults import storage_errors
+from storage.filesystem import check_file
+from storage.lookup import find_study, find_trial, no_study
+from storage.models import StudyRow
+from storage.place import Place, parse_place
+
+
+def open_store(url: str, *, create: bool = False, read_only: bool = False) -> "SqlStore":
+    """The store at a URL; see `storage.place` for the URLs.
+
+    Args:
+        url: Where the database is.
+        create: Make the file and the tables where they are missing.
+        read_only: Open for reading alone: fit while a search runs, and creates nothing.
+
+    Raises:
+        StorageError: The database is missing, cannot be used, or is none of autopeft's.
+        StorageVersionError: Its schema is older or newer than this release's.
+    """
+    if create and read_only:
+        raise ValueError("a store that is only read cannot be created")
+    place = parse_place(url)
+    if place.path is not None:
+        check_file(place.path, create=create, writable=not read_only)
+    if create:
+        with storage_errors(place):
+            schema.create(place)
+    reader = engine.reader(place)
+    writer = None if read_only else engine.writer(place)
+    store = SqlStore(place, reader, writer)
+    try:
+        with storage_errors(place):
+            schema.check(writer or reader, place)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+class SqlStore:
+    """A `Store` over SQLite or PostgreSQL; open it with `open_store`.
+
+    Safe to share between threads; another process opens its own. Use it as a context manager, or
+    `close` it. Without a writer every writing call raises `StorageError`.
+
+    Attributes:
+        place: Where the database is; `str(place)` is safe to show.
+    """
+
+    def __init__(self, place: Place, reader: Engine, writer: Engine | None) -> None:
+        self.place = place
+        self._reader = reader
+        self._writer = writer
+
+    def __enter__(self) -> "SqlStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._reader.dispose()
+        if self._writer is not None:
+            self._writer.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        with storage_errors(self.place), Session(self._reader) as session:
+            yield session
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        if self._writer is None:
+            raise StorageError(f"{self.place}: it was opened for reading only")
+        with storage_errors(self.place), Session(self._writer) as session, session.begin():
+            yield session
+
+    # -- studies ------------------------------------------------------------------------------
+
+    def create_study(self, study: NewStudy) -> StudyRecord:
+        """Create it; an existing name raises `StudyMismatchError`."""
+        with self._writing() as session:
+            row = records.study_row(study)
+            session.add(row)
+            try:
+                session.flush()
+            except IntegrityError as error:
+                raise StudyMismatchError(
+                    Fault(
+                        where=str(self.place),
+                        key="study",
+                        given=study.name,
+                        allowed="a name that no study has",
+                        hint="resume that study, or give another --name",
+                    )
+                ) from error
+            return records.study_record(row)
+
+    def studies(self) -> list[StudyRecord]:
+        """All studies, oldest first."""
+        with self._reading() as session:
+            rows = session.scalars(select(StudyRow).order_by(StudyRow.id))
+            return [records.study_record(row) for row in rows]
+
+    def study(self, name: str) -> StudyRecord:
+        """One study."""
+        with self._reading() as session:
+            row = session.scalars(select(StudyRow).where(StudyRow.name == name)).one_or_none()
+            if row is None:
+                raise no_study(session, name)
+            return records.study_record(row)
+
+    def update_study(
+        self,
+        name: str,
+        token: int,
+        *,
+        state: StudyState | None = None,
+        spent: Mapping[str, float] | None = None,
+        definition: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Change what is given; `spent` values are added to what is stored."""
+        with self._writing() as session:
+            row = session.get_one(StudyRow, lease.guard(session, name, token).id)
+            if state is not None:
+                row.state = state.value
+            if spent is not None:
+                row.spent = records.added(row.spent, spent)
+            if definition is not None:
+                row.definition = dict(definition)
+
+    def request_stop(self, name: str, requested: bool = True) -> None:
+        """Ask the running coordinator to stop after its step; needs no lease."""
+        with self._writing() as session:
+            row = session.get_one(StudyRow, find_study(session, name).id)
+            row.stop_requested = requested
+            row.updated_at = records.now()
+
+    def delete_study(self, name: str) -> None:
+        """Remove a study with all that belongs to it; a held study raises `StudyHeldError`."""
+        with self._writing() as session:
+            lease.check_free(session, name)
+            session.execute(delete(StudyRow).where(StudyRow.name == name))
+
+    # -- the lease ----------------------------------------------------------------------------
+
+    def claim(self, name: str, holder: Holder, ttl_s: float) -> int:
+        """Take the study's lease and return its fencing token."""
+        with self._writing() as session:
+            return lease.claim(session, name, holder, ttl_s)
+
+    def renew(self, name: str, token: int, ttl_s: float) -> None:
+        """Extend the lease."""
+        with self._writing() as session:
+            lease.renew(session, name, token, ttl_s)
+
+    def release(self, name: str, token: int) -> None:
+        """Give the lease back; a token that no longer holds is ignored."""
+        with self._writing() as session:
+            lease.release(session, name, token)
+
+    def holder(self, name: str) -> Holder | None:
+        """Who runs the study now: None where its lease is free, has run out, or its holder died.
+
+        A study whose state is "running" and which nobody holds was killed.
+        """
+        with self._reading() as session:
+            return lease.holder_of(session, name)
+
+    # -- trials -------------------------------------------------------------------------------
+
+    def add_trials(self, name: str, token: int, trials: Sequence[NewTrial]) -> list[TrialRecord]:
+        """Add waiting trials with the next free numbers, all or none."""
+        with self._writing() as session:
+            return trial_rows.add(session, lease.guard(session, name, token), trials)
+
+    def start_trials(self, name: str, token: int, numbers: Sequence[int]) -> None:
+        """Mark them running and open an attempt for each."""
+        with self._writing() as session:
+            trial_rows.start(session, lease.guard(session, name, token), numbers)
+
+    def record(
+        self,
+        name: str,
+        token: int,
+        number: int,
+        *,
+        measurements: Sequence[Measurement],
+        objectives: Mapping[str, float | None],
+        rung: float | None,
+        optimizer_steps: int,
+    ) -> None:
+        """Append to a running trial's curve and set its objectives."""
+        with self._writing() as session:
+            trial_rows.record(
+                session,
+                lease.guard(session, name, token),
+                number,
+                measurements=measurements,
+                objectives=objectives,
+                rung=rung,
+                optimizer_steps=optimizer_steps,
+            )
+
+    def finish_trial(
+        self,
+        name: str,
+        token: int,
+        number: int,
+        state: TrialState,
+        *,
+        cause: str | None = None,
+        message: str | None = None,
+        profile: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Move a trial to a final state and close its attempt; a final trial stays as it is."""
+        with self._writing() as session:
+            trial_rows.finish(
+                session,
+                lease.guard(session, name, token),
+                number,
+                state,
+                cause=cause,
+                message=message,
+                profile=profile,
+            )
+
+    def requeue_trials(self, name: str, token: int) -> list[int]:
+        """Set trials left running by a lost coordinator back to waiting; their numbers."""
+        with self._writing() as session:
+            return trial_rows.requeue(session, lease.guard(session, name, token))
+
+    def trials(self, name: str) -> list[TrialRecord]:
+        """All trials by number."""
+        with self._reading() as session:
+            return trial_rows.read(session, find_study(session, name))
+
+    def trial(self, name: str, number: int) -> TrialRecord:
+        """One trial."""
+        with self._reading() as session:
+            study = find_study(session, name)
+            return records.trial_record(find_trial(session, study, number), study)
+
+    def curve(self, name: str, number: int) -> list[Measurement]:
+        """A trial's measurements by step, metric and split."""
+        with self._reading() as session:
+            return trial_rows.curve(session, find_study(session, name), number)
+
+    def attempts(self, name: str, number: int) -> list[dict[str, Any]]:
+        """A trial's attempts, oldest first."""
+        with self._reading() as session:
+            return trial_rows.attempts(session, find_study(session, name), number)
+
+    def counts(self, name: str) -> dict[TrialState, int]:
+        """How many trials are in each state, baselines included; every state is a key.
+
+        Cheap: reads an index and no trial.
+        """
+        with self._reading() as session:
+            return trial_rows.counts(session, find_study(session, name))
+
+    def failures(self, name: str) -> dict[str, int]:
+        """How many of the failed trials failed by each cause, commonest first.
+
+        Cheap: reads an index and no trial.
+        """
+        with self._reading() as session:
+            return trial_rows.failures(session, find_study(session, name))
+
+    # -- the front ----------------------------------------------------------------------------
+
+    def add_snapshot(
+        self, name: str, token: int, *, trials: int, front: Sequence[int], hypervolume: float
+    ) -> Snapshot:
+        """Append a snapshot with the next index."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            return snapshot_rows.add(session, study, trials, front, hypervolume)
+
+    def snapshots(self, name: str) -> list[Snapshot]:
+        """All snapshots by index."""
+        with self._reading() as session:
+            return snapshot_rows.read(session, find_study(session, name))
+
+    def last_snapshot(self, name: str) -> Snapshot | None:
+        """The newest snapshot, or None before the first; reads one row."""
+        with self._reading() as session:
+            return snapshot_rows.last(session, find_study(session, name))

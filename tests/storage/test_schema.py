@@ -1,0 +1,162 @@
+"""Opening databases of every revision: this release's, older, newer, and somebody else's.
+
+Each file in `assets` is the SQL dump of one revision's database with one small study in it. When a
+revision is added, the new one's dump is made from a fresh database and the old ones stay for good.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from autopeft.errors import StorageError, StorageVersionError
+from autopeft.study.records import Measurement, TrialState
+from storage import SqlStore, engine, open_store, schema, upgrade
+from storage.lease import this_process
+from storage.models import Base
+from storage.place import parse_place
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def load(path: Path, revision: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript((ASSETS / f"{revision}.sql").read_text())
+    connection.close()
+
+
+def set_revision(path: Path, revision: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(f"UPDATE {schema.VERSION_TABLE} SET version_num = ?", [revision])
+    connection.commit()
+    connection.close()
+
+
+def test_models_and_migrations_agree(store: SqlStore, url: str) -> None:
+    reader = engine.reader(parse_place(url))
+    options: dict[str, Any] = {"version_table": schema.VERSION_TABLE, "compare_type": True}
+    with reader.connect() as connection:
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, Base.metadata) == []
+    reader.dispose()
+
+
+def test_the_listed_revisions_are_those_with_a_migration_and_a_database() -> None:
+    config = Config()
+    config.set_main_option("script_location", "storage:migrations")
+    found = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    assert tuple(reversed(found)) == schema.REVISIONS
+    assert sorted(file.stem for file in ASSETS.glob("*.sql")) == sorted(schema.REVISIONS)
+
+
+def test_every_table_can_be_made_on_postgresql() -> None:
+    dialect = postgresql.dialect()
+    made = [str(CreateTable(t).compile(dialect=dialect)) for t in Base.metadata.sorted_tables]
+    made += [
+        str(CreateIndex(index).compile(dialect=dialect))
+        for table in Base.metadata.sorted_tables
+        for index in table.indexes
+    ]
+    text = "\n".join(made)
+    assert "TIMESTAMP WITH TIME ZONE" in text
+    assert text.count("ON DELETE CASCADE") == 4
+
+
+@pytest.mark.parametrize("revision", schema.REVISIONS)
+def test_a_database_of_every_revision_opens_after_an_upgrade(
+    path: Path, url: str, revision: str
+) -> None:
+    load(path, revision)
+    assert upgrade(url) == (revision, schema.REVISIONS[-1])
+    with open_store(url) as store:
+        assert [study.name for study in store.studies()] == ["small"]
+        first, second = store.trials("small")
+        assert (first.state, second.state) == (TrialState.COMPLETED, TrialState.RUNNING)
+        assert first.configuration.hash == first.hash
+        assert first.objectives == {"accuracy": 0.75}
+        assert store.curve("small", 0) == [Measurement(10, "accuracy", "validation", 0.75, 1.0)]
+        snapshot = store.last_snapshot("small")
+        assert snapshot is not None
+        assert (snapshot.front, snapshot.hypervolume) == ((0,), 0.25)
+        token = store.claim("small", this_process(), 60.0)
+        assert store.requeue_trials("small", token) == [1]
+
+
+def test_an_older_schema_is_refused_until_it_is_upgraded(
+    store: SqlStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    for options in ({}, {"read_only": True}, {"create": True}):
+        with pytest.raises(StorageVersionError, match=r"0001.*0002.*`autopeft db upgrade`"):
+            open_store(url, **options)
+
+
+def test_a_newer_schema_is_refused_by_name(store: SqlStore, path: Path, url: str) -> None:
+    set_revision(path, "0042")
+    for refused in (open_store, upgrade):
+        with pytest.raises(StorageVersionError, match=r"0042.*upgrade autopeft"):
+            refused(url)
+
+
+def test_creating_again_changes_nothing(
+    store: SqlStore, url: str, small_study: Callable[[SqlStore], int]
+) -> None:
+    small_study(store)
+    with open_store(url, create=True) as again:
+        assert again.trials("small") == store.trials("small")
+    assert upgrade(url) == ("0001", "0001")
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_somebody_elses_database_is_left_alone(path: Path, url: str, create: bool) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+    connection.execute("CREATE TABLE trials (number INTEGER)")
+    connection.close()
+    for refused in (lambda: open_store(url, create=create), lambda: upgrade(url)):
+        with pytest.raises(StorageError, match="not one of autopeft"):
+            refused()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (2,)
+    connection.close()
+
+
+def test_an_empty_file_is_filled_only_when_asked(path: Path, url: str) -> None:
+    path.touch()
+    with pytest.raises(StorageError, match="not one of autopeft"):
+        open_store(url)
+    with open_store(url, create=True) as store:
+        assert store.studies() == []
+
+
+def test_an_upgrade_creates_no_database(path: Path, url: str) -> None:
+    with pytest.raises(StorageError, match="there is no database"):
+        upgrade(url)
+    assert not path.exists()
+
+
+def test_an_upgrade_that_fails_changes_nothing(
+    path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(path, "0001")
+    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+
+    def half(connection: Any) -> None:
+        connection.exec_driver_sql("DELETE FROM trials WHERE number = 1")
+        connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0002'")
+
+    monkeypatch.setattr(schema, "_migrate", half)
+    # The attempt of the deleted trial now refers to nothing.
+    with pytest.raises(StorageError, match="nothing was changed"):
+        upgrade(url)
+    monkeypatch.undo()
+    with open_store(url) as store:
+        assert len(store.trials("small")) == 2
