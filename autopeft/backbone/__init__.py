@@ -1,0 +1,1 @@
+"""The backbone: loading a frozen model, and its anatomy."""

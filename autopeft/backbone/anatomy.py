@@ -1,0 +1,133 @@
+"""The anatomy of a backbone: its layers, and in each layer its sites.
+
+Plain data, found once per model by `autopeft.backbone.discovery` and then trusted. Role names are
+the field's own (`query`, `key`, `value`, `output`, `up`, `gate`, `down`), whatever a transformers
+class calls them; fused maps (GPT-2's `c_attn`, ModernBERT's `Wqkv`) give several sites on one
+module, each with its slice of the output.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autopeft.space.schema import Shape
+
+LINEAR_ROLES = ("query", "key", "value", "output", "up", "gate", "down")
+SUBLAYERS = ("attention", "ffn")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One linear map in which something trainable can sit.
+
+    Attributes:
+        layer: The layer's index, from 0.
+        role: One of `LINEAR_ROLES`.
+        module: The module's name within the base model (`encoder.layer.0.attention.self.query`).
+        in_features: Width of its input.
+        out_features: Width of this site's output (of the slice, where the map is fused).
+        start: First output row of the slice; 0 where the map is not fused.
+        fused: Whether the module's output holds other sites too.
+        transposed: Whether the weight is stored as [in, out] (transformers' `Conv1D`).
+        bias: Whether the map has a bias.
+    """
+
+    layer: int
+    role: str
+    module: str
+    in_features: int
+    out_features: int
+    start: int = 0
+    fused: bool = False
+    transposed: bool = False
+    bias: bool = True
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the backbone.
+
+    Attributes:
+        index: From 0.
+        module: The layer's name within the base model.
+        sites: Linear sites by role.
+        attention: Name of the module that calls transformers' attention interface, or "" where
+            there is none (then the backbone cannot carry `prefix`).
+    """
+
+    index: int
+    module: str
+    sites: Mapping[str, Site]
+    attention: str = ""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What autopeft knows of a backbone.
+
+    Attributes:
+        architecture: transformers' `model_type`.
+        layers: All layers, bottom up.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width inside the FFN.
+        n_heads: Attention heads.
+        n_kv_heads: Key/value heads (fewer than heads with grouped-query attention).
+        head_dim: Width of one head.
+        n_params: Parameters of the base model.
+        modality: "text" or "image".
+        causal: Whether attention is causal (then the last token is pooled).
+        packable: Whether lanes can share one pass; where False, `why_not` says why, and the
+            backbone runs packs of one.
+        why_not: The reason, or "".
+    """
+
+    architecture: str
+    layers: tuple[Layer, ...]
+    hidden_size: int
+    intermediate_size: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_params: int
+    modality: str = "text"
+    causal: bool = False
+    packable: bool = True
+    why_not: str = ""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Linear roles that every layer has, in `LINEAR_ROLES`' order."""
+        return tuple(
+            role for role in LINEAR_ROLES if all(role in layer.sites for layer in self.layers)
+        )
+
+    @property
+    def carries_prefix(self) -> bool:
+        """Whether every layer's attention goes through transformers' attention interface."""
+        return all(layer.attention for layer in self.layers)
+
+    @property
+    def sublayers(self) -> tuple[str, ...]:
+        """Sub-layers whose input and output sites every layer has."""
+        has = set(self.roles)
+        return tuple(
+            name
+            for name, needs in (("attention", {"query", "output"}), ("ffn", {"up", "down"}))
+            if needs <= has
+        )
+
+    def site(self, layer: int, role: str) -> Site:
+        """The site of a role in a layer; KeyError where there is none."""
+        return self.layers[layer].sites[role]
+
+    def shape(self, methods: frozenset[str]) -> Shape:
+        """The backbone as a space sees it; `methods` are those it can carry."""
+        return Shape(
+            n_layers=len(self.layers),
+            dimensions={
+                "hidden_size": self.hidden_size,
+                "intermediate_size": self.intermediate_size,
+                "head_dim": self.head_dim,
+            },
+            roles=frozenset(self.roles) | frozenset(self.sublayers),
+            methods=methods,
+        )
