@@ -1,0 +1,272 @@
+"""What a method is: a schema, a closed-form count, initial tensors, and an operator with lanes.
+
+Notation, here and in every method file: `n` lanes in the stream, `k <= n` of them members of an
+operator, `B` rows (examples) per lane, `T` tokens. An operator sees its input as [n, B, T, d_in]
+and its output as [n, B, T, d_out]. Each stacked tensor is [k, ...]; a solo run is n = k = 1.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from autopeft.backbone.anatomy import Anatomy
+from autopeft.configuration import Group
+from autopeft.errors import BackboneError, Fault
+from autopeft.space.schema import MethodSchema
+
+Draw = Callable[[str], torch.Generator]
+"""Gives the CPU generator of one named initial tensor; a function of study and replicate."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one operator sits.
+
+    Attributes:
+        layer: The layer's index.
+        site: A linear role, `attention`, `ffn`, or the method's own name where it implies its
+            place.
+        d_in: Width that the operator reads.
+        d_out: Width that it writes.
+    """
+
+    layer: int
+    site: str
+    d_in: int
+    d_out: int
+
+
+class Uniform(Protocol):
+    """Random numbers shared by all lanes (see `autopeft.lanes.seeds`)."""
+
+    def __call__(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Uniform [0, 1) floats of the given shape, a pure function of name and step."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an operator may know of the forward pass that it runs in.
+
+    Attributes:
+        training: Whether dropout is on.
+        uniform: The shared draws of this step.
+    """
+
+    training: bool
+    uniform: Uniform
+
+
+class LaneOperator(nn.Module):
+    """Stacked trainable tensors of `k` lanes at one place, padded to one shape.
+
+    Padding is zero and stays zero: every method guarantees that the gradient of padded entries is
+    exactly zero (its docstring says why). Operators keep no state in their computations, so that a
+    checkpointed layer can be recomputed.
+
+    Args:
+        name: `method.layer.site`, the prefix of the saved tensors.
+        members: Positions of its lanes in the stream, ascending.
+        tensors: Per member, initial tensors by name at the lane's own size.
+    """
+
+    hook: Literal["linear", "sublayer", "attention"] = "linear"
+
+    def __init__(
+        self, name: str, members: Sequence[int], tensors: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.members = tuple(members)
+        self.own_shapes: dict[str, list[tuple[int, ...]]] = {}
+        self.stacked_names = tuple(tensors[0])
+        for tensor_name in self.stacked_names:
+            own = [lane[tensor_name] for lane in tensors]
+            self.own_shapes[tensor_name] = [tuple(tensor.shape) for tensor in own]
+            self.register_parameter(tensor_name, nn.Parameter(_stack(own)))
+
+    def lane_tensor(self, tensor: Tensor, tensor_name: str, index: int) -> Tensor:
+        """The part of a stacked [k, ...] tensor that belongs to member `index`, unpadded."""
+        shape = self.own_shapes[tensor_name][index]
+        return _corner(tensor[index], shape)
+
+    def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """What the members add to the site's output.
+
+        Args:
+            x: The site's input, members only, [k, B, T, d_in].
+            y: The site's output before this operator, members only, [k, B, T, d_out].
+            call: The pass it runs in.
+
+        Returns:
+            [k, B, T, d_out].
+        """
+        raise TypeError(f"{type(self).__name__} adds nothing to a site's output")
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """[k, *largest shape], zero-padded at the end of every axis."""
+    largest = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    stacked = tensors[0].new_zeros(len(tensors), *largest)
+    for index, tensor in enumerate(tensors):
+        _corner(stacked[index], tuple(tensor.shape)).copy_(tensor)
+    return stacked
+
+
+def _corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """The leading part of a tensor, of the given shape, as a view."""
+    for axis, size in enumerate(shape):
+        tensor = tensor.narrow(axis, 0, size)
+    return tensor
+
+
+class Method(Protocol):
+    """One PEFT family; its file registers one instance.
+
+    Attributes:
+        schema: Parameters, legal values, sites.
+        source: The paper or code that defines it.
+        identity: "exact" where the configured model equals the backbone at initialisation, else
+            why it does not.
+        peft_type: The HF `peft` type that can hold it, or "" where none can.
+    """
+
+    schema: MethodSchema
+    source: str
+    identity: str
+    peft_type: str
+
+    def carried_by(self, anatomy: Anatomy) -> str:
+        """Why the backbone cannot carry the method, or "" where it can."""
+
+    def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
+        """Every place that the group occupies."""
+
+    def count(self, group: Group, place: Place) -> int:
+        """Trainable scalars that a deployed adapter stores at one place, closed form."""
+
+    def training_count(self, group: Group, place: Place) -> int:
+        """Scalars trained at one place, before re-parametrisations are folded."""
+
+    def initial(self, group: Group, place: Place, draw: Draw) -> dict[str, Tensor]:
+        """Initial tensors at the lane's own size, float32 on the CPU."""
+
+    def folded_group(self, group: Group) -> Group:
+        """The group whose tensors are kept once training re-parametrisations are folded."""
+
+    def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One place's trained tensors in the form of `folded_group`."""
+
+    def stack_key(self, group: Group) -> Hashable:
+        """What groups must share, beside the size class, to be stacked in one operator."""
+
+    def operator(
+        self,
+        name: str,
+        place: Place,
+        members: Sequence[int],
+        groups: Sequence[Group],
+        tensors: Sequence[Mapping[str, Tensor]],
+    ) -> LaneOperator:
+        """The stacked operator of these lanes at this place."""
+
+
+def size_class(size: int) -> int:
+    """The smallest power of two that is at least `size`: lanes are padded within it only."""
+    return 1 << (size - 1).bit_length()
+
+
+def linear_places(group: Group, anatomy: Anatomy) -> list[Place]:
+    """The places of a method that sits on linear maps."""
+    return [
+        Place(layer, role, site.in_features, site.out_features)
+        for layer in group.layers
+        for role in group.sites
+        for site in [anatomy.site(layer, role)]
+    ]
+
+
+def sublayer_places(group: Group, anatomy: Anatomy) -> list[Place]:
+    """The places of a method that sits on sub-layers (residual width in and out)."""
+    return [
+        Place(layer, sublayer, anatomy.hidden_size, anatomy.hidden_size)
+        for layer in group.layers
+        for sublayer in group.sites
+    ]
+
+
+class LaneDropout(nn.Module):
+    """Inverted dropout of [k, B, T, d] at each lane's own rate, from one draw shared by all.
+
+    Args:
+        name: Names the draw.
+        rates: One per member, in [0, 1).
+    """
+
+    rates: Tensor
+
+    def __init__(self, name: str, rates: Sequence[float]) -> None:
+        super().__init__()
+        self._name, self._idle = name, not any(rates)
+        self.register_buffer("rates", torch.tensor(list(rates)))
+
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        """The input, with entries dropped in training; itself where no member drops any."""
+        if self._idle or not call.training:
+            return x
+        keep = call.uniform(self._name, x.shape[1:]).unsqueeze(0) >= self.rates.view(-1, 1, 1, 1)
+        return x * keep / (1.0 - self.rates).view(-1, 1, 1, 1)
+
+
+class Unfolded:
+    """What a method without training re-parametrisations inherits."""
+
+    def folded_group(self, group: Group) -> Group:
+        """The group itself."""
+        return group
+
+    def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors themselves."""
+        return dict(tensors)
+
+
+class Registry:
+    """Methods by name. A duplicate or unknown name raises with the known list."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+
+    def register(self, method: Method) -> Method:
+        """Add a method under its schema's name."""
+        name = method.schema.name
+        if name in self._methods:
+            raise ValueError(
+                f"method {name!r} is registered twice; known: {sorted(self._methods)}"
+            )
+        self._methods[name] = method
+        return method
+
+    def __getitem__(self, name: str) -> Method:
+        if name not in self._methods:
+            allowed = ", ".join(self._methods)
+            raise BackboneError(Fault("configuration", name, "an unknown method", allowed))
+        return self._methods[name]
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of registration."""
+        return tuple(self._methods)
+
+    def schemas(self) -> dict[str, MethodSchema]:
+        """All schemas by name."""
+        return {name: method.schema for name, method in self._methods.items()}
+
+    def carried_by(self, anatomy: Anatomy) -> frozenset[str]:
+        """Names of the methods that a backbone can carry."""
+        return frozenset(
+            name for name, method in self._methods.items() if not method.carried_by(anatomy)
+        )
+
+
+registry = Registry()

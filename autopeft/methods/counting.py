@@ -1,0 +1,71 @@
+"""Exact counts and costs of a configuration, in closed form: nothing is built or measured.
+
+`trainable_params` counts what a deployed adapter must store, after folding re-parametrisations,
+without head and padding; `training_params` counts what the optimiser updates. FLOPs count the
+linear maps (2 per multiply-add); attention scores, norms and the head are left out, being nearly
+the same for all configurations of a study.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from autopeft.backbone.anatomy import Anatomy
+from autopeft.configuration import Configuration, Group
+from autopeft.methods import registry
+from autopeft.methods.base import Place
+
+BYTES_PER_SCALAR = 4
+
+
+def placed_groups(configuration: Configuration, anatomy: Anatomy) -> Iterator[tuple[Group, Place]]:
+    """Every (group, place) of a configuration."""
+    for group in configuration.groups:
+        for place in registry[group.method].places(group, anatomy):
+            yield group, place
+
+
+def site_params(configuration: Configuration, anatomy: Anatomy) -> dict[tuple[int, str], int]:
+    """Trainable parameters per (layer, site); `prefix` is keyed by its name."""
+    counts: Counter[tuple[int, str]] = Counter()
+    for group, place in placed_groups(configuration, anatomy):
+        counts[place.layer, place.site] += registry[group.method].count(group, place)
+    return dict(counts)
+
+
+def trainable_params(configuration: Configuration, anatomy: Anatomy) -> int:
+    """Trainable scalars that a deployed adapter stores."""
+    return sum(site_params(configuration, anatomy).values())
+
+
+def training_params(configuration: Configuration, anatomy: Anatomy) -> int:
+    """Scalars that the optimiser updates, without the head."""
+    return sum(
+        registry[group.method].training_count(group, place)
+        for group, place in placed_groups(configuration, anatomy)
+    )
+
+
+def adapter_bytes(configuration: Configuration, anatomy: Anatomy, head_params: int) -> int:
+    """Bytes of the saved tensors in float32, head included."""
+    return BYTES_PER_SCALAR * (trainable_params(configuration, anatomy) + head_params)
+
+
+def first_layer(configuration: Configuration, anatomy: Anatomy) -> int:
+    """The branch point: the lowest layer with something trainable."""
+    return min(configuration.layers, default=len(anatomy.layers))
+
+
+def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:
+    """FLOPs of training on `tokens` tokens (padding not counted).
+
+    Forward through all layers; backward (gradients of activations only, the weights are frozen)
+    down to the branch point; forward, activation and weight gradients of the trained parameters.
+    """
+    per_layer = [
+        sum(site.in_features * site.out_features for site in layer.sites.values())
+        for layer in anatomy.layers
+    ]
+    branch = first_layer(configuration, anatomy)
+    forward, backward = sum(per_layer), sum(per_layer[branch:])
+    trained = training_params(configuration, anatomy)
+    return float(tokens) * (2.0 * (forward + backward) + 6.0 * trained)

@@ -1,0 +1,36 @@
+"""The parallel adapter: a bottleneck beside a sub-layer (arXiv 2110.04366).
+
+y + scale * f(x), x the sub-layer's input. The down projection is kaiming-uniform(a = sqrt 5), the
+up projection zero, the scale 4 by default, as AutoPEFT does (arXiv 2301.12132).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from autopeft.configuration import Group
+from autopeft.methods.base import Draw, Place, registry
+from autopeft.methods.bottleneck import Bottleneck
+
+
+class ParallelAdapter(Bottleneck):
+    """The method `parallel_adapter`."""
+
+    source = "He et al. 2021, arXiv 2110.04366; constants of AutoPEFT, arXiv 2301.12132"
+    identity = "exact"
+    reads_output = False
+
+    def initial(self, group: Group, place: Place, draw: Draw) -> dict[str, Tensor]:
+        """Down uniform in +-1/sqrt(d) (kaiming-uniform with a = sqrt 5), all else zero."""
+        size, bound = int(group["size"]), 1.0 / math.sqrt(place.d_in)
+        down = torch.empty(place.d_in, size).uniform_(-bound, bound, generator=draw("down"))
+        return {
+            "down": down,
+            "down_bias": torch.zeros(size),
+            "up": torch.zeros(size, place.d_out),
+            "up_bias": torch.zeros(place.d_out),
+        }
+
+
+registry.register(ParallelAdapter("parallel_adapter", scale=4.0))
