@@ -1,0 +1,1 @@
+"""Data, metrics, lanes and packs, and the loop that trains them."""

@@ -1,0 +1,25 @@
+"""Labelled text, from wherever it lies to token ids: what a study trains and validates on.
+
+`load_text_data` reads, checks and splits; `load_task_data` tokenises on top of it. Neither opens
+the test split: only `load_test` does. `guess` tells what a data set's columns seem to be.
+"""
+
+from autopeft.training.data.examples import Examples, TaskData, load_task_data, load_test
+from autopeft.training.data.guess import Guess, guess
+from autopeft.training.data.request import DataRequest, Limits, Splits
+from autopeft.training.data.text import LabelledTexts, TextData, load_text_data
+
+__all__ = [
+    "DataRequest",
+    "Examples",
+    "Guess",
+    "LabelledTexts",
+    "Limits",
+    "Splits",
+    "TaskData",
+    "TextData",
+    "guess",
+    "load_task_data",
+    "load_test",
+    "load_text_data",
+]

@@ -1,0 +1,208 @@
+"""Checked texts and labels of train and validation: everything about the data but the tokens.
+
+`validate` and `init` need no more than this; `autopeft.training.data.examples` tokenises it.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autopeft.errors import DataError, Fault
+from autopeft.training.data.columns import (
+    RawColumns,
+    encode_classes,
+    encode_numbers,
+    label_names,
+    missing_columns,
+    read_columns,
+)
+from autopeft.training.data.request import DataRequest
+from autopeft.training.data.sources import Source, open_source
+from autopeft.training.data.splits import limited_rows, part_rows, split_faults
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledTexts:
+    """Texts with their labels.
+
+    Attributes:
+        texts: One or two columns of n texts each.
+        labels: int64 [n] (classes) or float32 [n] (regression).
+    """
+
+    texts: tuple[tuple[str, ...], ...]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, numbers: np.ndarray) -> "LabelledTexts":
+        """Some of the rows, in the order given."""
+        texts = tuple(tuple(column[row] for row in numbers) for column in self.texts)
+        return LabelledTexts(texts, self.labels[numbers])
+
+
+@dataclass(frozen=True, eq=False)
+class TextData:
+    """What a study trains and validates on, as text.
+
+    Attributes:
+        train: The rows that train.
+        validation: The rows that choose.
+        label_names: The classes, by number; () for regression.
+        fingerprint: SHA-256 (hexadecimal) of all texts and labels in order, whatever their files.
+        notes: What the user should know: duplicates, classes without examples, one line each.
+    """
+
+    train: LabelledTexts
+    validation: LabelledTexts
+    label_names: tuple[str, ...]
+    fingerprint: str
+    notes: tuple[str, ...]
+
+
+def load_text_data(request: DataRequest, *, output_dir: Path) -> TextData:
+    """Train and validation, checked, split and limited; the test split is not opened.
+
+    Args:
+        request: What to read.
+        output_dir: The study's output directory; `data/` in it holds converted files.
+
+    Raises:
+        DataError: All faults at once.
+    """
+    source = _open(request, output_dir)
+    names = {"train": request.splits.train}
+    if isinstance(request.splits.validation, str):
+        names["validation"] = request.splits.validation
+    parts, classes = _read(request, source, names)
+    whole = parts["train"]
+    train = whole.rows(part_rows(request, "train", whole.labels))
+    validation = (
+        parts["validation"]
+        if "validation" in parts
+        else whole.rows(part_rows(request, "validation", whole.labels))
+    )
+    _refuse_empty(request, train)
+    train = _limited(train, request.limit.train, request.seed, "limit-train")
+    validation = _limited(validation, request.limit.validation, request.seed, "limit-validation")
+    return TextData(
+        train,
+        validation,
+        classes,
+        _fingerprint(train, validation, classes),
+        tuple(_notes(train, validation, classes)),
+    )
+
+
+def load_test_text(request: DataRequest, *, output_dir: Path) -> LabelledTexts:
+    """The test split: all its rows, with the classes of train.
+
+    Raises:
+        DataError: No test split is named, or its rows cannot be used; all faults at once.
+    """
+    if request.splits.test is None:
+        allowed = "a split's name, or a share of train such as 0.1"
+        raise DataError(Fault(request.source, "data.splits.test", "null", allowed))
+    source = _open(request, output_dir)
+    names = {"train": request.splits.train}
+    if isinstance(request.splits.test, str):
+        names["test"] = request.splits.test
+    parts, _ = _read(request, source, names)
+    if "test" in parts:
+        return parts["test"]
+    whole = parts["train"]
+    return whole.rows(part_rows(request, "test", whole.labels))
+
+
+def _open(request: DataRequest, output_dir: Path) -> Source:
+    return open_source(
+        request.source,
+        config=request.config,
+        revision=request.revision,
+        output_dir=output_dir,
+        seed=request.seed,
+    )
+
+
+def _read(
+    request: DataRequest, source: Source, names: dict[str, str]
+) -> tuple[dict[str, LabelledTexts], tuple[str, ...]]:
+    """Whole splits by part, and the classes; `names` maps parts (train first) to splits."""
+    faults = split_faults(request, source.names)
+    tables = {split: source.read(split) for split in names.values() if split in source.names}
+    lacking = missing_columns(request, tables)
+    faults += lacking
+    if lacking:
+        raise DataError(faults)
+    columns = {}
+    for split, table in tables.items():
+        columns[split], found = read_columns(request, split, table)
+        faults += found
+    if faults:
+        raise DataError(faults)
+    classes, labels = _encode(request, [columns[split] for split in names.values()])
+    parts = {
+        part: LabelledTexts(tuple(tuple(c) for c in columns[split].texts), numbers)
+        for (part, split), numbers in zip(names.items(), labels, strict=True)
+    }
+    return parts, classes
+
+
+def _encode(
+    request: DataRequest, columns: list[RawColumns]
+) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """The classes and the labels of each split; train comes first."""
+    classes: tuple[str, ...] = ()
+    if request.task == "regression":
+        encoded = [encode_numbers(request, split) for split in columns]
+        faults = [fault for _, found in encoded for fault in found]
+        if not faults and np.ptp(encoded[0][0]) == 0:
+            given = f"{encoded[0][0][0]:g} in all rows of '{columns[0].split}'"
+            faults.append(Fault(request.source, "data.label", given, "at least two values"))
+    else:
+        classes, faults = label_names(request, columns[0])
+        if faults:
+            raise DataError(faults)
+        encoded = [encode_classes(request, split, classes) for split in columns]
+        faults = [fault for _, found in encoded for fault in found]
+    if faults:
+        raise DataError(faults)
+    return classes, [labels for labels, _ in encoded]
+
+
+def _refuse_empty(request: DataRequest, train: LabelledTexts) -> None:
+    if not len(train):
+        given = "shares that leave no row to train on"
+        raise DataError(Fault(request.source, "data.splits", given, "smaller shares"))
+
+
+def _limited(part: LabelledTexts, limit: int | None, seed: int, purpose: str) -> LabelledTexts:
+    return part.rows(limited_rows(part.labels, limit, seed=seed, purpose=purpose))
+
+
+def _fingerprint(train: LabelledTexts, validation: LabelledTexts, classes: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    for part in (train, validation):
+        digest.update(f"\n{len(part)}\n".encode())
+        for row in zip(*part.texts, part.labels.tolist(), strict=True):
+            digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _notes(train: LabelledTexts, validation: LabelledTexts, classes: tuple[str, ...]) -> list[str]:
+    notes = []
+    seen = set(zip(*train.texts, strict=True))
+    twice = sum(row in seen for row in zip(*validation.texts, strict=True))
+    if twice:
+        notes.append(f"{twice} of {len(validation)} validation texts occur in train too")
+    if classes:
+        for name, part in (("train", train), ("validation", validation)):
+            there = set(part.labels.tolist())
+            absent = [classes[i] for i in range(len(classes)) if i not in there]
+            if absent:
+                notes.append(f"{name} has no example of {', '.join(absent)}")
+    return notes
