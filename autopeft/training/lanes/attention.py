@@ -1,0 +1,150 @@
+"""Prefixes inside attention, through transformers' attention interface.
+
+`ATTENTION` is registered as an attention implementation (scaled dot-product attention with the
+stream's prefixes put before keys and values) together with a mask function: an implementation
+without one would get no mask, silently wrong on padded batches.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from autopeft.methods.prefix import PrefixOperator
+from autopeft.training.lanes.stream import Members, Stream
+
+ATTENTION = "autopeft_lanes"
+_BINDING = "autopeft_prefixes"
+
+
+class LayerPrefixes:
+    """All prefix operators of one layer's attention.
+
+    Args:
+        operators: With their members.
+        stream: Tells which lanes run.
+    """
+
+    def __init__(
+        self, operators: Sequence[tuple[PrefixOperator, Members]], stream: Stream
+    ) -> None:
+        self._operators, self.stream = operators, stream
+
+    def assemble(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Prefix keys and values for the running lanes, and which of them count.
+
+        Args:
+            key: The layer's own keys, [n * B, n_kv_heads, T, head_dim].
+
+        Returns:
+            Keys and values [n * B, n_kv_heads, P, head_dim], and bool [n * B, P]; lanes without a
+            prefix here, or with a shorter one, have False.
+        """
+        lanes, (_, heads, _, width) = self.stream.lanes, key.shape
+        rows = key.shape[0] // lanes
+        longest = max(operator.valid.shape[1] for operator, _ in self._operators)
+        keys = key.new_zeros(lanes, longest, heads * width)
+        values = torch.zeros_like(keys)
+        valid = torch.zeros(lanes, longest, dtype=torch.bool, device=key.device)
+        for operator, members in self._operators:
+            length = operator.valid.shape[1]
+            own_keys, own_values = operator.keys_values()
+            members.add_(keys[:, :length], own_keys.to(keys.dtype))
+            members.add_(values[:, :length], own_values.to(keys.dtype))
+            valid[members.index, :length] = operator.valid
+
+        def spread(tensor: Tensor) -> Tensor:
+            by_head = tensor.view(lanes, longest, heads, width).transpose(1, 2)
+            return by_head.repeat_interleave(rows, 0)
+
+        return spread(keys), spread(values), valid.repeat_interleave(rows, 0)
+
+
+def bind(module: nn.Module, prefixes: LayerPrefixes) -> None:
+    """Give an attention module its prefixes."""
+    setattr(module, _BINDING, prefixes)
+
+
+def unbind(module: nn.Module) -> None:
+    """Take them away."""
+    delattr(module, _BINDING)
+
+
+def lane_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention over the layer's prefixes and its own keys.
+
+    Args:
+        module: The calling attention module.
+        query: [n * B, n_heads, T, head_dim].
+        key: [n * B, n_kv_heads, S, head_dim].
+        value: As `key`.
+        attention_mask: Bool (True = seen) or additive, [n * B or 1, 1 or n_heads, T, S], or None.
+        is_causal: Whether to mask the future where there is no mask; None asks the module.
+        position_bias: T5's additive bias [n * B or 1, n_heads, T, S], or None.
+        **kwargs: Passed on to transformers (`scaling`, `dropout`, ...).
+    """
+    prefixes: LayerPrefixes | None = getattr(module, _BINDING, None)
+    if prefixes is None or not prefixes.stream.lanes:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            is_causal=is_causal,
+            position_bias=position_bias,
+            **kwargs,
+        )
+    prefix_keys, prefix_values, valid = prefixes.assemble(key)
+    if attention_mask is None:
+        causal = is_causal if is_causal is not None else getattr(module, "is_causal", False)
+        attention_mask = _full_mask(query, key, causal=bool(causal))
+    if position_bias is not None:
+        position_bias = nn.functional.pad(position_bias, (valid.shape[1], 0))
+    return sdpa_attention_forward(  # type: ignore[no-any-return]
+        module,
+        query,
+        torch.cat([prefix_keys, key], dim=2),
+        torch.cat([prefix_values, value], dim=2),
+        _with_prefix(attention_mask, valid),
+        is_causal=False,
+        position_bias=position_bias,
+        **kwargs,
+    )
+
+
+def _full_mask(query: Tensor, key: Tensor, *, causal: bool) -> Tensor:
+    tokens, seen = query.shape[2], key.shape[2]
+    mask = torch.ones(tokens, seen, dtype=torch.bool, device=query.device)
+    if causal and tokens > 1:
+        mask = mask.tril(seen - tokens)
+    return mask[None, None]
+
+
+def _with_prefix(mask: Tensor, valid: Tensor) -> Tensor:
+    """A mask over [prefix, keys]: prefixes are seen by every query of their lane."""
+    rows, prefix = valid.shape
+    mask = mask.expand(rows, *mask.shape[1:])
+    seen = valid[:, None, None, :].expand(rows, *mask.shape[1:3], prefix)
+    if mask.dtype != torch.bool:
+        hidden = torch.finfo(mask.dtype).min
+        seen = torch.zeros_like(seen, dtype=mask.dtype).masked_fill(~seen, hidden)
+    return torch.cat([seen, mask], dim=3)
+
+
+AttentionInterface.register(ATTENTION, lane_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,176 @@
+"""AdamW for lanes: one flat buffer, one learning rate, clip and step count per lane.
+
+The update is AdamW's (arXiv 1711.05101) as torch computes it, with scalars gathered per element:
+  m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
+  w <- w (1 - lr wd) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+A lane that is not active keeps weights, moments and step count bit for bit: a zero gradient is not
+"frozen" to Adam, and nan * 0 is nan, so all updates go through `torch.where`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+CLIP_EPSILON = 1e-6  # as torch.nn.utils.clip_grad_norm_ adds to the norm
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """One stacked trainable tensor.
+
+    Attributes:
+        name: Unique within the pack.
+        parameter: [k, ...].
+        members: Lane of each of the k entries.
+        decays: Whether weight decay applies (matrices do, biases do not).
+    """
+
+    name: str
+    parameter: nn.Parameter
+    members: tuple[int, ...]
+    decays: bool
+
+
+class LaneAdamW:
+    """Updates every lane of a pack as if it were alone.
+
+    The parameters become views of one flat buffer, and so do their gradients.
+
+    Args:
+        stacked: All trainable tensors.
+        lanes: How many lanes there are.
+        learning_rates: Peak learning rate per lane.
+        weight_decays: Per lane.
+        max_grad_norm: Clip of each lane's own gradient norm; 0 or None for no clip.
+    """
+
+    def __init__(
+        self,
+        stacked: Sequence[Stacked],
+        lanes: int,
+        *,
+        learning_rates: Sequence[float],
+        weight_decays: Sequence[float],
+        max_grad_norm: float | None,
+    ) -> None:
+        self._stacked = tuple(stacked)
+        first = stacked[0].parameter
+        dtype, device = first.dtype, first.device
+        total = sum(item.parameter.numel() for item in stacked)
+        self._weights = torch.empty(total, dtype=dtype, device=device)
+        self._grads = torch.zeros(total, dtype=dtype, device=device)
+        self.first_moment = torch.zeros(total, dtype=dtype, device=device)
+        self.second_moment = torch.zeros(total, dtype=dtype, device=device)
+        self._lane = torch.empty(total, dtype=torch.long, device=first.device)
+        self._decay = torch.zeros(total, dtype=dtype, device=device)
+        self._slices: dict[str, slice] = {}
+        decays = torch.tensor(list(weight_decays), dtype=dtype, device=device)
+        self._adopt(decays)
+        self._rates = torch.tensor(list(learning_rates), dtype=torch.float64, device=first.device)
+        self._has_decay = bool(decays.any())
+        self._max_norm = max_grad_norm or 0.0
+        self.steps = torch.zeros(lanes, dtype=torch.long, device=first.device)
+        self.active = torch.ones(lanes, dtype=torch.bool, device=first.device)
+
+    def _adopt(self, decays: Tensor) -> None:
+        offset = 0
+        for item in self._stacked:
+            parameter = item.parameter
+            part = slice(offset, offset + parameter.numel())
+            self._slices[item.name] = part
+            self._weights[part] = parameter.detach().reshape(-1)
+            parameter.data = self._weights[part].view_as(parameter)
+            parameter.grad = self._grads[part].view_as(parameter)
+            members = torch.tensor(item.members, device=parameter.device)
+            per_lane = parameter.numel() // len(item.members)
+            self._lane[part] = members.repeat_interleave(per_lane)
+            if item.decays:
+                self._decay[part] = decays[members].repeat_interleave(per_lane)
+            offset = part.stop
+
+    def view(self, buffer: Tensor, name: str) -> Tensor:
+        """The part of a flat buffer (a moment) that belongs to a stacked tensor, in its shape."""
+        for item in self._stacked:
+            if item.name == name:
+                return buffer[self._slices[name]].view_as(item.parameter)
+        raise KeyError(name)
+
+    def zero_grad(self) -> None:
+        """Clear all gradients."""
+        self._grads.zero_()
+
+    def gradient_norms(self) -> Tensor:
+        """Each lane's gradient norm, [K]."""
+        squares = torch.zeros(len(self.steps), dtype=self._grads.dtype, device=self._grads.device)
+        for item in self._stacked:
+            grad = self._grads[self._slices[item.name]].view(len(item.members), -1)
+            index = torch.tensor(item.members, device=grad.device)
+            squares.index_add_(0, index, torch.linalg.vector_norm(grad, dim=1).square())
+        return squares.sqrt()
+
+    @torch.no_grad()
+    def step(self, schedule: Tensor) -> None:
+        """One update; a lane whose gradient is not finite becomes inactive and stays as it was.
+
+        Args:
+            schedule: Factor on each lane's peak learning rate, [K].
+        """
+        norms = self.gradient_norms()
+        self.active &= torch.isfinite(norms)
+        clip = torch.ones_like(norms)
+        if self._max_norm > 0:
+            clip = (self._max_norm / (norms + CLIP_EPSILON)).clamp(max=1.0)
+        self.steps += self.active
+        count = self.steps.clamp(min=1).double()
+        rate = self._rates * schedule
+        beta1, beta2 = BETAS
+        size = (rate / (1.0 - beta1**count)).to(clip.dtype)
+        root = (1.0 - beta2**count).sqrt().to(clip.dtype)
+        lane = self._lane
+        keep = self.active[lane]
+        grads = self._grads * clip[lane]
+        first = torch.lerp(self.first_moment, grads, 1.0 - beta1)
+        second = self.second_moment * beta2 + grads.square() * (1.0 - beta2)
+        weights = self._weights
+        if self._has_decay:
+            weights = weights * (1.0 - rate.to(clip.dtype)[lane] * self._decay)
+        weights = weights - size[lane] * first / (second.sqrt() / root[lane] + EPSILON)
+        for target, new in (
+            (self.first_moment, first),
+            (self.second_moment, second),
+            (self._weights, weights),
+        ):
+            target.copy_(torch.where(keep, new, target))
+
+
+def schedule_factor(
+    scheduler: str, step: int, *, total: int, warmup_steps: Sequence[int]
+) -> list[float]:
+    """Each lane's factor on its peak learning rate at an optimizer step.
+
+    As transformers' schedules: a linear warm-up from 0, then `linear` decay to 0, half a `cosine`,
+    or `constant`.
+
+    Args:
+        scheduler: `linear`, `cosine` or `constant`.
+        step: Steps taken so far (0 for the first update).
+        total: Steps of the full budget.
+        warmup_steps: Warm-up steps per lane.
+    """
+    return [_factor(scheduler, step, total, warmup) for warmup in warmup_steps]
+
+
+def _factor(scheduler: str, step: int, total: int, warmup: int) -> float:
+    if step < warmup:
+        return step / max(1, warmup)
+    done = (step - warmup) / max(1, total - warmup)
+    if scheduler == "linear":
+        return max(0.0, 1.0 - done)
+    if scheduler == "cosine":
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))
+    return 1.0

@@ -1,0 +1,75 @@
+"""The lane stream: what gates, operators and attention share during one forward pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from autopeft.methods.base import Call
+
+
+@dataclass
+class Stream:
+    """Which lanes are in the running layer call, and how their rows lie.
+
+    Lanes are ordered by branch point, so a lane's position never changes as others join behind it.
+
+    Attributes:
+        rows: Examples per lane.
+        lanes: Lanes in the running call; 0 while the trunk (or nothing) runs.
+        call: The pass's training flag and draws, or None between passes.
+        sublayer_inputs: Inputs of sub-layers on their way to their outputs, by (layer, name).
+    """
+
+    rows: int = 0
+    lanes: int = 0
+    call: Call | None = None
+    sublayer_inputs: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+
+    def split(self, tensor: Tensor) -> Tensor:
+        """[n * B, T, d] or [n * B * T, d] -> a view [n, B, T, d]."""
+        rows = tensor.shape[0] // self.lanes if tensor.dim() == 3 else self.rows
+        return tensor.reshape(self.lanes, rows, -1, tensor.shape[-1])
+
+    def running_call(self) -> Call:
+        """The call of the running pass."""
+        if self.call is None:
+            raise RuntimeError("an operator was called outside a pack's forward pass")
+        return self.call
+
+
+@dataclass(frozen=True)
+class Members:
+    """Positions of an operator's lanes in the stream, and the cheapest way to reach them.
+
+    Attributes:
+        positions: Ascending.
+        index: The same as a tensor on the pack's device.
+    """
+
+    positions: tuple[int, ...]
+    index: Tensor
+
+    @classmethod
+    def of(cls, positions: Sequence[int], device: torch.device) -> "Members":
+        """Members at these positions."""
+        return cls(tuple(positions), torch.tensor(list(positions), device=device))
+
+    @property
+    def _range(self) -> slice | None:
+        first, last = self.positions[0], self.positions[-1]
+        return slice(first, last + 1) if last - first + 1 == len(self.positions) else None
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """The members' part of [n, ...]: a view where they lie together, else a copy."""
+        together = self._range
+        return tensor[together] if together is not None else tensor.index_select(0, self.index)
+
+    def add_(self, tensor: Tensor, delta: Tensor) -> None:
+        """Add [k, ...] to the members' part of [n, ...], in place."""
+        together = self._range
+        if together is not None:
+            tensor[together].add_(delta)
+        else:
+            tensor.index_add_(0, self.index, delta.to(tensor.dtype))

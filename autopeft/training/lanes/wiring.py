@@ -1,0 +1,109 @@
+"""Wiring: operators are called at their sites by forward hooks, which are removed again.
+
+At a linear map, the operators of its sites (several, where the map is fused) add to their slice of
+the output. At a sub-layer, the input is kept when it enters the first map (`query`, `up`) and the
+operators add to the output of the last one (`output`, `down`): before the residual, whatever the
+backbone does with norms.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from autopeft.backbone.anatomy import Anatomy, Site
+from autopeft.methods.base import LaneOperator, Place
+from autopeft.training.lanes.stream import Members, Stream
+
+ENTRANCE = {"attention": "query", "ffn": "up"}
+EXIT = {"attention": "output", "ffn": "down"}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An operator, where it sits, and who its members are."""
+
+    operator: LaneOperator
+    place: Place
+    members: Members
+
+
+def wire(
+    model: nn.Module, anatomy: Anatomy, placed: Sequence[Placed], stream: Stream
+) -> list[RemovableHandle]:
+    """Hook all linear and sub-layer operators into the base model; handles remove them.
+
+    Linear hooks are made first: at a map that is also a sub-layer's exit, a sub-layer operator
+    reads an output that holds the linear operators' updates.
+    """
+    handles = []
+    at_module: dict[str, list[tuple[Site, Placed]]] = defaultdict(list)
+    at_sublayer: dict[tuple[int, str], list[Placed]] = defaultdict(list)
+    for item in placed:
+        layer, where = item.place.layer, item.place.site
+        if item.operator.hook == "linear":
+            site = anatomy.site(layer, where)
+            at_module[site.module].append((site, item))
+        elif item.operator.hook == "sublayer":
+            at_sublayer[layer, where].append(item)
+    for name, sites in at_module.items():
+        module = model.get_submodule(name)
+        handles.append(module.register_forward_hook(_LinearHook(sites, stream)))
+    for (layer, name), items in at_sublayer.items():
+        entrance = model.get_submodule(anatomy.site(layer, ENTRANCE[name]).module)
+        exit_ = model.get_submodule(anatomy.site(layer, EXIT[name]).module)
+        key = (layer, name)
+        handles.append(entrance.register_forward_pre_hook(_EntranceHook(key, stream)))
+        handles.append(exit_.register_forward_hook(_ExitHook(key, items, stream)))
+    return handles
+
+
+class _LinearHook:
+    def __init__(self, sites: Sequence[tuple[Site, Placed]], stream: Stream) -> None:
+        self._sites, self._stream = sites, stream
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Add every operator's delta to its slice, in place (a linear map keeps no output)."""
+        if not self._stream.lanes:
+            return None
+        x, y = self._stream.split(args[0]), self._stream.split(output)
+        call = self._stream.running_call()
+        for site, item in self._sites:
+            own = y[..., site.start : site.start + site.out_features] if site.fused else y
+            members = item.members
+            members.add_(own, item.operator.delta(members.take(x), members.take(own), call))
+        return y.view(output.shape)
+
+
+class _EntranceHook:
+    def __init__(self, key: tuple[int, str], stream: Stream) -> None:
+        self._key, self._stream = key, stream
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Keep the sub-layer's input until its exit; of several calls, the first one's."""
+        if self._stream.lanes:
+            self._stream.sublayer_inputs.setdefault(self._key, args[0])
+
+
+class _ExitHook:
+    def __init__(self, key: tuple[int, str], items: Sequence[Placed], stream: Stream) -> None:
+        self._key, self._items, self._stream = key, items, stream
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Add every operator's delta, all computed from the same output, to a copy of it."""
+        if not self._stream.lanes:
+            return None
+        x = self._stream.split(self._stream.sublayer_inputs.pop(self._key))
+        y = self._stream.split(output)
+        call = self._stream.running_call()
+        deltas = [
+            item.operator.delta(item.members.take(x), item.members.take(y), call)
+            for item in self._items
+        ]
+        total = y.clone()
+        for item, delta in zip(self._items, deltas, strict=True):
+            item.members.add_(total, delta)
+        return total.view(output.shape)

@@ -1,0 +1,150 @@
+"""From the blocks of a study or configuration file to a trainer: load backbone and data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autopeft.backbone.loading import Backbone, BackboneRequest, load_backbone
+from autopeft.study.blocks import DataBlock, ModelBlock, TrainingBlock
+from autopeft.study.metrics import METRICS, REGRESSION
+from autopeft.training import metrics
+from autopeft.training.batches import steps_per_epoch
+from autopeft.training.data.examples import TaskData, load_task_data
+from autopeft.training.data.request import DataRequest, Limits, Splits
+from autopeft.training.loop import LoopSettings, Trainer
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What trials are trained with.
+
+    Attributes:
+        trainer: Backbone, tokenised data and settings.
+        data: The tokenised data.
+        total_steps: Optimizer steps of the full budget.
+    """
+
+    trainer: Trainer
+    data: TaskData
+    total_steps: int
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen backbone."""
+        return self.trainer.backbone
+
+    @property
+    def head_params(self) -> int:
+        """Parameters of the task head."""
+        return self.trainer.recipe.n_parameters
+
+    @property
+    def train_tokens(self) -> int:
+        """Real tokens of a full trial, by the mean length of its examples."""
+        train, settings = self.data.train, self.trainer.settings
+        mean = train.n_tokens / len(train)
+        rows = self.total_steps * min(settings.batch_size, len(train))
+        return round(mean * rows)
+
+
+def device_name(devices: str) -> str:
+    """The torch device behind `execution.devices`: auto takes cuda, then mps, then cpu."""
+    if devices != "auto":
+        return devices
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def backbone_request(model: ModelBlock, *, device: str = "cpu") -> BackboneRequest:
+    """What a model block asks for."""
+    return BackboneRequest(
+        name_or_path=model.name_or_path,
+        revision=model.revision,
+        dtype=model.dtype,
+        attn_implementation=model.attn_implementation,
+        sites=model.sites,
+        task=model.task,
+        device=device,
+    )
+
+
+def data_request(data: DataBlock, *, task: str, seed: int) -> DataRequest:
+    """What a data block asks for."""
+    return DataRequest(
+        source=data.source,
+        text=tuple(data.text),
+        label=data.label,
+        task="regression" if task == REGRESSION else "sequence-classification",
+        config=data.config,
+        revision=data.revision,
+        splits=Splits(data.splits.train, data.splits.validation, data.splits.test),
+        limit=Limits(data.limit.train, data.limit.validation),
+        max_length=data.max_length,
+        seed=seed,
+    )
+
+
+def load_materials(
+    model: ModelBlock,
+    data: DataBlock,
+    training: TrainingBlock,
+    *,
+    quality: str,
+    seed: int,
+    device: str,
+    output_dir: Path,
+) -> Materials:
+    """Load backbone and data; the test split is not opened.
+
+    Args:
+        model: Which backbone, for which task.
+        data: Which rows.
+        training: How long and how.
+        quality: The quality metric; validation loss is measured beside it.
+        seed: The study's seed.
+        device: A torch device's name.
+        output_dir: Where converted data go.
+
+    Raises:
+        BackboneError: The model cannot be loaded or understood.
+        DataError: All faults of the data.
+    """
+    backbone = load_backbone(backbone_request(model, device=device))
+    request = data_request(data, task=model.task, seed=seed)
+    task_data = load_task_data(request, backbone.tokenizer, output_dir=output_dir)
+    total = training.max_steps or training.epochs * steps_per_epoch(
+        len(task_data.train), training.batch_size
+    )
+    settings = LoopSettings(
+        task=model.task,
+        metrics=tuple(dict.fromkeys([quality, *extra_metrics(model.task), "loss"])),
+        total_steps=total,
+        batch_size=training.batch_size,
+        micro_batch_size=training.batch_size
+        if training.micro_batch_size == "auto"
+        else training.micro_batch_size,
+        lr_scheduler=training.lr_scheduler,
+        max_grad_norm=training.max_grad_norm,
+        precision="fp32" if training.precision == "auto" else training.precision,
+    )
+    trainer = Trainer(backbone, task_data, settings, study_seed=seed)
+    return Materials(trainer, task_data, total)
+
+
+def extra_metrics(task: str) -> Sequence[str]:
+    """Every quality metric of a task: measuring them all costs nothing beside the forward."""
+    return [
+        name
+        for name, metric in METRICS.items()
+        if metric.kind == "quality" and (not metric.tasks or task in metric.tasks)
+    ]
+
+
+def constant_quality(quality: str, data: TaskData) -> float:
+    """The quality metric's value for the constant predictor, on validation."""
+    return metrics.constant_value(
+        quality, data.train.labels, data.validation.labels, len(data.label_names)
+    )
