@@ -1,0 +1,1 @@
+"""Execution: where packs run. In this process now; the protocol is all that the tuner knows."""

@@ -1,0 +1,65 @@
+"""What the tuner needs of whatever trains its packs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from autopeft.configuration import Configuration
+from autopeft.study.records import Measurement
+
+
+@dataclass(frozen=True)
+class Result:
+    """One lane at a rung.
+
+    Attributes:
+        number: The trial's number.
+        values: Validation metrics by name; empty where the lane diverged.
+        diverged: Whether its weights or predictions are not finite.
+        curve: Training-loss points since the rung before.
+    """
+
+    number: int
+    values: Mapping[str, float]
+    diverged: bool
+    curve: tuple[Measurement, ...]
+
+
+class Run(Protocol):
+    """One pack in training."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken, of the full budget."""
+
+    def train(self, until: int, *, on_step: Callable[[int], bool]) -> bool:
+        """Train up to a step; False where `on_step` ended it before."""
+
+    def measure(self) -> list[Result]:
+        """Every lane on the validation split, by trial number."""
+
+    def save(self, folder: Path) -> None:
+        """Write every lane's state to its `state_path` in a folder."""
+
+    def profile(self, number: int) -> dict[str, Any]:
+        """What the training of a lane took since this run started."""
+
+
+class Runner(Protocol):
+    """Trains packs."""
+
+    def start(
+        self, lanes: Sequence[tuple[int, Configuration]], *, resume: Path | None = None
+    ) -> Run:
+        """A pack of these (trial number, configuration) lanes.
+
+        Args:
+            lanes: At least one.
+            resume: Folder with a state of every lane at one common step, or None to start anew.
+        """
+
+
+def state_path(folder: Path, number: int) -> Path:
+    """Where a lane's state lies."""
+    return folder / f"trial-{number:05d}.safetensors"

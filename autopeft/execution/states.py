@@ -1,0 +1,55 @@
+"""Saved lane states of a pack: a folder per step, complete or absent."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from autopeft.execution.base import Run, state_path
+
+
+class PackStates:
+    """The states of one pack's lanes.
+
+    Args:
+        root: The study's folder of lane states.
+        pack: The pack's number.
+    """
+
+    def __init__(self, root: Path, pack: int) -> None:
+        self._folder = root / f"pack-{pack:05d}"
+
+    def save(self, run: Run) -> None:
+        """Save every lane of a run; older steps are removed once the new one is complete."""
+        target = self._folder / f"step-{run.step:08d}"
+        if target.exists():
+            return
+        partial = target.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        run.save(partial)
+        os.replace(partial, target)
+        for other in self._folder.iterdir():
+            if other != target:
+                shutil.rmtree(other)
+
+    def latest(self, numbers: Sequence[int]) -> Path | None:
+        """The newest folder that has a state of all these trials, or None."""
+        steps = sorted(self._folder.glob("step-????????"), reverse=True)
+        for step in steps:
+            if all(state_path(step, number).exists() for number in numbers):
+                return step
+        return None
+
+    def clear(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+STATES = "states"
+"""Folder of the lane states within a study's output folder."""
+
+
+def remove_states(output_dir: Path) -> None:
+    """Remove all lane states of a study."""
+    shutil.rmtree(output_dir / STATES, ignore_errors=True)
