@@ -1,0 +1,1 @@
+"""What leaves a study: configurations as YAML, as HF `peft` folders, and study files; and back."""

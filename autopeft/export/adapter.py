@@ -1,0 +1,131 @@
+"""A trained adapter on disk: our own tensors, and `peft`'s beside them where it can hold them.
+
+A folder holds `adapter.safetensors` (unpadded tensors, re-parametrisations folded),
+`autopeft.yaml` (the configuration with everything it takes to train it again), `metrics.json`, the
+tokenizer, a model card, and, for LoRA alone, `adapter_config.json` and
+`adapter_model.safetensors`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from autopeft.backbone.heads import HeadRecipe
+from autopeft.backbone.loading import Backbone
+from autopeft.configuration import Configuration
+from autopeft.errors import ExportError, InputError
+from autopeft.export.configuration_file import (
+    ConfigurationFile,
+    load_configuration_file,
+    write_configuration,
+)
+from autopeft.export.model_card import model_card
+from autopeft.export.peft_weights import peft_adapter
+from autopeft.methods import registry
+
+TENSORS = "adapter.safetensors"
+CONFIGURATION = "autopeft.yaml"
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was trained.
+
+    Attributes:
+        file: Configuration, model, data and training.
+        weights: The lane's tensors by saved name, unpadded.
+        label_names: Classes by number; () for regression.
+        metrics: What was measured, plain JSON.
+    """
+
+    file: ConfigurationFile
+    weights: Mapping[str, Tensor]
+    label_names: tuple[str, ...]
+    metrics: Mapping[str, Any]
+
+
+def folded_weights(
+    configuration: Configuration, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Tensors by saved name, with re-parametrisations folded into what they stand for."""
+    folded = {name: tensor for name, tensor in weights.items() if name.startswith("head.")}
+    for group in configuration.groups:
+        for layer in group.layers:
+            for site in group.sites or (group.method,):
+                start = f"{group.method}.{layer}.{site}."
+                own = {n.removeprefix(start): t for n, t in weights.items() if n.startswith(start)}
+                own = registry[group.method].folded_tensors(group, own)
+                folded.update({start + name: tensor for name, tensor in own.items()})
+    return folded
+
+
+def folded_configuration(configuration: Configuration) -> Configuration:
+    """The configuration of the folded tensors."""
+    groups = [registry[group.method].folded_group(group) for group in configuration.groups]
+    return Configuration.of(
+        groups,
+        training=dict(configuration.training),
+        sparsity=dict(configuration.sparsity),
+    )
+
+
+def save_adapter(
+    adapter: Adapter, folder: Path, backbone: Backbone, head: HeadRecipe
+) -> tuple[str, ...]:
+    """Write the folder.
+
+    Returns:
+        The forms that were written: `autopeft`, and `peft` where it can hold the adapter.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = folded_weights(adapter.file.configuration, adapter.weights)
+    meta = {"autopeft": json.dumps({"label_names": adapter.label_names})}
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        folder / TENSORS,
+        metadata=meta,
+    )
+    (folder / CONFIGURATION).write_text(write_configuration(adapter.file), encoding="utf-8")
+    (folder / METRICS).write_text(json.dumps(adapter.metrics, indent=2) + "\n", encoding="utf-8")
+    if backbone.tokenizer is not None:
+        backbone.tokenizer.save_pretrained(folder)
+    forms = ("autopeft", *_save_peft(adapter, folder, backbone, head))
+    card = model_card(adapter.file, adapter.metrics, adapter.label_names, forms)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return forms
+
+
+def _save_peft(
+    adapter: Adapter, folder: Path, backbone: Backbone, head: HeadRecipe
+) -> tuple[str, ...]:
+    """Write peft's form beside ours; nothing where peft cannot hold the configuration."""
+    try:
+        held = peft_adapter(adapter.file.configuration, backbone, head, adapter.weights)
+    except ExportError:
+        return ()
+    save_file(held.tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    text = json.dumps({**held.config, "inference_mode": True}, indent=2, sort_keys=True) + "\n"
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    return ("peft",)
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Read a folder written by `save_adapter`; InputError where it is none."""
+    file = load_configuration_file(folder / CONFIGURATION)
+    path = folder / TENSORS
+    try:
+        with safe_open(path, framework="pt") as opened:
+            meta = json.loads((opened.metadata() or {})["autopeft"])
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not an adapter that autopeft wrote ({error})") from error
+    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    folded = replace(file, configuration=folded_configuration(file.configuration))
+    return Adapter(folded, weights, tuple(meta["label_names"]), metrics)

@@ -1,0 +1,138 @@
+"""A LoRA configuration as HF `peft` writes it, exactly or not at all.
+
+The safe form: a list of full module names within the base model (they are matched as suffixes, so
+`layer.1.x` does not catch `layer.11.x`), with `rank_pattern` and `alpha_pattern` whose keys are
+regular expressions (dots escaped), and alpha always written.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from autopeft.backbone.anatomy import Anatomy, Site
+from autopeft.backbone.heads import HeadRecipe
+from autopeft.configuration import Configuration
+from autopeft.errors import ExportError, Fault
+from autopeft.methods import registry
+
+
+@dataclass(frozen=True)
+class LoraSite:
+    """LoRA at one site.
+
+    Attributes:
+        site: Where.
+        rank: Its rank.
+        alpha: Its alpha; updates are scaled by alpha / rank.
+    """
+
+    site: Site
+    rank: int
+    alpha: float
+
+
+def lora_sites(configuration: Configuration, anatomy: Anatomy) -> list[LoraSite]:
+    """Every site of a LoRA-only configuration.
+
+    Raises:
+        ExportError: Other methods, or groups of different dropout; all faults at once.
+    """
+    faults = [
+        Fault("export", method, "not carried by HF peft", "lora", "use --format yaml")
+        for method in configuration.methods
+        if registry[method].peft_type != "LORA"
+    ]
+    lora = [group for group in configuration.groups if group.method == "lora"]
+    rates = sorted({float(group["dropout"]) for group in lora})
+    if len(rates) > 1:
+        given = ", ".join(f"{rate:g}" for rate in rates)
+        faults.append(Fault("export", "lora.dropout", given, "one dropout for all of HF peft's"))
+    if faults:
+        raise ExportError(faults)
+    return [
+        LoraSite(anatomy.site(layer, role), int(group["rank"]), float(group["alpha"]))
+        for group in lora
+        for layer in group.layers
+        for role in group.sites
+    ]
+
+
+def peft_config(
+    configuration: Configuration, anatomy: Anatomy, head: HeadRecipe, *, base_model: str
+) -> dict[str, Any]:
+    """The content of an `adapter_config.json` that trains the same configuration with `peft`.
+
+    Raises:
+        ExportError: HF peft cannot carry it: other methods than LoRA, several dropouts, or only
+            part of a fused map.
+    """
+    sites = lora_sites(configuration, anatomy)
+    fused = sorted({lora.site.module for lora in sites if lora.site.fused})
+    if fused:
+        raise ExportError(
+            Fault(
+                "export",
+                "lora.sites",
+                f"{fused[0]}, which holds several sites in one map",
+                "whole maps",
+                "train it with autopeft train: the trained adapter is exact in peft",
+            )
+        )
+    modules = [(lora.site.module, lora.rank, lora.alpha) for lora in sites]
+    dropout = float(configuration.groups[0]["dropout"])
+    return lora_config(modules, head, dropout=dropout, base_model=base_model)
+
+
+def lora_config(
+    modules: list[tuple[str, int, float]],
+    head: HeadRecipe,
+    *,
+    dropout: float,
+    base_model: str,
+) -> dict[str, Any]:
+    """`LoraConfig` of (module, rank, alpha) triples, as JSON can carry it."""
+    from peft import LoraConfig, TaskType
+
+    rank = Counter(rank for _, rank, _ in modules).most_common(1)[0][0]
+    alpha = Counter(alpha for _, _, alpha in modules).most_common(1)[0][0]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=_whole(alpha),
+        lora_dropout=dropout,
+        target_modules=sorted(name for name, _, _ in modules),
+        rank_pattern={re.escape(name): own for name, own, _ in modules if own != rank},
+        alpha_pattern={re.escape(name): _whole(own) for name, _, own in modules if own != alpha},
+        modules_to_save=head_modules(head),
+        task_type=TaskType.SEQ_CLS,
+        base_model_name_or_path=base_model,
+    )
+    plain: dict[str, Any] = config.to_dict()
+    return {key: _json(value) for key, value in plain.items()}
+
+
+def head_modules(head: HeadRecipe) -> list[str]:
+    """Top-level modules of the task head, for `modules_to_save`.
+
+    Raises:
+        ExportError: No transformers task class has such a head.
+    """
+    if not head.native:
+        raise ExportError(
+            Fault(
+                "export",
+                "model",
+                "a backbone whose task class in transformers computes something else",
+                "backbones with a sequence classification class of the same outputs",
+                "use --format yaml",
+            )
+        )
+    return list(dict.fromkeys(step.name.split(".")[0] for step in head.steps))
+
+
+def _whole(alpha: float) -> int | float:
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def _json(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set | frozenset) else getattr(value, "value", value)

@@ -1,0 +1,108 @@
+"""Trained LoRA weights under HF `peft`'s names, exact also on fused maps.
+
+On a fused map, the slices' updates become one: their A stacked, their B in block rows, their
+scales folded into B (so that alpha equals the rank).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autopeft.backbone.heads import HeadRecipe
+from autopeft.backbone.loading import Backbone
+from autopeft.configuration import Configuration
+from autopeft.export.peft_config import LoraSite, lora_config, lora_sites
+
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class PeftAdapter:
+    """An adapter as `PeftModel.from_pretrained` loads it.
+
+    Attributes:
+        config: Content of `adapter_config.json`.
+        tensors: Content of `adapter_model.safetensors`.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def peft_adapter(
+    configuration: Configuration,
+    backbone: Backbone,
+    head: HeadRecipe,
+    weights: Mapping[str, Tensor],
+) -> PeftAdapter:
+    """A trained lane as a `peft` adapter of the backbone's task class.
+
+    Args:
+        configuration: LoRA alone.
+        backbone: What it was trained on.
+        head: The task head.
+        weights: The lane's unpadded tensors by saved name.
+
+    Raises:
+        ExportError: HF peft cannot hold it.
+    """
+    by_module: dict[str, list[LoraSite]] = defaultdict(list)
+    for lora in lora_sites(configuration, backbone.anatomy):
+        by_module[lora.site.module].append(lora)
+    base = f"{PREFIX}{backbone.model.base_model_prefix}."
+    modules, tensors = [], {}
+    for module, sites in by_module.items():
+        if sites[0].site.fused:
+            low, high = _fused(module, sites, backbone, weights)
+            rank, alpha = low.shape[0], float(low.shape[0])
+        else:
+            low, high = _plain(sites[0], weights)
+            rank, alpha = sites[0].rank, sites[0].alpha
+        modules.append((module, rank, alpha))
+        tensors[f"{base}{module}.lora_A.weight"] = low.contiguous()
+        tensors[f"{base}{module}.lora_B.weight"] = high.contiguous()
+    dropout = float(configuration.groups[0]["dropout"])
+    config = lora_config(modules, head, dropout=dropout, base_model=backbone.name)
+    return PeftAdapter(config, tensors | _head(head, weights))
+
+
+def _plain(lora: LoraSite, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """A [r, d_in] and B [d_out, r], as peft keeps them."""
+    name = f"lora.{lora.site.layer}.{lora.site.role}"
+    return weights[f"{name}.A"].T, weights[f"{name}.B"].T
+
+
+def _fused(
+    module: str, sites: list[LoraSite], backbone: Backbone, weights: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    weight = backbone.model.get_submodule(module).get_parameter("weight")
+    d_out = weight.shape[1] if sites[0].site.transposed else weight.shape[0]
+    low = torch.cat([_plain(lora, weights)[0] for lora in sites])
+    high = low.new_zeros(d_out, low.shape[0])
+    column = 0
+    for lora in sites:
+        start, stop = lora.site.start, lora.site.start + lora.site.out_features
+        scaled = _plain(lora, weights)[1] * (lora.alpha / lora.rank)
+        high[start:stop, column : column + lora.rank] = scaled
+        column += lora.rank
+    return low, high
+
+
+def _head(head: HeadRecipe, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The head's tensors under the task model's names."""
+    tensors = {}
+    for index, step in enumerate(head.steps):
+        name = f"{PREFIX}{step.name}"
+        tensors[f"{name}.weight"] = weights[f"head.{index}_weight"].T.contiguous()
+        if step.bias:
+            tensors[f"{name}.bias"] = weights[f"head.{index}_bias"]
+        if step.norm is not None:
+            norm = f"{PREFIX}{step.norm.name}"
+            tensors[f"{norm}.weight"] = weights[f"head.{index}_norm_weight"]
+            if step.norm.bias:
+                tensors[f"{norm}.bias"] = weights[f"head.{index}_norm_bias"]
+    return tensors
