@@ -1,0 +1,70 @@
+"""The Python face of autopeft: what the command line does, and no less.
+
+    import autopeft
+    study = autopeft.search("study.yaml")
+    trial, why = study.pick("knee")
+    study.export(Path("best.yaml"), trial=trial.number)
+    autopeft.train(Path("best.yaml"), Path("adapter"))
+    model = autopeft.load(Path("adapter"))
+
+Names are loaded on first use, so that importing this package imports neither torch nor a database.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autopeft.api.checking import init, load_configuration, render, sites, validate
+    from autopeft.api.environment import doctor
+    from autopeft.api.loading import delete, list_studies, load_study, stop, upgrade_storage
+    from autopeft.api.place import storage_url
+    from autopeft.api.searching import search
+    from autopeft.api.study import Study
+    from autopeft.api.trained import TrainedModel, load
+    from autopeft.api.training import train
+
+_HOME = {
+    "Study": "study",
+    "TrainedModel": "trained",
+    "delete": "loading",
+    "doctor": "environment",
+    "init": "checking",
+    "list_studies": "loading",
+    "load": "trained",
+    "load_configuration": "checking",
+    "load_study": "loading",
+    "render": "checking",
+    "search": "searching",
+    "sites": "checking",
+    "stop": "loading",
+    "storage_url": "place",
+    "train": "training",
+    "upgrade_storage": "loading",
+    "validate": "checking",
+}
+
+__all__ = [
+    "Study",
+    "TrainedModel",
+    "delete",
+    "doctor",
+    "init",
+    "list_studies",
+    "load",
+    "load_configuration",
+    "load_study",
+    "render",
+    "search",
+    "sites",
+    "stop",
+    "storage_url",
+    "train",
+    "upgrade_storage",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

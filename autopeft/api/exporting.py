@@ -1,0 +1,94 @@
+"""A trial as a file that trains elsewhere."""
+
+import json
+from pathlib import Path
+
+from autopeft.api.searching import package_versions
+from autopeft.errors import ExportError, Fault
+from autopeft.export.configuration_file import ConfigurationFile, write_configuration
+from autopeft.study.definition import parse_definition
+from autopeft.study.records import StudyRecord, TrialRecord
+
+FORMATS = ("yaml", "peft")
+
+
+def configuration_file(record: StudyRecord, trial: TrialRecord, *, how: str) -> ConfigurationFile:
+    """All it takes to train a trial's configuration on another machine.
+
+    Args:
+        record: The study.
+        trial: The trial.
+        how: How it was chosen (`knee`, `trial 17`).
+    """
+    definition = parse_definition(record.definition, where=f"study {record.name}", base=None)
+    results = {
+        name: {"value": value, "rung": trial.rung, "seed": trial.seed}
+        for name, value in trial.objectives.items()
+        if name not in ("trainable_params", "head_params")
+    }
+    return ConfigurationFile(
+        model=definition.model,
+        data=definition.data,
+        training=definition.training,
+        seed=trial.seed,
+        configuration=trial.configuration,
+        model_fingerprint=record.fingerprints["backbone"],
+        data_fingerprint=record.fingerprints["data"],
+        results={
+            **results,
+            "trainable_params": trial.trainable_params,
+            "head_params": trial.head_params,
+        },
+        origin={
+            "study": record.name,
+            "trial": trial.number,
+            "pick": how,
+            "hash": trial.hash,
+            "versions": package_versions(),
+        },
+    )
+
+
+def export_trial(
+    record: StudyRecord,
+    trial: TrialRecord,
+    *,
+    how: str,
+    format: str,  # noqa: A002
+    output: Path | None,
+) -> str:
+    """Write a trial in a format; see `Study.export`.
+
+    Raises:
+        ExportError: An unknown format, or one that cannot carry the configuration.
+    """
+    if format not in FORMATS:
+        raise ExportError(Fault("--format", "", format, ", ".join(FORMATS)))
+    if format == "peft":
+        return _peft(record, trial, output)
+    text = write_configuration(configuration_file(record, trial, how=how))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    return text
+
+
+def _peft(record: StudyRecord, trial: TrialRecord, output: Path | None) -> str:
+    from autopeft.backbone.loading import load_backbone
+    from autopeft.export.peft_config import peft_config
+    from autopeft.training.setup import backbone_request
+
+    definition = parse_definition(record.definition, where=f"study {record.name}", base=None)
+    backbone = load_backbone(backbone_request(definition.model))
+    head = backbone.head(len(record.facts["label_names"]) or 1)
+    plain = peft_config(
+        trial.configuration,
+        backbone.anatomy,
+        head,
+        base_model=definition.model.name_or_path,
+    )
+    text = json.dumps(plain, indent=2, sort_keys=True) + "\n"
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "adapter_config.json").write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,96 @@
+"""Reading and steering stored studies. Nothing here imports torch."""
+
+from pathlib import Path
+from typing import Any
+
+from autopeft.api.place import check_packages, output_folder, storage_url
+from autopeft.api.study import Study, status
+from autopeft.errors import Fault, NotFoundError
+from autopeft.study.definition import load_definition
+from autopeft.study.store import Store
+
+
+def open_store(
+    storage: str | None = None, *, create: bool = False, read_only: bool = False
+) -> Store:
+    """The store at a URL; see `storage.open_store`."""
+    check_packages()
+    from storage import open_store as open_sql_store
+
+    return open_sql_store(storage_url(storage), create=create, read_only=read_only)
+
+
+def load_study(
+    name: str | Path | None = None,
+    *,
+    storage: str | None = None,
+    output_dir: Path | None = None,
+) -> Study:
+    """A stored study, read-only.
+
+    Args:
+        name: Its name, a study file that names it, or None where there is only one.
+        storage: URL of the database.
+        output_dir: Where its artifacts lie.
+
+    Raises:
+        NotFoundError: No such study, or several and none named.
+        StorageError: The database cannot be read; it is never created.
+    """
+    store = open_store(storage, read_only=True)
+    found = study_name(store, name)
+    store.study(found)
+    return Study(store, found, output_dir=output_folder(found, output_dir))
+
+
+def study_name(store: Store, name: str | Path | None) -> str:
+    """What a STUDY argument stands for: a name, a study file, or nothing where there is one."""
+    if name is None:
+        names = [record.name for record in store.studies()]
+        if len(names) == 1:
+            return names[0]
+        raise NotFoundError(
+            Fault("STUDY", "", f"nothing, with {len(names)} studies stored", ", ".join(names))
+        )
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") and path.exists():
+        return load_definition(path).study.name
+    return str(name)
+
+
+def list_studies(storage: str | None = None) -> list[dict[str, Any]]:
+    """The status of every study, oldest first."""
+    store = open_store(storage, read_only=True)
+    return [status(store, record) for record in store.studies()]
+
+
+def stop(name: str | Path | None = None, *, storage: str | None = None) -> str:
+    """Ask the coordinator of a running study to stop after its step; the study's name."""
+    store = open_store(storage)
+    found = study_name(store, name)
+    store.request_stop(found)
+    return found
+
+
+def delete(
+    name: str | Path, *, storage: str | None = None, output_dir: Path | None = None
+) -> None:
+    """Remove a study from the database, and its saved lane states.
+
+    Raises:
+        StudyHeldError: A coordinator holds it.
+    """
+    from autopeft.execution.states import remove_states
+
+    store = open_store(storage)
+    found = study_name(store, name)
+    store.delete_study(found)
+    remove_states(output_folder(found, output_dir))
+
+
+def upgrade_storage(storage: str | None = None) -> tuple[str, str]:
+    """Migrate a database to this release; its revisions before and after."""
+    check_packages()
+    from storage import upgrade
+
+    return upgrade(storage_url(storage))

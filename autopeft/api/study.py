@@ -1,0 +1,192 @@
+"""A study as people see it: what `autopeft.search` and `autopeft.load_study` give.
+
+It reads from the store at each call, so it is as fresh while the search runs as when it has ended.
+Nothing here imports torch.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import Fault, InputError
+from autopeft.searchers import front as fronts
+from autopeft.searchers.front import Bound
+from autopeft.space.quantities import parse_duration_s
+from autopeft.study.placement import PlacementMap, placement_map
+from autopeft.study.records import (
+    Measurement,
+    ObjectiveFrame,
+    Snapshot,
+    StudyRecord,
+    StudyState,
+    TrialRecord,
+    TrialState,
+)
+from autopeft.study.store import Store
+
+
+class Study:
+    """One study, read from its store.
+
+    Args:
+        store: Where it is kept.
+        name: Its name.
+        output_dir: Where its artifacts lie.
+
+    Raises:
+        NotFoundError: No study of that name (from any call).
+        StorageError: The database cannot be read (from any call).
+    """
+
+    def __init__(self, store: Store, name: str, *, output_dir: Path) -> None:
+        self._store, self.name, self.output_dir = store, name, output_dir
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r})"
+
+    @property
+    def record(self) -> StudyRecord:
+        """The stored record, as it is now."""
+        return self._store.study(self.name)
+
+    @property
+    def frames(self) -> tuple[ObjectiveFrame, ...]:
+        """The objectives, quality first."""
+        return self.record.frame
+
+    def status(self) -> dict[str, Any]:
+        """Progress, in the binding JSON shape of `autopeft status`."""
+        return status(self._store, self.record)
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials by number."""
+        return self._store.trials(self.name)
+
+    def trial(self, number: int) -> TrialRecord:
+        """One trial."""
+        return self._store.trial(self.name, number)
+
+    def curve(self, number: int) -> list[Measurement]:
+        """A trial's learning curve."""
+        return self._store.curve(self.name, number)
+
+    def attempts(self, number: int) -> list[dict[str, Any]]:
+        """How often a trial was started, and what became of it."""
+        return self._store.attempts(self.name, number)
+
+    def snapshots(self) -> list[Snapshot]:
+        """The front and its hypervolume after every tell."""
+        return self._store.snapshots(self.name)
+
+    def placement(self, number: int) -> PlacementMap:
+        """Where a trial's methods sit, layers x sites."""
+        return placement_map(self.trial(number).configuration, int(self.record.facts["n_layers"]))
+
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front: completed full-budget trials within the caps, from cheap to good."""
+        record = self.record
+        return fronts.front(self.trials(), record.frame, bounds(record))
+
+    def pick(self, how: str = "knee") -> tuple[TrialRecord, str]:
+        """One trial of the front, and why.
+
+        Args:
+            how: `knee`, `best` or `smallest`.
+        """
+        if how not in fronts.PICKS:
+            raise InputError(Fault("--pick", "", repr(how), ", ".join(fronts.PICKS)))
+        return fronts.PICKS[how](self.front(), self.frames)
+
+    def pick_within(self, within: str, prefer: str) -> tuple[TrialRecord, str]:
+        """The trial with the least `prefer` among those within a margin of the best quality."""
+        return fronts.pick_within(self.front(), self.frames, within=within, prefer=prefer)
+
+    def best_baseline(self) -> TrialRecord | None:
+        """The completed baseline of the highest quality, or None."""
+        return fronts.best_baseline(self.trials(), self.frames)
+
+    def verdict(self) -> str:
+        """One honest sentence comparing the front with the best baseline."""
+        return fronts.compare_with_baseline(self.front(), self.trials(), self.frames)
+
+    def export(
+        self,
+        output: Path | None = None,
+        *,
+        trial: int | None = None,
+        pick: str = "knee",
+        format: str = "yaml",  # noqa: A002
+    ) -> str:
+        """One configuration in a format that trains elsewhere.
+
+        Args:
+            output: File (yaml) or folder (peft) to write, or None to write nothing.
+            trial: A trial's number, or None to pick from the front.
+            pick: `knee`, `best` or `smallest`, where no trial is given.
+            format: `yaml` or `peft`.
+
+        Returns:
+            The text of the file; for peft, that of `adapter_config.json`.
+
+        Raises:
+            ExportError: The format cannot carry the configuration.
+        """
+        from autopeft.api.exporting import export_trial
+
+        chosen = self.trial(trial) if trial is not None else self.pick(pick)[0]
+        how = f"trial {trial}" if trial is not None else pick
+        return export_trial(self.record, chosen, how=how, format=format, output=output)
+
+
+def bounds(record: StudyRecord) -> list[Bound]:
+    """Caps and floors of a study's objectives and constraints."""
+    entries = [*record.definition["objectives"], *record.definition.get("constraints", ())]
+    return [
+        Bound(entry["metric"], cap=entry.get("cap"), floor=entry.get("floor"))
+        for entry in entries
+        if entry.get("cap") is not None or entry.get("floor") is not None
+    ]
+
+
+def status(store: Store, record: StudyRecord) -> dict[str, Any]:
+    """A study's progress, in the binding JSON shape; from counts, without loading its trials."""
+    counts = store.counts(record.name)
+    snapshot = store.last_snapshot(record.name)
+    budget = dict(record.definition["budget"])
+    baselines = int(record.facts.get("n_baselines", 0))
+    begun = max(0, sum(counts.values()) - baselines)
+    done = sum(counts[state] for state in TrialState if state.final)
+    trials_left = None if budget.get("trials") is None else max(0, budget["trials"] - begun)
+    open_trials = counts[TrialState.RUNNING] + counts[TrialState.WAITING]
+    wall = float(record.spent.get("wall_seconds", 0.0))
+    text = budget.get("wall_clock")
+    limit = None if text is None else parse_duration_s(text)
+    per_trial = wall / done if done else None
+    remaining = None if trials_left is None else trials_left + open_trials
+    finished = record.state is StudyState.FINISHED
+    return {
+        "study": record.name,
+        "state": record.state.value,
+        "trials": {state.value: counts[state] for state in TrialState},
+        "hypervolume": snapshot.hypervolume if snapshot else 0.0,
+        "reference_point": {frame.name: frame.worst for frame in record.frame},
+        "front_size": len(snapshot.front) if snapshot else 0,
+        "budget": budget,
+        "left": {
+            "trials": trials_left,
+            "wall_clock": None if limit is None else max(0.0, limit - wall),
+        },
+        "eta_seconds": 0.0
+        if finished
+        else (None if per_trial is None or remaining is None else per_trial * remaining),
+        "spent": {
+            "trials": begun,
+            "train_seconds": record.spent.get("train_seconds", 0.0),
+            "optimizer_steps": int(record.spent.get("optimizer_steps", 0)),
+            "suggest_seconds": record.spent.get("suggest_seconds", 0.0),
+            "wall_seconds": wall,
+        },
+        "failures": store.failures(record.name),
+        "objectives": [frame.name for frame in record.frame],
+        "created_at": record.created_at.isoformat(),
+        "updated_at": record.updated_at.isoformat(),
+    }

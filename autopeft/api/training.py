@@ -1,0 +1,139 @@
+"""`autopeft.train`: train an exported configuration at full budget."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import Fault, InputError, TrialError
+from autopeft.export.adapter import CONFIGURATION, Adapter, save_adapter
+from autopeft.export.configuration_file import ConfigurationFile, load_configuration_file
+from autopeft.methods import counting, registry
+from autopeft.study.configuration_check import check_configuration
+from autopeft.study.metrics import DEFAULT_QUALITY, METRICS
+from autopeft.study.progress import Listener, Progress, Silent
+from autopeft.training.lanes.pack import Lane
+from autopeft.training.setup import Materials, device_name, load_materials
+
+
+def train(
+    config: Path | str, output: Path | str, *, listener: Listener | None = None
+) -> dict[str, Any]:
+    """Train a configuration file and write the adapter; see `autopeft.export.adapter`.
+
+    On the same data, backbone, seed and machine this repeats the search's trial.
+
+    Args:
+        config: A file that `autopeft export` wrote.
+        output: A folder: new, empty, or an adapter to be replaced.
+        listener: Watches the training.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        InputError: Faults of the file, its model or its data.
+        TrialError: The training diverged or ran out of memory.
+    """
+    listener = listener or Silent()
+    folder = _checked_folder(Path(output))
+    file = load_configuration_file(Path(config))
+    quality = _quality(file)
+    listener.on_progress(Progress(str(config), "loading", 0, 1))
+    materials = load_materials(
+        file.model,
+        file.data,
+        file.training,
+        quality=quality,
+        seed=file.seed,
+        device=device_name("auto"),
+        output_dir=folder,
+    )
+    _check(file, materials, str(config))
+    _note_changes(file, materials, listener)
+    began = time.perf_counter()
+    run = materials.trainer.start([Lane(0, file.configuration)])
+
+    def on_step(step: int) -> bool:
+        listener.on_progress(
+            Progress(str(config), "training", 0, 1, (0,), step, materials.total_steps, quality)
+        )
+        return True
+
+    run.train(materials.total_steps, on_step=on_step)
+    evaluation = run.evaluate()[0]
+    if evaluation.diverged:
+        raise TrialError(
+            f"{config}: the training diverged (weights or predictions are not finite)",
+            cause="diverged",
+            hint="lower training.learning_rate",
+        )
+    anatomy = materials.backbone.anatomy
+    metrics: dict[str, Any] = {
+        "validation": dict(evaluation.values),
+        "trainable_params": counting.trainable_params(file.configuration, anatomy),
+        "head_params": materials.head_params,
+        "optimizer_steps": run.step,
+        "train_seconds": round(time.perf_counter() - began, 3),
+        "n_train": len(materials.data.train),
+        "n_validation": len(materials.data.validation),
+        "configuration": file.configuration.hash,
+        "seed": file.seed,
+    }
+    adapter = Adapter(
+        _with_fingerprints(file, materials),
+        run.states()[0].weights(),
+        materials.data.label_names,
+        metrics,
+    )
+    metrics["forms"] = list(
+        save_adapter(adapter, folder, materials.backbone, materials.trainer.recipe)
+    )
+    return metrics
+
+
+def _checked_folder(folder: Path) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(Fault("-o", "", str(folder), "a folder"))
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIGURATION).exists():
+        raise InputError(
+            Fault("-o", "", f"{folder}, which holds other files", "a new or empty folder")
+        )
+    return folder.absolute()
+
+
+def _quality(file: ConfigurationFile) -> str:
+    """The metric that the search optimised, as the file's results name it."""
+    for name in file.results:
+        if name in METRICS and METRICS[name].kind == "quality":
+            return name
+    return DEFAULT_QUALITY[file.model.task]
+
+
+def _check(file: ConfigurationFile, materials: Materials, where: str) -> None:
+    anatomy = materials.backbone.anatomy
+    plain = {k: v for k, v in file.configuration.to_dict().items() if k != "training"}
+    shape = anatomy.shape(registry.carried_by(anatomy))
+    faults = check_configuration(plain, registry.schemas(), shape, where)
+    if faults:
+        raise InputError(faults)
+
+
+def _note_changes(file: ConfigurationFile, materials: Materials, listener: Listener) -> None:
+    for what, before, now in (
+        ("backbone", file.model_fingerprint, materials.backbone.fingerprint),
+        ("data", file.data_fingerprint, materials.data.fingerprint),
+    ):
+        if before is not None and before != now:
+            listener.on_event(
+                f"note: the {what} is not the one this configuration was found on "
+                f"({before[:12]} then, {now[:12]} now); results will differ"
+            )
+
+
+def _with_fingerprints(file: ConfigurationFile, materials: Materials) -> ConfigurationFile:
+    return replace(
+        file,
+        model_fingerprint=materials.backbone.fingerprint,
+        data_fingerprint=materials.data.fingerprint,
+    )
