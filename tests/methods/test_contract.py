@@ -1,0 +1,114 @@
+"""One suite over the registry: a new method is tested by existing."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autopeft.backbone.anatomy import Anatomy
+from autopeft.configuration import Configuration, Group
+from autopeft.methods import counting, registry
+from autopeft.space.schema import MethodSchema
+from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.seeds import Seeds
+
+_SPEC = importlib.util.spec_from_file_location(
+    "tiny_backbones", Path(__file__).parents[1] / "training" / "lanes" / "conftest.py"
+)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+tiny = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(tiny)
+
+TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
+SIZES = (1, 3, 8)
+
+
+def _settings(schema: MethodSchema, size: int, **given: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {schema.size: size, **given}
+    for parameter in schema.parameters:
+        sibling = parameter.when
+        if parameter.name in settings or (sibling and settings.get(sibling[0]) != sibling[1]):
+            continue
+        settings[parameter.name] = parameter.default
+    return settings
+
+
+def _configuration(name: str, anatomy: Anatomy, size: int, **given: Any) -> Configuration:
+    schema = registry[name].schema
+    offered = {*anatomy.roles, *anatomy.sublayers}
+    sites = [site for site in schema.sites if site in offered]
+    layers = range(0, len(anatomy.layers), 2)
+    group = Group.of(name, layers, sites, **_settings(schema, size, **given))
+    return Configuration.of([group], training=TRAINING)
+
+
+def _variants(name: str) -> list[dict[str, Any]]:
+    flags = [p.name for p in registry[name].schema.parameters if p.kind == "bool"]
+    return [{}] + [{flag: True} for flag in flags]
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("size", SIZES)
+def test_counts_are_those_of_the_tensors(name: str, architecture: str, size: int) -> None:
+    backbone = tiny.tiny_backbone(architecture)
+    method = registry[name]
+    for given in _variants(name):
+        configuration = _configuration(name, backbone.anatomy, size, **given)
+        lane = Lane(0, configuration)
+        pack = Pack(backbone, backbone.head(3), [lane], seeds=Seeds(0))
+        trained = sum(parameter.numel() for parameter in pack.operators.parameters())
+        assert counting.training_params(configuration, backbone.anatomy) == trained
+        views = pack.lane_views(pack.parameters_by_name(), 0)
+        (group,) = configuration.groups
+        kept = 0
+        for place in method.places(group, backbone.anatomy):
+            start = f"{name}.{place.layer}.{place.site}."
+            own = {n.removeprefix(start): t for n, t in views.items() if n.startswith(start)}
+            kept += sum(t.numel() for t in method.folded_tensors(group, own).values())
+        assert counting.trainable_params(configuration, backbone.anatomy) == kept
+        per_site = counting.site_params(configuration, backbone.anatomy)
+        assert sum(per_site.values()) == kept
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("name", registry.names())
+def test_identity_at_initialisation_is_what_the_method_says(name: str, architecture: str) -> None:
+    backbone = tiny.tiny_backbone(architecture)
+    batch = tiny.tiny_batch(architecture)
+    lanes = [
+        Lane(0, Configuration.of([], training=TRAINING)),
+        Lane(1, _configuration(name, backbone.anatomy, 4)),
+    ]
+    outputs = []
+    for lane in lanes:
+        pack = Pack(backbone, backbone.head(3), [lane], seeds=Seeds(0), dtype=torch.float64)
+        with torch.no_grad(), pack.running():
+            outputs.append(pack(batch, tiny_call()))
+    distance = float((outputs[0] - outputs[1]).abs().max())
+    if registry[name].identity == "exact":
+        assert distance < 1e-12
+    else:
+        assert distance > 1e-9
+
+
+def tiny_call() -> Any:
+    """A call without dropout."""
+    from autopeft.methods.base import Call
+
+    def refuse(name: str, shape: Any) -> Any:
+        raise AssertionError("random numbers in evaluation")
+
+    return Call(training=False, uniform=refuse)
+
+
+def test_unknown_and_duplicate_names_raise_with_the_known_list() -> None:
+    with pytest.raises(ValueError, match="serial_adapter"):
+        registry["loar"]
+    with pytest.raises(ValueError, match="registered twice"):
+        registry.register(registry["lora"])
+
