@@ -87,7 +87,7 @@ class AutopeftError(Exception):
     @property
     def faults(self) -> tuple[Fault, ...]:
         """The error as faults: what `--json` prints."""
-        return (Fault(where="", key="", given=self.message, allowed="", hint=self.hint),)
+        return (Fault(where=self.message, key="", given="", allowed="", hint=self.hint),)
 
 
 def _rebuild(kind: type[AutopeftError], state: dict[str, Any]) -> AutopeftError:

@@ -39,7 +39,7 @@ def doctor(storage: str | None = None) -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str]:
-    from autopeft.api.searching import package_versions
+    from autopeft.api.versions import package_versions
 
     return package_versions()
 

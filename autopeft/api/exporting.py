@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from autopeft.api.searching import package_versions
+from autopeft.api.versions import package_versions
 from autopeft.errors import ExportError, Fault
 from autopeft.export.configuration_file import ConfigurationFile, write_configuration
 from autopeft.study.definition import parse_definition

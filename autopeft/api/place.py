@@ -1,5 +1,6 @@
 """Where a study lives: its database and its folder of artifacts."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -29,14 +30,14 @@ def check_packages() -> None:
     """`storage` and `dashboard` are names that others use too: make sure that they are ours.
 
     Raises:
-        AutopeftError: Another package or module of that name was imported in their place.
+        AutopeftError: Another package or module of that name would be imported in their place.
     """
-    import storage
-
     home = Path(__file__).resolve().parents[2]
-    found = Path(storage.__file__ or "nowhere").resolve()
-    if home not in found.parents:
-        raise AutopeftError(
-            f"the package `storage` was imported from {found}, not from beside autopeft ({home})",
-            hint="rename that file, or start autopeft from another folder",
-        )
+    for name in ("storage", "dashboard"):
+        spec = importlib.util.find_spec(name)
+        found = Path((spec and spec.origin) or "nowhere").resolve()
+        if home not in found.parents:
+            raise AutopeftError(
+                f"`{name}` is {found} here, not autopeft's own package beside {home / 'autopeft'}",
+                hint="rename that file, or start autopeft from another folder",
+            )

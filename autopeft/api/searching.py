@@ -1,9 +1,6 @@
 """`autopeft.search`: create or resume a study and run it to its end."""
 
-import logging
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ from autopeft.api import problem as problems
 from autopeft.api.loading import open_store
 from autopeft.api.place import output_folder
 from autopeft.api.study import Study, bounds
+from autopeft.api.versions import package_versions
 from autopeft.errors import Fault, StudyMismatchError
 from autopeft.execution.states import STATES
 from autopeft.searchers.baselines import baselines
@@ -26,11 +24,6 @@ from autopeft.study.overrides import with_overrides
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import NewStudy, StudyRecord, StudyState
 from autopeft.study.store import Store
-
-logger = logging.getLogger(__name__)
-
-VERSIONED = ("autopeft", "torch", "transformers", "datasets", "botorch", "optuna", "peft", "numpy")
-"""Packages whose versions decide results; stored with the study."""
 
 PACK_SIZES = {"cpu": 4}
 DEFAULT_PACK_SIZE = 8
@@ -293,6 +286,7 @@ class _Prepared:
         from autopeft.execution.inprocess import InProcessRunner
         from autopeft.searchers.registry import make_searcher
         from autopeft.tuner import Tuner, TunerSettings
+        from autopeft.tuner.ledger import Ledger
 
         definition, record = self._definition, store.study(self._definition.study.name)
         budget = definition.budget
@@ -311,9 +305,7 @@ class _Prepared:
             accuracy_like=self._quality in ("accuracy", "f1", "matthews"),
         )
         return Tuner(
-            store,
-            definition.study.name,
-            token,
+            Ledger(store, definition.study.name, token),
             problem=self._problem,
             searcher=make_searcher(definition.search.searcher, self._problem),
             runner=InProcessRunner(self._materials.trainer),
@@ -321,14 +313,3 @@ class _Prepared:
             listener=self._listener,
             stopper=self._stopper,
         )
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide results."""
-    found = {"python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            logger.debug("%s is not installed", package)
-    return found

@@ -185,7 +185,7 @@ def default_plain() -> dict[str, Any]:
             "source": "builtin:docstrings",
             "text": "text",
             "label": "label",
-            "max_length": 48,
+            "max_length": 32,
             "limit": {"train": 640, "validation": 400},
         },
         "training": {"epochs": 3, "batch_size": 32, "learning_rate": 1.0e-3},

@@ -111,4 +111,3 @@ def test_unknown_and_duplicate_names_raise_with_the_known_list() -> None:
         registry["loar"]
     with pytest.raises(ValueError, match="registered twice"):
         registry.register(registry["lora"])
-

@@ -12,13 +12,14 @@ from autopeft.api import problem as problems
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Result, Run, state_path
-from autopeft.searchers.baselines import baselines
 from autopeft.searchers.base import Problem
+from autopeft.searchers.baselines import baselines
 from autopeft.searchers.registry import make_searcher
 from autopeft.study.definition import parse_definition
 from autopeft.study.progress import Silent, Stopper
 from autopeft.study.records import Measurement, NewStudy
 from autopeft.tuner import Tuner, TunerSettings
+from autopeft.tuner.ledger import Ledger
 from storage import SqlStore, open_store
 from storage.lease import this_process
 
@@ -188,9 +189,7 @@ class Desk:
             "accuracy_like": True,
         }
         return Tuner(
-            self.store,
-            NAME,
-            token,
+            Ledger(self.store, NAME, token),
             problem=self.problem,
             searcher=make_searcher(self.definition.search.searcher, self.problem),
             runner=self.runner,

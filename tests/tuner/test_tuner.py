@@ -93,7 +93,7 @@ def test_a_stop_saves_lane_states_and_the_next_sitting_goes_on_from_them(make_de
 def test_a_stop_request_in_the_database_is_heard(
     make_desk: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autopeft.tuner.POLL_S", 0.0)
+    monkeypatch.setattr("autopeft.tuner.watch.POLL_S", 0.0)
     desk = make_desk()
     desk.create()
     desk.runner.before_step = lambda lanes, step: desk.store.request_stop(NAME)

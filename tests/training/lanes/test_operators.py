@@ -203,7 +203,7 @@ def test_prefix_counts_are_those_of_the_folded_tensors(
     backbone = make_backbone("llama")
     settings = {"hidden": 8} if reparametrise else {}
     group = Group.of("prefix", [1], length=5, reparametrise=reparametrise, **settings)
-    pack, views = _pack(backbone, group)
+    pack, _ = _pack(backbone, group)
     configuration = pack.lanes[0].configuration
     trained = sum(p.numel() for p in pack.operators.parameters())
     assert counting.training_params(configuration, backbone.anatomy) == trained

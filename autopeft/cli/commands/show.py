@@ -1,0 +1,156 @@
+"""`autopeft show`: one trial, with its placement map and learning curve."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autopeft.cli.options import JsonOption, OutputDirOption, StorageOption, StudyOption
+from autopeft.cli.streams import ascii_only, console, print_json
+from autopeft.study.records import TrialRecord
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autopeft.api.study import Study
+
+
+def show(
+    trial: Annotated[
+        int, typer.Argument(metavar="TRIAL", help="The trial's number.", show_default=False)
+    ],
+    study: StudyOption = None,
+    storage: StorageOption = None,
+    output_dir: OutputDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one trial, with placement map and learning curve."""
+    from autopeft import api
+
+    loaded = api.load_study(study, storage=storage, output_dir=output_dir)
+    record = loaded.trial(trial)
+    if as_json:
+        print_json(_plain(loaded, record))
+        return
+    target = console()
+    _print_facts(target, loaded, record)
+    _print_configuration(target, record)
+    _print_placement(target, loaded, record)
+    _print_curve(target, loaded, record)
+    _print_training(target, loaded, record)
+
+
+def _plain(study: "Study", record: TrialRecord) -> dict[str, Any]:
+    """The trial's JSON shape, with all that belongs to it."""
+    placement = study.placement(record.number)
+    curve = [
+        {
+            "step": each.step,
+            "metric": each.metric,
+            "split": each.split,
+            "value": each.value,
+            "rung": each.rung,
+        }
+        for each in study.curve(record.number)
+    ]
+    return record.to_dict() | {
+        "study": record.study,
+        "message": record.message,
+        "pack": record.pack,
+        "details": record.details,
+        "profile": record.profile,
+        "curve": curve,
+        "placement": {
+            "rows": list(placement.rows),
+            "n_layers": placement.n_layers,
+            "sizes": placement.matrix(),
+        },
+        "attempts": [
+            {key: _time(value) for key, value in attempt.items()}
+            for attempt in study.attempts(record.number)
+        ],
+        "created_at": _time(record.created_at),
+        "started_at": _time(record.started_at),
+        "finished_at": _time(record.finished_at),
+    }
+
+
+def _time(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _print_facts(target: "Console", study: "Study", record: TrialRecord) -> None:
+    from autopeft.cli.wording import number, objective
+
+    on_front = record.number in {member.number for member in study.front()}
+    origin = f"baseline {record.baseline}" if record.baseline else record.origin.value
+    mark = ", on the front" if on_front else ""
+    _heading(target, f"Trial {record.number} of study {record.study}")
+    _line(target, "state", f"{record.state.value}{mark}")
+    if record.cause or record.message:
+        _line(target, "cause", ": ".join(filter(None, (record.cause, record.message))))
+    _line(target, "origin", origin)
+    for frame in study.frames:
+        _line(target, frame.name, objective(frame, record.objectives.get(frame.name)))
+    if "trainable_params" not in [frame.name for frame in study.frames]:
+        _line(target, "trainable_params", number(record.trainable_params))
+    _line(target, "head_params", number(record.head_params))
+    _line(target, "rung", f"{number(record.rung)} ({record.optimizer_steps:,} optimizer steps)")
+    _line(target, "hash", record.hash)
+
+
+def _print_configuration(target: "Console", record: TrialRecord) -> None:
+    from autopeft.cli.wording import flattened, plain_text
+
+    _heading(target, "Configuration")
+    for key, value in flattened(record.configuration.to_dict()).items():
+        _line(target, key, plain_text(value))
+
+
+def _print_placement(target: "Console", study: "Study", record: TrialRecord) -> None:
+    from autopeft.cli.placement_map import placement_lines
+
+    _heading(target, "Placement (layers across, sizes in the cells)")
+    placement = study.placement(record.number)
+    for line in placement_lines(placement, width=target.width, ascii_only=ascii_only(target)):
+        target.print(line, soft_wrap=True)
+
+
+def _print_curve(target: "Console", study: "Study", record: TrialRecord) -> None:
+    from autopeft.cli.plots import print_curve_plot
+    from autopeft.cli.wording import number
+
+    curve = study.curve(record.number)
+    if not curve:
+        return
+    _heading(target, "Learning curve")
+    metric = study.frames[0].name
+    if not print_curve_plot(target, curve, metric):
+        for each in curve:
+            _line(target, f"step {each.step}", f"{each.split} {each.metric} {number(each.value)}")
+
+
+def _print_training(target: "Console", study: "Study", record: TrialRecord) -> None:
+    from autopeft.cli.wording import duration, flattened, plain_text
+
+    for title, plain in (("Why it was proposed", record.details), ("Training", record.profile)):
+        if plain:
+            _heading(target, title)
+            for key, value in flattened(plain).items():
+                _line(target, key, plain_text(value))
+    attempts = study.attempts(record.number)
+    if attempts:
+        _heading(target, "Attempts")
+    for attempt in attempts:
+        began, ended = attempt["started_at"], attempt["finished_at"]
+        length = "not ended" if ended is None else duration((ended - began).total_seconds())
+        why = ": ".join(filter(None, (attempt["cause"], attempt["message"])))
+        parts = [f"{began:%Y-%m-%d %H:%M:%S} UTC", length, why]
+        _line(target, str(attempt["attempt"]), ", ".join(filter(None, parts)))
+
+
+def _heading(target: "Console", text: str) -> None:
+    target.print(f"\n{text}" if not text.startswith("Trial") else text, style="bold")
+
+
+def _line(target: "Console", name: str, text: str) -> None:
+    target.print(f"  {name:<24} {text}", soft_wrap=True)

@@ -1,0 +1,49 @@
+"""`autopeft status`: how far a study is, what it spent, and what failed."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import typer
+
+from autopeft.cli.options import JsonOption, OutputDirOption, StorageOption, StudyArgument
+from autopeft.cli.streams import print_json
+
+
+def status(
+    study: StudyArgument = None,
+    storage: StorageOption = None,
+    output_dir: OutputDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a study's progress, budget and failures."""
+    from autopeft import api
+
+    plain = api.load_study(study, storage=storage, output_dir=output_dir).status()
+    if as_json:
+        print_json(plain)
+        return
+    for name, text in _lines(plain):
+        typer.echo(f"{name + ':':<14}{text}")
+
+
+def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    from autopeft.cli.wording import duration, number
+
+    spent, left = plain["spent"], plain["left"]
+    yield "study", f"{plain['study']} ({plain['state']})"
+    yield "trials", ", ".join(f"{count} {state}" for state, count in plain["trials"].items())
+    yield "front", f"{plain['front_size']} trials, hypervolume {plain['hypervolume']:.4f}"
+    worst = ", ".join(f"{key} {number(value)}" for key, value in plain["reference_point"].items())
+    yield "reference", worst
+    yield (
+        "spent",
+        f"{spent['trials']} trials of the budget, {duration(spent['train_seconds'])} of training,"
+        f" {spent['optimizer_steps']:,} optimizer steps,"
+        f" {duration(spent['suggest_seconds'])} of proposing",
+    )
+    trials_left = "no limit" if left["trials"] is None else f"{left['trials']} trials"
+    clock = left.get("wall_clock")
+    yield "left", trials_left + ("" if clock is None else f", {duration(clock)} of wall clock")
+    yield "time left", duration(plain["eta_seconds"])
+    failures = ", ".join(f"{count} {cause}" for cause, count in plain["failures"].items())
+    yield "failures", failures or "none"

@@ -1,0 +1,18 @@
+"""`autopeft studies`: all studies of a database."""
+
+from autopeft.cli.options import JsonOption, StorageOption
+from autopeft.cli.streams import console, print_json, say
+
+
+def studies(storage: StorageOption = None, as_json: JsonOption = False) -> None:
+    """List all studies with their progress."""
+    from autopeft import api
+    from autopeft.cli.tables import print_table, studies_table
+
+    statuses = api.list_studies(storage)
+    if as_json:
+        print_json(statuses)
+    elif statuses:
+        print_table(console(), studies_table(statuses))
+    else:
+        say(f"no study in {api.storage_url(storage)}; autopeft search creates one")

@@ -1,0 +1,56 @@
+"""The commands to type next: exact, with the storage and output folder that were given."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command was told to look; what was not given stays out of the next command.
+
+    Attributes:
+        storage: The storage URL, or None.
+        output_dir: The artifacts' folder, or None.
+    """
+
+    storage: str | None = None
+    output_dir: Path | None = None
+
+    @property
+    def storage_flags(self) -> list[str]:
+        """`--storage URL`, where it was given."""
+        return [] if self.storage is None else ["--storage", self.storage]
+
+    @property
+    def flags(self) -> list[str]:
+        """`--storage` and `--output-dir`, where they were given."""
+        output = [] if self.output_dir is None else ["--output-dir", str(self.output_dir)]
+        return [*self.storage_flags, *output]
+
+
+def command(*words: str) -> str:
+    """An `autopeft` command line, quoted for a shell."""
+    return shlex.join(["autopeft", *words])
+
+
+def after_search(study: str, trial: int, place: Place) -> list[tuple[str, str]]:
+    """What to do with a front: (command, what it does).
+
+    Args:
+        study: The study's name.
+        trial: The trial that the knee picks.
+        place: Where the study is.
+    """
+    pick = ("export", study, "--pick", "knee", "-o", "best.yaml")
+    return [
+        (command("show", str(trial), "--study", study, *place.flags), "look at the knee's trial"),
+        (command(*pick, *place.flags), "write its configuration"),
+        (command("train", "best.yaml", "-o", "adapter"), "train it at full budget"),
+        (command("dashboard", *place.storage_flags), "browse the front"),
+    ]
+
+
+def listed(commands: list[tuple[str, str]]) -> list[str]:
+    """The lines that show them, explained."""
+    return [f"  {line}    # {does}" for line, does in commands]

@@ -1,0 +1,87 @@
+"""The options that several commands share, so that they are called and explained alike.
+
+Nothing here imports more than typer: every command's `--help` passes through this module.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JSON_KEY = "autopeft.json"
+
+
+def note_json(context: typer.Context, value: bool) -> bool:
+    """Remember that JSON was asked for: errors take that form too."""
+    context.meta[JSON_KEY] = context.meta.get(JSON_KEY, False) or value
+    return value
+
+
+class Pick(StrEnum):
+    """How a trial of the front is chosen."""
+
+    BEST = "best"
+    KNEE = "knee"
+    SMALLEST = "smallest"
+
+
+class TableFormat(StrEnum):
+    """How a list of trials is printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+class ExportFormat(StrEnum):
+    """What a configuration is exported as."""
+
+    YAML = "yaml"
+    PEFT = "peft"
+
+
+StudyArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="STUDY",
+        help="A study's name or its file; may be left out where only one study exists.",
+        show_default=False,
+    ),
+]
+StudyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="STUDY",
+        help="A study's name or its file; may be left out where only one study exists.",
+    ),
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="The database; AUTOPEFT_STORAGE, else sqlite:///autopeft.db.",
+    ),
+]
+OutputDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-dir",
+        metavar="DIR",
+        help="Where the study's artifacts lie; AUTOPEFT_OUTPUT, else autopeft-runs/STUDY/.",
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print JSON on stdout and nothing else there, errors included.",
+        callback=note_json,
+        is_eager=True,
+    ),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show no progress; the result is still printed.")
+]

@@ -1,0 +1,108 @@
+"""Numbers, durations and configurations as people read them; ASCII alone."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from autopeft.configuration import Configuration
+from autopeft.study.placement import SIZE_NAMES
+from autopeft.study.records import ObjectiveFrame
+
+_STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def objective(frame: ObjectiveFrame, value: float | None) -> str:
+    """An objective's value: counts with commas, qualities with four decimals."""
+    if value is None or frame.scale == "log10":
+        return number(value)
+    return f"{value:.4f}"
+
+
+def number(value: float | None) -> str:
+    """Any number: thousands with commas, others with four significant digits."""
+    if value is None:
+        return "-"
+    if abs(value) >= 1000 or float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def compact(value: float) -> str:
+    """A large number in short: 294912 is `295k`."""
+    for size, suffix in _STEPS:
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """A duration in its two largest units: `2 h 5 min`."""
+    if seconds is None:
+        return "unknown"
+    whole = max(0, round(seconds))
+    parts = [
+        (whole // 86400, "d"),
+        (whole // 3600 % 24, "h"),
+        (whole // 60 % 60, "min"),
+        (whole % 60, "s"),
+    ]
+    first = next((index for index, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return (
+        " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "0 s"
+    )
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Sorted whole numbers with runs joined: `0-3,7`."""
+    runs: list[list[int]] = []
+    for each in numbers:
+        if runs and each == runs[-1][1] + 1:
+            runs[-1][1] = each
+        else:
+            runs.append([each, each])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def configuration_text(configuration: Configuration) -> str:
+    """A configuration in one line: `lora rank 8 query,value @ 4-5; lr 0.001`."""
+    parts = []
+    for group in configuration.groups:
+        settings = dict(group.settings)
+        size = next((f"{name} {settings[name]}" for name in SIZE_NAMES if name in settings), "")
+        sites = ",".join(group.sites)
+        words = [group.method, size, sites, f"@ {ranges(group.layers)}"]
+        parts.append(" ".join(word for word in words if word))
+    rule = dict(configuration.sparsity).get("rule", "none")
+    if rule != "none":
+        parts.append(f"sparsity {rule}")
+    rate = configuration.training_value("learning_rate")
+    return "; ".join([*(parts or ["head only"]), f"lr {rate:.3g}"])
+
+
+def flattened(plain: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested plain data as dotted keys; lists of mappings get an index, other lists stay."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        name = f"{above}.{key}" if above else str(key)
+        if isinstance(value, Mapping):
+            flat |= flattened(value, name)
+        elif isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
+            for index, item in enumerate(value):
+                flat |= flattened(item, name if len(value) == 1 else f"{name}.{index}")
+        else:
+            flat[name] = value
+    return flat
+
+
+def plain_text(value: Any) -> str:
+    """A plain value in a table cell: whole numbers joined to runs, missing ones as `-`."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        if value and all(isinstance(item, int) for item in value):
+            return ranges(value)
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return number(value)
+    return str(value)

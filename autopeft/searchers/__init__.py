@@ -1,0 +1,1 @@
+"""Searchers: what proposes configurations, and the front they are judged by."""

@@ -1,0 +1,141 @@
+"""The GP searcher: multi-objective Bayesian optimisation over the real, discrete space.
+
+Quality is modelled by a GP over features, costs are known, and the batch is chosen greedily: each
+next proposal maximises the expected gain in hypervolume given those before. The maximisation runs
+over configurations themselves (samples, neighbours of the front, then local search), so what is
+proposed is exactly what was scored: nothing is rounded, repaired or duplicated afterwards.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from autopeft.configuration import Configuration
+from autopeft.searchers.acquisition import Acquisition, joint_model
+from autopeft.searchers.base import Observation, Problem, Proposal
+from autopeft.searchers.batch import Batch, Choice
+from autopeft.searchers.bo import ModelList
+from autopeft.searchers.candidates import Candidate, Candidates
+from autopeft.searchers.encoding import Encoding
+from autopeft.searchers.features import Features
+from autopeft.searchers.history import History, stream
+from autopeft.searchers.initial import InitialDesign, spread
+from autopeft.searchers.locate import Locator
+from autopeft.searchers.surrogate import fit_objectives, numerics
+from autopeft.study.records import Origin
+
+SAMPLED = 384
+"""Samples of the space among which each ask begins."""
+
+FRONT_MEMBERS = 16
+"""Members of the front whose neighbours join them; a random choice where there are more."""
+
+AROUND_FRONT = 12
+"""Neighbours of each of these members."""
+
+MAX_ROWS = 800
+"""Measurements that the GP is conditioned on: full-budget ones and recent ones first."""
+
+
+class GPSearcher:
+    """Proposes what is expected to enlarge the hypervolume most."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._history = History(problem)
+        self._candidates = Candidates(problem)
+        self._features = Features(problem)
+        self._initial = InitialDesign(problem, self._candidates, self._features)
+        self._locator = Locator(problem)
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        """Learn; every rung of a trial informs the surrogate."""
+        self._history.tell(observations)
+
+    def ask(self, q: int, *, pending: Sequence[Configuration] = ()) -> list[Proposal]:
+        """At most `q` proposals: the rest of the start first, then those of the acquisition."""
+        seen = self._history.seen(pending)
+        proposals = self._initial.propose(q, self._history, seen)
+        wanted = q - len(proposals)
+        if wanted <= 0:
+            return proposals
+        rng = stream(self._problem.seed, len(seen), "gp")
+        seen = self._history.seen(pending)
+        pool = self._pool(rng, seen)
+        if pool and len(self._history.measurements()) >= 2:
+            waiting = list(self._history.pending(pending).values())
+            found = self._optimised(pool, min(wanted, len(pool)), waiting, rng, seen)
+        else:
+            details = {"reason": "space-filling: fewer than two measurements"}
+            chosen = spread(pool, wanted, self._features)
+            found = [Proposal(each.configuration, Origin.SEARCHER, details) for each in chosen]
+        self._history.propose(each.configuration for each in found)
+        return proposals + found
+
+    def _pool(self, rng: np.random.Generator, seen: frozenset[str]) -> list[Candidate]:
+        """Samples of the space and neighbours of the front, distinct."""
+        pool = {each.hash: each for each in self._candidates.sample(rng, SAMPLED, seen)}
+        members = self._history.front()
+        if len(members) > FRONT_MEMBERS:
+            kept = rng.choice(len(members), FRONT_MEMBERS, replace=False)
+            members = [members[index] for index in sorted(kept)]
+        for member in members:
+            point = self._locator.point(member.configuration)
+            near = self._candidates.neighbours(point, rng, AROUND_FRONT, seen)
+            pool.update((each.hash, each) for each in near)
+        return list(pool.values())
+
+    def _optimised(
+        self,
+        pool: list[Candidate],
+        wanted: int,
+        waiting: Sequence[Configuration],
+        rng: np.random.Generator,
+        seen: frozenset[str],
+    ) -> list[Proposal]:
+        """The batch that maximises the acquisition greedily, and why."""
+        measurements = _weightiest(self._history.measurements(), MAX_ROWS)
+        every = [
+            *(each.configuration for each in measurements),
+            *(each.configuration for each in pool),
+        ]
+        lowest = min(1.0, *(each.rung for each in measurements))
+        encoding = Encoding.of(self._problem, self._features, every, lowest)
+        full = [m.configuration for m in measurements if m.rung >= 1.0 and not m.failed]
+        with numerics(int(rng.integers(2**31))):
+            model = joint_model(fit_objectives(self._problem, encoding, measurements))
+            acquisition = Acquisition(
+                model,
+                torch.from_numpy(encoding.rows(full)),
+                torch.from_numpy(encoding.rows(waiting)),
+                seed=int(rng.integers(2**31)),
+            )
+            batch = Batch(acquisition, encoding, self._candidates, rng, seen)
+            return [
+                Proposal(choice.candidate.configuration, Origin.SEARCHER, self._why(choice, model))
+                for choice in batch.choose(pool, wanted)
+            ]
+
+    def _why(self, choice: Choice, model: ModelList) -> dict[str, object]:
+        """The details of a proposal; predictions in the quality metric's own unit."""
+        frame = self._problem.frame[0]
+        with torch.no_grad():
+            posterior = model.models[0].posterior(choice.x.unsqueeze(0))
+        span = frame.best - frame.worst
+        return {
+            "reason": "expected hypervolume gain",
+            "expected_gain": choice.gain,
+            "predicted": {
+                frame.name: {
+                    "mean": frame.worst + span * float(posterior.mean),
+                    "sd": abs(span) * float(posterior.variance.clamp_min(0.0).sqrt()),
+                }
+            },
+            "known": dict(self._problem.known(choice.candidate.configuration)),
+        }
+
+
+def _weightiest(measurements: Sequence[Observation], n: int) -> list[Observation]:
+    """At most `n` measurements, those that matter most first: full budget, then recent."""
+    return sorted(measurements, key=lambda each: (-each.rung, -each.number))[:n]

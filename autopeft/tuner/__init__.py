@@ -1,0 +1,12 @@
+"""The tuner: the loop of a search, and what a coordinator does around it.
+
+`loop` asks, has packs trained, and tells; `packs` takes one pack through its rungs; `ledger` is
+the store under this coordinator's lease; `watch` knows the time and hears requests to stop;
+`reporter` turns all of it into progress.
+"""
+
+from autopeft.tuner.loop import Tuner
+from autopeft.tuner.settings import TunerSettings
+from autopeft.tuner.watch import LEASE_S
+
+__all__ = ["LEASE_S", "Tuner", "TunerSettings"]

@@ -1,0 +1,180 @@
+"""The loop of a search: ask -> run a pack -> record -> tell, until the budget is spent.
+
+Everything that must survive is in the store before the next thing starts, so the loop can be
+killed anywhere: trials are stored (with their pack) before they train, measurements at every rung,
+lane states beside them. A restart tells the searcher all that is known, in the order of the trial
+numbers, trains what was left waiting with the same lanes, and goes on asking.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from autopeft.configuration import Configuration
+from autopeft.execution.base import Runner
+from autopeft.searchers import front as fronts
+from autopeft.searchers.base import Observation, Problem, Searcher
+from autopeft.study.progress import Listener, Stopper
+from autopeft.study.records import NewTrial, Origin, StudyState, TrialRecord, TrialState
+from autopeft.tuner.ledger import Ledger
+from autopeft.tuner.packs import PackTraining
+from autopeft.tuner.reporter import Reporter
+from autopeft.tuner.settings import TunerSettings
+from autopeft.tuner.watch import Watch
+
+
+class Tuner:
+    """Runs one study to its end, as its only coordinator.
+
+    Args:
+        ledger: The study, under a lease that the caller holds.
+        problem: What the searcher may know.
+        searcher: Proposes.
+        runner: Trains.
+        settings: Fixed by the study.
+        listener: Watches.
+        stopper: Asks for an early end.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        problem: Problem,
+        searcher: Searcher,
+        runner: Runner,
+        settings: TunerSettings,
+        listener: Listener,
+        stopper: Stopper,
+    ) -> None:
+        self._ledger, self._problem, self._searcher = ledger, problem, searcher
+        self._settings, self._quality = settings, problem.frame[0]
+        self._watch = Watch(ledger, settings, stopper)
+        self._reporter = Reporter(ledger, settings, self._quality, self._watch, listener)
+        self._packs = PackTraining(ledger, problem, runner, settings, self._watch, self._reporter)
+        self._seen: set[int] = set()
+        self._told: set[int] = set()
+
+    def run(self) -> None:
+        """Search until the budget is spent or the space is exhausted.
+
+        Raises:
+            InterruptedStudyError: Stopped before the end, with everything saved.
+        """
+        lost = self._ledger.begin()
+        if lost:
+            shown = ", ".join(str(number) for number in lost)
+            self._reporter.event(f"taking up trials {shown} again")
+        self._tell(self._ledger.trials())
+        try:
+            while pack := self._next_pack():
+                self._packs.run(pack)
+                self._after_pack()
+        finally:
+            self._watch.note()
+        self._ledger.set_state(StudyState.FINISHED)
+        self._reporter.report("finished")
+
+    def _next_pack(self) -> list[TrialRecord]:
+        """The oldest pack with waiting trials, or a new one; empty at the end."""
+        if self._watch.stopping():
+            raise self._watch.interrupt()
+        trials = self._ledger.trials()
+        waiting = [trial for trial in trials if trial.state is TrialState.WAITING]
+        if not waiting:
+            proposed = self._propose(trials)
+            waiting = self._ledger.add(proposed) if proposed else []
+        first = min((trial.pack for trial in waiting), default=0)
+        return [trial for trial in waiting if trial.pack == first]
+
+    # -- proposing ----------------------------------------------------------------------------
+
+    def _propose(self, trials: Sequence[TrialRecord]) -> list[NewTrial]:
+        """The next pack: baselines, then what was enqueued, then what the searcher asks for."""
+        pack = max((trial.pack for trial in trials), default=-1) + 1
+        if not trials and self._settings.baselines:
+            return [
+                self._new_trial(configuration, Origin.BASELINE, pack, baseline=name)
+                for name, configuration in self._settings.baselines.items()
+            ]
+        begun = sum(trial.baseline is None for trial in trials)
+        q = min(self._settings.pack_size, self._settings.trials - begun)
+        if q <= 0 or self._watch.budget_over():
+            return []
+        if enqueued := self._settings.enqueued[begun : begun + q]:
+            return [self._new_trial(each, Origin.ENQUEUED, pack) for each in enqueued]
+        return self._ask(q, trials, pack)
+
+    def _ask(self, q: int, trials: Sequence[TrialRecord], pack: int) -> list[NewTrial]:
+        self._reporter.report("suggesting")
+        untold = [trial.configuration for trial in trials if trial.number not in self._told]
+        started = time.perf_counter()
+        proposals = self._searcher.ask(q, pending=untold)
+        self._ledger.spend(suggest_seconds=time.perf_counter() - started)
+        if not proposals:
+            self._reporter.event("every feasible configuration of the space has been tried")
+        return [
+            self._new_trial(p.configuration, p.origin, pack, details=p.details) for p in proposals
+        ]
+
+    def _new_trial(
+        self,
+        configuration: Configuration,
+        origin: Origin,
+        pack: int,
+        *,
+        baseline: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> NewTrial:
+        known = self._problem.known(configuration)
+        return NewTrial(
+            configuration=configuration,
+            origin=origin,
+            trainable_params=int(known["trainable_params"]),
+            head_params=self._settings.head_params,
+            pack=pack,
+            baseline=baseline,
+            known=known,
+            details=details or {},
+        )
+
+    # -- telling ------------------------------------------------------------------------------
+
+    def _after_pack(self) -> None:
+        trials = self._ledger.trials()
+        self._tell(trials)
+        members = fronts.front(trials, self._problem.frame, self._settings.bounds)
+        points = fronts.utility_points(members, self._problem.frame)
+        self._ledger.add_snapshot(
+            trials=sum(trial.state.final for trial in trials),
+            front=[trial.number for trial in members],
+            hypervolume=fronts.hypervolume(points),
+        )
+        self._watch.note()
+        self._reporter.report("evaluating")
+
+    def _tell(self, trials: Sequence[TrialRecord]) -> None:
+        """Tell what is new, in the order of the numbers."""
+        new = [trial for trial in trials if trial.state.final and trial.number not in self._seen]
+        self._seen.update(trial.number for trial in new)
+        observations = [found for trial in new if (found := self._observation(trial))]
+        if observations:
+            self._searcher.tell(observations)
+            self._told.update(observation.number for observation in observations)
+
+    def _observation(self, trial: TrialRecord) -> Observation | None:
+        """What a trial taught; failures of the machine teach nothing."""
+        failed = trial.state is TrialState.FAILED
+        if failed and trial.cause not in ("diverged", "error"):
+            return None
+        quality = trial.objectives.get(self._quality.name)
+        if failed or quality is None:
+            failed, quality = True, self._quality.worst
+        known = self._problem.known(trial.configuration)
+        return Observation(
+            trial.number,
+            trial.configuration,
+            {**known, self._quality.name: quality},
+            rung=trial.rung or 1.0,
+            failed=failed,
+            baseline=trial.baseline is not None,
+        )

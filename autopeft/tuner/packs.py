@@ -1,0 +1,214 @@
+"""One pack through its rungs: train, measure, record, and decide who goes on."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from autopeft.errors import TrialError
+from autopeft.execution.base import Result, Run, Runner
+from autopeft.execution.states import PackStates
+from autopeft.searchers import front as fronts
+from autopeft.searchers.base import Problem
+from autopeft.searchers.rungs import noise_margin, stopped_at_rung
+from autopeft.study.records import Measurement, TrialRecord, TrialState
+from autopeft.tuner.ledger import Ledger
+from autopeft.tuner.reporter import Reporter
+from autopeft.tuner.settings import TunerSettings
+from autopeft.tuner.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+SAVE_S = 600.0
+"""Lane state is saved at least this often."""
+
+PLAIN_MARGIN = 0.05
+"""Utility below which qualities that are no share of correct answers are not told apart."""
+
+
+class PackTraining:
+    """Takes packs of one study through the rungs.
+
+    Args:
+        ledger: The study.
+        problem: Its objectives.
+        runner: Trains.
+        settings: Its rungs.
+        watch: When to stop.
+        reporter: Whom to tell.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        problem: Problem,
+        runner: Runner,
+        settings: TunerSettings,
+        watch: Watch,
+        reporter: Reporter,
+    ) -> None:
+        self._ledger, self._problem, self._runner = ledger, problem, runner
+        self._settings, self._watch, self._reporter = settings, watch, reporter
+        self._quality = problem.frame[0]
+        self._saved = time.monotonic()
+
+    def run(self, trials: Sequence[TrialRecord]) -> None:
+        """Train a pack to its end; one that fails is halved until a lone trial fails.
+
+        Raises:
+            InterruptedStudyError: Asked to stop; the lanes are saved.
+        """
+        self._ledger.start([trial.number for trial in trials])
+        self._saved = time.monotonic()
+        try:
+            self._through_rungs(trials)
+        except (TrialError, RuntimeError) as error:
+            self._failed(trials, error)
+
+    def _failed(self, trials: Sequence[TrialRecord], error: Exception) -> None:
+        numbers = [trial.number for trial in trials]
+        logger.warning("trials %s failed: %s", numbers, error, exc_info=error)
+        cause = error.cause if isinstance(error, TrialError) else "error"
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        left = [trial for trial in trials if not self._ledger.trial(trial.number).state.final]
+        if left:
+            PackStates(self._settings.states, left[0].pack).clear()
+        if len(left) == 1:
+            self._finish(left[0].number, TrialState.FAILED, cause=cause, message=message)
+        elif left:
+            shown = ", ".join(str(trial.number) for trial in left)
+            self._reporter.event(f"trials {shown}: {message}; halving the pack")
+            middle = len(left) // 2
+            self.run(left[:middle])
+            self.run(left[middle:])
+
+    def _through_rungs(self, trials: Sequence[TrialRecord]) -> None:
+        states = PackStates(self._settings.states, trials[0].pack)
+        lanes = list(trials)
+        run = self._start(lanes, states)
+        for share, step in self._settings.rung_steps.items():
+            if step < run.step:
+                continue
+            numbers = [trial.number for trial in lanes]
+            self._train(run, numbers, step, states)
+            if share < 1.0:
+                states.save(run)
+            self._reporter.report("evaluating", numbers, run.step)
+            leaving = self._record_rung(run, run.measure(), lanes, share)
+            going_on = [trial for trial in lanes if trial.number not in leaving]
+            if not going_on:
+                break
+            if leaving:
+                run = self._start(going_on, states)
+            lanes = going_on
+        states.clear()
+
+    def _start(self, trials: Sequence[TrialRecord], states: PackStates) -> Run:
+        lanes = [(trial.number, trial.configuration) for trial in trials]
+        saved: Path | None = states.latest([trial.number for trial in trials])
+        return self._runner.start(lanes, resume=saved)
+
+    def _train(self, run: Run, numbers: Sequence[int], until: int, states: PackStates) -> None:
+        started, before = time.perf_counter(), run.step
+
+        def on_step(step: int) -> bool:
+            self._reporter.step(numbers, step)
+            if time.monotonic() - self._saved > SAVE_S:
+                states.save(run)
+                self._saved = time.monotonic()
+            return not self._watch.stopping()
+
+        reached = run.train(until, on_step=on_step)
+        self._ledger.spend(
+            train_seconds=time.perf_counter() - started,
+            optimizer_steps=float((run.step - before) * len(numbers)),
+        )
+        if not reached:
+            states.save(run)
+            raise self._watch.interrupt()
+
+    # -- at a rung ----------------------------------------------------------------------------
+
+    def _record_rung(
+        self, run: Run, results: Sequence[Result], lanes: Sequence[TrialRecord], share: float
+    ) -> set[int]:
+        """Store a rung's measurements and end the trials that end here; their numbers."""
+        by_number = {trial.number: trial for trial in lanes}
+        for result in results:
+            self._record(run, result, by_number[result.number], share)
+        diverged = {result.number for result in results if result.diverged}
+        final = set(by_number) if share == 1.0 else set()
+        leaving = final | diverged | (set() if final else self._stopped(lanes, share))
+        for number in sorted(leaving):
+            profile = run.profile(number)
+            if number in diverged:
+                message = f"not finite by step {run.step}"
+                self._finish(
+                    number,
+                    TrialState.FAILED,
+                    cause="diverged",
+                    message=message,
+                    profile=profile,
+                )
+            else:
+                state = TrialState.COMPLETED if share == 1.0 else TrialState.STOPPED
+                self._finish(number, state, profile=profile)
+        return leaving
+
+    def _record(self, run: Run, result: Result, trial: TrialRecord, share: float) -> None:
+        measured = [
+            Measurement(run.step, metric, "validation", value, rung=share)
+            for metric, value in result.values.items()
+        ]
+        known = self._problem.known(trial.configuration)
+        objectives: dict[str, float | None] = {
+            frame.name: known.get(frame.name, result.values.get(frame.name))
+            for frame in self._problem.frame
+        }
+        self._ledger.record(
+            result.number,
+            measurements=[*result.curve, *measured],
+            objectives=objectives,
+            rung=share,
+            optimizer_steps=run.step,
+        )
+
+    def _stopped(self, lanes: Sequence[TrialRecord], share: float) -> set[int]:
+        """Trials that a rung ends, by all that was measured there so far."""
+        step = self._settings.rung_steps[share]
+        measured: dict[int, tuple[float, ...]] = {}
+        for trial in self._ledger.trials():
+            value = self._quality_at(trial.number, step)
+            if value is not None:
+                objectives = {
+                    **self._problem.known(trial.configuration),
+                    self._quality.name: value,
+                }
+                measured[trial.number] = fronts.utilities(self._problem.frame, objectives)
+        candidates = [trial.number for trial in lanes if trial.baseline is None]
+        return stopped_at_rung(candidates, measured, margin=self._margin(measured))
+
+    def _quality_at(self, number: int, step: int) -> float | None:
+        for point in self._ledger.curve(number):
+            if (point.step, point.metric, point.split) == (step, self._quality.name, "validation"):
+                return point.value
+        return None
+
+    def _margin(self, measured: Mapping[int, tuple[float, ...]]) -> float:
+        if not measured or not self._settings.accuracy_like:
+            return PLAIN_MARGIN
+        worst, best = self._quality.worst, self._quality.best
+        top = worst + max(point[0] for point in measured.values()) * (best - worst)
+        return noise_margin(top, self._problem.n_validation, worst=worst, best=best)
+
+    def _finish(
+        self,
+        number: int,
+        state: TrialState,
+        *,
+        cause: str | None = None,
+        message: str | None = None,
+        profile: Mapping[str, object] | None = None,
+    ) -> None:
+        trial = self._ledger.finish(number, state, cause=cause, message=message, profile=profile)
+        self._reporter.ended(trial)

@@ -1,0 +1,69 @@
+"""The time of a sitting: budgets of seconds, the lease's renewal, requests to stop."""
+
+import time
+
+from autopeft.errors import InterruptedStudyError
+from autopeft.study.progress import Stopper
+from autopeft.tuner.ledger import Ledger
+from autopeft.tuner.settings import TunerSettings
+
+LEASE_S = 180.0
+"""Length of the study's lease: longer than a suggestion or a rung's evaluation takes."""
+
+POLL_S = 2.0
+"""Between looks at the database for a stop request, and renewals of the lease."""
+
+
+class Watch:
+    """Knows when to stop, and keeps the lease alive while asked.
+
+    Args:
+        ledger: The study.
+        settings: Its budgets.
+        stopper: Set by signal handlers, and here.
+    """
+
+    def __init__(self, ledger: Ledger, settings: TunerSettings, stopper: Stopper) -> None:
+        self._ledger, self._settings, self._stopper = ledger, settings, stopper
+        self._wall_before = float(ledger.study().spent.get("wall_seconds", 0.0))
+        self._began = self._noted = time.monotonic()
+        self._polled = 0.0
+
+    @property
+    def sitting_s(self) -> float:
+        """Seconds of this sitting."""
+        return time.monotonic() - self._began
+
+    def stopping(self) -> bool:
+        """Whether somebody or something asked for an end; looks at the database now and then."""
+        if time.monotonic() - self._polled >= POLL_S:
+            self._polled = time.monotonic()
+            self._ledger.renew(LEASE_S)
+            limit = self._settings.stop_after_s
+            if self._ledger.study().stop_requested:
+                self._stopper.request("asked to stop")
+            elif limit is not None and self.sitting_s >= limit:
+                self._stopper.request("the time of this sitting is over")
+        return bool(self._stopper.reason)
+
+    def budget_over(self) -> bool:
+        """Whether the study's wall clock or device time has run out."""
+        wall, train = self._settings.wall_clock_s, self._settings.train_s
+        if wall is not None and self._wall_before + self.sitting_s >= wall:
+            return True
+        spent = self._ledger.study().spent.get("train_seconds", 0.0)
+        return train is not None and spent >= train
+
+    def note(self) -> None:
+        """Add the seconds since the last note to what the study has spent."""
+        now = time.monotonic()
+        self._ledger.spend(wall_seconds=now - self._noted)
+        self._noted = now
+
+    def interrupt(self) -> InterruptedStudyError:
+        """End the sitting; the error to raise."""
+        self._ledger.interrupt()
+        return InterruptedStudyError(
+            f"study {self._ledger.name!r} was stopped ({self._stopper.reason}); all is saved",
+            hint="the same command goes on",
+        )

@@ -1,0 +1,111 @@
+"""What a page needs to stay fresh: cached reads, the refresh, and errors as friendly messages.
+
+A study is read anew only when its `updated_at` has moved, so that a refresh of an unchanged study
+costs one row however many trials it has. What is cached is shared between viewers and unchanging;
+`cache_resource` hands it out without a copy.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+import streamlit as st
+
+from autopeft.api.place import storage_url
+from autopeft.api.study import Study
+from autopeft.errors import AutopeftError, NotFoundError, StorageError, StorageVersionError
+from dashboard import queries, words
+from dashboard.queries import StudyLine, StudyView, TrialView
+
+REFRESH_S = 3.0
+TRIALS_PER_REFRESH_S = 500
+"""A large study is read less often, so that looking at a search does not slow it down."""
+
+
+def study_lines() -> list[StudyLine]:
+    """All studies, the one that changed last first; at most a refresh old."""
+    return _study_lines(storage_url())
+
+
+@st.cache_data(ttl=REFRESH_S, max_entries=8, show_spinner=False)
+def _study_lines(url: str) -> list[StudyLine]:
+    return queries.study_lines(url)
+
+
+def study_view(name: str) -> StudyView:
+    """The study as it is now."""
+    url = storage_url()
+    with queries.opened(url, name) as study:
+        return _study_view(study, url, name, study.record.updated_at)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading the study …")
+def _study_view(_study: Study, url: str, name: str, updated_at: datetime) -> StudyView:
+    return queries.read_study(_study)
+
+
+def trial_view(view: StudyView, number: int) -> TrialView:
+    """One trial as it was when `view` was made, or later."""
+    name, url = view.record.name, storage_url()
+    return _trial_view(url, name, number, view.record.updated_at)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _trial_view(url: str, name: str, number: int, updated_at: datetime) -> TrialView:
+    with queries.opened(url, name) as study:
+        return queries.read_trial(study, number)
+
+
+def exported(view: StudyView, number: int) -> tuple[str, str]:
+    """The YAML that trains a trial elsewhere, or "" and why there is none."""
+    return _exported(storage_url(), view.record.name, number, view.record.updated_at)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _exported(url: str, name: str, number: int, updated_at: datetime) -> tuple[str, str]:
+    with queries.opened(url, name) as study:
+        return queries.exported(study, number)
+
+
+def show_live(view: StudyView, draw: Callable[[StudyView], None]) -> None:
+    """Draws a study's page, again and again while the study runs.
+
+    Only what `draw` draws is refreshed; choices made in widgets stay.
+    """
+    name = view.record.name
+    every = max(REFRESH_S, len(view.trials) / TRIALS_PER_REFRESH_S) if view.running else None
+
+    @st.fragment(run_every=every)
+    def refreshed() -> None:
+        with reported():
+            now = study_view(name)
+            if now.record.state != view.record.state:
+                st.rerun()  # the whole page: its title changes, refreshing begins or ends
+            draw(now)
+
+    refreshed()
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Shows an error of autopeft in place of what could not be drawn."""
+    try:
+        yield
+    except NotFoundError as error:
+        st.warning(words.markdown(str(error)), icon=":material/search_off:")
+    except StorageVersionError as error:
+        st.error(words.markdown(str(error)), icon=":material/database:")
+    except StorageError as error:
+        st.warning(words.markdown(str(error)), icon=":material/database:")
+        show_how_to_start()
+    except AutopeftError as error:
+        st.error(words.markdown(str(error)), icon=":material/error:")
+
+
+def show_how_to_start() -> None:
+    """The commands that make something to look at."""
+    storage = words.storage_flag(storage_url())
+    st.markdown("Start a search (without a file, the embedded demo); this page then shows it:")
+    st.code(f"autopeft search{storage}\nautopeft search STUDY.yaml{storage}", language="bash")
+    st.markdown("Or look into another database:")
+    st.code("autopeft dashboard --storage sqlite:///PATH/TO/autopeft.db", language="bash")

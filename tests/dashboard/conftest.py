@@ -1,0 +1,257 @@
+"""A database with one study per situation that the dashboard must cope with."""
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+
+from autopeft.api.place import STORAGE_VARIABLE
+from autopeft.configuration import Configuration, Group
+from autopeft.searchers import front as fronts
+from autopeft.study.definition import parse_definition
+from autopeft.study.records import (
+    Measurement,
+    NewStudy,
+    NewTrial,
+    ObjectiveFrame,
+    Origin,
+    StudyState,
+    TrialState,
+)
+from storage import SqlStore, open_store
+from storage.lease import this_process
+
+FRAMES = (
+    ObjectiveFrame("accuracy", "max", "linear", 0.25, 1.0),
+    ObjectiveFrame("trainable_params", "min", "log10", 500_000.0, 768.0),
+)
+SPECIAL = "50% <b>&_x_ $y$ [z](w) :red[!]"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/studies.db"
+
+
+@pytest.fixture
+def served(url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL, as the dashboard under test finds it; nothing cached from another test."""
+    monkeypatch.setenv(STORAGE_VARIABLE, url)
+    st.cache_data.clear()
+    st.cache_resource.clear()
+    return url
+
+
+class Seeding:
+    """Writes one study the way a search does."""
+
+    def __init__(self, store: SqlStore, name: str, *, n_baselines: int = 0) -> None:
+        self.store, self.name, self.index = store, name, 0
+        plain = {
+            "study": {"name": "demo", "seed": 3},
+            "model": {"name_or_path": "builtin:minilm"},
+            "data": {"source": "builtin:docstrings"},
+            "budget": {"trials": 24},
+        }
+        definition = parse_definition(plain, where="test", base=None).to_plain()
+        definition["study"]["name"] = name
+        facts = {
+            "n_layers": 6,
+            "n_baselines": n_baselines,
+            "total_steps": 100,
+            "rung_steps": {"0.33": 33, "1.0": 100},
+        }
+        fingerprints = {"data": "d1", "backbone": "b1"}
+        store.create_study(
+            NewStudy(name, definition, "f00d", FRAMES, fingerprints, {"autopeft": "0.1"}, facts)
+        )
+        self.token = store.claim(name, this_process(), 600.0)
+        store.update_study(name, self.token, state=StudyState.RUNNING)
+
+    def add(
+        self,
+        rank: int,
+        *,
+        layers: Sequence[int] = (3, 4, 5),
+        rate: float = 1e-3,
+        baseline: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> int:
+        groups = [Group.of("lora", layers, ["query", "value"], rank=rank, alpha=2 * rank)]
+        if rank > 8:
+            groups.append(Group.of("serial_adapter", layers[:1], size=rank))
+        training = {"learning_rate": rate, "weight_decay": 0.0, "warmup_ratio": 0.06}
+        trial = NewTrial(
+            Configuration.of(groups, training=training),
+            Origin.BASELINE if baseline else Origin.SEARCHER,
+            trainable_params=1536 * rank * len(layers),
+            head_params=3080,
+            pack=0,
+            baseline=baseline,
+            known={"trainable_params": 1536.0 * rank * len(layers)},
+            details=details or {},
+        )
+        return self.store.add_trials(self.name, self.token, [trial])[0].number
+
+    def train(self, number: int, quality: float, *, rung: float = 1.0) -> None:
+        self.store.start_trials(self.name, self.token, [number])
+        steps = [step for step in (20, 33, 60, 100) if step <= 100 * rung]
+        for step in steps:
+            share = 1 - math.exp(-step / 25)
+            self.store.record(
+                self.name,
+                self.token,
+                number,
+                measurements=[
+                    Measurement(step, "accuracy", "validation", 0.25 + (quality - 0.25) * share),
+                    Measurement(step, "loss", "train", 1.4 - share),
+                ],
+                objectives=self._objectives(number, quality),
+                rung=rung if step == steps[-1] else None,
+                optimizer_steps=step,
+            )
+
+    def _objectives(self, number: int, quality: float | None) -> dict[str, float | None]:
+        params = self.store.trial(self.name, number).trainable_params
+        return {"accuracy": quality, "trainable_params": float(params)}
+
+    def finish(self, number: int, state: TrialState = TrialState.COMPLETED, **cause: str) -> None:
+        profile = {"train_seconds": 2.5 + number, "tokens": 4096, "pack_lanes": 4}
+        self.store.finish_trial(self.name, self.token, number, state, profile=profile, **cause)
+        trials = self.store.trials(self.name)
+        members = fronts.front(trials, FRAMES)
+        self.store.add_snapshot(
+            self.name,
+            self.token,
+            trials=sum(trial.state.final for trial in trials),
+            front=[member.number for member in members],
+            hypervolume=fronts.hypervolume(fronts.utility_points(members, FRAMES)),
+        )
+
+    def complete(self, rank: int, quality: float, **more: Any) -> int:
+        number = self.add(rank, **more)
+        self.train(number, quality)
+        self.finish(number)
+        return number
+
+    def end(self, state: StudyState) -> None:
+        self.store.update_study(
+            self.name,
+            self.token,
+            state=state,
+            spent={"train_seconds": 60.0, "suggest_seconds": 2.0, "wall_seconds": 75.0},
+        )
+        self.store.release(self.name, self.token)
+
+
+def _searched(seeding: Seeding) -> None:
+    """Two baselines, a front of four, one dominated, one stopped, one failed."""
+    for rate, quality in ((1e-4, 0.41), (1e-3, 0.78)):
+        seeding.complete(8, quality, layers=range(6), rate=rate, baseline=f"lora-r8-lr{rate:g}")
+    why = {
+        "reason": "expected hypervolume gain",
+        "expected_gain": 0.0123,
+        "predicted": {"accuracy": {"mean": 0.8, "sd": 0.03}},
+    }
+    for rank, quality in ((1, 0.55), (2, 0.71), (4, 0.8), (32, 0.9), (16, 0.6)):
+        seeding.complete(rank, quality, details=why)
+    stopped = seeding.add(16, layers=(0, 1))
+    seeding.train(stopped, 0.4, rung=0.33)
+    seeding.finish(stopped, TrialState.STOPPED)
+    failed = seeding.add(32, layers=(0,), rate=5e-2)
+    seeding.train(failed, 0.3, rung=0.33)
+    seeding.finish(failed, TrialState.FAILED, cause="diverged", message="not finite by step <40>")
+
+
+def _finished(store: SqlStore, name: str = "finished") -> None:
+    seeding = Seeding(store, name, n_baselines=2)
+    _searched(seeding)
+    seeding.end(StudyState.FINISHED)
+
+
+def _running(store: SqlStore, name: str = "running") -> None:
+    """A search at work: one trial half-way, one waiting, one measured as nothing."""
+    seeding = Seeding(store, name, n_baselines=2)
+    _searched(seeding)
+    half = seeding.add(2, layers=(5,))
+    seeding.train(half, 0.5, rung=0.33)
+    seeding.add(4, layers=(5,))
+    store.update_study(name, seeding.token, spent={"train_seconds": 80.0, "wall_seconds": 90.0})
+    odd = seeding.add(8, layers=(5,))
+    store.start_trials(name, seeding.token, [odd])
+    store.record(
+        name,
+        seeding.token,
+        odd,
+        measurements=[Measurement(20, "accuracy", "validation", None)],
+        objectives={"accuracy": None},
+        rung=None,
+        optimizer_steps=20,
+    )
+    store.release(name, seeding.token)
+
+
+def _failed_only(store: SqlStore, name: str = "failed") -> None:
+    seeding = Seeding(store, name)
+    for rank in (1, 2):
+        number = seeding.add(rank)
+        store.start_trials(name, seeding.token, [number])
+        seeding.finish(
+            number, TrialState.FAILED, cause="out-of-memory", message="no memory for *4* lanes"
+        )
+    seeding.end(StudyState.INTERRUPTED)
+
+
+def _single(store: SqlStore, name: str = "single") -> None:
+    Seeding(store, name).complete(4, 0.8)
+
+
+def _no_trials(store: SqlStore, name: str = "no-trials") -> None:
+    Seeding(store, name)
+
+
+SITUATIONS: dict[str, Callable[[SqlStore], None]] = {
+    "finished": _finished,
+    "running": _running,
+    "failed": _failed_only,
+    "single": _single,
+    "no-trials": _no_trials,
+    SPECIAL: lambda store: _finished(store, SPECIAL),
+}
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, ...]], Path]:
+    """Databases by the situations in them, each written once."""
+    folder = tmp_path_factory.mktemp("templates")
+
+    @cache
+    def written(situations: tuple[str, ...]) -> Path:
+        path = folder / f"{len(list(folder.iterdir()))}.db"
+        with open_store(f"sqlite:///{path}", create=True) as store:
+            for situation in situations:
+                SITUATIONS[situation](store)
+        return path
+
+    return written
+
+
+@pytest.fixture
+def seed(url: str, templates: Callable[[tuple[str, ...]], Path]) -> Callable[..., None]:
+    """Puts a database with the studies of these situations where `url` says."""
+
+    def put(*situations: str) -> None:
+        shutil.copy(templates(situations), url.removeprefix("sqlite:///"))
+
+    return put
+
+
+@pytest.fixture
+def special_name() -> str:
+    """A study's name that is Markdown, HTML, mathematics and a link at once."""
+    return SPECIAL

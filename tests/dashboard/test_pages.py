@@ -1,0 +1,194 @@
+"""Every page on seeded databases, in Streamlit's own test runner."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import dashboard
+from autopeft.api.place import STORAGE_VARIABLE
+
+APP = Path(dashboard.__file__).with_name("app.py")
+PAGES = ("studies", "front", "trial", "progress")
+STUDY_PAGES = PAGES[1:]
+
+Seed = Callable[..., None]
+
+
+def _open(page: str, **parameters: str) -> AppTest:
+    app = AppTest.from_file(APP, default_timeout=30)
+    if page != "studies":
+        app.run()
+        app.switch_page(f"views/{page}.py")
+    for name, value in parameters.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+def _text(app: AppTest) -> str:
+    kinds = ("header", "subheader", "markdown", "caption", "info", "warning", "error", "code")
+    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
+
+
+def _labels(app: AppTest) -> dict[str, str]:
+    return {metric.label: str(metric.value) for metric in app.metric}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_without_a_database_the_place_and_the_command_are_named(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: str
+) -> None:
+    missing = tmp_path / "nowhere" / "none.db"
+    monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{missing}")
+    app = _open(page)
+    assert "nowhere" in app.warning[0].value
+    assert f"autopeft search --storage sqlite:///{missing}" in app.code[0].value
+    assert not missing.parent.exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_database_says_how_to_start(page: str, seed: Seed, served: str) -> None:
+    seed()
+    app = _open(page)
+    assert "no study in this database yet" in app.info[0].value
+    assert "autopeft search" in app.code[0].value
+
+
+@pytest.mark.parametrize("page", STUDY_PAGES)
+@pytest.mark.parametrize("situation", ["finished", "running", "failed", "single", "no-trials"])
+def test_every_page_copes_with_every_study(
+    page: str, situation: str, seed: Seed, served: str
+) -> None:
+    seed(situation)
+    app = _open(page, study=situation)
+    assert app.header[0].value == situation.replace("-", r"\-")
+    assert app.query_params["study"] == situation
+
+
+def test_the_list_names_every_study(seed: Seed, served: str) -> None:
+    seed("finished", "failed", "no-trials")
+    app = _open("studies")
+    text = _text(app)
+    assert "builtin\\:minilm on builtin\\:docstrings" in text
+    assert "**0.9000**" in text
+    assert {"finished", "interrupted", "running"} <= {
+        word
+        for element in app.markdown
+        for word in ("finished", "interrupted", "running")
+        if word in str(element.value)
+    }
+    assert len(app.get("page_link")) == 3
+
+
+def test_the_front_shows_verdict_numbers_and_the_knee(seed: Seed, served: str) -> None:
+    seed("finished")
+    app = _open("front", study="finished")
+    labels = _labels(app)
+    assert labels["Trials ended"] == "9 / 26"
+    assert labels["Best accuracy"] == "0.9000"
+    assert labels["Front"] == "4"
+    assert "Trial 4 reaches the accuracy of the best baseline" in app.info[0].value
+    assert app.subheader[0].value == "Trial 4"
+    assert "knee" in _text(app)
+    assert len(app.get("plotly_chart")) == 4
+
+
+def test_a_link_opens_its_trial(seed: Seed, served: str) -> None:
+    seed("finished", "running")
+    app = _open("front", study="finished", trial="5")
+    assert app.header[0].value == "finished"
+    assert app.subheader[0].value == "Trial 5"
+    codes = [element.value for element in app.code]
+    assert any("autopeft export finished --trial 5" in code for code in codes)
+    assert any("schema: autopeft/config/v1" in code for code in codes)
+    assert any(code.startswith("lora:") for code in codes)
+
+
+def test_choosing_a_trial_changes_the_address(seed: Seed, served: str) -> None:
+    seed("finished")
+    app = _open("front", study="finished")
+    app.button(key="pick-best").click().run()
+    assert app.query_params["trial"] == "5"
+    assert app.subheader[0].value == "Trial 5"
+
+
+def test_a_refresh_keeps_trial_and_axes(seed: Seed, served: str) -> None:
+    seed("running")
+    app = _open("front", study="running", trial="3")
+    app.selectbox(key="axis-Across-running").select("train_seconds").run()
+    app.run()
+    assert app.selectbox(key="axis-Across-running").value == "train_seconds"
+    assert app.subheader[0].value == "Trial 3"
+    assert not app.exception
+
+
+@pytest.mark.parametrize("trial", ["99", "abc", "-1", "1e9"])
+@pytest.mark.parametrize("page", ["front", "trial"])
+def test_a_link_to_no_trial_says_so(page: str, trial: str, seed: Seed, served: str) -> None:
+    seed("finished")
+    app = _open(page, study="finished", trial=trial)
+    assert any("allowed" in warning.value for warning in app.warning)
+
+
+def test_a_link_to_no_study_lists_those_there_are(seed: Seed, served: str) -> None:
+    seed("single")
+    app = _open("front", study="singel")
+    assert "single" in app.warning[0].value
+    app.selectbox[0].select("single").run()
+    assert app.header[0].value == "single"
+    assert not app.exception
+
+
+def test_another_study_forgets_the_trial(seed: Seed, served: str) -> None:
+    seed("finished", "failed")
+    app = _open("front", study="finished", trial="5")
+    app.selectbox[0].select("failed").run()
+    assert app.query_params["study"] == "failed"
+    assert "trial" not in app.query_params
+    assert not app.exception
+
+
+def test_a_failed_trial_says_why(seed: Seed, served: str) -> None:
+    seed("failed")
+    app = _open("trial", study="failed", trial="1")
+    assert app.error[0].value == r"out\-of\-memory\: no memory for \*4\* lanes"
+
+
+def test_failures_are_listed_beneath_the_front(seed: Seed, served: str) -> None:
+    seed("failed")
+    app = _open("front", study="failed")
+    assert app.expander[0].label == "2 failed"
+    assert list(app.dataframe[0].value["cause"]) == ["out-of-memory", "out-of-memory"]
+
+
+def test_the_reason_is_set_beside_what_came(seed: Seed, served: str) -> None:
+    seed("finished")
+    app = _open("trial", study="finished", trial="5")
+    (table,) = [d.value for d in app.dataframe if "predicted" in d.value.columns]
+    assert table.iloc[0].to_dict() == {
+        "metric": "accuracy",
+        "predicted": "0.8",
+        "± sd": "0.03",
+        "measured": "0.9",
+    }
+
+
+def test_progress_lists_every_trial_newest_first(seed: Seed, served: str) -> None:
+    seed("running")
+    app = _open("progress", study="running")
+    (table,) = [d.value for d in app.dataframe if "number" in d.value.columns]
+    assert list(table["number"]) == list(range(11, -1, -1))
+    assert len(app.get("plotly_chart")) == 2
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_are_shown_as_they_are(
+    page: str, seed: Seed, served: str, special_name: str
+) -> None:
+    seed(special_name)
+    app = _open(page, **({} if page == "studies" else {"study": special_name}))
+    assert not any(element.allow_html for element in app.markdown)
+    assert special_name not in _text(app).replace(f"'{special_name}'", "")

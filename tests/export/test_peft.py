@@ -1,0 +1,116 @@
+"""What is written for HF peft: exact, also on fused maps, or refused."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModelForSequenceClassification
+
+from autopeft.configuration import Configuration, Group
+from autopeft.errors import ExportError
+from autopeft.export.peft_config import peft_config
+from autopeft.export.peft_weights import peft_adapter
+from autopeft.methods.base import Call
+from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.seeds import Seeds
+
+_SPEC = importlib.util.spec_from_file_location(
+    "tiny_backbones_for_export",
+    Path(__file__).parents[1] / "training" / "lanes" / "conftest.py",
+)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+tiny = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(tiny)
+
+TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing:FutureWarning", "ignore:fan_in_fan_out:UserWarning"
+)
+
+
+def _no_draws(name: str, shape: Any) -> Any:
+    raise AssertionError("random numbers in evaluation")
+
+
+def _lora(layers: list[int], sites: list[str], rank: int, **settings: float) -> Group:
+    values = {"alpha": 3.0 * rank, "dropout": 0.0} | settings
+    return Group.of("lora", layers, sites, rank=rank, **values)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "llama", "modernbert"])
+def test_trained_adapters_give_the_same_logits_through_peft(name: str, tmp_path: Path) -> None:
+    backbone = tiny.tiny_backbone(name, torch.float32)
+    groups = [_lora([0, 2], ["query"], 2), _lora([1, 2], ["value", "output"], 5)]
+    configuration = Configuration.of(groups, training=TRAINING)
+    head = backbone.head(3)
+    pack = Pack(backbone, head, [Lane(0, configuration)], seeds=Seeds(0))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in pack.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    views = pack.lane_views(pack.parameters_by_name(), 0)
+    adapter = peft_adapter(configuration, backbone, head, views)
+    backbone.model.save_pretrained(tmp_path / "base")
+    (tmp_path / "adapter").mkdir()
+    config = {**adapter.config, "inference_mode": True}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    save_file(adapter.tensors, tmp_path / "adapter" / "adapter_model.safetensors")
+    batch = tiny.tiny_batch(name)
+    with torch.no_grad(), pack.running():
+        ours = pack(batch, Call(False, _no_draws))[0]
+    pad = {"pad_token_id": 0} if name in ("gpt2", "llama") else {}
+    base = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "base", num_labels=3, **pad
+    )
+    theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        expected = theirs(**batch.inputs).logits
+    assert torch.allclose(ours, expected, atol=2e-5)
+
+
+def test_what_peft_cannot_carry_is_refused_all_at_once() -> None:
+    backbone = tiny.tiny_backbone("bert")
+    adapter = Group.of(
+        "serial_adapter", [0], ["ffn"], size=2, activation="relu", scale=1.0, dropout=0.0
+    )
+    groups = [
+        _lora([0], ["query"], 2),
+        _lora([1], ["query"], 2, dropout=0.1),
+        adapter,
+        Group.of("prefix", [1], length=2, reparametrise=False),
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    with pytest.raises(ExportError) as caught:
+        peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+    assert [fault.key for fault in caught.value.faults] == [
+        "prefix",
+        "serial_adapter",
+        "lora.dropout",
+    ]
+
+
+def test_part_of_a_fused_map_cannot_be_trained_by_peft() -> None:
+    backbone = tiny.tiny_backbone("gpt2")
+    configuration = Configuration.of([_lora([0], ["query"], 2)], training=TRAINING)
+    with pytest.raises(ExportError, match="whole maps"):
+        peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+
+
+def test_the_config_names_every_module_with_its_own_rank() -> None:
+    backbone = tiny.tiny_backbone("bert")
+    groups = [_lora([0, 1], ["query"], 2), _lora([2], ["query"], 8)]
+    configuration = Configuration.of(groups, training=TRAINING)
+    config = peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+    names = [f"encoder.layer.{i}.attention.self.query" for i in range(3)]
+    assert config["target_modules"] == names
+    assert (config["r"], config["lora_alpha"]) == (2, 6)
+    assert config["rank_pattern"] == {r"encoder\.layer\.2\.attention\.self\.query": 8}
+    assert config["alpha_pattern"] == {r"encoder\.layer\.2\.attention\.self\.query": 24}
+    assert config["modules_to_save"] == ["classifier"]
+    assert json.loads(json.dumps(config)) == config

@@ -1,0 +1,138 @@
+"""The training loop on tiny data: resume, micro-batches, divergence, packed evaluation."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from autopeft.configuration import Configuration, Group
+from autopeft.training.data.examples import Examples, TaskData
+from autopeft.training.lanes.pack import Lane
+from autopeft.training.lanes.state import LaneState
+from autopeft.training.loop import LoopSettings, PackRun, Trainer
+
+_SPEC = importlib.util.spec_from_file_location(
+    "tiny_backbones_for_loop", Path(__file__).parent / "lanes" / "conftest.py"
+)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+tiny = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(tiny)
+
+STEPS = 12
+
+
+def _examples(rows: int, seed: int) -> Examples:
+    """The class is which third of the vocabulary is frequent."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, rows)
+    ids = [
+        np.where(rng.random(n) < 0.7, rng.integers(4, 24, n) + 20 * label, rng.integers(4, 64, n))
+        for label, n in zip(labels, rng.integers(3, 14, rows), strict=True)
+    ]
+    return Examples(tuple(np.array(row, dtype=np.int32) for row in ids), labels)
+
+
+def _trainer(**changes: object) -> Trainer:
+    settings = {
+        "task": "sequence-classification",
+        "metrics": ("accuracy", "loss"),
+        "total_steps": STEPS,
+        "batch_size": 8,
+        "micro_batch_size": 8,
+    } | changes
+    backbone = tiny.tiny_backbone("bert", torch.float32)
+    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
+    data = TaskData(_examples(48, 0), _examples(30, 1), ("a", "b", "c"), "", ())
+    return Trainer(backbone, data, LoopSettings(**settings), study_seed=3)  # type: ignore[arg-type]
+
+
+def _lanes(*rates: float) -> list[Lane]:
+    def configuration(number: int, rate: float) -> Configuration:
+        group = Group.of(
+            "lora", [number % 3, 2], ["query", "up"], rank=2 + number, alpha=8.0, dropout=0.1
+        )
+        training = {"learning_rate": rate, "weight_decay": 0.0, "warmup_ratio": 0.1}
+        return Configuration.of([group], training=training)
+
+    return [Lane(number, configuration(number, rate)) for number, rate in enumerate(rates)]
+
+
+def _weights(run: PackRun) -> dict[int, dict[str, torch.Tensor]]:
+    return {number: state.weights() for number, state in run.states().items()}
+
+
+def _apart(one: PackRun, other: PackRun) -> float:
+    left, right = _weights(one), _weights(other)
+    return max(
+        float((tensor - right[number][name]).abs().max())
+        for number, tensors in left.items()
+        for name, tensor in tensors.items()
+    )
+
+
+def test_training_learns_and_records_its_curve() -> None:
+    trainer = _trainer(total_steps=60)
+    run = trainer.start(_lanes(2e-2, 1e-2))
+    before = run.evaluate(trainer.train)
+    seen: list[int] = []
+    assert run.train(60, on_step=lambda step: seen.append(step) is None)
+    after = run.evaluate(trainer.train)
+    assert seen == list(range(1, 61))
+    for number in (0, 1):
+        assert after[number].values["loss"] < 0.8 * before[number].values["loss"]
+        curve = run.training_curve(number)
+        assert [point.step for point in curve] == list(range(3, 61, 3))
+        assert curve[-1].value < curve[0].value  # type: ignore[operator]
+    assert run.profile.samples == 480
+    assert run.profile.tokens >= 480 * 8
+
+
+def test_a_resumed_pack_is_where_an_uninterrupted_one_is(tmp_path: Path) -> None:
+    trainer = _trainer()
+    whole = trainer.start(_lanes(1e-2, 1e-3, 5e-3))
+    whole.train(STEPS)
+    half = trainer.start(_lanes(1e-2, 1e-3, 5e-3))
+    assert not half.train(STEPS, on_step=lambda step: step < 5)
+    states = {}
+    for number, state in half.states().items():
+        state.save(tmp_path / f"{number}.safetensors")
+        states[number] = LaneState.load(tmp_path / f"{number}.safetensors")
+    resumed = trainer.start(_lanes(1e-2, 1e-3, 5e-3), states=states)
+    assert resumed.step == 5
+    resumed.train(STEPS)
+    assert _apart(whole, resumed) < 1e-6
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+def test_micro_batches_change_nothing(micro: int) -> None:
+    whole = _trainer().start(_lanes(1e-3, 1e-3))
+    whole.train(STEPS)
+    cut = _trainer(micro_batch_size=micro).start(_lanes(1e-3, 1e-3))
+    cut.train(STEPS)
+    assert _apart(whole, cut) < 1e-5
+
+
+def test_a_diverged_lane_is_told_apart_and_its_neighbour_is_not_touched() -> None:
+    alone = _trainer().start(_lanes(1e-2)[:1])
+    alone.train(STEPS)
+    run = _trainer().start(_lanes(1e-2, 1e30))
+    run.train(STEPS)
+    found = run.evaluate()
+    assert found[1].diverged
+    assert found[1].values == {}
+    assert not found[0].diverged
+    assert found[0].values["accuracy"] == alone.evaluate()[0].values["accuracy"]
+
+
+def test_predictions_do_not_depend_on_the_pack() -> None:
+    trainer = _trainer()
+    pack = trainer.start(_lanes(1e-2, 1e-3, 5e-3, 2e-3))
+    logits = pack.predict(trainer.validation)
+    order = [lane.number for lane in pack.pack.lanes]
+    for lane in _lanes(1e-2, 1e-3, 5e-3, 2e-3):
+        own = trainer.start([lane]).predict(trainer.validation)[0]
+        assert torch.allclose(own, logits[order.index(lane.number)], atol=1e-5)
