@@ -1,11 +1,11 @@
 """What is written for HF peft: exact, also on fused maps, or refused."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_backbones as tiny
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
@@ -18,15 +18,6 @@ from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods.base import Call
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
-
-_SPEC = importlib.util.spec_from_file_location(
-    "tiny_backbones_for_export",
-    Path(__file__).parents[1] / "training" / "lanes" / "conftest.py",
-)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-tiny = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(tiny)
 
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 pytestmark = pytest.mark.filterwarnings(

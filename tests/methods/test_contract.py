@@ -1,10 +1,9 @@
 """One suite over the registry: a new method is tested by existing."""
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_backbones as tiny
 import torch
 
 from autopeft.backbone.anatomy import Anatomy
@@ -13,14 +12,6 @@ from autopeft.methods import counting, registry
 from autopeft.space.schema import MethodSchema
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
-
-_SPEC = importlib.util.spec_from_file_location(
-    "tiny_backbones", Path(__file__).parents[1] / "training" / "lanes" / "conftest.py"
-)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-tiny = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(tiny)
 
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")

@@ -1,11 +1,11 @@
 """The training loop on tiny data: resume, micro-batches, divergence, packed evaluation."""
 
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny_backbones as tiny
 import torch
 
 from autopeft.configuration import Configuration, Group
@@ -13,14 +13,6 @@ from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState
 from autopeft.training.loop import LoopSettings, PackRun, Trainer
-
-_SPEC = importlib.util.spec_from_file_location(
-    "tiny_backbones_for_loop", Path(__file__).parent / "lanes" / "conftest.py"
-)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-tiny = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(tiny)
 
 STEPS = 12
 
