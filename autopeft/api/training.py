@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autopeft.api.place import output_folder
 from autopeft.errors import Fault, InputError, TrialError
 from autopeft.export.adapter import CONFIGURATION, Adapter, save_adapter
 from autopeft.export.configuration_file import ConfigurationFile, load_configuration_file
@@ -21,7 +22,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a configuration file and write the adapter; see `autopeft.export.adapter`.
 
-    On the same data, backbone, seed and machine this repeats the search's trial.
+    On the same data, backbone, seed and machine this repeats the search's trial. Converted data
+    are kept in (and taken from) the study's own output folder.
 
     Args:
         config: A file that `autopeft export` wrote.
@@ -47,7 +49,7 @@ def train(
         quality=quality,
         seed=file.seed,
         device=device_name("auto"),
-        output_dir=folder,
+        output_dir=output_folder(str(file.origin.get("study", "train"))),
     )
     _check(file, materials, str(config))
     _note_changes(file, materials, listener)

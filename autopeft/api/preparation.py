@@ -1,0 +1,204 @@
+"""What a search needs before its first trial: loaded and checked once, in a few seconds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autopeft.api import problem as problems
+from autopeft.api.study import bounds
+from autopeft.api.versions import package_versions
+from autopeft.errors import Fault, StudyMismatchError
+from autopeft.execution.states import STATES
+from autopeft.searchers.baselines import baselines
+from autopeft.searchers.rungs import rung_steps
+from autopeft.study.definition import StudyDefinition
+from autopeft.study.progress import Listener, Stopper
+from autopeft.study.records import NewStudy, StudyRecord
+from autopeft.study.store import Store
+
+if TYPE_CHECKING:
+    from autopeft.tuner import Tuner
+
+PACK_SIZES = {"cpu": 4}
+DEFAULT_PACK_SIZE = 8
+"""Lanes of an automatic pack. On two CPU cores, samples/s hardly grow with the pack, so that a
+small one only shares the trunk and lets the searcher learn sooner; a GPU has room for more."""
+
+
+class Preparation:
+    """Everything loaded and checked for one study.
+
+    Args:
+        definition: What the study file says.
+        folder: Where artifacts go.
+        listener: Told what was found.
+
+    Raises:
+        InputError: Faults of the model, the data or the space.
+    """
+
+    def __init__(self, definition: StudyDefinition, folder: Path, listener: Listener) -> None:
+        from autopeft.training import setup
+        from autopeft.training.metrics import best_value
+
+        self._definition, self._folder = definition, folder
+        self._quality = definition.objectives[0].metric
+        self._device = setup.device_name(definition.execution.devices)
+        self._materials = materials = setup.load_materials(
+            definition.model,
+            definition.data,
+            definition.training,
+            quality=self._quality,
+            seed=definition.study.seed,
+            device=self._device,
+            output_dir=folder,
+        )
+        for note in materials.data.notes:
+            listener.on_event(note)
+        anatomy = materials.backbone.anatomy
+        self._space = problems.bind_space(definition, anatomy)
+        self._constant = setup.constant_quality(self._quality, materials.data)
+        facts = problems.Facts(
+            constant_quality=self._constant,
+            best_quality=best_value(self._quality),
+            head_params=materials.head_params,
+            train_tokens=materials.train_tokens,
+            n_validation=len(materials.data.validation),
+        )
+        self._problem = problems.make_problem(definition, anatomy, self._space, facts)
+        defaults = problems.training_defaults(definition)
+        self._baselines = baselines(definition.search.baselines, anatomy, training=defaults)
+        self._enqueued = problems.enqueued(definition, anatomy)
+        self._rungs = rung_steps(
+            definition.search.rungs,
+            total_steps=materials.total_steps,
+            warmup_steps=round(definition.training.warmup_ratio * materials.total_steps),
+        )
+        pack = definition.search.pack
+        automatic = PACK_SIZES.get(self._device, DEFAULT_PACK_SIZE)
+        size = automatic if pack == "auto" else int(pack)
+        self._pack_size = size if anatomy.packable else 1
+        listener.on_event(self._summary())
+
+    def _summary(self) -> str:
+        """One line on what is about to happen."""
+        data, anatomy = self._materials.data, self._materials.backbone.anatomy
+        return (
+            f"{self._materials.backbone.name}: {anatomy.n_params / 1e6:.1f} M parameters, "
+            f"{len(anatomy.layers)} layers; {len(data.train)} examples train, "
+            f"{len(data.validation)} choose; {self._materials.total_steps} steps a trial, "
+            f"{self._pack_size} trials a pack, on {self._device}"
+        )
+
+    def new_study(self) -> NewStudy:
+        """The record to create."""
+        data, backbone = self._materials.data, self._materials.backbone
+        space = self._space
+        return NewStudy(
+            name=self._definition.study.name,
+            definition=self._definition.to_plain(),
+            space_hash=space.hash,
+            frame=self._problem.frame,
+            fingerprints={"data": data.fingerprint, "backbone": backbone.fingerprint},
+            versions=package_versions(),
+            facts={
+                "n_layers": len(backbone.anatomy.layers),
+                "architecture": backbone.anatomy.architecture,
+                "n_baselines": len(self._baselines),
+                "total_steps": self._materials.total_steps,
+                "rung_steps": {str(share): step for share, step in self._rungs.items()},
+                "n_train": len(data.train),
+                "n_validation": len(data.validation),
+                "label_names": list(data.label_names),
+                "metric": self._quality,
+                "constant_quality": self._constant,
+                "param_range": problems.param_range(space, self._definition, backbone.anatomy),
+                "pack_size": self._pack_size,
+                "head_params": self._materials.head_params,
+                "data_notes": list(data.notes),
+                "space_name": space.name,
+                "cardinality": space.cardinality,
+                "distinct": space.distinct,
+                "continuous": space.continuous,
+                "device": self._device,
+            },
+        )
+
+    def check(self, record: StudyRecord, listener: Listener) -> None:
+        """Data, backbone and space are those the study was created with; versions are compared.
+
+        Raises:
+            StudyMismatchError: With the difference.
+        """
+        now = {
+            "data": self._materials.data.fingerprint,
+            "backbone": self._materials.backbone.fingerprint,
+        }
+        faults = [
+            Fault(
+                f"study {record.name}",
+                f"{what} fingerprint",
+                given[:16],
+                record.fingerprints[what][:16],
+                f"the {what} has changed since the study was created: start another study",
+            )
+            for what, given in now.items()
+            if record.fingerprints[what] != given
+        ]
+        if record.space_hash != self._space.hash:
+            faults.append(
+                Fault(
+                    f"study {record.name}",
+                    "space",
+                    self._space.hash[:16],
+                    record.space_hash[:16],
+                    "the space file has changed since the study was created",
+                )
+            )
+        if faults:
+            raise StudyMismatchError(faults)
+        installed = package_versions()
+        for package, before in record.versions.items():
+            if (now_is := installed.get(package)) != before:
+                text = f"{package} is {now_is} now and was {before} when the study was created"
+                listener.on_event(text)
+
+    def tuner(
+        self,
+        store: Store,
+        token: int,
+        *,
+        listener: Listener,
+        stopper: Stopper,
+        stop_after: float | None,
+    ) -> "Tuner":
+        """The tuner of one sitting."""
+        from autopeft.execution.inprocess import InProcessRunner
+        from autopeft.searchers.registry import make_searcher
+        from autopeft.tuner import Tuner, TunerSettings
+        from autopeft.tuner.ledger import Ledger
+
+        definition, record = self._definition, store.study(self._definition.study.name)
+        budget = definition.budget
+        settings = TunerSettings(
+            trials=budget.trials,
+            pack_size=int(record.facts["pack_size"]),
+            rung_steps=self._rungs,
+            baselines=self._baselines,
+            enqueued=self._enqueued,
+            head_params=self._materials.head_params,
+            bounds=bounds(record),
+            wall_clock_s=budget.wall_clock,
+            train_s=None if budget.gpu_hours is None else budget.gpu_hours * 3600.0,
+            stop_after_s=stop_after,
+            states=self._folder / STATES,
+            accuracy_like=self._quality in ("accuracy", "f1", "matthews"),
+        )
+        return Tuner(
+            Ledger(store, definition.study.name, token),
+            problem=self._problem,
+            searcher=make_searcher(definition.search.searcher, self._problem),
+            runner=InProcessRunner(self._materials.trainer),
+            settings=settings,
+            listener=listener,
+            stopper=stopper,
+        )

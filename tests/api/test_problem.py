@@ -1,0 +1,127 @@
+"""The problem of a study: exact ranges, caps checked before anything trains, baselines."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_backbones import tiny_backbone
+
+from autopeft.api import problem as problems
+from autopeft.backbone.anatomy import Anatomy
+from autopeft.errors import InputError
+from autopeft.methods import counting
+from autopeft.searchers.base import Problem
+from autopeft.searchers.baselines import LEARNING_RATES, baselines
+from autopeft.study.definition import parse_definition
+
+FACTS = problems.Facts(0.25, 1.0, 99, 10_000, 500)
+SPACES = ("quick", "lora", "mixed", "autopeft")
+
+
+@pytest.fixture(scope="module")
+def anatomy() -> Anatomy:
+    """Three BERT-like layers."""
+    return tiny_backbone("bert", torch.float32).anatomy
+
+
+def _problem(anatomy: Anatomy, space: str | dict[str, Any], **blocks: Any) -> Problem:
+    plain = {"model": {"name_or_path": "m"}, "data": {"source": "d"}, "space": space} | blocks
+    definition = parse_definition(plain, where="test", base=None)
+    bound = problems.bind_space(definition, anatomy)
+    return problems.make_problem(definition, anatomy, bound, FACTS)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_samples_lie_in_the_exact_range_and_the_frame_is_its_ends(
+    space: str, anatomy: Anatomy
+) -> None:
+    problem = _problem(anatomy, space)
+    quality, cost = problem.frame
+    assert (quality.worst, quality.best) == (0.25, 1.0)
+    rng = np.random.default_rng(0)
+    found = set()
+    for _ in range(300):
+        configuration = problem.build(problem.space.sample(rng))
+        params = counting.trainable_params(configuration, anatomy)
+        assert cost.best <= params <= cost.worst
+        assert sum(problem.site_params(configuration).values()) == params
+        assert problem.known(configuration)["trainable_params"] == params
+        found.add(params)
+    assert len(found) > 30
+    largest = problem.build(problem.space.largest())
+    assert counting.trainable_params(largest, anatomy) == cost.worst
+
+
+def test_adapter_bytes_and_flops_follow_the_placement(anatomy: Anatomy) -> None:
+    problem = _problem(anatomy, "lora")
+    low, high = (
+        baselines(["lora-r1"], anatomy, training=_REST),
+        baselines(["lora-r8"], anatomy, training=_REST),
+    )
+    one, eight = next(iter(low.values())), next(iter(high.values()))
+    assert problem.known(eight)["adapter_bytes"] == 4 * (
+        problem.known(eight)["trainable_params"] + 99
+    )
+    assert problem.known(eight)["trainable_params"] == 8 * problem.known(one)["trainable_params"]
+    extra = problem.flops(eight) - problem.flops(one)
+    assert extra == pytest.approx(6 * 10_000 * 7 * problem.known(one)["trainable_params"])
+
+
+_REST = {"weight_decay": 0.0, "warmup_ratio": 0.06}
+
+
+def test_a_cap_bounds_the_frame_and_what_is_feasible(anatomy: Anatomy) -> None:
+    capped = [{"metric": "accuracy"}, {"metric": "trainable_params", "cap": 500}]
+    problem = _problem(anatomy, "lora", objectives=capped)
+    assert problem.frame[1].worst == 500
+    rng = np.random.default_rng(1)
+    verdicts = set()
+    for _ in range(200):
+        configuration = problem.build(problem.space.sample(rng))
+        small = counting.trainable_params(configuration, anatomy) <= 500
+        assert problem.feasible(configuration) == small
+        verdicts.add(small)
+    assert verdicts == {True, False}
+
+
+def test_a_cap_that_nothing_meets_names_the_smallest_configuration(anatomy: Anatomy) -> None:
+    capped = [{"metric": "accuracy"}, {"metric": "trainable_params", "cap": 10}]
+    with pytest.raises(InputError, match="at least 64, the space's smallest"):
+        _problem(anatomy, "lora", objectives=capped)
+
+
+def test_deploy_peft_keeps_to_what_peft_carries(anatomy: Anatomy) -> None:
+    problem = _problem(anatomy, "quick", deploy=["peft"])
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        configuration = problem.build(problem.space.sample(rng))
+        assert problem.feasible(configuration) == (configuration.methods == ("lora",))
+
+
+def test_enqueued_faults_come_all_at_once(anatomy: Anatomy) -> None:
+    plain = {
+        "model": {"name_or_path": "m"},
+        "data": {"source": "d"},
+        "search": {
+            "enqueue": [
+                {"lora": [{"layers": [9], "rank": 2}]},
+                {"loar": [{"layers": [0], "rank": 2}]},
+                {"lora": [{"layers": [1], "rank": 2, "sites": ["query"]}]},
+            ]
+        },
+    }
+    definition = parse_definition(plain, where="test", base=None)
+    with pytest.raises(InputError) as caught:
+        problems.enqueued(definition, anatomy)
+    assert len(caught.value.faults) == 2
+
+
+def test_baselines_are_lora_at_every_rate_and_unknown_ones_are_named(anatomy: Anatomy) -> None:
+    found = baselines(["lora-r8"], anatomy, training=_REST)
+    assert [c.training_value("learning_rate") for c in found.values()] == list(LEARNING_RATES)
+    (group,) = next(iter(found.values())).groups
+    assert (group.layers, group.sites) == ((0, 1, 2), ("query", "value"))
+    with pytest.raises(InputError) as caught:
+        baselines(["lora-r8", "lroa-r8", "full"], anatomy, training=_REST)
+    assert [fault.given for fault in caught.value.faults] == ["lroa-r8", "full"]
