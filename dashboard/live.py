@@ -1,8 +1,8 @@
 """What a page needs to stay fresh: cached reads, the refresh, and errors as friendly messages.
 
-A study is read anew only when its `updated_at` has moved, so that a refresh of an unchanged study
-costs one row however many trials it has. What is cached is shared between viewers and unchanging;
-`cache_resource` hands it out without a copy.
+A study is read anew only when its `updated_at` has moved, or its search has come or gone, so that
+a refresh of an unchanged study costs a few rows however many trials it has. What is cached is
+shared between viewers and unchanging; `cache_resource` hands it out without a copy.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +18,8 @@ from dashboard import queries, words
 from dashboard.queries import StudyLine, StudyView, TrialView
 
 REFRESH_S = 3.0
+LOST_REFRESH_S = 30.0
+"""A killed search may go on at any time; until then nothing moves."""
 TRIALS_PER_REFRESH_S = 500
 """A large study is read less often, so that looking at a search does not slow it down."""
 
@@ -36,11 +38,11 @@ def study_view(name: str) -> StudyView:
     """The study as it is now."""
     url = storage_url()
     with queries.opened(url, name) as study:
-        return _study_view(study, url, name, study.record.updated_at)
+        return _study_view(study, url, name, study.record.updated_at, queries.held(study))
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the study …")
-def _study_view(_study: Study, url: str, name: str, updated_at: datetime) -> StudyView:
+def _study_view(_study: Study, url: str, name: str, updated_at: datetime, held: bool) -> StudyView:
     return queries.read_study(_study)
 
 
@@ -73,17 +75,23 @@ def show_live(view: StudyView, draw: Callable[[StudyView], None]) -> None:
     Only what `draw` draws is refreshed; choices made in widgets stay.
     """
     name = view.record.name
-    every = max(REFRESH_S, len(view.trials) / TRIALS_PER_REFRESH_S) if view.running else None
 
-    @st.fragment(run_every=every)
+    @st.fragment(run_every=refresh_s(view))
     def refreshed() -> None:
         with reported():
             now = study_view(name)
-            if now.record.state != view.record.state:
+            if (now.record.state, now.lost) != (view.record.state, view.lost):
                 st.rerun()  # the whole page: its title changes, refreshing begins or ends
             draw(now)
 
     refreshed()
+
+
+def refresh_s(view: StudyView) -> float | None:
+    """How often a study's page is drawn anew; None where nothing more is to come."""
+    if view.running:
+        return max(REFRESH_S, len(view.trials) / TRIALS_PER_REFRESH_S)
+    return LOST_REFRESH_S if view.lost else None
 
 
 @contextmanager

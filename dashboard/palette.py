@@ -26,6 +26,9 @@ SIZES = ((0.0, "#bfdbfe"), (0.5, "#3b82f6"), (1.0, "#1e3a8a"))
 
 BadgeColor = Literal["gray", "green", "orange", "blue", "red"]
 
+LOST_BADGE: BadgeColor = "orange"
+"""Of a study that calls itself running, but has lost its process."""
+
 _BADGES: Mapping[str, BadgeColor] = {
     StudyState.CREATED: "gray",
     StudyState.RUNNING: "green",

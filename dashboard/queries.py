@@ -36,6 +36,7 @@ class StudyLine:
     Attributes:
         name: Its name.
         state: Where it is in its life.
+        lost: Whether it calls itself running, but its process is gone.
         model: Its backbone.
         data: Its data source.
         done: Trials in a final state, baselines included.
@@ -50,6 +51,7 @@ class StudyLine:
 
     name: str
     state: StudyState
+    lost: bool
     model: str
     data: str
     done: int
@@ -103,7 +105,12 @@ class StudyView:
     @property
     def running(self) -> bool:
         """Whether more is to come without anyone's doing."""
-        return self.record.state in (StudyState.CREATED, StudyState.RUNNING)
+        return self.record.state in (StudyState.CREATED, StudyState.RUNNING) and not self.lost
+
+    @property
+    def lost(self) -> bool:
+        """Whether it calls itself running, but its process is gone."""
+        return _lost(self.status, self.record)
 
     def best(self) -> TrialRecord | None:
         """The trial of the highest quality on the front, or None."""
@@ -158,6 +165,12 @@ def study_lines(storage_url: str) -> list[StudyLine]:
             pick = max if quality.goal == "max" else min
             lines.append(_line(status(store, record), record, pick(found) if found else None))
     return sorted(lines, key=lambda line: line.updated_at, reverse=True)
+
+
+def held(study: Study) -> bool:
+    """Whether a study that calls itself running has a process that runs it; True for others."""
+    record = study.record
+    return record.state is not StudyState.RUNNING or not _lost(study.status(), record)
 
 
 def read_study(study: Study) -> StudyView:
@@ -226,6 +239,7 @@ def _line(progress: Mapping[str, Any], record: StudyRecord, best: float | None) 
     return StudyLine(
         name=record.name,
         state=record.state,
+        lost=_lost(progress, record),
         model=str(definition.get("model", {}).get("name_or_path", "")),
         data=str(definition.get("data", {}).get("source", "")),
         done=trials["completed"] + trials["stopped"] + trials["failed"],
@@ -237,6 +251,10 @@ def _line(progress: Mapping[str, Any], record: StudyRecord, best: float | None) 
         hypervolume=progress["hypervolume"],
         updated_at=record.updated_at,
     )
+
+
+def _lost(progress: Mapping[str, Any], record: StudyRecord) -> bool:
+    return record.state is StudyState.RUNNING and not progress.get("held", True)
 
 
 def _total(record: StudyRecord) -> int | None:

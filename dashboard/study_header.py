@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from autopeft.study.records import StudyState
 from dashboard import address, live, palette, words
 from dashboard.queries import StudyLine, StudyView
-
-SILENT_AFTER_S = 600
-"""A running study that has not changed for this long may have lost its search."""
 
 
 def show_study_page(draw: Callable[[StudyView], None]) -> None:
@@ -54,10 +53,18 @@ def _chosen(lines: list[StudyLine], picker: DeltaGenerator) -> str:
     return wanted
 
 
+def show_state(place: Any, state: StudyState, *, lost: bool) -> None:
+    """A study's state as a badge; one that was killed does not count as running."""
+    if lost:
+        place.badge("killed?", color=palette.LOST_BADGE, help=words.KILLED)
+    else:
+        place.badge(state.value, color=palette.badge(state))
+
+
 def _title(view: StudyView) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.header(words.markdown(view.record.name), anchor=False, width="content")
-        st.badge(view.record.state.value, color=palette.badge(view.record.state))
+        show_state(st, view.record.state, lost=view.lost)
 
 
 def show_header(view: StudyView) -> None:
@@ -83,10 +90,7 @@ def _tiles(view: StudyView) -> None:
     total = f" / {view.total:,}" if view.total is not None else ""
     failed = sum(progress["failures"].values())
     value = best.objectives.get(quality.name) if best else None
-    baseline = view.baseline.objectives.get(quality.name) if view.baseline else None
-    change = None
-    if value is not None and baseline is not None:
-        change = f"{value - baseline:+.4f} vs baseline"
+    change = _against_baseline(view)
     columns = st.columns(5)
     columns[0].metric(
         "Trials ended",
@@ -101,8 +105,9 @@ def _tiles(view: StudyView) -> None:
     columns[1].metric(
         f"Best {words.markdown(words.label(quality.name))}",
         words.metric_value(quality.name, value),
-        change,
-        delta_color="normal" if quality.goal == "max" else "inverse",
+        change or ("by a baseline" if best and best.baseline else None),
+        delta_color="off" if not change else "normal" if quality.goal == "max" else "inverse",
+        delta_arrow="auto" if change else "off",
         border=True,
         height="stretch",
         help="On the front: at the full budget and within the caps.",
@@ -118,6 +123,17 @@ def _tiles(view: StudyView) -> None:
     columns[4].metric(*_clock(view), border=True, height="stretch")
 
 
+def _against_baseline(view: StudyView) -> str | None:
+    """How far the best trial is from the best baseline; None where it is a baseline itself."""
+    name, best = view.frames[0].name, view.best()
+    if best is None or best.baseline is not None or view.baseline is None:
+        return None
+    value, baseline = best.objectives.get(name), view.baseline.objectives.get(name)
+    if value is None or baseline is None:
+        return None
+    return f"{value - baseline:+.4f} vs best baseline"
+
+
 def _clock(view: StudyView) -> tuple[str, str]:
     if view.running:
         return "Time left, about", words.duration(view.status["eta_seconds"])
@@ -127,13 +143,8 @@ def _clock(view: StudyView) -> tuple[str, str]:
 def _news(view: StudyView) -> None:
     if view.running and view.record.stop_requested:
         st.info("The search was asked to stop.", icon=":material/stop_circle:")
-    silent_s = (datetime.now(UTC) - view.record.updated_at).total_seconds()
-    if view.running and silent_s > SILENT_AFTER_S:
-        st.warning(
-            f"Nothing has changed for {words.duration(silent_s)}: if the search was killed, the "
-            "same `autopeft search` command goes on where it ended.",
-            icon=":material/hourglass_disabled:",
-        )
-    if not view.trials:
+    if view.lost:
+        st.warning(words.KILLED, icon=":material/hourglass_disabled:")
+    elif not view.trials:
         text = "No trial yet: the search is loading the backbone and the data, or has not begun."
         st.info(text, icon=":material/hourglass_empty:")

@@ -19,6 +19,9 @@ from autopeft.study.placement import SIZE_NAMES
 NOTHING = "-"
 QUALITIES = metrics_of("quality")
 
+KILLED = "Killed? No process holds it: the same `autopeft search` command goes on."
+"""What is said of a study that calls itself running, but has lost its process."""
+
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>$:~^&])")
 _SECRET = re.compile(r"://[^/?]*@|[?&](?:password|passfile|sslpassword)=")
 _LABELS = {

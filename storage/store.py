@@ -255,10 +255,10 @@ class SqlStore:
                 profile=profile,
             )
 
-    def requeue_trials(self, name: str, token: int) -> list[int]:
-        """Set trials left running by a lost coordinator back to waiting; their numbers."""
+    def requeue_trials(self, name: str, token: int, *, cause: str = "lost") -> list[int]:
+        """Set running trials back to waiting and close their attempts; their numbers."""
         with self._writing() as session:
-            return trial_rows.requeue(session, lease.guard(session, name, token))
+            return trial_rows.requeue(session, lease.guard(session, name, token), cause)
 
     def trials(self, name: str) -> list[TrialRecord]:
         """All trials by number."""
@@ -275,6 +275,11 @@ class SqlStore:
         """A trial's measurements by step, metric and split."""
         with self._reading() as session:
             return trial_rows.curve(session, find_study(session, name), number)
+
+    def values_at(self, name: str, *, step: int, metric: str) -> dict[int, float]:
+        """The validation values of a metric at one step, by trial number."""
+        with self._reading() as session:
+            return trial_rows.values_at(session, find_study(session, name), step, metric)
 
     def attempts(self, name: str, number: int) -> list[dict[str, Any]]:
         """A trial's attempts, oldest first."""

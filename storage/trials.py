@@ -109,8 +109,8 @@ def finish(
     _close(_open_attempts(session, [row.id]), cause=cause, message=message)
 
 
-def requeue(session: Session, study: StudyKey) -> list[int]:
-    """Sets running trials back to waiting and closes their attempts as lost; their numbers."""
+def requeue(session: Session, study: StudyKey, cause: str) -> list[int]:
+    """Sets running trials back to waiting and closes their attempts; their numbers."""
     query = (
         select(TrialRow)
         .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.RUNNING.value)
@@ -119,7 +119,7 @@ def requeue(session: Session, study: StudyKey) -> list[int]:
     rows = session.scalars(query).all()
     for row in rows:
         row.state = TrialState.WAITING.value
-    _close(_open_attempts(session, [row.id for row in rows]), cause=LOST)
+    _close(_open_attempts(session, [row.id for row in rows]), cause=cause)
     return [row.number for row in rows]
 
 
@@ -196,6 +196,22 @@ def curve(session: Session, study: StudyKey, number: int) -> list[Measurement]:
         .order_by(MeasurementRow.step, MeasurementRow.metric, MeasurementRow.split)
     )
     return [records.measurement_record(row) for row in session.scalars(query)]
+
+
+def values_at(session: Session, study: StudyKey, step: int, metric: str) -> dict[int, float]:
+    """The validation values of a metric at one step, by trial number; nulls are left out."""
+    query = (
+        select(TrialRow.number, MeasurementRow.value)
+        .join(MeasurementRow, MeasurementRow.trial_id == TrialRow.id)
+        .where(
+            TrialRow.study_id == study.id,
+            MeasurementRow.step == step,
+            MeasurementRow.metric == metric,
+            MeasurementRow.split == "validation",
+            MeasurementRow.value.is_not(None),
+        )
+    )
+    return {number: value for number, value in session.execute(query) if value is not None}
 
 
 def attempts(session: Session, study: StudyKey, number: int) -> list[dict[str, Any]]:

@@ -81,4 +81,4 @@ def test_faults_have_the_binding_keys() -> None:
         "hint": "write space",
     }
     (fault,) = AutopeftError("it broke", hint="mend it").faults
-    assert (fault.given, fault.hint) == ("it broke", "mend it")
+    assert (fault.where, fault.hint) == ("it broke", "mend it")

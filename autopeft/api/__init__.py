@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autopeft.api.checking import init, load_configuration, render, sites, validate
+    from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
     from autopeft.api.environment import doctor
     from autopeft.api.loading import delete, list_studies, load_study, stop, upgrade_storage
     from autopeft.api.place import storage_url
@@ -28,6 +28,7 @@ _HOME = {
     "TrainedModel": "trained",
     "delete": "loading",
     "doctor": "environment",
+    "fetch": "checking",
     "init": "checking",
     "list_studies": "loading",
     "load": "trained",
@@ -48,6 +49,7 @@ __all__ = [
     "TrainedModel",
     "delete",
     "doctor",
+    "fetch",
     "init",
     "list_studies",
     "load",

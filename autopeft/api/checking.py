@@ -1,12 +1,15 @@
 """Before a search: check a study file, look at a model's sites, write a first study file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from autopeft.configuration import Configuration
 from autopeft.errors import Fault, InputError
+from autopeft.space.document import read_yaml
 from autopeft.study.definition import (
     StudyDefinition,
     default_definition,
@@ -17,79 +20,91 @@ from autopeft.study.definition import render as rendered
 
 if TYPE_CHECKING:
     from autopeft.backbone.anatomy import Anatomy
+    from autopeft.training.data.guess import Guess
 
 
 def validate(path: Path, *, check_model: bool = True) -> StudyDefinition:
-    """Check a study file: its keys and values, its space, and the space on its backbone.
+    """Check a study file: its keys and values, and all that a search refuses before it trains.
 
-    Weights and data are not read; of the model only its configuration file.
+    Weights are not read; of the model only its configuration. The data are read, but never
+    downloaded: see `autopeft.api.checks.study_faults`. Nothing is left on the disk.
 
     Args:
         path: The study file.
-        check_model: Whether to look at the model's configuration; without it, the space is checked
-            for itself alone.
+        check_model: Whether to look at model and data; without it, the file and its space are
+            checked for themselves alone, and caps not at all.
 
     Raises:
-        InputError: All faults at once.
+        InputError: All faults at once. Where keys or values are at fault, model and data are not
+            looked at, but the space is.
     """
-    faults: list[Fault] = []
-    definition: StudyDefinition | None = None
+    where = str(path)
+    plain = read_yaml(path)  # a file that cannot be read is one fault, and told once
+    from autopeft.api.checks import study_faults, written_faults
+
     try:
         definition = load_definition(path)
     except InputError as error:
-        faults += error.faults
-    faults += _space_faults(path, definition, check_model=check_model)
-    if faults or definition is None:
+        raise InputError([*error.faults, *_space_faults(plain, path, error.faults)]) from error
+    if check_model:
+        with _scratch() as folder:
+            faults = study_faults(definition, where=where, output_dir=folder)
+    else:
+        faults = written_faults(definition, where=where)
+    if faults:
         raise InputError(faults)
     return definition
 
 
-def _space_faults(
-    path: Path, definition: StudyDefinition | None, *, check_model: bool
-) -> list[Fault]:
-    """Faults of the space, also where other keys are at fault."""
-    from autopeft.api.problem import bind_space, enqueued
-    from autopeft.backbone.loading import config_anatomy
-    from autopeft.methods import registry
-    from autopeft.searchers.baselines import baselines
-    from autopeft.space.document import read_yaml
-    from autopeft.space.library import load_space
-    from autopeft.training.setup import backbone_request
+def _space_faults(plain: Mapping[str, Any], path: Path, known: Sequence[Fault]) -> list[Fault]:
+    """Faults of the space in a file of which other keys are at fault."""
+    from autopeft.api.checks import space_faults
 
-    faults: list[Fault] = []
-    try:
-        if definition is None:
-            source = read_yaml(path).get("space")
-            if isinstance(source, str | dict) and source:
-                load_space(source, schemas=registry.schemas(), base=path.parent)
-            return []
-        load_space(definition.space, schemas=registry.schemas())
-    except InputError as error:
-        return list(error.faults)
-    if not check_model:
+    source = plain.get("space")
+    if source is None or any(fault.key.split(".")[0] == "space" for fault in known):
         return []
-    try:
-        anatomy = config_anatomy(backbone_request(definition.model))
-    except InputError as error:
-        return list(error.faults)
-    for check in (
-        lambda: bind_space(definition, anatomy),
-        lambda: enqueued(definition, anatomy),
-        lambda: baselines(definition.search.baselines, anatomy, training=_NO_DECAY),
-    ):
-        try:
-            check()
-        except InputError as error:
-            faults += error.faults
-    return faults
+    return space_faults(source, where=str(path), base=path.parent)
 
 
-_NO_DECAY = {"weight_decay": 0.0, "warmup_ratio": 0.0}
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for converted data that nobody needs afterwards."""
+    with TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def render(path: Path) -> str:
     """A study file with every default filled in, as YAML."""
     return rendered(load_definition(path))
+
+
+def fetch(path: Path, *, output_dir: Path | None = None) -> list[str]:
+    """Bring a study's model and data onto this machine, for machines without a connection.
+
+    Hub models and data go into the Hugging Face cache (`HF_HOME`), local and built-in data are
+    converted into the study's output folder; then `HF_HUB_OFFLINE=1` works.
+
+    Returns:
+        One line for each thing that is there now.
+
+    Raises:
+        InputError: The model or the data cannot be had or used.
+    """
+    from autopeft.api.place import output_folder
+    from autopeft.backbone.loading import load_backbone
+    from autopeft.training.data.text import load_text_data
+    from autopeft.training.setup import backbone_request, data_request
+
+    definition = load_definition(path)
+    backbone = load_backbone(backbone_request(definition.model))
+    request = data_request(definition.data, task=definition.model.task, seed=definition.study.seed)
+    folder = output_folder(definition.study.name, output_dir)
+    data = load_text_data(request, output_dir=folder)
+    return [
+        f"model {definition.model.name_or_path}: {backbone.anatomy.n_params:,} parameters",
+        f"data {definition.data.source}: {len(data.train)} train, "
+        f"{len(data.validation)} validation",
+    ]
 
 
 def load_configuration(path: Path | str) -> Configuration:
@@ -141,24 +156,25 @@ def init(
     """A commented study file for a model and a data set.
 
     Columns, splits, task and metric are inferred from the data; each guess comes with its reason.
+    Without arguments, nothing is guessed: the file says what the embedded default is.
 
     Args:
         model: Hub id, folder or `builtin:minilm` (the default).
         data: Hub id, file, folder or `builtin:docstrings` (the default).
-        output_dir: Where converted data go.
+        output_dir: Where converted data are kept; None keeps none.
 
     Raises:
-        InputError: The model or the data cannot be read, or the columns not told apart.
+        InputError: The model or the data cannot be read, or the columns not told apart; all
+            faults at once.
     """
-    from autopeft.api.place import output_folder
     from autopeft.export.study_file import study_file_text
-    from autopeft.training.data.guess import guess
 
-    default = default_definition().to_plain()
-    model = model or default["model"]["name_or_path"]
-    data = data or default["data"]["source"]
-    sites(model)
-    found = guess(data, output_dir=output_folder("init", output_dir))
+    default = default_definition()
+    if model is None and data is None:
+        return InitResult(study_file_text(default, {}), {}, default)
+    model = model or default.model.name_or_path
+    data = data or default.data.source
+    found = _guess(model, data, output_dir)
     plain = {
         "study": {"name": study_name_for(model, data)},
         "model": {"name_or_path": model, "task": found.task},
@@ -175,7 +191,33 @@ def init(
         "objectives": [{"metric": found.metric}, {"metric": "trainable_params"}],
     }
     definition = parse_definition(plain, where="init", base=Path.cwd())
-    return InitResult(study_file_text(definition, found.reasons), found.reasons, definition)
+    guesses = {_GUESSED[name]: why for name, why in found.reasons.items()}
+    return InitResult(study_file_text(definition, guesses), guesses, definition)
+
+
+_GUESSED = {
+    "splits": "data.splits",
+    "text": "data.text",
+    "label": "data.label",
+    "task": "model.task",
+    "metric": "objectives",
+}
+"""What is guessed of the data -> the key of the study file that says it."""
+
+
+def _guess(model: str, data: str, output_dir: Path | None) -> "Guess":
+    """What the data seem to be; the model is looked at too, so that its faults come along."""
+    from autopeft.api.checks import tried
+    from autopeft.training.data.guess import guess
+
+    faults: list[Fault] = []
+    tried(lambda: sites(model), faults, where="init")
+    with _scratch() as folder:
+        output = folder if output_dir is None else output_dir.absolute()
+        found = tried(lambda: guess(data, output_dir=output), faults, where="init")
+    if faults or found is None:
+        raise InputError(faults)
+    return found
 
 
 def study_name_for(model: str, data: str) -> str:
@@ -187,4 +229,4 @@ def study_name_for(model: str, data: str) -> str:
         stem = re.sub(r"\.(csv|tsv|jsonl?|parquet)$", "", last)
         return re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-").lower()
 
-    return f"{short(data)}-{short(model)}"[:60]
+    return "-".join(filter(None, (short(data), short(model))))[:60] or "study"

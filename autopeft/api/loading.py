@@ -20,6 +20,23 @@ def open_store(
     return open_sql_store(storage_url(storage), create=create, read_only=read_only)
 
 
+def open_existing(storage: str | None = None) -> Store | None:
+    """The store for writing; None where the database is not made yet.
+
+    Raises:
+        StorageError: It cannot be used, or could not be made.
+    """
+    check_packages()
+    from storage.filesystem import check_file
+    from storage.place import parse_place
+
+    path = parse_place(storage_url(storage)).path
+    if path is None or path.exists():
+        return open_store(storage, create=True)
+    check_file(path, create=True, writable=True)
+    return None
+
+
 def load_study(
     name: str | Path | None = None,
     *,
@@ -84,8 +101,9 @@ def delete(
 
     store = open_store(storage)
     found = study_name(store, name)
+    created_at = store.study(found).created_at
     store.delete_study(found)
-    remove_states(output_folder(found, output_dir))
+    remove_states(output_folder(found, output_dir), created_at)
 
 
 def upgrade_storage(storage: str | None = None) -> tuple[str, str]:

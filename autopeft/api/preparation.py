@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.api import problem as problems
+from autopeft.api.checks import study_faults
 from autopeft.api.study import bounds
 from autopeft.api.versions import package_versions
-from autopeft.errors import Fault, StudyMismatchError
-from autopeft.execution.states import STATES
+from autopeft.errors import Fault, InputError, StudyMismatchError
+from autopeft.execution.states import states_folder
 from autopeft.searchers.baselines import baselines
 from autopeft.searchers.rungs import rung_steps
 from autopeft.study.definition import StudyDefinition
@@ -40,6 +41,11 @@ class Preparation:
         from autopeft.training import setup
         from autopeft.training.metrics import best_value
 
+        faults = study_faults(
+            definition, where=f"study {definition.study.name}", output_dir=folder
+        )
+        if faults:
+            raise InputError(faults)
         self._definition, self._folder = definition, folder
         self._quality = definition.objectives[0].metric
         self._device = setup.device_name(definition.execution.devices)
@@ -68,10 +74,12 @@ class Preparation:
         defaults = problems.training_defaults(definition)
         self._baselines = baselines(definition.search.baselines, anatomy, training=defaults)
         self._enqueued = problems.enqueued(definition, anatomy)
+        if faults := problems.barred(self._enqueued, self._problem):
+            raise InputError(faults)
         self._rungs = rung_steps(
             definition.search.rungs,
             total_steps=materials.total_steps,
-            warmup_steps=round(definition.training.warmup_ratio * materials.total_steps),
+            warmup_steps=self._warmup_steps(materials.total_steps),
         )
         pack = definition.search.pack
         automatic = PACK_SIZES.get(self._device, DEFAULT_PACK_SIZE)
@@ -88,6 +96,17 @@ class Preparation:
             f"{len(data.validation)} choose; {self._materials.total_steps} steps a trial, "
             f"{self._pack_size} trials a pack, on {self._device}"
         )
+
+    def _warmup_steps(self, total_steps: int) -> int:
+        """The longest warm-up of any configuration."""
+        from autopeft.training.loop import warmup_steps
+
+        ratio = self._definition.training.warmup_ratio
+        for dimension in self._space.dimensions:
+            if dimension.name == "training.warmup_ratio":
+                values = [float(value) for value in dimension.values] or [dimension.high]
+                ratio = max(values)
+        return warmup_steps(ratio, total_steps)
 
     def new_study(self) -> NewStudy:
         """The record to create."""
@@ -190,7 +209,7 @@ class Preparation:
             wall_clock_s=budget.wall_clock,
             train_s=None if budget.gpu_hours is None else budget.gpu_hours * 3600.0,
             stop_after_s=stop_after,
-            states=self._folder / STATES,
+            states=states_folder(self._folder, record.created_at),
             accuracy_like=self._quality in ("accuracy", "f1", "matthews"),
         )
         return Tuner(

@@ -1,15 +1,17 @@
 """From a study's definition and backbone to the problem that its searcher solves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+
+import numpy as np
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import TRAINING_KEYS, Configuration
 from autopeft.errors import Fault, InputError
 from autopeft.methods import counting, registry
 from autopeft.searchers.base import Problem
+from autopeft.searchers.candidates import Candidates
 from autopeft.space.library import load_space
 from autopeft.space.space import BoundSpace, Point
 from autopeft.study.configuration_check import check_configuration
@@ -59,19 +61,34 @@ def build(definition: StudyDefinition, space: BoundSpace, point: Point) -> Confi
     return Configuration.from_dict({**assignment, "training": training})
 
 
-def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuration]:
-    """The configurations of `search.enqueue`, checked against the backbone; faults at once."""
-    shape = anatomy.shape(registry.carried_by(anatomy))
-    schemas, faults, found = registry.schemas(), [], []
-    for index, plain in enumerate(definition.search.enqueue):
-        where = f"search.enqueue[{index}]"
-        own = check_configuration(plain, schemas, shape, where)
-        faults += own
-        if not own:
-            found.append(complete_configuration(plain, schemas, training_defaults(definition)))
-    if faults:
-        raise InputError(faults)
-    return found
+class Costs:
+    """Known objectives of configurations, in closed form; each is computed once.
+
+    Args:
+        anatomy: The backbone.
+        head_params: Parameters of the task head.
+        train_tokens: Real tokens of a full trial.
+    """
+
+    def __init__(self, anatomy: Anatomy, *, head_params: int, train_tokens: int) -> None:
+        self._anatomy, self._head, self._tokens = anatomy, head_params, train_tokens
+        self.known = lru_cache(CACHED)(self._known)
+        self.flops = lru_cache(CACHED)(self._flops)
+        self.site_params = lru_cache(CACHED)(self._site_params)
+
+    def _known(self, configuration: Configuration) -> Mapping[str, float]:
+        adapter_bytes = counting.adapter_bytes(configuration, self._anatomy, self._head)
+        return {
+            "trainable_params": float(counting.trainable_params(configuration, self._anatomy)),
+            "adapter_bytes": float(adapter_bytes),
+            "flops": self.flops(configuration),
+        }
+
+    def _flops(self, configuration: Configuration) -> float:
+        return counting.training_flops(configuration, self._anatomy, self._tokens)
+
+    def _site_params(self, configuration: Configuration) -> Mapping[tuple[int, str], int]:
+        return counting.site_params(configuration, self._anatomy)
 
 
 def make_problem(
@@ -80,87 +97,158 @@ def make_problem(
     """The problem of a study.
 
     Raises:
-        InputError: No configuration of the space keeps the caps.
+        InputError: No configuration of the space keeps the caps or fits `deploy`.
     """
-
-    @lru_cache(CACHED)
-    def known(configuration: Configuration) -> Mapping[str, float]:
-        return {
-            "trainable_params": float(counting.trainable_params(configuration, anatomy)),
-            "adapter_bytes": float(
-                counting.adapter_bytes(configuration, anatomy, facts.head_params)
-            ),
-            "flops": flops(configuration),
-        }
-
-    @lru_cache(CACHED)
-    def flops(configuration: Configuration) -> float:
-        return counting.training_flops(configuration, anatomy, facts.train_tokens)
-
-    @lru_cache(CACHED)
-    def site_params(configuration: Configuration) -> Mapping[tuple[int, str], int]:
-        return counting.site_params(configuration, anatomy)
-
-    capped: list[Objective | Constraint] = [*definition.objectives[1:], *definition.constraints]
-    caps = {entry.metric: float(entry.cap) for entry in capped if entry.cap is not None}
-    peft_only = "peft" in definition.deploy
-
-    def feasible(configuration: Configuration) -> bool:
-        if peft_only and not all(registry[m].peft_type for m in configuration.methods):
-            return False
-        values = known(configuration)
-        return all(values[metric] <= cap for metric, cap in caps.items())
+    costs = Costs(anatomy, head_params=facts.head_params, train_tokens=facts.train_tokens)
 
     def built(point: Point) -> Configuration:
         return build(definition, space, point)
 
-    ranges = _ranges(space, built, known)
-    _check_caps(caps, ranges)
-    return Problem(
+    ranges = _ranges(space, built, costs)
+    problem = Problem(
         space=space,
         anatomy=anatomy,
-        frame=_frame(definition, facts, caps, ranges),
+        frame=_frame(definition, facts, ranges),
         build=built,
-        known=known,
-        site_params=site_params,
-        feasible=feasible,
-        flops=flops,
+        known=costs.known,
+        site_params=costs.site_params,
+        feasible=_feasible(definition, costs),
+        flops=costs.flops,
         n_validation=facts.n_validation,
         seed=definition.study.seed,
         initial=min(definition.search.initial, definition.budget.trials),
     )
+    faults = _cap_faults(definition, ranges) or _feasibility_faults(definition, problem)
+    if faults:
+        raise InputError(faults)
+    return problem
 
 
-def _ranges(space: BoundSpace, built: Any, known: Any) -> dict[str, tuple[float, float]]:
-    """The exact range of every known objective over the space."""
-    smallest = [known(built(point)) for point in space.smallest()]
-    largest = known(built(space.largest()))
+def cap_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace) -> list[Fault]:
+    """Caps that nothing meets and a `deploy` that nothing fits, told without data or weights.
+
+    Caps on FLOPs and bytes are held against one token and no head: what is refused here nothing
+    can meet; the rest is checked when data and head are known.
+    """
+    facts = Facts(0.0, 1.0, head_params=0, train_tokens=1, n_validation=1)
+    try:
+        make_problem(definition, anatomy, space, facts)
+    except InputError as error:
+        return list(error.faults)
+    return []
+
+
+def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuration]:
+    """The configurations of `search.enqueue`, checked against the backbone.
+
+    Raises:
+        InputError: All faults at once: of form and meaning, repeats, more than the budget.
+    """
+    shape = anatomy.shape(registry.carried_by(anatomy))
+    schemas, defaults = registry.schemas(), training_defaults(definition)
+    found: list[Configuration] = []
+    faults: list[Fault] = []
+    for index, plain in enumerate(definition.search.enqueue):
+        key = f"search.enqueue.{index}"
+        own = check_configuration(plain, schemas, shape, "study", key=key)
+        faults += own
+        if own:
+            continue
+        configuration = complete_configuration(plain, schemas, defaults)
+        if configuration in found:
+            first = f"the same as configuration {found.index(configuration)}"
+            faults.append(Fault("study", key, first, "every one once"))
+        found.append(configuration)
+    if len(found) > definition.budget.trials:
+        given = f"{len(found)} configurations"
+        faults.append(Fault("study", "search.enqueue", given, "at most budget.trials"))
+    if faults:
+        raise InputError(faults)
+    return found
+
+
+def barred(configurations: Sequence[Configuration], problem: Problem) -> list[Fault]:
+    """Faults of enqueued configurations that break a cap or do not fit `deploy`."""
+    return [
+        Fault("study", f"search.enqueue.{index}", "over a cap or outside `deploy`", "within both")
+        for index, configuration in enumerate(configurations)
+        if not problem.feasible(configuration)
+    ]
+
+
+def _caps(definition: StudyDefinition) -> dict[str, float]:
+    """Caps on known objectives, of objectives and constraints; the stricter of two."""
+    capped: list[Objective | Constraint] = [*definition.objectives[1:], *definition.constraints]
+    caps: dict[str, float] = {}
+    for entry in capped:
+        if entry.cap is not None:
+            caps[entry.metric] = min(float(entry.cap), caps.get(entry.metric, float("inf")))
+    return caps
+
+
+def _feasible(definition: StudyDefinition, costs: Costs) -> Callable[[Configuration], bool]:
+    caps, peft_only = _caps(definition), "peft" in definition.deploy
+
+    def feasible(configuration: Configuration) -> bool:
+        if peft_only and not all(registry[m].peft_type for m in configuration.methods):
+            return False
+        values = costs.known(configuration)
+        return all(values[metric] <= cap for metric, cap in caps.items())
+
+    return feasible
+
+
+def _ranges(
+    space: BoundSpace, built: Callable[[Point], Configuration], costs: Costs
+) -> dict[str, tuple[float, float]]:
+    """Known objectives of the space's smallest and largest configurations: the frame's ends."""
+    smallest = [costs.known(built(point)) for point in space.smallest()]
+    largest = costs.known(built(space.largest()))
     return {name: (min(values[name] for values in smallest), largest[name]) for name in largest}
 
 
-def _check_caps(caps: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]) -> None:
-    faults = [
+def _cap_faults(
+    definition: StudyDefinition, ranges: Mapping[str, tuple[float, float]]
+) -> list[Fault]:
+    blocks: list[tuple[str, Sequence[Objective | Constraint]]] = [
+        ("objectives", definition.objectives),
+        ("constraints", definition.constraints),
+    ]
+    return [
         Fault(
             "study",
-            f"cap of {metric}",
-            f"{cap:,.0f}",
-            f"at least {ranges[metric][0]:,.0f}, the space's smallest configuration",
+            f"{block}.{index}.cap",
+            f"{entry.cap:,.0f}",
+            f"at least {ranges[entry.metric][0]:,.0f}, the space's smallest configuration",
             "raise the cap or give the space smaller sizes",
         )
-        for metric, cap in caps.items()
-        if cap < ranges[metric][0]
+        for block, entries in blocks
+        for index, entry in enumerate(entries)
+        if entry.cap is not None and entry.cap < ranges[entry.metric][0]
     ]
-    if faults:
-        raise InputError(faults)
+
+
+def _feasibility_faults(definition: StudyDefinition, problem: Problem) -> list[Fault]:
+    """A fault where all caps and `deploy` together leave nothing."""
+    if Candidates(problem).sample(np.random.default_rng(0), 1, frozenset()):
+        return []
+    given = ", ".join([*_caps(definition), *(f"deploy {form}" for form in definition.deploy)])
+    return [
+        Fault(
+            "study",
+            "space",
+            f"no configuration that keeps {given}",
+            "a space with at least one",
+            "raise a cap, give smaller sizes, or add methods that `deploy` can carry",
+        )
+    ]
 
 
 def _frame(
-    definition: StudyDefinition,
-    facts: Facts,
-    caps: Mapping[str, float],
-    ranges: Mapping[str, tuple[float, float]],
+    definition: StudyDefinition, facts: Facts, ranges: Mapping[str, tuple[float, float]]
 ) -> tuple[ObjectiveFrame, ...]:
     quality, *costs = definition.objectives
+    caps = _caps(definition)
     frames = [
         ObjectiveFrame(
             quality.metric, quality.goal, "linear", facts.constant_quality, facts.best_quality

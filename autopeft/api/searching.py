@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from autopeft.api.loading import open_store
+from autopeft.api.loading import open_existing, open_store
 from autopeft.api.place import output_folder
 from autopeft.api.preparation import Preparation
 from autopeft.api.study import Study
@@ -76,12 +76,10 @@ def search(
     """
     definition = resolve_definition(study, name=name, overrides=overrides)
     folder = output_folder(definition.study.name, output_dir)
-    store = open_store(storage, create=True)
     sitting = _Sitting(
-        store, definition, folder, listener or Silent(), stopper or Stopper(), stop_after
+        definition, storage, folder, listener or Silent(), stopper or Stopper(), stop_after
     )
-    sitting.run()
-    return Study(store, definition.study.name, output_dir=folder)
+    return Study(sitting.run(), definition.study.name, output_dir=folder)
 
 
 class _Sitting:
@@ -89,46 +87,50 @@ class _Sitting:
 
     def __init__(
         self,
-        store: Store,
         definition: StudyDefinition,
+        storage: str | None,
         folder: Path,
         listener: Listener,
         stopper: Stopper,
         stop_after: float | None,
     ) -> None:
-        self._store, self._definition, self._folder = store, definition, folder
+        self._definition, self._storage, self._folder = definition, storage, folder
         self._listener, self._stopper, self._stop_after = listener, stopper, stop_after
         self._name = definition.study.name
 
-    def run(self) -> None:
-        existing = self._existing()
-        if existing is None:
+    def run(self) -> Store:
+        """Search; the store. The database is made only once all checks have passed."""
+        store = open_existing(self._storage)
+        existing = self._existing(store) if store is not None else None
+        if store is None or existing is None:
             prepared = self._prepare()
+            store = store or open_store(self._storage, create=True)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
-                self._store.create_study(prepared.new_study())
-            with self._lease() as token:
-                self._search(prepared, token)
+                store.create_study(prepared.new_study())
+            with self._lease(store) as token:
+                self._search(prepared, store, token)
         elif not self._is_finished(existing):
-            with self._lease() as token:
-                self._search(self._prepare(), token)
+            with self._lease(store) as token:
+                self._search(self._prepare(), store, token)
+        return store
 
     @contextmanager
-    def _lease(self) -> Iterator[int]:
+    def _lease(self, store: Store) -> Iterator[int]:
         from autopeft.tuner import LEASE_S
         from storage.lease import this_process
 
-        token = self._store.claim(self._name, this_process(), LEASE_S)
+        token = store.claim(self._name, this_process(), LEASE_S)
         try:
             yield token
         finally:
-            self._store.release(self._name, token)
+            store.release(self._name, token)
 
-    def _search(self, prepared: Preparation, token: int) -> None:
-        self._existing()
-        prepared.check(self._store.study(self._name), self._listener)
-        self._store.update_study(self._name, token, definition=self._definition.to_plain())
+    def _search(self, prepared: Preparation, store: Store, token: int) -> None:
+        self._existing(store)
+        prepared.check(store.study(self._name), self._listener)
+        store.update_study(self._name, token, definition=self._definition.to_plain())
         tuner = prepared.tuner(
-            self._store,
+            store,
             token,
             listener=self._listener,
             stopper=self._stopper,
@@ -136,9 +138,9 @@ class _Sitting:
         )
         tuner.run()
 
-    def _existing(self) -> StudyRecord | None:
+    def _existing(self, store: Store) -> StudyRecord | None:
         """The stored study of that name, where it is the same study."""
-        record = next((r for r in self._store.studies() if r.name == self._name), None)
+        record = next((r for r in store.studies() if r.name == self._name), None)
         if record is not None:
             faults = difference(record.definition, self._definition.to_plain())
             if faults:

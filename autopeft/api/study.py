@@ -174,6 +174,7 @@ def status(store: Store, record: StudyRecord) -> dict[str, Any]:
         "left": {
             "trials": trials_left,
             "wall_clock": None if limit is None else max(0.0, limit - wall),
+            "gpu_hours": _hours_left(budget.get("gpu_hours"), record),
         },
         "eta_seconds": 0.0
         if finished
@@ -186,7 +187,15 @@ def status(store: Store, record: StudyRecord) -> dict[str, Any]:
             "wall_seconds": wall,
         },
         "failures": store.failures(record.name),
+        "held": store.holder(record.name) is not None,
         "objectives": [frame.name for frame in record.frame],
         "created_at": record.created_at.isoformat(),
         "updated_at": record.updated_at.isoformat(),
     }
+
+
+def _hours_left(budget: float | None, record: StudyRecord) -> float | None:
+    """Device hours left; None without such a budget."""
+    if budget is None:
+        return None
+    return max(0.0, float(budget) - float(record.spent.get("train_seconds", 0.0)) / 3600.0)

@@ -1,8 +1,8 @@
-"""`autopeft`: the console entry; puts the commands together and tells errors.
+"""`autopeft`: the console entry; puts the commands together.
 
-Commands raise `AutopeftError`; here alone it becomes text or JSON and an exit code. Anything else
-that is raised is a bug, and is shown with its traceback. Importing this module, and so every
-`--help`, imports neither torch nor a database.
+Commands raise `AutopeftError`; `CommandGroup` alone makes it text or JSON and an exit code.
+Anything else that is raised is a bug, and is shown with its traceback. Importing this module, and
+so every `--help`, imports neither torch nor a database.
 """
 
 import logging
@@ -11,7 +11,6 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from autopeft.cli.commands.compare import compare
 from autopeft.cli.commands.dashboard import dashboard
@@ -30,9 +29,7 @@ from autopeft.cli.commands.studies import studies
 from autopeft.cli.commands.train import train
 from autopeft.cli.commands.trials import trials
 from autopeft.cli.commands.validate import validate
-from autopeft.cli.faults import report
-from autopeft.cli.options import JSON_KEY
-from autopeft.errors import AutopeftError
+from autopeft.cli.group import CommandGroup
 
 PROGRAM = "autopeft"
 LOGGERS = ("autopeft", "storage", "dashboard")
@@ -42,18 +39,6 @@ COMMANDS = (
     stop, delete, dashboard, doctor,
 )  # fmt: skip
 """In the order of `--help`; `db` follows."""
-
-
-class CommandGroup(TyperGroup):
-    """The commands, with errors told in one place."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; an `AutopeftError` ends with its exit code."""
-        try:
-            return super().invoke(ctx)
-        except AutopeftError as error:
-            report(error, as_json=bool(ctx.meta.get(JSON_KEY)))
-            raise typer.Exit(error.exit_code) from error
 
 
 class StderrHandler(logging.StreamHandler[Any]):

@@ -9,14 +9,6 @@ from typing import Annotated
 
 import typer
 
-JSON_KEY = "autopeft.json"
-
-
-def note_json(context: typer.Context, value: bool) -> bool:
-    """Remember that JSON was asked for: errors take that form too."""
-    context.meta[JSON_KEY] = context.meta.get(JSON_KEY, False) or value
-    return value
-
 
 class Pick(StrEnum):
     """How a trial of the front is chosen."""
@@ -78,8 +70,6 @@ JsonOption = Annotated[
     typer.Option(
         "--json",
         help="Print JSON on stdout and nothing else there, errors included.",
-        callback=note_json,
-        is_eager=True,
     ),
 ]
 QuietOption = Annotated[

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autopeft.cli.streams import ascii_only
+from autopeft.cli.streams import ascii_only, draw
 from autopeft.cli.wording import compact
 from autopeft.study.records import Measurement, ObjectiveFrame, TrialRecord, TrialState
 
@@ -117,7 +117,7 @@ def _print(
         drawing = drawing.translate(_TO_ASCII)
     legend = "   ".join(f"{each.marker} {each.name}" for each in reversed(series))
     console.print(f"{title}   [{legend}]" if len(series) > 1 else title)
-    console.print(Text.from_ansi(drawing.rstrip("\n")))
+    draw(console, Text.from_ansi(drawing.rstrip("\n")))
 
 
 def _drawn(series: Sequence[Series], width: int, rows: int, *, logarithmic: bool) -> str:

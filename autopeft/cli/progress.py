@@ -13,7 +13,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from autopeft.cli.streams import console, interactive, print_json, say
+from autopeft.cli.streams import ascii_only, console, interactive, print_json, say
 from autopeft.cli.wording import duration, number, ranges
 from autopeft.study.progress import Listener, Progress
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 10.0
 """How often a progress line is printed where there is no live display."""
+
+LOADING = "loading model and data"
+"""What is shown before the first trial; it may take tens of seconds."""
 
 WORKING = frozenset({"suggesting", "training", "evaluating"})
 """Phases in which a search does something: one that shows none had nothing left to do."""
@@ -106,12 +109,15 @@ class LiveDisplay:
 
     def __init__(self, unit: str = "trials") -> None:
         from rich.live import Live
+        from rich.spinner import Spinner
 
+        target = console(stderr=True)
         self._unit = unit
+        self._loading = Spinner("line" if ascii_only(target) else "dots", LOADING)
         self._progress: Progress | None = None
         self._notice = ""
         self._live = Live(
-            console=console(stderr=True),
+            console=target,
             get_renderable=self._drawn,
             refresh_per_second=4,
             transient=True,
@@ -146,7 +152,9 @@ class LiveDisplay:
         from rich.text import Text
 
         parts: list[RenderableType] = []
-        if self._progress is not None:
+        if self._progress is None or self._progress.phase == "loading":
+            parts.append(self._loading)
+        else:
             parts += [self._bars(self._progress), Text(", ".join(facts(self._progress)))]
         if self._notice:
             parts.append(Text(self._notice, style="bold yellow"))
@@ -249,6 +257,8 @@ def display(*, quiet: bool, plain: bool = False, unit: str = "trials") -> Displa
 
 def activity(progress: Progress, unit: str) -> str:
     """What is going on: `training trials 4-7`."""
+    if progress.phase == "loading":
+        return LOADING
     if not progress.pack or not unit:
         return progress.phase
     noun = unit.removesuffix("s") if len(progress.pack) == 1 else unit

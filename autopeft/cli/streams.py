@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 PIPE_WIDTH = 140
 """Columns where nobody says how wide the output is: a file has room for a whole table row."""
@@ -28,6 +28,17 @@ def console(*, stderr: bool = False) -> "Console":
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = PIPE_WIDTH
     return made
+
+
+def draw(target: "Console", drawing: "RenderableType") -> None:
+    """Print a drawing; blanks that fill its lines up to the width go to terminals only."""
+    if target.is_terminal:
+        target.print(drawing)
+        return
+    with target.capture() as captured:
+        target.print(drawing)
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    target.print("\n".join(lines), soft_wrap=True)
 
 
 def ascii_only(target: "Console") -> bool:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autopeft.cli.streams import ascii_only
-from autopeft.cli.wording import configuration_text, duration, number, objective
+from autopeft.cli.streams import ascii_only, draw
+from autopeft.cli.wording import configuration_text, duration, lost, number, objective
 from autopeft.study.records import ObjectiveFrame, TrialRecord
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def print_table(console: "Console", table: "Table") -> None:
 
     if ascii_only(console):
         table.box = box.ASCII2
-    console.print(table)
+    draw(console, table)
 
 
 def plain_table(*columns: str, right: Collection[str] = ()) -> "Table":
@@ -70,7 +70,7 @@ def studies_table(statuses: Sequence[Mapping[str, Any]]) -> "Table":
         done = counts["completed"] + counts["stopped"] + counts["failed"]
         table.add_row(
             status["study"],
-            status["state"],
+            "killed?" if lost(status) else status["state"],
             f"{done}/{sum(counts.values())}",
             f"{status['hypervolume']:.4f}",
             str(status["front_size"]),

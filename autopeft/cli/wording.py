@@ -7,6 +7,9 @@ from autopeft.configuration import Configuration
 from autopeft.study.placement import SIZE_NAMES
 from autopeft.study.records import ObjectiveFrame
 
+KILLED = "killed? no process holds it: the same search command goes on"
+"""What is said of a study that is lost."""
+
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -76,6 +79,11 @@ def configuration_text(configuration: Configuration) -> str:
         parts.append(f"sparsity {rule}")
     rate = configuration.training_value("learning_rate")
     return "; ".join([*(parts or ["head only"]), f"lr {rate:.3g}"])
+
+
+def lost(status: Mapping[str, Any]) -> bool:
+    """Whether a study calls itself running, but its process is gone."""
+    return status["state"] == "running" and not status.get("held", True)
 
 
 def flattened(plain: Mapping[str, Any], above: str = "") -> dict[str, Any]:

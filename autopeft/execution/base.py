@@ -17,13 +17,11 @@ class Result:
         number: The trial's number.
         values: Validation metrics by name; empty where the lane diverged.
         diverged: Whether its weights or predictions are not finite.
-        curve: Training-loss points since the rung before.
     """
 
     number: int
     values: Mapping[str, float]
     diverged: bool
-    curve: tuple[Measurement, ...]
 
 
 class Run(Protocol):
@@ -39,11 +37,14 @@ class Run(Protocol):
     def measure(self) -> list[Result]:
         """Every lane on the validation split, by trial number."""
 
+    def curve(self) -> dict[int, list[Measurement]]:
+        """Points of every lane's training loss since the last call, by trial number."""
+
     def save(self, folder: Path) -> None:
         """Write every lane's state to its `state_path` in a folder."""
 
     def profile(self, number: int) -> dict[str, Any]:
-        """What the training of a lane took since this run started."""
+        """What the training of a lane took so far, saved runs before this one included."""
 
 
 class Runner(Protocol):

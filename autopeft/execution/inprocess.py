@@ -1,15 +1,28 @@
 """Packs in this process: for laptops, debugging and tests."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Result, Run, state_path
 from autopeft.methods.counting import training_flops
+from autopeft.study.records import Measurement
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState
 from autopeft.training.loop import PackRun, Trainer
+
+SUMMED = (
+    "optimizer_steps",
+    "samples",
+    "tokens",
+    "train_seconds",
+    "evaluation_seconds",
+    "pack_train_seconds",
+    "pack_evaluation_seconds",
+)
+"""What adds up over the runs of a trial; the rest of a profile is the last run's."""
 
 
 class InProcessRunner:
@@ -26,18 +39,31 @@ class InProcessRunner:
         self, lanes: Sequence[tuple[int, Configuration]], *, resume: Path | None = None
     ) -> Run:
         """See `Runner.start`."""
-        states = None
+        states: dict[int, LaneState] = {}
+        before: dict[int, Mapping[str, Any]] = {}
         if resume is not None:
-            states = {number: LaneState.load(state_path(resume, number)) for number, _ in lanes}
+            for number, _ in lanes:
+                states[number] = LaneState.load(state_path(resume, number))
+                before[number] = json.loads(_profile(resume, number).read_text())
         pack = [Lane(number, configuration) for number, configuration in lanes]
-        return InProcessRun(self._trainer, self._trainer.start(pack, states=states))
+        return InProcessRun(
+            self._trainer, self._trainer.start(pack, states=states or None), before
+        )
 
 
 class InProcessRun:
-    """One pack in this process; see `Run`."""
+    """One pack in this process; see `Run`.
 
-    def __init__(self, trainer: Trainer, run: PackRun) -> None:
-        self._trainer, self._run = trainer, run
+    Args:
+        trainer: Holds backbone and data.
+        run: The pack.
+        before: Profiles of the runs that this one continues, by trial number.
+    """
+
+    def __init__(
+        self, trainer: Trainer, run: PackRun, before: Mapping[int, Mapping[str, Any]]
+    ) -> None:
+        self._trainer, self._run, self._before = trainer, run, before
 
     @property
     def step(self) -> int:
@@ -50,17 +76,20 @@ class InProcessRun:
 
     def measure(self) -> list[Result]:
         """See `Run.measure`."""
-        results = [
-            Result(number, found.values, found.diverged, tuple(self._run.training_curve(number)))
+        return [
+            Result(number, found.values, found.diverged)
             for number, found in sorted(self._run.evaluate().items())
         ]
-        self._run.drain_curve()
-        return results
+
+    def curve(self) -> dict[int, list[Measurement]]:
+        """See `Run.curve`."""
+        return self._run.drain_curve()
 
     def save(self, folder: Path) -> None:
         """See `Run.save`."""
         for number, state in self._run.states().items():
             state.save(state_path(folder, number))
+            _profile(folder, number).write_text(json.dumps(self.profile(number)))
 
     def profile(self, number: int) -> dict[str, Any]:
         """See `Run.profile`; the pack's seconds are shared out by closed-form FLOPs."""
@@ -70,4 +99,10 @@ class InProcessRun:
             for lane in self._run.pack.lanes
         }
         share = flops[number] / sum(flops.values())
-        return self._run.profile.to_dict(lanes=len(flops), share=share)
+        profile = self._run.profile.to_dict(lanes=len(flops), share=share)
+        before = self._before.get(number, {})
+        return profile | {name: before.get(name, 0) + profile[name] for name in SUMMED}
+
+
+def _profile(folder: Path, number: int) -> Path:
+    return state_path(folder, number).with_suffix(".json")

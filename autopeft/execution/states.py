@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from autopeft.execution.base import Run, state_path
@@ -46,10 +47,15 @@ class PackStates:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-STATES = "states"
-"""Folder of the lane states within a study's output folder."""
+def states_folder(output_dir: Path, created_at: datetime) -> Path:
+    """The lane states of one study within an output folder.
+
+    The moment of its creation tells it apart from every other study that may use the folder: of
+    another name, in another database, or of the same name after it was deleted.
+    """
+    return output_dir / "states" / f"{created_at:%Y%m%dT%H%M%S%f}"
 
 
-def remove_states(output_dir: Path) -> None:
+def remove_states(output_dir: Path, created_at: datetime) -> None:
     """Remove all lane states of a study."""
-    shutil.rmtree(output_dir / STATES, ignore_errors=True)
+    shutil.rmtree(states_folder(output_dir, created_at), ignore_errors=True)

@@ -39,7 +39,7 @@ def baselines(
             near = difflib.get_close_matches(name, KNOWN, n=1)
             hint = f"did you mean {near[0]}?" if near else ""
             faults.append(
-                Fault("study", f"search.baselines[{index}]", name, ", ".join(KNOWN), hint)
+                Fault("study", f"search.baselines.{index}", name, ", ".join(KNOWN), hint)
             )
             continue
         for rate in LEARNING_RATES:

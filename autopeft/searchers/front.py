@@ -240,7 +240,7 @@ def compare_with_baseline(
         return "no baseline finished, so nothing shows yet what the search has gained"
     mark = f"baseline {best.baseline} ({_shown(best, quality)})"
     if not found:
-        return f"no trial of the search is on the front: none beats the best {mark} in {quality}"
+        return f"no trial of the search is on the front; the best is {mark}"
     level = utility(frames[0], best.objectives.get(quality))
     reaching = [t for t in found if utility(frames[0], t.objectives.get(quality)) >= level]
     if not reaching:

@@ -65,6 +65,9 @@ class Store(Protocol):
     def renew(self, name: str, token: int, ttl_s: float) -> None:
         """Extend the lease."""
 
+    def holder(self, name: str) -> Holder | None:
+        """Who holds the lease; None where it is free, run out, or its holder has died."""
+
     def release(self, name: str, token: int) -> None:
         """Give the lease back; a token that no longer holds is ignored."""
 
@@ -89,6 +92,8 @@ class Store(Protocol):
     ) -> None:
         """Append to a running trial's curve and set its objectives.
 
+        Empty objectives and a rung of None keep what is stored.
+
         Measurements of the same (step, metric, split) are replaced, so that a repeated attempt
         leaves one curve.
         """
@@ -106,10 +111,11 @@ class Store(Protocol):
     ) -> None:
         """Move a trial to a final state and close its attempt; a final trial stays as it is."""
 
-    def requeue_trials(self, name: str, token: int) -> list[int]:
-        """Set trials left running by a lost coordinator back to waiting; their numbers.
+    def requeue_trials(self, name: str, token: int, *, cause: str = "lost") -> list[int]:
+        """Set running trials back to waiting; their numbers.
 
-        Their open attempts are closed with the cause `lost`.
+        Their open attempts are closed with the cause: `lost` where a coordinator died,
+        `interrupted` where it was asked to stop.
         """
 
     def trials(self, name: str) -> list[TrialRecord]:
@@ -120,6 +126,9 @@ class Store(Protocol):
 
     def curve(self, name: str, number: int) -> list[Measurement]:
         """A trial's measurements by step, metric and split."""
+
+    def values_at(self, name: str, *, step: int, metric: str) -> dict[int, float]:
+        """The validation values of a metric at one step, by trial number; None is left out."""
 
     def attempts(self, name: str, number: int) -> list[dict[str, Any]]:
         """A trial's attempts, oldest first.

@@ -221,9 +221,8 @@ class PackRun:
                     batch = self._trainer.train.batch(self._order[self.step])
                     self._losses.append(self._one_step(batch))
                     self.step += 1
-                    if self.step % every == 0 or self.step == until:
-                        self._curve.append((self.step, torch.stack(self._losses).mean(0)))
-                        self._losses = []
+                    if self.step % every == 0:
+                        self._close_curve()
                     if on_step is not None and not on_step(self.step):
                         return self.step >= until
         finally:
@@ -266,20 +265,23 @@ class PackRun:
         )
         return flat.view(lanes, -1)
 
-    def training_curve(self, number: int) -> list[Measurement]:
-        """Points of a lane's training loss since the last call for it was made by `drain`."""
-        position = self._position(number)
-        return [
-            Measurement(step, "loss", "train", _finite(float(losses[position])))
-            for step, losses in self._curve
-        ]
+    def drain_curve(self) -> dict[int, list[Measurement]]:
+        """Points of every lane's training loss since the last call, by trial number."""
+        self._close_curve()
+        points, self._curve = self._curve, []
+        return {
+            lane.number: [
+                Measurement(step, "loss", "train", _finite(float(losses[position])))
+                for step, losses in points
+            ]
+            for position, lane in enumerate(self.pack.lanes)
+        }
 
-    def drain_curve(self) -> None:
-        """Forget the points that were recorded."""
-        self._curve = []
-
-    def _position(self, number: int) -> int:
-        return next(i for i, lane in enumerate(self.pack.lanes) if lane.number == number)
+    def _close_curve(self) -> None:
+        """Make a point of the losses since the last one."""
+        if self._losses:
+            self._curve.append((self.step, torch.stack(self._losses).mean(0)))
+            self._losses = []
 
     def predict(self, examples: PaddedExamples) -> Tensor:
         """Logits (or values) of every lane, float32 [K, n, n_outputs], in the data's order."""

@@ -38,9 +38,9 @@ class Ledger:
         """One trial."""
         return self._store.trial(self.name, number)
 
-    def curve(self, number: int) -> list[Measurement]:
-        """A trial's measurements."""
-        return self._store.curve(self.name, number)
+    def values_at(self, *, step: int, metric: str) -> dict[int, float]:
+        """Validation values at one step by trial number."""
+        return self._store.values_at(self.name, step=step, metric=metric)
 
     def counts(self) -> dict[TrialState, int]:
         """Trials by state."""
@@ -58,7 +58,7 @@ class Ledger:
 
     def interrupt(self) -> None:
         """End a sitting before its time: what is in flight waits for the next one."""
-        self._store.requeue_trials(self.name, self._token)
+        self._store.requeue_trials(self.name, self._token, cause="interrupted")
         self.set_state(StudyState.INTERRUPTED)
 
     def set_state(self, state: StudyState) -> None:
@@ -86,17 +86,17 @@ class Ledger:
         number: int,
         *,
         measurements: Sequence[Measurement],
-        objectives: Mapping[str, float | None],
-        rung: float,
         optimizer_steps: int,
+        objectives: Mapping[str, float | None] | None = None,
+        rung: float | None = None,
     ) -> None:
-        """What a trial reached at a rung."""
+        """Points of a trial's curve, and what it reached where it is at a rung."""
         self._store.record(
             self.name,
             self._token,
             number,
             measurements=measurements,
-            objectives=objectives,
+            objectives=objectives or {},
             rung=rung,
             optimizer_steps=optimizer_steps,
         )

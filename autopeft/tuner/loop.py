@@ -91,13 +91,14 @@ class Tuner:
     def _propose(self, trials: Sequence[TrialRecord]) -> list[NewTrial]:
         """The next pack: baselines, then what was enqueued, then what the searcher asks for."""
         pack = max((trial.pack for trial in trials), default=-1) + 1
-        if not trials and self._settings.baselines:
+        begun = sum(trial.baseline is None for trial in trials)
+        size, baselines = self._settings.pack_size, list(self._settings.baselines.items())
+        if left := baselines[len(trials) - begun :]:
             return [
                 self._new_trial(configuration, Origin.BASELINE, pack, baseline=name)
-                for name, configuration in self._settings.baselines.items()
+                for name, configuration in left[:size]
             ]
-        begun = sum(trial.baseline is None for trial in trials)
-        q = min(self._settings.pack_size, self._settings.trials - begun)
+        q = min(size, self._settings.trials - begun)
         if q <= 0 or self._watch.budget_over():
             return []
         if enqueued := self._settings.enqueued[begun : begun + q]:
@@ -107,6 +108,7 @@ class Tuner:
     def _ask(self, q: int, trials: Sequence[TrialRecord], pack: int) -> list[NewTrial]:
         self._reporter.report("suggesting")
         untold = [trial.configuration for trial in trials if trial.number not in self._told]
+        self._watch.renew()
         started = time.perf_counter()
         proposals = self._searcher.ask(q, pending=untold)
         self._ledger.spend(suggest_seconds=time.perf_counter() - started)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from autopeft.errors import TrialError
+from autopeft.errors import AutopeftError, TrialError
 from autopeft.execution.base import Result, Run, Runner
 from autopeft.execution.states import PackStates
 from autopeft.searchers import front as fronts
@@ -18,6 +18,9 @@ from autopeft.tuner.settings import TunerSettings
 from autopeft.tuner.watch import Watch
 
 logger = logging.getLogger(__name__)
+
+ERRORS_IN_A_ROW = 3
+"""Lone trials that may fail one after the other before the fault is held to be elsewhere."""
 
 SAVE_S = 600.0
 """Lane state is saved at least this often."""
@@ -51,12 +54,14 @@ class PackTraining:
         self._settings, self._watch, self._reporter = settings, watch, reporter
         self._quality = problem.frame[0]
         self._saved = time.monotonic()
+        self._errors = 0
 
     def run(self, trials: Sequence[TrialRecord]) -> None:
         """Train a pack to its end; one that fails is halved until a lone trial fails.
 
         Raises:
             InterruptedStudyError: Asked to stop; the lanes are saved.
+            AutopeftError: `ERRORS_IN_A_ROW` lone trials failed with an error of the program.
         """
         self._ledger.start([trial.number for trial in trials])
         self._saved = time.monotonic()
@@ -64,6 +69,8 @@ class PackTraining:
             self._through_rungs(trials)
         except (TrialError, RuntimeError) as error:
             self._failed(trials, error)
+        else:
+            self._errors = 0
 
     def _failed(self, trials: Sequence[TrialRecord], error: Exception) -> None:
         numbers = [trial.number for trial in trials]
@@ -75,6 +82,12 @@ class PackTraining:
             PackStates(self._settings.states, left[0].pack).clear()
         if len(left) == 1:
             self._finish(left[0].number, TrialState.FAILED, cause=cause, message=message)
+            self._errors += cause == "error"
+            if self._errors >= ERRORS_IN_A_ROW:
+                raise AutopeftError(
+                    f"{self._errors} trials in a row failed with an error, the last: {message}",
+                    hint="nothing is lost; mend the cause and give the same command again",
+                ) from error
         elif left:
             shown = ", ".join(str(trial.number) for trial in left)
             self._reporter.event(f"trials {shown}: {message}; halving the pack")
@@ -92,8 +105,9 @@ class PackTraining:
             numbers = [trial.number for trial in lanes]
             self._train(run, numbers, step, states)
             if share < 1.0:
-                states.save(run)
+                self._save(run, states)
             self._reporter.report("evaluating", numbers, run.step)
+            self._watch.renew()
             leaving = self._record_rung(run, run.measure(), lanes, share)
             going_on = [trial for trial in lanes if trial.number not in leaving]
             if not going_on:
@@ -114,8 +128,7 @@ class PackTraining:
         def on_step(step: int) -> bool:
             self._reporter.step(numbers, step)
             if time.monotonic() - self._saved > SAVE_S:
-                states.save(run)
-                self._saved = time.monotonic()
+                self._save(run, states)
             return not self._watch.stopping()
 
         reached = run.train(until, on_step=on_step)
@@ -124,8 +137,15 @@ class PackTraining:
             optimizer_steps=float((run.step - before) * len(numbers)),
         )
         if not reached:
-            states.save(run)
+            self._save(run, states)
             raise self._watch.interrupt()
+
+    def _save(self, run: Run, states: PackStates) -> None:
+        """Save the lanes, and before them their curves, which a resumed run cannot redraw."""
+        for number, points in run.curve().items():
+            self._ledger.record(number, measurements=points, optimizer_steps=run.step)
+        states.save(run)
+        self._saved = time.monotonic()
 
     # -- at a rung ----------------------------------------------------------------------------
 
@@ -134,8 +154,9 @@ class PackTraining:
     ) -> set[int]:
         """Store a rung's measurements and end the trials that end here; their numbers."""
         by_number = {trial.number: trial for trial in lanes}
+        curves = run.curve()
         for result in results:
-            self._record(run, result, by_number[result.number], share)
+            self._record(run, result, by_number[result.number], share, curves[result.number])
         diverged = {result.number for result in results if result.diverged}
         final = set(by_number) if share == 1.0 else set()
         leaving = final | diverged | (set() if final else self._stopped(lanes, share))
@@ -155,7 +176,14 @@ class PackTraining:
                 self._finish(number, state, profile=profile)
         return leaving
 
-    def _record(self, run: Run, result: Result, trial: TrialRecord, share: float) -> None:
+    def _record(
+        self,
+        run: Run,
+        result: Result,
+        trial: TrialRecord,
+        share: float,
+        curve: Sequence[Measurement],
+    ) -> None:
         measured = [
             Measurement(run.step, metric, "validation", value, rung=share)
             for metric, value in result.values.items()
@@ -167,7 +195,7 @@ class PackTraining:
         }
         self._ledger.record(
             result.number,
-            measurements=[*result.curve, *measured],
+            measurements=[*curve, *measured],
             objectives=objectives,
             rung=share,
             optimizer_steps=run.step,
@@ -176,23 +204,15 @@ class PackTraining:
     def _stopped(self, lanes: Sequence[TrialRecord], share: float) -> set[int]:
         """Trials that a rung ends, by all that was measured there so far."""
         step = self._settings.rung_steps[share]
+        values = self._ledger.values_at(step=step, metric=self._quality.name)
         measured: dict[int, tuple[float, ...]] = {}
         for trial in self._ledger.trials():
-            value = self._quality_at(trial.number, step)
-            if value is not None:
-                objectives = {
-                    **self._problem.known(trial.configuration),
-                    self._quality.name: value,
-                }
+            if trial.number in values:
+                known = self._problem.known(trial.configuration)
+                objectives = {**known, self._quality.name: values[trial.number]}
                 measured[trial.number] = fronts.utilities(self._problem.frame, objectives)
         candidates = [trial.number for trial in lanes if trial.baseline is None]
         return stopped_at_rung(candidates, measured, margin=self._margin(measured))
-
-    def _quality_at(self, number: int, step: int) -> float | None:
-        for point in self._ledger.curve(number):
-            if (point.step, point.metric, point.split) == (step, self._quality.name, "validation"):
-                return point.value
-        return None
 
     def _margin(self, measured: Mapping[int, tuple[float, ...]]) -> float:
         if not measured or not self._settings.accuracy_like:

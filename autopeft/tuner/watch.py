@@ -7,8 +7,8 @@ from autopeft.study.progress import Stopper
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.settings import TunerSettings
 
-LEASE_S = 180.0
-"""Length of the study's lease: longer than a suggestion or a rung's evaluation takes."""
+LEASE_S = 600.0
+"""Length of the study's lease: longer than loading, a suggestion or a rung's evaluation takes."""
 
 POLL_S = 2.0
 """Between looks at the database for a stop request, and renewals of the lease."""
@@ -34,11 +34,15 @@ class Watch:
         """Seconds of this sitting."""
         return time.monotonic() - self._began
 
+    def renew(self) -> None:
+        """Extend the lease, before something that takes long."""
+        self._ledger.renew(LEASE_S)
+
     def stopping(self) -> bool:
         """Whether somebody or something asked for an end; looks at the database now and then."""
         if time.monotonic() - self._polled >= POLL_S:
             self._polled = time.monotonic()
-            self._ledger.renew(LEASE_S)
+            self.renew()
             limit = self._settings.stop_after_s
             if self._ledger.study().stop_requested:
                 self._stopper.request("asked to stop")

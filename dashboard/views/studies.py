@@ -6,9 +6,10 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from autopeft.api.place import storage_url
-from dashboard import address, live, palette, words
+from autopeft.study.records import StudyState
+from dashboard import address, live, words
 from dashboard.queries import StudyLine
-from dashboard.study_header import show_no_studies
+from dashboard.study_header import show_no_studies, show_state
 
 SHOWN = 50
 FILTER_FROM = 8
@@ -24,8 +25,9 @@ def show() -> None:
         if not lines:
             show_no_studies()
             return
-        every = live.REFRESH_S if any(line.state.value == "running" for line in lines) else None
-        st.fragment(_list, run_every=every)()
+        running = [line for line in lines if line.state is StudyState.RUNNING]
+        every = live.LOST_REFRESH_S if all(line.lost for line in running) else live.REFRESH_S
+        st.fragment(_list, run_every=every if running else None)()
 
 
 def _list() -> None:
@@ -54,7 +56,7 @@ def _study(line: StudyLine) -> None:
             query_params=address.parameters(line.name),
         )
         name.caption(words.markdown(f"{line.model} on {line.data}"))
-        state.badge(line.state.value, color=palette.badge(line.state))
+        show_state(state, line.state, lost=line.lost)
         _progress(trials, line)
         best.markdown(f"**{words.metric_value(line.metric, line.best)}**")
         best.caption(words.markdown(words.label(line.metric)))

@@ -82,12 +82,78 @@ def test_version(run: Run) -> None:
     assert run("--version").stdout == "autopeft 0.1.0\n"
 
 
-@pytest.mark.parametrize("words", [["serch"], ["status", "--jsn"], ["show", "one"], ["show"]])
-def test_usage_errors_exit_with_2(run: Run, words: list[str]) -> None:
-    result = run(*words)
+# words: (where, key, given, part of what is allowed, hint)
+USAGE = {
+    "serch": ("autopeft", "COMMAND", "serch", "search, init", "did you mean search?"),
+    "xyzzy": ("autopeft", "COMMAND", "xyzzy", "search, init", "see autopeft --help"),
+    "db upgrde": ("autopeft db", "COMMAND", "upgrde", "upgrade", "did you mean upgrade?"),
+    "--bogus status": ("autopeft", "--bogus", "an unknown option", "", "see autopeft --help"),
+    "status --stor": (
+        "autopeft status", "--stor", "an unknown option", "", "did you mean --storage?",
+    ),
+    "front --pick foo": (
+        "autopeft front", "--pick", "foo", "best, knee, smallest", "see autopeft front --help",
+    ),
+    "search --trials abc": (
+        "autopeft search", "--trials", "abc", "a valid integer", "see autopeft search --help",
+    ),
+    "show one": ("autopeft show", "TRIAL", "one", "a valid integer", "see autopeft show --help"),
+    "show": ("autopeft show", "TRIAL", "nothing", "a value", "see autopeft show --help"),
+    "train a.yaml": (
+        "autopeft train", "--output", "nothing", "a value", "see autopeft train --help",
+    ),
+    "status --quiet": (
+        "autopeft status", "--quiet", "an unknown option", "", "see autopeft status --help",
+    ),
+    "search --quiet=3": (
+        "autopeft search", "--quiet", "a value", "no value", "see autopeft search --help",
+    ),
+    "db upgrade x y": (
+        "autopeft db upgrade", "", "x y", "no further argument", "see autopeft db upgrade --help",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", USAGE)
+def test_a_usage_error_is_one_line_and_exits_with_2(run: Run, line: str) -> None:
+    result = run(*line.split())
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert "Error" in result.stderr
+    [told] = result.stderr.splitlines()
+    assert told.startswith(f"error: {USAGE[line][0]}")
+    assert all(part in told for part in USAGE[line])
+
+
+@pytest.mark.parametrize("line", USAGE)
+def test_a_usage_error_is_json_where_json_was_asked_for(run: Run, line: str) -> None:
+    result = run(*line.split(), "--json")
+    where, key, given, allowed, hint = USAGE[line]
+    assert result.exit_code == 2
+    assert result.stderr == ""
+    plain = json.loads(result.stdout)
+    [fault] = plain.pop("errors")
+    assert plain == {"ok": False, "exit_code": 2}
+    assert allowed in fault.pop("allowed")
+    assert fault == {"where": where, "key": key, "given": given, "hint": hint}
+
+
+def test_an_option_without_its_value(run: Run) -> None:
+    [told] = run("search", "--trials").stderr.splitlines()
+    assert told.startswith("error: autopeft search: --trials; got no value; allowed: a value")
+
+
+def test_no_command_shows_the_help(run: Run) -> None:
+    for words in ([], ["db"]):
+        result = run(*words)
+        assert "Commands:" in result.output
+        assert "error:" not in result.output
+    assert "got no command" in run("--debug").stderr
+
+
+def test_a_double_dash_ends_the_options(run: Run, place: Any) -> None:
+    result = run("status", "--", "--json")
+    assert result.stdout == ""
+    assert result.stderr.startswith("error:")
 
 
 FAULTS = [Fault("a.yaml", "budget.trials", "-1", "1 or more", "give more"), Fault("b", "", "", "")]

@@ -23,7 +23,7 @@ def test_a_line_says_everything() -> None:
 
 
 def test_a_line_leaves_out_what_is_not_known() -> None:
-    assert progress_line(Progress("demo", "loading", 0, 0), "trials") == "loading"
+    assert progress_line(Progress("demo", "loading", 0, 0), "trials") == "loading model and data"
 
 
 def test_training_alone_speaks_of_no_trials() -> None:
@@ -43,15 +43,15 @@ def test_progress_lines_come_every_ten_seconds_and_events_at_once() -> None:
     assert len([line for line in lines if line.startswith("at ")]) == 6
 
 
-def test_the_live_display(monkeypatch: pytest.MonkeyPatch) -> None:
+def _screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     screen = io.StringIO()
-    monkeypatch.setattr(
-        displays,
-        "console",
-        lambda **_: Console(
-            file=screen, force_terminal=True, width=100, markup=False, highlight=False
-        ),
-    )
+    target = Console(file=screen, force_terminal=True, width=100, markup=False, highlight=False)
+    monkeypatch.setattr(displays, "console", lambda **_: target)
+    return screen
+
+
+def test_the_live_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = _screen(monkeypatch)
     with LiveDisplay() as shown:
         shown.on_progress(NOW)
         shown.on_event("trial 3 [completed]")
@@ -63,6 +63,38 @@ def test_the_live_display(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "trial 3 [completed]" in text
     assert "press again" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+
+
+@pytest.mark.parametrize("told", [None, Progress("demo", "loading", 0, 0)])
+def test_the_live_display_says_that_it_loads(
+    monkeypatch: pytest.MonkeyPatch, told: Progress | None
+) -> None:
+    screen = _screen(monkeypatch)
+    with LiveDisplay() as shown:
+        if told is not None:
+            shown.on_progress(told)
+        shown.on_event("tiny: 0.1 M parameters")
+    lines = screen.getvalue()
+    assert "loading model and data" in lines
+    assert "tiny: 0.1 M parameters" in lines
+    assert "0/0" not in lines
+
+
+def test_the_live_display_ends_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = _screen(monkeypatch)
+    shown = LiveDisplay()
+    shown.on_progress(NOW)
+    with shown:
+        pass
+    assert "loading" not in screen.getvalue()
+
+
+def test_lines_tell_what_happens_while_it_loads() -> None:
+    lines: list[str] = []
+    plain = PlainLines(write=lines.append, clock=lambda: 0.0)
+    plain.on_progress(Progress("demo", "loading", 0, 0))
+    plain.on_event("tiny: 0.1 M parameters")
+    assert lines == ["loading model and data", "tiny: 0.1 M parameters"]
 
 
 def test_what_is_no_terminal_gets_lines() -> None:

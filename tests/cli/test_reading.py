@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+import storage
 from autopeft.cli.options import ExportFormat, Pick
 from autopeft.searchers.front import PICKS
+from autopeft.study.records import Holder, StudyState
 
 Run = Callable[..., Result]
 
@@ -77,6 +79,14 @@ def test_reading_imports_no_torch(stored: Path) -> None:
 
 
 @pytest.mark.parametrize("words", READING, ids=lambda words: words[0])
+def test_no_line_ends_in_blanks_where_nobody_looks(
+    run: Run, stored: Path, words: list[str]
+) -> None:
+    lines = run(*words).stdout.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize("words", READING, ids=lambda words: words[0])
 def test_json_stands_alone_on_stdout(run: Run, stored: Path, words: list[str]) -> None:
     result = run(*words, "--json")
     assert result.exit_code == 0, result.stderr
@@ -97,6 +107,29 @@ def test_status_in_words(run: Run, stored: Path) -> None:
     assert "demo (finished)" in text
     assert "5 completed, 1 stopped, 1 failed" in text
     assert "1 diverged" in text
+
+
+def test_a_killed_study_does_not_count_as_running(
+    run: Run, place: Path, seed_study: Callable[..., None]
+) -> None:
+    seed_study("sqlite:///autopeft.db", "killed", state=StudyState.RUNNING)
+    killed = "killed? no process holds it: the same search command goes on"
+    assert f"killed ({killed})" in run("status").stdout
+    lines = run("studies").stdout.splitlines()
+    assert [line.split()[:2] for line in lines if line.startswith(" killed ")] == [
+        ["killed", "killed?"]
+    ]
+    assert lines[-1] == killed
+
+
+def test_a_study_that_is_held_is_running(
+    run: Run, place: Path, seed_study: Callable[..., None]
+) -> None:
+    seed_study("sqlite:///autopeft.db", "held", state=StudyState.RUNNING)
+    with storage.open_store("sqlite:///autopeft.db") as store:
+        store.claim("held", Holder("elsewhere", 1, "boot"), 60.0)
+        assert "held (running)" in run("status").stdout
+        assert "killed?" not in run("studies").stdout
 
 
 def test_a_study_is_found_by_its_file(run: Run, stored: Path) -> None:

@@ -174,7 +174,7 @@ def _finished(store: SqlStore, name: str = "finished") -> None:
     seeding.end(StudyState.FINISHED)
 
 
-def _running(store: SqlStore, name: str = "running") -> None:
+def _running(store: SqlStore, name: str = "running") -> Seeding:
     """A search at work: one trial half-way, one waiting, one measured as nothing."""
     seeding = Seeding(store, name, n_baselines=2)
     _searched(seeding)
@@ -193,7 +193,12 @@ def _running(store: SqlStore, name: str = "running") -> None:
         rung=None,
         optimizer_steps=20,
     )
-    store.release(name, seeding.token)
+    return seeding
+
+
+def _killed(store: SqlStore, name: str = "killed") -> None:
+    """A search that was killed at work: nobody holds it."""
+    store.release(name, _running(store, name).token)
 
 
 def _failed_only(store: SqlStore, name: str = "failed") -> None:
@@ -211,16 +216,26 @@ def _single(store: SqlStore, name: str = "single") -> None:
     Seeding(store, name).complete(4, 0.8)
 
 
+def _beaten(store: SqlStore, name: str = "beaten") -> None:
+    """A search that found something smaller, but nothing better than its baseline."""
+    seeding = Seeding(store, name, n_baselines=1)
+    seeding.complete(8, 0.9, layers=range(6), baseline="lora-r8")
+    seeding.complete(1, 0.7)
+    seeding.end(StudyState.FINISHED)
+
+
 def _no_trials(store: SqlStore, name: str = "no-trials") -> None:
     Seeding(store, name)
 
 
-SITUATIONS: dict[str, Callable[[SqlStore], None]] = {
+SITUATIONS: dict[str, Callable[[SqlStore], object]] = {
     "finished": _finished,
     "running": _running,
+    "killed": _killed,
     "failed": _failed_only,
     "single": _single,
     "no-trials": _no_trials,
+    "beaten": _beaten,
     SPECIAL: lambda store: _finished(store, SPECIAL),
 }
 

@@ -53,9 +53,9 @@ pytestmark = pytest.mark.skipif(
 def database(
     templates: Callable[[tuple[str, ...]], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """A finished and a running study, in a file of their own."""
+    """A finished study and one that nobody runs yet, in a file of their own."""
     folder = tmp_path_factory.mktemp("database")
-    return f"sqlite:///{shutil.copy(templates(('finished', 'running')), folder)}"
+    return f"sqlite:///{shutil.copy(templates(('finished', 'killed')), folder)}"
 
 
 @pytest.fixture(scope="module")
@@ -144,18 +144,18 @@ def test_a_click_on_the_front_shows_that_trial(
 def test_a_running_study_refreshes_and_keeps_the_chosen_trial(
     served_app: str, browser: webdriver.Chrome, database: str
 ) -> None:
-    browser.get(f"{served_app}front?study=running&trial=3")
-    _until(browser, lambda: "9 / 26" in _text(browser))
-    _until(browser, lambda: "autopeft export running --trial 3" in _text(browser))
-
     with open_store(database) as store:
-        token = store.claim("running", this_process(), 60.0)
-        store.finish_trial("running", token, 9, TrialState.STOPPED)
+        token = store.claim("killed", this_process(), 600.0)
+        browser.get(f"{served_app}front?study=killed&trial=3")
+        _until(browser, lambda: "9 / 26" in _text(browser))
+        _until(browser, lambda: "autopeft export killed --trial 3" in _text(browser))
+
+        store.finish_trial("killed", token, 9, TrialState.STOPPED)
         _until(browser, lambda: "10 / 26" in _text(browser))
-        assert "autopeft export running --trial 3" in _text(browser)
+        assert "autopeft export killed --trial 3" in _text(browser)
         assert "trial=3" in browser.current_url
 
-        store.update_study("running", token, state=StudyState.FINISHED)
+        store.update_study("killed", token, state=StudyState.FINISHED)
         _until(browser, lambda: "Time spent" in _text(browser))
 
 

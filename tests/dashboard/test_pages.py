@@ -8,6 +8,9 @@ from streamlit.testing.v1 import AppTest
 
 import dashboard
 from autopeft.api.place import STORAGE_VARIABLE
+from dashboard import live, queries
+from storage import open_store
+from storage.lease import this_process
 
 APP = Path(dashboard.__file__).with_name("app.py")
 PAGES = ("studies", "front", "trial", "progress")
@@ -58,7 +61,9 @@ def test_an_empty_database_says_how_to_start(page: str, seed: Seed, served: str)
 
 
 @pytest.mark.parametrize("page", STUDY_PAGES)
-@pytest.mark.parametrize("situation", ["finished", "running", "failed", "single", "no-trials"])
+@pytest.mark.parametrize(
+    "situation", ["finished", "running", "killed", "failed", "single", "no-trials"]
+)
 def test_every_page_copes_with_every_study(
     page: str, situation: str, seed: Seed, served: str
 ) -> None:
@@ -94,6 +99,52 @@ def test_the_front_shows_verdict_numbers_and_the_knee(seed: Seed, served: str) -
     assert app.subheader[0].value == "Trial 4"
     assert "knee" in _text(app)
     assert len(app.get("plotly_chart")) == 4
+
+
+def _change_of_the_best(app: AppTest) -> str:
+    (tile,) = [metric for metric in app.metric if metric.label == "Best accuracy"]
+    return str(tile.delta)
+
+
+def test_the_best_trial_is_set_against_the_best_baseline(seed: Seed, served: str) -> None:
+    seed("finished")
+    assert _change_of_the_best(_open("front", study="finished")) == "+0.1200 vs best baseline"
+
+
+def test_where_a_baseline_is_best_no_gain_is_shown(seed: Seed, served: str) -> None:
+    seed("beaten")
+    assert _change_of_the_best(_open("front", study="beaten")) == "by a baseline"
+
+
+@pytest.mark.parametrize("page", ["front", "progress"])
+def test_a_killed_study_says_what_goes_on(page: str, seed: Seed, served: str) -> None:
+    seed("killed", "running")
+    assert any("No process holds it" in w.value for w in _open(page, study="killed").warning)
+    assert not _open(page, study="running").warning
+
+
+def test_the_list_tells_killed_from_running(seed: Seed, served: str) -> None:
+    seed("killed", "running")
+    badges = [str(m.value) for m in _open("studies").markdown if "-badge[" in str(m.value)]
+    assert len([badge for badge in badges if "killed?" in badge]) == 1
+    assert len([badge for badge in badges if "running" in badge]) == 1
+
+
+def test_only_a_search_at_work_is_refreshed_fast(seed: Seed, url: str) -> None:
+    seed("running", "killed", "finished")
+    every = {}
+    for name in ("running", "killed", "finished"):
+        with queries.opened(url, name) as study:
+            every[name] = live.refresh_s(queries.read_study(study))
+    assert every == {"running": live.REFRESH_S, "killed": live.LOST_REFRESH_S, "finished": None}
+
+
+def test_a_search_that_comes_back_is_seen(seed: Seed, served: str) -> None:
+    seed("killed")
+    assert live.study_view("killed").lost
+    with open_store(served) as store:
+        store.claim("killed", this_process(), 60.0)
+    assert live.study_view("killed").running
 
 
 def test_a_link_opens_its_trial(seed: Seed, served: str) -> None:

@@ -12,7 +12,15 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+)
 
 WORDS = [f"w{i}" for i in range(40)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -61,6 +69,24 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=64,
     )
     return _save(BertModel(config), tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def deberta_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DeBERTa-v2 of two layers: it calls its query map twice, so lanes cannot share a pass."""
+    torch.manual_seed(0)
+    config = DebertaV2Config(
+        vocab_size=44,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        position_buckets=8,
+    )
+    return _save(DebertaV2Model(config), tmp_path_factory.mktemp("deberta"))
 
 
 @pytest.fixture(scope="session")

@@ -202,3 +202,38 @@ def test_a_folder_that_holds_a_storage_module_is_told_in_one_line(
     assert process.returncode in (1, 3)
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_a_backbone_whose_lanes_cannot_share_a_pass_is_searched_one_by_one(
+    tmp_path: Path, deberta_folder: Path, make_data: MakePath, make_study: MakePath, cli: Cli
+) -> None:
+    study = make_study(
+        tmp_path, deberta_folder, make_data(tmp_path / "data"), space="lora", budget={"trials": 2}
+    )
+    cli(tmp_path, "search", str(study))
+    trials = json.loads(cli(tmp_path, "trials", "--json"))
+    assert [trial["state"] for trial in trials] == ["completed"] * 5
+
+
+def test_saved_states_of_another_study_are_never_taken_up(
+    tmp_path: Path, bert_folder: Path, make_data: MakePath, make_study: MakePath, cli: Cli
+) -> None:
+    data = make_data(tmp_path / "data")
+    blocks: dict[str, Any] = {"training": {"epochs": 60}, "budget": {"trials": 1}}
+    study = make_study(tmp_path, bert_folder, data, **blocks)
+    cli(tmp_path, "search", str(study), "--stop-after", "1s", code=75)
+    assert list((tmp_path / "autopeft-runs").rglob("trial-00000.safetensors")), "nothing saved"
+    for file in tmp_path.glob("autopeft.db*"):
+        file.unlink()
+    cli(tmp_path, "search", str(study), "--seed", "7")
+    status = json.loads(cli(tmp_path, "status", "--json"))
+    assert status["spent"]["optimizer_steps"] == 4 * 60 * 6, "steps of another study were kept"
+
+
+def test_faulty_input_leaves_no_database_behind(
+    tmp_path: Path, bert_folder: Path, make_data: MakePath, make_study: MakePath, cli: Cli
+) -> None:
+    study = make_study(tmp_path, bert_folder, make_data(tmp_path / "data"))
+    out = cli(tmp_path, "search", str(study), "--set", "data.label=lable", "--json", code=2)
+    assert any("label" in error["key"] for error in json.loads(out.splitlines()[-1])["errors"])
+    assert not list(tmp_path.glob("*.db"))

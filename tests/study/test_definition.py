@@ -65,7 +65,7 @@ def test_the_embedded_default() -> None:
         5,
     )
     assert definition.training.learning_rate == 1e-3
-    assert definition.data.max_length == 48
+    assert definition.data.max_length == 32
 
 
 @pytest.mark.parametrize(

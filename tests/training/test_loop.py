@@ -74,9 +74,10 @@ def test_training_learns_and_records_its_curve() -> None:
     assert run.train(60, on_step=lambda step: seen.append(step) is None)
     after = run.evaluate(trainer.train)
     assert seen == list(range(1, 61))
+    curves = run.drain_curve()
     for number in (0, 1):
         assert after[number].values["loss"] < 0.8 * before[number].values["loss"]
-        curve = run.training_curve(number)
+        curve = curves[number]
         assert [point.step for point in curve] == list(range(3, 61, 3))
         assert curve[-1].value < curve[0].value  # type: ignore[operator]
     assert run.profile.samples == 480

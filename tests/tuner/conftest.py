@@ -55,7 +55,7 @@ class StandInRun:
     """A pack whose quality is a known function of the configuration and the step."""
 
     def __init__(self, runner: "StandIn", lanes: Sequence[tuple[int, Configuration]]) -> None:
-        self._runner, self._lanes, self.step = runner, list(lanes), 0
+        self._runner, self._lanes, self.step, self._drawn = runner, list(lanes), 0, 0
 
     def train(self, until: int, *, on_step: Callable[[int], bool]) -> bool:
         self._runner.packs.append([number for number, _ in self._lanes])
@@ -72,10 +72,15 @@ class StandInRun:
                 number,
                 {} if self._runner.diverges(c) else {"accuracy": quality(c, self.step)},
                 self._runner.diverges(c),
-                (Measurement(self.step, "loss", "train", 1.0 / self.step),),
             )
             for number, c in self._lanes
         ]
+
+    def curve(self) -> dict[int, list[Measurement]]:
+        steps = range(self._drawn + 1, self.step + 1)
+        self._drawn = self.step
+        points = [Measurement(step, "loss", "train", 1.0 / step) for step in steps]
+        return {number: points for number, _ in self._lanes}
 
     def save(self, folder: Path) -> None:
         for number, _ in self._lanes:
@@ -102,6 +107,7 @@ class StandIn:
         run = StandInRun(self, lanes)
         if resume is not None:
             run.step = json.loads(state_path(resume, lanes[0][0]).read_text())["step"]
+            run._drawn = run.step
             self.resumed.append(run.step)
         return run
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from autopeft.configuration import Configuration
-from autopeft.errors import InterruptedStudyError, TrialError
+from autopeft.errors import AutopeftError, InterruptedStudyError, TrialError
 from autopeft.study.records import Origin, StudyState, TrialState
 
 Lanes = Sequence[tuple[int, Configuration]]
@@ -88,6 +88,10 @@ def test_a_stop_saves_lane_states_and_the_next_sitting_goes_on_from_them(make_de
     trials = finish(desk)
     assert desk.runner.resumed == [11]
     assert [t.state for t in trials] == [TrialState.COMPLETED] * 15
+    steps = [p.step for p in desk.store.curve(NAME, 3) if p.split == "train"]
+    assert steps == list(range(1, STEPS + 1)), "the curve has a gap"
+    causes = [attempt["cause"] for attempt in desk.store.attempts(NAME, 3)]
+    assert causes == ["interrupted", None]
 
 
 def test_a_stop_request_in_the_database_is_heard(
@@ -172,3 +176,27 @@ def test_the_wall_clock_ends_the_study_without_losing_what_is_in_flight(make_des
     trials = finish(desk)
     assert [t.state for t in trials] == [TrialState.COMPLETED] * 3
     assert desk.store.study(NAME).state is StudyState.FINISHED
+
+
+def test_baselines_come_in_packs_no_larger_than_the_packs_are(make_desk: Make) -> None:
+    desk = make_desk(pack_size=1)
+    desk.create()
+    trials = finish(desk)
+    assert all(len(pack) == 1 for pack in desk.runner.packs)
+    assert [t.baseline is not None for t in trials] == [True] * 3 + [False] * 12
+    assert len(trials) == 15
+
+
+def test_errors_in_a_row_end_the_sitting_instead_of_the_budget(make_desk: Make) -> None:
+    desk = make_desk()
+    desk.create()
+
+    def broken(lanes: Lanes, step: int) -> None:
+        raise RuntimeError("the device is gone")
+
+    desk.runner.before_step = broken
+    with pytest.raises(AutopeftError, match=r"3 trials in a row .* the device is gone"):
+        desk.tuner().run()
+    assert len(desk.store.trials(NAME)) == 3
+    desk.runner.before_step = lambda lanes, step: None
+    assert sum(t.state is TrialState.COMPLETED for t in finish(desk)) == 12

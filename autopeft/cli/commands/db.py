@@ -2,10 +2,16 @@
 
 import typer
 
+from autopeft.cli.group import CommandGroup
 from autopeft.cli.options import JsonOption, StorageOption
 from autopeft.cli.streams import print_json, say
 
-db = typer.Typer(help="Look after the database.", no_args_is_help=True, rich_markup_mode=None)
+db = typer.Typer(
+    cls=CommandGroup,
+    help="Look after the database.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @db.callback()

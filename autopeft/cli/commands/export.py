@@ -1,7 +1,7 @@
 """`autopeft export`: one configuration as a file that trains elsewhere."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from autopeft.cli.options import (
 )
 from autopeft.cli.streams import print_json, say
 from autopeft.errors import Fault, InputError
+
+if TYPE_CHECKING:
+    from autopeft.api.study import Study
 
 
 def export(
@@ -57,21 +60,31 @@ def export(
         raise InputError(Fault("--pick", "", "--trial as well", "one of --trial and --pick"))
     loaded = api.load_study(study, storage=storage, output_dir=output_dir)
     how = (pick or Pick.KNEE).value
-    if trial is None:
-        chosen, why = loaded.pick(how)
-    else:
-        chosen, why = loaded.trial(trial), f"trial {trial}, as asked"
+    number, why = _choose(loaded, trial, how)
     with writing(output or Path(), flag="-o"):
         text = loaded.export(output, trial=trial, pick=how, format=form.value)
     if as_json:
         written = None if output is None else str(output)
-        plain = {"trial": chosen.number, "why": why, "format": form.value, "output": written}
+        plain = {"trial": number, "why": why, "format": form.value, "output": written}
         print_json({**plain, "text": text})
         return
     say(why)
     if output is None:
         typer.echo(text, nl=not text.endswith("\n"))
-        return
+    else:
+        _tell_written(output, form)
+
+
+def _choose(study: "Study", trial: int | None, how: str) -> tuple[int, str]:
+    """The trial's number, and why it is taken."""
+    if trial is not None:
+        return study.trial(trial).number, f"trial {trial}, as asked"
+    chosen, why = study.pick(how)
+    return chosen.number, why
+
+
+def _tell_written(output: Path, form: ExportFormat) -> None:
+    """Where the file is, and what can be done with it."""
     say(f"wrote {output}")
     if form is ExportFormat.YAML:
         for line in listed([(command("train", str(output), "-o", "adapter"), "train it")]):

@@ -1,6 +1,7 @@
 """`autopeft search`: create or resume a study, show its progress, print what it found."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from autopeft.errors import Fault, InputError, InterruptedStudyError
 
 if TYPE_CHECKING:
     from autopeft.api.study import Study
-    from autopeft.cli.progress import Watch
+    from autopeft.cli.progress import TrialLines, Watch
     from autopeft.study.progress import Stopper
 
 
@@ -71,11 +72,8 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
         "execution.executor": executor,
         "execution.devices": devices,
     }
-    overrides = [f"{key}={json.dumps(given)}" for key, given in flags.items() if given is not None]
-    overrides += settings or []
-    request = _Request(
-        study, name, tuple(overrides), _seconds(stop_after), Place(storage, output_dir)
-    )
+    overrides = (*_overrides(flags), *(settings or ()))
+    request = _Request(study, name, overrides, _seconds(stop_after), Place(storage, output_dir))
     if not _run(request, quiet=quiet, as_json=as_json).front():
         raise typer.Exit(1)
 
@@ -114,6 +112,11 @@ class _Request:
         return command(*words, *self.place.flags)
 
 
+def _overrides(flags: Mapping[str, str | int | None]) -> list[str]:
+    """The flags that were given, as `key.path=value` texts; strings quoted, so that they stay."""
+    return [f"{key}={json.dumps(given)}" for key, given in flags.items() if given is not None]
+
+
 def _seconds(stop_after: str | None) -> float | None:
     from autopeft.space.quantities import parse_duration_s
 
@@ -130,7 +133,6 @@ def _run(request: _Request, *, quiet: bool, as_json: bool) -> "Study":
     Raises:
         typer.Exit: It was interrupted.
     """
-    from autopeft.cli import outcome
     from autopeft.cli.progress import TrialLines, Watch, display
     from autopeft.cli.signals import stop_on_signals
     from autopeft.study.progress import Stopper
@@ -141,18 +143,38 @@ def _run(request: _Request, *, quiet: bool, as_json: bool) -> "Study":
         watch = Watch([shown, lines] if lines else [shown])
         with stop_on_signals(stopper, shown.notice) as received:
             found = _searched(request, watch, stopper)
-    if not isinstance(found, InterruptedStudyError):
-        if lines is not None:
-            outcome.print_last_lines(found, lines)
-        else:
-            outcome.print_outcome(found, request.place, finished_before=not watch.worked)
-        return found
-    exit_code = received.exit_code or found.exit_code
+    if isinstance(found, InterruptedStudyError):
+        exit_code = received.exit_code or found.exit_code
+        _tell_interrupted(request, found, exit_code, watch.study, lines)
+        raise typer.Exit(exit_code)
+    _tell_ended(request, found, lines, finished_before=not watch.worked)
+    return found
+
+
+def _tell_ended(
+    request: _Request, study: "Study", lines: "TrialLines | None", *, finished_before: bool
+) -> None:
+    from autopeft.cli import outcome
+
     if lines is not None:
-        stored = request.load(watch.study) if watch.study else None
-        outcome.print_interrupted_lines(found, exit_code, stored, lines)
-    outcome.print_interruption(found, request.resume_command)
-    raise typer.Exit(exit_code)
+        outcome.print_last_lines(study, lines)
+    else:
+        outcome.print_outcome(study, request.place, finished_before=finished_before)
+
+
+def _tell_interrupted(
+    request: _Request,
+    error: InterruptedStudyError,
+    exit_code: int,
+    study: str,
+    lines: "TrialLines | None",
+) -> None:
+    from autopeft.cli import outcome
+
+    if lines is not None:
+        stored = request.load(study) if study else None
+        outcome.print_interrupted_lines(error, exit_code, stored, lines)
+    outcome.print_interruption(error, request.resume_command)
 
 
 def _searched(

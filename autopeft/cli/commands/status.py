@@ -27,10 +27,10 @@ def status(
 
 
 def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    from autopeft.cli.wording import duration, number
+    from autopeft.cli.wording import KILLED, duration, lost, number
 
     spent, left = plain["spent"], plain["left"]
-    yield "study", f"{plain['study']} ({plain['state']})"
+    yield "study", f"{plain['study']} ({KILLED if lost(plain) else plain['state']})"
     yield "trials", ", ".join(f"{count} {state}" for state, count in plain["trials"].items())
     yield "front", f"{plain['front_size']} trials, hypervolume {plain['hypervolume']:.4f}"
     worst = ", ".join(f"{key} {number(value)}" for key, value in plain["reference_point"].items())

@@ -8,11 +8,15 @@ def studies(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """List all studies with their progress."""
     from autopeft import api
     from autopeft.cli.tables import print_table, studies_table
+    from autopeft.cli.wording import KILLED, lost
 
     statuses = api.list_studies(storage)
     if as_json:
         print_json(statuses)
     elif statuses:
-        print_table(console(), studies_table(statuses))
+        target = console()
+        print_table(target, studies_table(statuses))
+        if any(map(lost, statuses)):
+            target.print(KILLED, soft_wrap=True)
     else:
         say(f"no study in {api.storage_url(storage)}; autopeft search creates one")

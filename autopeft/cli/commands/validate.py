@@ -17,7 +17,10 @@ def validate(
         bool, typer.Option("--render", help="Print the file with every default filled in.")
     ] = False,
     file_only: Annotated[
-        bool, typer.Option("--file-only", help="Do not look at the model: works without a hub.")
+        bool, typer.Option("--file-only", help="Look at neither model nor data.")
+    ] = False,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Bring model and data onto this machine.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -25,10 +28,14 @@ def validate(
     from autopeft import api
 
     definition = api.validate(study, check_model=not file_only)
+    fetched = api.fetch(study) if fetch else []
     if as_json:
         plain = {"definition": definition.to_plain()} if render else {}
-        print_json({"ok": True, "errors": [], "study": definition.study.name, **plain})
+        more = {"fetched": fetched} if fetch else {}
+        print_json({"ok": True, "errors": [], "study": definition.study.name, **plain, **more})
     elif render:
         typer.echo(api.render(study), nl=False)
     else:
+        for line in fetched:
+            typer.echo(line)
         typer.echo(f"ok: {study} (study {definition.study.name})")

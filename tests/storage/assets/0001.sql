@@ -91,7 +91,7 @@ CREATE TABLE trials (
 	CONSTRAINT uq_trials_study_id_number UNIQUE (study_id, number), 
 	CONSTRAINT fk_trials_study_id_studies FOREIGN KEY(study_id) REFERENCES studies (id) ON DELETE CASCADE
 );
-INSERT INTO "trials" VALUES(1,1,0,'completed','searcher',NULL,'{"lora": [{"layers": [0, 1], "sites": ["query"], "rank": 4}], "sparsity": {"rule": "none"}, "training": {"learning_rate": 0.001, "warmup_ratio": 0.06, "weight_decay": 0.0}}','a34df79b3f6c4295','{"accuracy": 0.75}','{}',3072,770,1.0,10,0,0,1,NULL,NULL,'{"seconds": 2.5}','{}','2026-11-23 03:20:36.807334','2026-11-23 03:20:36.814500','2026-11-23 03:20:36.834651');
+INSERT INTO "trials" VALUES(1,1,0,'completed','searcher',NULL,'{"lora": [{"layers": [0, 1], "sites": ["query"], "rank": 4}], "sparsity": {"rule": "none"}, "training": {"learning_rate": 0.001, "warmup_ratio": 0.06, "weight_decay": 0.0}}','f4f690ea71f29502','{"accuracy": 0.75}','{}',3072,770,1.0,10,0,0,1,NULL,NULL,'{"seconds": 2.5}','{}','2026-11-23 03:20:36.807334','2026-11-23 03:20:36.814500','2026-11-23 03:20:36.834651');
 INSERT INTO "trials" VALUES(2,1,1,'running','searcher',NULL,'{"lora": [{"layers": [0, 1], "sites": ["query"], "rank": 8}], "sparsity": {"rule": "none"}, "training": {"learning_rate": 0.001, "warmup_ratio": 0.06, "weight_decay": 0.0}}','cb6bbffa8b72476f','{}','{}',6144,770,NULL,0,0,0,1,NULL,NULL,'{}','{}','2026-11-23 03:20:36.807451','2026-11-23 03:20:36.814500',NULL);
 CREATE INDEX ix_trials_study_id_state_cause ON trials (study_id, state, cause);
 COMMIT;
