@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 logger = logging.getLogger(__name__)
 
-VERSIONED = ("autopeft", "torch", "transformers", "datasets", "botorch", "optuna", "peft", "numpy")
+VERSIONED = ("autopeft", "torch", "transformers", "datasets", "botorch", "peft", "numpy")
 """Packages whose versions decide results; stored with the study."""
 
 

@@ -55,6 +55,11 @@ _GO_OFFLINE = (
 )
 
 
+def public_name(name: str) -> str:
+    """The name under which others find a model: a built-in one's is its hub id."""
+    return MINILM_HUB_ID if name == MINILM else name
+
+
 def model_folder(name: str, revision: str | None, patterns: Iterable[str]) -> Path:
     """The local folder with a model's files; downloads those that fit `patterns` where needed.
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autopeft.backbone.files import public_name
 from autopeft.export.configuration_file import ConfigurationFile
 
 _AUTOPEFT = """\
@@ -32,7 +33,7 @@ def model_card(
     """The card as Markdown with the hub's metadata header."""
     header = [
         "---",
-        f"base_model: {file.model.name_or_path}",
+        f"base_model: {public_name(file.model.name_or_path)}",
         f"library_name: {'peft' if 'peft' in forms else 'autopeft'}",
         "tags: [autopeft, parameter-efficient-fine-tuning]",
         "---",
@@ -66,7 +67,7 @@ def model_card(
         lines += [
             "or with HF peft:",
             "",
-            _PEFT.format(base=file.model.name_or_path, labels=labels),
+            _PEFT.format(base=public_name(file.model.name_or_path), labels=labels),
         ]
     return "\n".join(lines)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopeft.backbone.anatomy import Anatomy, Site
+from autopeft.backbone.files import public_name
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.configuration import Configuration
 from autopeft.errors import ExportError, Fault
@@ -105,7 +106,7 @@ def lora_config(
         alpha_pattern={re.escape(name): _whole(own) for name, _, own in modules if own != alpha},
         modules_to_save=head_modules(head),
         task_type=TaskType.SEQ_CLS,
-        base_model_name_or_path=base_model,
+        base_model_name_or_path=public_name(base_model),
     )
     plain: dict[str, Any] = config.to_dict()
     return {key: _json(value) for key, value in plain.items()}

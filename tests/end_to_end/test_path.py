@@ -237,3 +237,26 @@ def test_faulty_input_leaves_no_database_behind(
     out = cli(tmp_path, "search", str(study), "--set", "data.label=lable", "--json", code=2)
     assert any("label" in error["key"] for error in json.loads(out.splitlines()[-1])["errors"])
     assert not list(tmp_path.glob("*.db"))
+
+
+def test_five_different_faults_are_told_in_one_go(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "study.yaml").write_text(
+        """
+schema: autopeft/v1
+model: {name_or_path: 'builtin:minilm', lora_r: 8}
+data: {source: 'builtin:docstrings', splits: {validation: 1.5}}
+training: {epochs: 0, per_device_train_batch_size: 8}
+space: {methods: {loar: {rank: 8}}}
+""".lstrip()
+    )
+    out = cli(tmp_path, "validate", "study.yaml", "--json", code=2)
+    found = {error["key"]: error for error in json.loads(out)["errors"]}
+    assert set(found) == {
+        "model.lora_r",
+        "data.splits.validation",
+        "training.epochs",
+        "training.per_device_train_batch_size",
+        "space.methods.loar",
+    }
+    assert "batch_size" in found["training.per_device_train_batch_size"]["hint"]
+    assert "lora" in found["space.methods.loar"]["hint"]

@@ -105,3 +105,7 @@ def test_the_config_names_every_module_with_its_own_rank() -> None:
     assert config["alpha_pattern"] == {r"encoder\.layer\.2\.attention\.self\.query": 24}
     assert config["modules_to_save"] == ["classifier"]
     assert json.loads(json.dumps(config)) == config
+    demo = peft_config(
+        configuration, backbone.anatomy, backbone.head(2), base_model="builtin:minilm"
+    )
+    assert demo["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
