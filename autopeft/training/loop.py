@@ -244,7 +244,7 @@ class PackRun:
         factors = schedule_factor(
             settings.lr_scheduler, self.step, total=settings.total_steps, warmup_steps=self._warmup
         )
-        self._optimizer.step(torch.tensor(factors, dtype=torch.float64, device=total.device))
+        self._optimizer.step(factors)
         self.profile.optimizer_steps += 1
         self.profile.samples += rows
         self.profile.tokens += batch.tokens

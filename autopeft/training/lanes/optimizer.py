@@ -71,7 +71,9 @@ class LaneAdamW:
         self._slices: dict[str, slice] = {}
         decays = torch.tensor(list(weight_decays), dtype=dtype, device=device)
         self._adopt(decays)
-        self._rates = torch.tensor(list(learning_rates), dtype=torch.float64, device=first.device)
+        # Scalars are computed in float64 where the device has it: 1 - b2^t is small at first.
+        self._scalar = torch.float32 if device.type == "mps" else torch.float64
+        self._rates = torch.tensor(list(learning_rates), dtype=self._scalar, device=device)
         self._has_decay = bool(decays.any())
         self._max_norm = max_grad_norm or 0.0
         self.steps = torch.zeros(lanes, dtype=torch.long, device=first.device)
@@ -114,11 +116,11 @@ class LaneAdamW:
         return squares.sqrt()
 
     @torch.no_grad()
-    def step(self, schedule: Tensor) -> None:
+    def step(self, schedule: Sequence[float]) -> None:
         """One update; a lane whose gradient is not finite becomes inactive and stays as it was.
 
         Args:
-            schedule: Factor on each lane's peak learning rate, [K].
+            schedule: Factor on each lane's peak learning rate.
         """
         norms = self.gradient_norms()
         self.active &= torch.isfinite(norms)
@@ -126,8 +128,10 @@ class LaneAdamW:
         if self._max_norm > 0:
             clip = (self._max_norm / (norms + CLIP_EPSILON)).clamp(max=1.0)
         self.steps += self.active
-        count = self.steps.clamp(min=1).double()
-        rate = self._rates * schedule
+        count = self.steps.clamp(min=1).to(self._scalar)
+        rate = self._rates * torch.tensor(
+            list(schedule), dtype=self._scalar, device=self.steps.device
+        )
         beta1, beta2 = BETAS
         size = (rate / (1.0 - beta1**count)).to(clip.dtype)
         root = (1.0 - beta2**count).sqrt().to(clip.dtype)

@@ -83,12 +83,14 @@ class Pack(nn.Module):
         self.head = LaneHead(
             recipe, len(lanes), seeds, std=getattr(backbone.config, "initializer_range", 0.02)
         )
-        self.to(device=self.device)
         self._set_dtype(dtype)
+        self.to(device=self.device)
 
     def _set_dtype(self, dtype: torch.dtype) -> None:
-        for parameter in self.parameters():
-            parameter.data = parameter.data.to(dtype)
+        """Parameters and floating buffers: some devices know no float64, in which scales come."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
 
     def _uses(self) -> list[tuple[tuple[Any, ...], list[tuple[int, Group, Place]]]]:
         """Who stacks with whom: uses by (layer, site, method, stack key), in a fixed order."""

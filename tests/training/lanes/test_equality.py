@@ -55,7 +55,7 @@ class Training:
         losses = functional.cross_entropy(logits.flatten(0, 1), batch.labels.repeat(lanes))
         (losses * lanes).backward()
         factors = schedule_factor("linear", step, total=STEPS, warmup_steps=self.warmup)
-        self.optimizer.step(torch.tensor(factors, dtype=torch.float64))
+        self.optimizer.step(factors)
 
 
 def furthest(one: LaneState, other: LaneState) -> float:

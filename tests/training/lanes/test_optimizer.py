@@ -44,7 +44,7 @@ def _run(stacked: list[Stacked], optimizer: LaneAdamW, steps: range) -> None:
             assert item.parameter.grad is not None
             item.parameter.grad.copy_(_gradient(item.name, item.parameter.shape, step))
         factors = schedule_factor("linear", step, total=STEPS, warmup_steps=[0, 3, 5])
-        optimizer.step(torch.tensor(factors, dtype=torch.float64))
+        optimizer.step(factors)
 
 
 @pytest.mark.parametrize("max_norm", [None, 1.0])
@@ -103,7 +103,7 @@ def test_a_gradient_that_is_not_finite_freezes_its_lane_alone() -> None:
         item.parameter.grad.fill_(0.5)
     stacked[1].parameter.grad[2, 0, 0] = float("inf")  # type: ignore[index]
     before = stacked[1].parameter.detach().clone()
-    optimizer.step(torch.ones(LANES, dtype=torch.float64))
+    optimizer.step([1.0] * LANES)
     assert optimizer.active.tolist() == [True, True, False]
     assert torch.equal(stacked[1].parameter[2], before[2])
     assert not torch.equal(stacked[1].parameter[0], before[0])
