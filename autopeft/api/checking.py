@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,8 +36,8 @@ def validate(path: Path, *, check_model: bool = True) -> StudyDefinition:
             checked for themselves alone, and caps not at all.
 
     Raises:
-        InputError: All faults at once. Where keys or values are at fault, model and data are not
-            looked at, but the space is.
+        InputError: All faults at once: what is at fault in the file is left out, and model, data
+            and space are held against the rest.
     """
     where = str(path)
     plain = read_yaml(path)  # a file that cannot be read is one fault, and told once
@@ -45,7 +46,14 @@ def validate(path: Path, *, check_model: bool = True) -> StudyDefinition:
     try:
         definition = load_definition(path)
     except InputError as error:
-        raise InputError([*error.faults, *_space_faults(plain, path, error.faults)]) from error
+        faults = list(error.faults)
+        rest = _without(plain, faults)
+        more = _rest_faults(rest, path, check_model=check_model)
+        if more is None:
+            more = _space_faults(plain, path, faults)
+        known = {fault.key for fault in faults}
+        faults += [fault for fault in more if fault.key not in known]
+        raise InputError(faults) from error
     if check_model:
         with _scratch() as folder:
             faults = study_faults(definition, where=where, output_dir=folder)
@@ -54,6 +62,37 @@ def validate(path: Path, *, check_model: bool = True) -> StudyDefinition:
     if faults:
         raise InputError(faults)
     return definition
+
+
+def _without(plain: Mapping[str, Any], faults: Sequence[Fault]) -> dict[str, Any]:
+    """A file's content without the keys that are at fault; of a list, the whole list goes."""
+    rest = deepcopy(dict(plain))
+    for fault in faults:
+        block: Any = rest
+        *parents, last = fault.key.split(".")
+        for name in parents:
+            inner = block.get(name) if isinstance(block, dict) else None
+            if not isinstance(inner, dict):
+                last = name
+                break
+            block = inner
+        if isinstance(block, dict):
+            block.pop(last, None)
+    return rest
+
+
+def _rest_faults(rest: Mapping[str, Any], path: Path, *, check_model: bool) -> list[Fault] | None:
+    """Faults of model, data and space in the sound part; None where that is too little."""
+    from autopeft.api.checks import study_faults, written_faults
+
+    try:
+        definition = parse_definition(rest, where=str(path), base=path.parent)
+    except InputError:
+        return None
+    if not check_model:
+        return written_faults(definition, where=str(path))
+    with _scratch() as folder:
+        return study_faults(definition, where=str(path), output_dir=folder)
 
 
 def _space_faults(plain: Mapping[str, Any], path: Path, known: Sequence[Fault]) -> list[Fault]:

@@ -232,7 +232,8 @@ def _feasibility_faults(definition: StudyDefinition, problem: Problem) -> list[F
     """A fault where all caps and `deploy` together leave nothing."""
     if Candidates(problem).sample(np.random.default_rng(0), 1, frozenset()):
         return []
-    given = ", ".join([*_caps(definition), *(f"deploy {form}" for form in definition.deploy)])
+    bars = [*_caps(definition), *(f"deploy {form}" for form in definition.deploy)]
+    given = ", ".join(bars) or "its own conditions"
     return [
         Fault(
             "study",

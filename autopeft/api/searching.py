@@ -120,6 +120,7 @@ class _Sitting:
         from storage.lease import this_process
 
         token = store.claim(self._name, this_process(), LEASE_S)
+        store.request_stop(self._name, False)  # what was asked of an earlier sitting
         try:
             yield token
         finally:
@@ -128,7 +129,8 @@ class _Sitting:
     def _search(self, prepared: Preparation, store: Store, token: int) -> None:
         self._existing(store)
         prepared.check(store.study(self._name), self._listener)
-        store.update_study(self._name, token, definition=self._definition.to_plain())
+        plain = self._definition.to_plain()
+        store.update_study(self._name, token, state=StudyState.RUNNING, definition=plain)
         tuner = prepared.tuner(
             store,
             token,

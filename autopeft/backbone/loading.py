@@ -270,7 +270,8 @@ def _pickle_folder(request: BackboneRequest) -> Path:
     name = request.name_or_path
     if not request.allow_pickle:
         hint = (
-            "convert it with transformers' `save_pretrained`, or allow pickles, which can run code"
+            "convert it with transformers' `save_pretrained`, or set model.allow_pickle: true if "
+            "you trust where it comes from"
         )
         given = f"{name}, which has no safetensors weights"
         raise BackboneError(Fault("model", "name_or_path", given, "safetensors files", hint))

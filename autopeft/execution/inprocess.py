@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Result, Run, state_path
 from autopeft.methods.counting import training_flops
@@ -39,6 +41,8 @@ class InProcessRunner:
         self, lanes: Sequence[tuple[int, Configuration]], *, resume: Path | None = None
     ) -> Run:
         """See `Runner.start`."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # a pack that ran out of memory may have left fragments
         states: dict[int, LaneState] = {}
         before: dict[int, Mapping[str, Any]] = {}
         if resume is not None:

@@ -23,12 +23,11 @@ class PackStates:
     def save(self, run: Run) -> None:
         """Save every lane of a run; older steps are removed once the new one is complete."""
         target = self._folder / f"step-{run.step:08d}"
-        if target.exists():
-            return
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         run.save(partial)
+        shutil.rmtree(target, ignore_errors=True)  # of other lanes, or of this very step
         os.replace(partial, target)
         for other in self._folder.iterdir():
             if other != target:

@@ -32,6 +32,8 @@ from autopeft.methods import registry
 TENSORS = "adapter.safetensors"
 CONFIGURATION = "autopeft.yaml"
 METRICS = "metrics.json"
+PEFT_TENSORS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,19 @@ def save_adapter(
 def _save_peft(
     adapter: Adapter, folder: Path, backbone: Backbone, head: HeadRecipe
 ) -> tuple[str, ...]:
-    """Write peft's form beside ours; nothing where peft cannot hold the configuration."""
+    """Write peft's form beside ours; nothing where peft cannot hold the configuration.
+
+    An earlier adapter's files go first: nobody shall load those in place of this one.
+    """
+    for name in (PEFT_TENSORS, PEFT_CONFIG):
+        (folder / name).unlink(missing_ok=True)
     try:
         held = peft_adapter(adapter.file.configuration, backbone, head, adapter.weights)
     except ExportError:
         return ()
-    save_file(held.tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(held.tensors, folder / PEFT_TENSORS, metadata={"format": "pt"})
     text = json.dumps({**held.config, "inference_mode": True}, indent=2, sort_keys=True) + "\n"
-    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    (folder / PEFT_CONFIG).write_text(text, encoding="utf-8")
     return ("peft",)
 
 

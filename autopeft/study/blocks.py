@@ -16,6 +16,7 @@ from autopeft.study.readers import (
     auto_or,
     collected,
     each,
+    flag,
     nullable,
     number,
     one_of,
@@ -96,6 +97,9 @@ class ModelBlock(Block):
     ] = Field(default=CLASSIFICATION, description="sequence-classification or regression")
     sites: dict[str, str] | None = Field(
         default=None, description="{role: regex}, for unknown architectures"
+    )
+    allow_pickle: Annotated[bool, read_with(flag)] = Field(
+        default=False, description="read .bin weights, which can run code when they are read"
     )
 
     @field_validator("sites", mode="before")

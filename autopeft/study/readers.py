@@ -68,6 +68,13 @@ def number(
     return read
 
 
+def flag(value: Any) -> bool:
+    """True or false, as YAML writes them."""
+    if not isinstance(value, bool):
+        raise refusal(value, "true or false")
+    return value
+
+
 def bound(value: Any, *, in_bytes: bool) -> float | int:
     """A cap or floor: a number ("2M"), or a byte count ("20MiB"); an int where it is whole."""
     if in_bytes:

@@ -148,7 +148,8 @@ class Trainer:
         states: dict[int, LaneState] | None = None,
     ) -> "PackRun":
         """A pack of these lanes, fresh or continued from saved states."""
-        return PackRun(self, lanes, Seeds(self.study_seed, replicate), states)
+        with _memory_errors():
+            return PackRun(self, lanes, Seeds(self.study_seed, replicate), states)
 
 
 class PackRun:
@@ -214,19 +215,17 @@ class PackRun:
             TrialError: Out of memory (cause `out-of-memory`).
         """
         every = max(1, self._settings.total_steps // CURVE_POINTS)
-        began = time.perf_counter()
-        try:
-            with self.pack.running(), _memory_errors():
-                while self.step < until:
-                    batch = self._trainer.train.batch(self._order[self.step])
-                    self._losses.append(self._one_step(batch))
-                    self.step += 1
-                    if self.step % every == 0:
-                        self._close_curve()
-                    if on_step is not None and not on_step(self.step):
-                        return self.step >= until
-        finally:
-            self.profile.train_seconds += time.perf_counter() - began
+        with self.pack.running(), _memory_errors():
+            while self.step < until:
+                began = time.perf_counter()
+                batch = self._trainer.train.batch(self._order[self.step])
+                self._losses.append(self._one_step(batch))
+                self.step += 1
+                if self.step % every == 0:
+                    self._close_curve()
+                self.profile.train_seconds += time.perf_counter() - began
+                if on_step is not None and not on_step(self.step):
+                    return self.step >= until
         return True
 
     def _one_step(self, batch: Batch) -> Tensor:
@@ -332,5 +331,8 @@ def _finite(value: float) -> float | None:
 def _memory_errors() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise TrialError("the device is out of memory", cause="out-of-memory") from error
+    except RuntimeError as error:
+        # A GPU has an error class of its own; the CPU's allocator has but a message.
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise TrialError("the device is out of memory", cause="out-of-memory") from error
+        raise

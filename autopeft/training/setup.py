@@ -68,6 +68,7 @@ def backbone_request(model: ModelBlock, *, device: str = "cpu") -> BackboneReque
         sites=model.sites,
         task=model.task,
         device=device,
+        allow_pickle=model.allow_pickle,
     )
 
 

@@ -51,8 +51,7 @@ class Ledger:
         return self._store.last_snapshot(self.name)
 
     def begin(self) -> list[int]:
-        """Start a sitting: forget old stop requests and requeue what was lost; its numbers."""
-        self._store.request_stop(self.name, False)
+        """Start a sitting: requeue what was lost; its numbers."""
         self.set_state(StudyState.RUNNING)
         return self._store.requeue_trials(self.name, self._token)
 

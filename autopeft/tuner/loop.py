@@ -64,7 +64,7 @@ class Tuner:
         if lost:
             shown = ", ".join(str(number) for number in lost)
             self._reporter.event(f"taking up trials {shown} again")
-        self._tell(self._ledger.trials())
+        self._catch_up()
         try:
             while pack := self._next_pack():
                 self._packs.run(pack)
@@ -141,9 +141,22 @@ class Tuner:
 
     # -- telling ------------------------------------------------------------------------------
 
+    def _catch_up(self) -> None:
+        """Tell what earlier sittings found, and draw the front that a kill left out."""
+        trials = self._ledger.trials()
+        self._tell(trials)
+        last = self._ledger.last_snapshot()
+        if sum(trial.state.final for trial in trials) != (last.trials if last else 0):
+            self._draw_front(trials)
+
     def _after_pack(self) -> None:
         trials = self._ledger.trials()
         self._tell(trials)
+        self._draw_front(trials)
+        self._watch.note()
+        self._reporter.report("evaluating")
+
+    def _draw_front(self, trials: Sequence[TrialRecord]) -> None:
         members = fronts.front(trials, self._problem.frame, self._settings.bounds)
         points = fronts.utility_points(members, self._problem.frame)
         self._ledger.add_snapshot(
@@ -151,8 +164,6 @@ class Tuner:
             front=[trial.number for trial in members],
             hypervolume=fronts.hypervolume(points),
         )
-        self._watch.note()
-        self._reporter.report("evaluating")
 
     def _tell(self, trials: Sequence[TrialRecord]) -> None:
         """Tell what is new, in the order of the numbers."""

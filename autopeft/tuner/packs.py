@@ -63,37 +63,49 @@ class PackTraining:
             InterruptedStudyError: Asked to stop; the lanes are saved.
             AutopeftError: `ERRORS_IN_A_ROW` lone trials failed with an error of the program.
         """
+        packs = [list(trials)]
+        while packs:
+            pack = packs.pop(0)
+            failure = self._attempt(pack)
+            if failure is None:
+                self._errors = 0
+            else:
+                packs = [*self._halves(pack, *failure), *packs]
+
+    def _attempt(self, trials: Sequence[TrialRecord]) -> tuple[str, str] | None:
+        """Train a pack; cause and message where it fails, with nothing of it kept in memory."""
         self._ledger.start([trial.number for trial in trials])
         self._saved = time.monotonic()
         try:
             self._through_rungs(trials)
         except (TrialError, RuntimeError) as error:
-            self._failed(trials, error)
-        else:
-            self._errors = 0
+            numbers = [trial.number for trial in trials]
+            logger.warning("trials %s failed: %s", numbers, error, exc_info=error)
+            cause = error.cause if isinstance(error, TrialError) else "error"
+            return cause, (str(error).splitlines() or [type(error).__name__])[0]
+        return None
 
-    def _failed(self, trials: Sequence[TrialRecord], error: Exception) -> None:
-        numbers = [trial.number for trial in trials]
-        logger.warning("trials %s failed: %s", numbers, error, exc_info=error)
-        cause = error.cause if isinstance(error, TrialError) else "error"
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    def _halves(
+        self, trials: Sequence[TrialRecord], cause: str, message: str
+    ) -> list[list[TrialRecord]]:
+        """What to try after a failure: the halves of a pack; a lone trial has failed."""
         left = [trial for trial in trials if not self._ledger.trial(trial.number).state.final]
         if left:
             PackStates(self._settings.states, left[0].pack).clear()
-        if len(left) == 1:
-            self._finish(left[0].number, TrialState.FAILED, cause=cause, message=message)
-            self._errors += cause == "error"
-            if self._errors >= ERRORS_IN_A_ROW:
-                raise AutopeftError(
-                    f"{self._errors} trials in a row failed with an error, the last: {message}",
-                    hint="nothing is lost; mend the cause and give the same command again",
-                ) from error
-        elif left:
+        if len(left) > 1:
             shown = ", ".join(str(trial.number) for trial in left)
             self._reporter.event(f"trials {shown}: {message}; halving the pack")
             middle = len(left) // 2
-            self.run(left[:middle])
-            self.run(left[middle:])
+            return [left[:middle], left[middle:]]
+        for trial in left:
+            self._finish(trial.number, TrialState.FAILED, cause=cause, message=message)
+            self._errors += cause == "error"
+        if self._errors >= ERRORS_IN_A_ROW:
+            raise AutopeftError(
+                f"{self._errors} trials in a row failed with an error, the last: {message}",
+                hint="mend the cause; the same command goes on after these trials",
+            )
+        return []
 
     def _through_rungs(self, trials: Sequence[TrialRecord]) -> None:
         states = PackStates(self._settings.states, trials[0].pack)

@@ -239,23 +239,31 @@ def test_faulty_input_leaves_no_database_behind(
     assert not list(tmp_path.glob("*.db"))
 
 
-def test_five_different_faults_are_told_in_one_go(tmp_path: Path, cli: Cli) -> None:
+def test_faults_of_keys_data_space_and_search_are_told_in_one_go(
+    tmp_path: Path, bert_folder: Path, make_data: MakePath, cli: Cli
+) -> None:
+    make_data(tmp_path / "data")
     (tmp_path / "study.yaml").write_text(
-        """
+        f"""
 schema: autopeft/v1
-model: {name_or_path: 'builtin:minilm', lora_r: 8}
-data: {source: 'builtin:docstrings', splits: {validation: 1.5}}
-training: {epochs: 0, per_device_train_batch_size: 8}
-space: {methods: {loar: {rank: 8}}}
+model: {{name_or_path: '{bert_folder}', lora_r: 8}}
+data: {{source: data, text: txt, label: lable}}
+objectives: [{{metric: acuracy}}, {{metric: trainable_params}}]
+training: {{epochs: 0, per_device_train_batch_size: 8}}
+search: {{baselines: [full]}}
+space: {{methods: {{loar: {{rank: 8}}}}}}
 """.lstrip()
     )
     out = cli(tmp_path, "validate", "study.yaml", "--json", code=2)
     found = {error["key"]: error for error in json.loads(out)["errors"]}
     assert set(found) == {
         "model.lora_r",
-        "data.splits.validation",
+        "data.text",
+        "data.label",
+        "objectives.0.metric",
         "training.epochs",
         "training.per_device_train_batch_size",
+        "search.baselines.0",
         "space.methods.loar",
     }
     assert "batch_size" in found["training.per_device_train_batch_size"]["hint"]

@@ -115,6 +115,7 @@ def test_a_failing_lane_is_found_by_halving_and_fails_alone(make_desk: Make) -> 
 
     desk.runner.before_step = fail
     trials = finish(desk)
+    assert desk.runner.packs[1:4] == [[3, 4, 5, 6], [3, 4], [5, 6]]
     failed = [t for t in trials if t.state is TrialState.FAILED]
     assert [(t.number, t.cause, t.message) for t in failed] == [
         (5, "out-of-memory", "no memory left")
@@ -200,3 +201,22 @@ def test_errors_in_a_row_end_the_sitting_instead_of_the_budget(make_desk: Make) 
     assert len(desk.store.trials(NAME)) == 3
     desk.runner.before_step = lambda lanes, step: None
     assert sum(t.state is TrialState.COMPLETED for t in finish(desk)) == 12
+
+
+def test_a_kill_before_the_front_is_drawn_leaves_no_old_front(
+    make_desk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = make_desk()
+    desk.create()
+    with monkeypatch.context() as patch:
+
+        def killed(*args: Any, **kwargs: Any) -> None:
+            raise Killed
+
+        patch.setattr("autopeft.tuner.ledger.Ledger.add_snapshot", killed)
+        with pytest.raises(Killed):
+            desk.tuner().run()
+    assert desk.store.last_snapshot(NAME) is None
+    finish(desk)
+    counts = [snapshot.trials for snapshot in desk.store.snapshots(NAME)]
+    assert counts == [3, 7, 11, 15]

@@ -8,7 +8,7 @@ from autopeft.errors import DataError
 from autopeft.training.data import DataRequest, docstrings, load_text_data
 from autopeft.training.data.docstrings import harvest, materialise, split_rows
 
-SMALL = ("alembic", "optuna", "rich")
+SMALL = ("alembic", "botorch", "rich")
 
 
 def made_up(n: int, *, libraries: tuple[str, ...] = SMALL) -> dict[str, list[str]]:
@@ -37,10 +37,10 @@ def test_splits_depend_on_seed_and_texts_but_not_on_order() -> None:
 
 def test_a_text_of_two_libraries_is_dropped_and_the_poorest_sets_the_size() -> None:
     passages = made_up(70)
-    passages["rich"] = [*passages["rich"][:60], passages["optuna"][0].upper()]
+    passages["rich"] = [*passages["rich"][:60], passages["botorch"][0].upper()]
     rows = split_rows(passages, seed=0)
     texts = [text for pairs in rows.values() for text, _ in pairs]
-    assert passages["optuna"][0] not in texts
+    assert passages["botorch"][0] not in texts
     assert passages["rich"][-1] not in texts
     assert {split: len(pairs) for split, pairs in rows.items()} == {
         "train": 3 * 34,
