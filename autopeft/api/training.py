@@ -1,6 +1,8 @@
 """`autopeft.train`: train an exported configuration at full budget."""
 
+import re
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,67 +33,78 @@ def train(
         listener: Watches the training.
 
     Returns:
-        The content of `metrics.json`.
+        The content of `metrics.json`, and the `forms` that were written.
 
     Raises:
         InputError: Faults of the file, its model or its data.
         TrialError: The training diverged or ran out of memory.
     """
     listener = listener or Silent()
-    folder = _checked_folder(Path(output))
+    where, folder = str(config), _checked_folder(Path(output))
     file = load_configuration_file(Path(config))
-    quality = _quality(file)
-    listener.on_progress(Progress(str(config), "loading", 0, 1))
-    materials = load_materials(
-        file.model,
-        file.data,
-        file.training,
-        quality=quality,
-        seed=file.seed,
-        device=device_name("auto"),
-        output_dir=output_folder(str(file.origin.get("study", "train"))),
-    )
-    _check(file, materials, str(config))
+    listener.on_progress(Progress(where, "loading", 0, 1))
+    materials = _materials(file)
+    _check(file, materials, where)
     _note_changes(file, materials, listener)
     began = time.perf_counter()
     run = materials.trainer.start([Lane(0, file.configuration)])
-
-    def on_step(step: int) -> bool:
-        listener.on_progress(
-            Progress(str(config), "training", 0, 1, (0,), step, materials.total_steps, quality)
-        )
-        return True
-
-    run.train(materials.total_steps, on_step=on_step)
+    run.train(materials.total_steps, on_step=_telling(listener, where, materials))
     evaluation = run.evaluate()[0]
     if evaluation.diverged:
         raise TrialError(
-            f"{config}: the training diverged (weights or predictions are not finite)",
+            f"{where}: the training diverged (weights or predictions are not finite)",
             cause="diverged",
             hint="lower training.learning_rate",
         )
+    seconds = time.perf_counter() - began
+    adapter = Adapter(
+        _with_fingerprints(file, materials),
+        run.states()[0].weights(),
+        materials.data.label_names,
+        _metrics(file, materials, evaluation.values, seconds),
+    )
+    forms = save_adapter(adapter, folder, materials.backbone, materials.trainer.recipe)
+    return {**adapter.metrics, "forms": list(forms)}
+
+
+def _materials(file: ConfigurationFile) -> Materials:
+    study = re.sub(r"[^A-Za-z0-9._-]+|^\.+", "-", str(file.origin.get("study", "train")))
+    return load_materials(
+        file.model,
+        file.data,
+        file.training,
+        quality=_quality(file),
+        seed=file.seed,
+        device=device_name("auto"),
+        output_dir=output_folder(study),
+    )
+
+
+def _telling(listener: Listener, where: str, materials: Materials) -> Callable[[int], bool]:
+    def on_step(step: int) -> bool:
+        total = materials.total_steps
+        listener.on_progress(Progress(where, "training", 0, 1, (0,), step, total))
+        return True
+
+    return on_step
+
+
+def _metrics(
+    file: ConfigurationFile, materials: Materials, values: Mapping[str, float], seconds: float
+) -> dict[str, Any]:
+    """The content of `metrics.json`."""
     anatomy = materials.backbone.anatomy
-    metrics: dict[str, Any] = {
-        "validation": dict(evaluation.values),
+    return {
+        "validation": dict(values),
         "trainable_params": counting.trainable_params(file.configuration, anatomy),
         "head_params": materials.head_params,
-        "optimizer_steps": run.step,
-        "train_seconds": round(time.perf_counter() - began, 3),
+        "optimizer_steps": materials.total_steps,
+        "train_seconds": round(seconds, 3),
         "n_train": len(materials.data.train),
         "n_validation": len(materials.data.validation),
         "configuration": file.configuration.hash,
         "seed": file.seed,
     }
-    adapter = Adapter(
-        _with_fingerprints(file, materials),
-        run.states()[0].weights(),
-        materials.data.label_names,
-        metrics,
-    )
-    metrics["forms"] = list(
-        save_adapter(adapter, folder, materials.backbone, materials.trainer.recipe)
-    )
-    return metrics
 
 
 def _checked_folder(folder: Path) -> Path:

@@ -9,7 +9,7 @@ MOUNTS = """\
 proc /proc proc rw 0 0
 server:/home /home nfs4 rw 0 0
 /dev/sdb1 /home/ann/scratch xfs rw 0 0
-fs /work/shared\\040data lustre rw 0 0
+fs /srv/shared\\040data lustre rw 0 0
 //pc/share /mnt/share cifs rw 0 0
 tmpfs /mnt/hidden tmpfs rw 0 0
 host:/x /mnt/hidden nfs rw 0 0
@@ -23,7 +23,7 @@ host:/x /mnt/hidden nfs rw 0 0
         ("/home/ann/a.db", "nfs4"),
         ("/home/ann/scratch/a.db", None),
         ("/homes/a.db", None),
-        ("/work/shared data/x/a.db", "lustre"),
+        ("/srv/shared data/x/a.db", "lustre"),
         ("/mnt/share/a.db", "cifs"),
         ("/mnt/hidden/a.db", "nfs"),
     ],
