@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from autopeft.backbone.anatomy import Anatomy, Site
-from autopeft.methods.base import LaneOperator, Place
+from autopeft.methods.base import Call, LaneOperator, Place
 from autopeft.training.lanes.stream import Members, Stream
 
 ENTRANCE = {"attention": "query", "ffn": "up"}
@@ -29,6 +29,18 @@ class Placed:
     operator: LaneOperator
     place: Place
     members: Members
+
+    def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """What the operator adds, computed in its own dtype whatever the backbone's is.
+
+        Args:
+            x: The site's input, all lanes, [n, B, T, d_in].
+            y: The site's output, all lanes, [n, B, T, d_out].
+            call: The pass it runs in.
+        """
+        dtype = next(self.operator.parameters()).dtype
+        own_x, own_y = (self.members.take(tensor).to(dtype) for tensor in (x, y))
+        return self.operator.delta(own_x, own_y, call)
 
 
 def wire(
@@ -73,8 +85,7 @@ class _LinearHook:
         call = self._stream.running_call()
         for site, item in self._sites:
             own = y[..., site.start : site.start + site.out_features] if site.fused else y
-            members = item.members
-            members.add_(own, item.operator.delta(members.take(x), members.take(own), call))
+            item.members.add_(own, item.delta(x, own, call))
         return y.view(output.shape)
 
 
@@ -99,10 +110,7 @@ class _ExitHook:
         x = self._stream.split(self._stream.sublayer_inputs.pop(self._key))
         y = self._stream.split(output)
         call = self._stream.running_call()
-        deltas = [
-            item.operator.delta(item.members.take(x), item.members.take(y), call)
-            for item in self._items
-        ]
+        deltas = [item.delta(x, y, call) for item in self._items]
         total = y.clone()
         for item, delta in zip(self._items, deltas, strict=True):
             item.members.add_(total, delta)
