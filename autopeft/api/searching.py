@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from autopeft.api.checking import validate
 from autopeft.api.loading import open_existing, open_store
 from autopeft.api.place import output_folder
 from autopeft.api.preparation import Preparation
 from autopeft.api.study import Study
-from autopeft.errors import StudyMismatchError
+from autopeft.errors import InputError, StudyMismatchError
 from autopeft.study.definition import (
     StudyDefinition,
     default_definition,
@@ -39,7 +40,12 @@ def resolve_definition(
     if isinstance(study, StudyDefinition):
         plain = with_overrides(study.to_plain(), changes)
         return parse_definition(plain, where="the study", base=None)
-    return load_definition(Path(study), changes)
+    try:
+        return load_definition(Path(study), changes)
+    except InputError:
+        if not changes:  # the file alone is at fault: tell those of model, data and space with it
+            validate(Path(study))
+        raise
 
 
 def search(

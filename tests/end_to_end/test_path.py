@@ -266,5 +266,7 @@ space: {{methods: {{loar: {{rank: 8}}}}}}
         "search.baselines.0",
         "space.methods.loar",
     }
+    again = cli(tmp_path, "search", "study.yaml", "--json", code=2)
+    assert json.loads(again.splitlines()[-1])["errors"] == json.loads(out)["errors"]
     assert "batch_size" in found["training.per_device_train_batch_size"]["hint"]
     assert "lora" in found["space.methods.loar"]["hint"]
