@@ -32,11 +32,16 @@ class Examples:
         labels: int64 [n] (classes) or float32 [n] (regression).
         token_types: n arrays of int32 [length] that tell the texts of a pair apart, or None where
             all are 0, which is what models assume.
+        targets: n arrays of bool [length], True where a token belongs to an answer and is to be
+            predicted from those before it (never the first), or None where there are no answers.
+        choices: Candidate answers of every row, or None.
     """
 
     token_ids: tuple[np.ndarray, ...]
     labels: np.ndarray
     token_types: tuple[np.ndarray, ...] | None = None
+    targets: tuple[np.ndarray, ...] | None = None
+    choices: "Choices | None" = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -50,6 +55,21 @@ class Examples:
     def longest(self) -> int:
         """Tokens of the longest example."""
         return max(len(ids) for ids in self.token_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """Candidate answers, as further examples with targets.
+
+    Attributes:
+        examples: m candidates, each behind its row's prompt.
+        row: int64 [m], the row that a candidate belongs to.
+        right: bool [m], True for one candidate of each row.
+    """
+
+    examples: Examples
+    row: np.ndarray
+    right: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
