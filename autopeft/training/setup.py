@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from autopeft.backbone.loading import Backbone, BackboneRequest, load_backbone
-from autopeft.study.blocks import DataBlock, ModelBlock, TrainingBlock
+from autopeft.study.blocks import ModelBlock, TrainingBlock
+from autopeft.study.data_block import DataBlock
 from autopeft.study.metrics import METRICS, REGRESSION
 from autopeft.training import metrics
 from autopeft.training.batches import steps_per_epoch
