@@ -13,6 +13,7 @@ Kind = Literal["quality", "known", "measured"]
 
 CLASSIFICATION: Final = "sequence-classification"
 REGRESSION: Final = "regression"
+CAUSAL_LM: Final = "causal-lm"
 
 
 @dataclass(frozen=True)
