@@ -49,7 +49,7 @@ def fingerprint_of_model(model: nn.Module) -> str:
 
 
 def quantised_fingerprint(fingerprint: str, quantization: str) -> str:
-    """The fingerprint of the same weights, quantised as they are loaded; `none` changes nothing."""
+    """The fingerprint of the same weights, quantised while they are loaded."""
     if quantization == "none":
         return fingerprint
     return hashlib.sha256(f"{fingerprint} {quantization}".encode()).hexdigest()

@@ -86,7 +86,7 @@ def tiny_inputs(rows: int = 3, tokens: int = 7) -> dict[str, torch.Tensor]:
 
 
 def save(model: Any, folder: Path) -> Path:
-    """Save a model with a tokenizer whose words are `w3` to `w63`; `<s>` and `</s>` are 1 and 2."""
+    """Save a model with a tokenizer of the words `w3` to `w63`; `<s>` and `</s>` are 1 and 2."""
     transformers_logging.disable_progress_bar()
     model.save_pretrained(folder)
     transformers_logging.enable_progress_bar()
