@@ -80,8 +80,11 @@ class ModelBlock(Block):
         ),
     ] = Field(default="auto", description="auto, float32, bfloat16, float16")
     quantization: Annotated[
-        Literal["none"], read_with(one_of("none", later=("int8", "nf4", "fp4", "8bit", "4bit")))
-    ] = Field(default="none", description="none")
+        Literal["none", "int8", "nf4"],
+        read_with(
+            one_of("none", "int8", "nf4", later=("fp4",), aliases={"8bit": "int8", "4bit": "nf4"})
+        ),
+    ] = Field(default="none", description="none, int8, nf4 (needs autopeft[quant])")
     attn_implementation: Annotated[
         Literal["auto", "eager", "sdpa"],
         read_with(

@@ -70,6 +70,7 @@ def backbone_request(model: ModelBlock, *, device: str = "cpu") -> BackboneReque
         task=model.task,
         device=device,
         allow_pickle=model.allow_pickle,
+        quantization=model.quantization,
     )
 
 
