@@ -39,6 +39,7 @@ class Preparation:
 
     def __init__(self, definition: StudyDefinition, folder: Path, listener: Listener) -> None:
         from autopeft.training import setup
+        from autopeft.training.caching import cache_budget
         from autopeft.training.metrics import best_value
 
         faults = study_faults(
@@ -57,6 +58,12 @@ class Preparation:
             seed=definition.study.seed,
             device=self._device,
             output_dir=folder,
+            cache=cache_budget(
+                definition.execution.cache_memory,
+                definition.execution.cache_disk,
+                device=self._device,
+                folder=folder / "activations",
+            ),
         )
         for note in materials.data.notes:
             listener.on_event(note)

@@ -11,6 +11,7 @@ from autopeft.study.blocks import ModelBlock, TrainingBlock
 from autopeft.study.data_block import DataBlock
 from autopeft.study.metrics import METRICS, REGRESSION
 from autopeft.training import metrics
+from autopeft.training.activations import CacheBudget
 from autopeft.training.batches import steps_per_epoch
 from autopeft.training.data.examples import TaskData, load_task_data
 from autopeft.training.data.request import DataRequest, Limits, Splits
@@ -99,6 +100,7 @@ def load_materials(
     seed: int,
     device: str,
     output_dir: Path,
+    cache: CacheBudget | None = None,
 ) -> Materials:
     """Load backbone and data; the test split is not opened.
 
@@ -110,6 +112,7 @@ def load_materials(
         seed: The study's seed.
         device: A torch device's name.
         output_dir: Where converted data go.
+        cache: How much of the frozen activations may be kept; None keeps none.
 
     Raises:
         BackboneError: The model cannot be loaded or understood.
@@ -132,6 +135,9 @@ def load_materials(
         lr_scheduler=training.lr_scheduler,
         max_grad_norm=training.max_grad_norm,
         precision="fp32" if training.precision == "auto" else training.precision,
+        gradient_checkpointing=training.gradient_checkpointing is True,
+        backbone_dropout=training.backbone_dropout,
+        cache=cache or CacheBudget(),
     )
     trainer = Trainer(backbone, task_data, settings, study_seed=seed)
     return Materials(trainer, task_data, total)

@@ -124,8 +124,8 @@ def test_a_diverged_lane_is_told_apart_and_its_neighbour_is_not_touched() -> Non
 def test_predictions_do_not_depend_on_the_pack() -> None:
     trainer = _trainer()
     pack = trainer.start(_lanes(1e-2, 1e-3, 5e-3, 2e-3))
-    logits = pack.predict(trainer.validation)
+    logits = pack.scores(trainer.validation)
     order = [lane.number for lane in pack.pack.lanes]
     for lane in _lanes(1e-2, 1e-3, 5e-3, 2e-3):
-        own = trainer.start([lane]).predict(trainer.validation)[0]
+        own = trainer.start([lane]).scores(trainer.validation)[0]
         assert torch.allclose(own, logits[order.index(lane.number)], atol=1e-5)
