@@ -1,8 +1,8 @@
 """Prompts and answers as tokens, with the answers' tokens marked.
 
-**Where prompt and answer meet.** The tokens of a prompt are those that it has alone, since alone is
-how a model meets it. If the tokens of prompt and answer written together begin with them, the rest
-are the answer's; if not (a token would reach across), the answer's are those that it has alone.
+**Where prompt and answer meet.** The tokens of a prompt are those that it has alone, since alone
+is how a model meets it. If the tokens of prompt and answer written together begin with them, the
+rest are the answer's; if not (a token would reach across), the answer's are those it has alone.
 
 **What is cut.** A row that is longer than `max_length` loses the beginning of its prompt, behind
 the special tokens that the tokenizer starts with. The last answer stays whole, unless it does not
@@ -123,8 +123,7 @@ def _piece_ids(tokenizer: Tokenizer, rows: Sequence[Pieces]) -> list[list[list[i
     texts = list(dict.fromkeys([*alone, *joined]))
     ids = dict(zip(texts, _encoded(tokenizer, texts), strict=True))
     return [
-        [ids[pieces[0]], *(_following(ids, *pair) for pair in pairwise(pieces))]
-        for pieces in rows
+        [ids[pieces[0]], *(_following(ids, *pair) for pair in pairwise(pieces))] for pieces in rows
     ]
 
 
@@ -135,6 +134,8 @@ def _following(ids: dict[str, list[int]], first: str, second: str) -> list[int]:
 
 
 def _encoded(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    ids: list[list[int]] = tokenizer(texts, **options)["input_ids"]
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+    )
+    ids: list[list[int]] = encoded["input_ids"]
     return ids
