@@ -229,7 +229,7 @@ def _answered_rows(
 
 def _examples(rows: Sequence[AnsweredRow], choices: Choices | None = None) -> Examples:
     return Examples(
-        _arrays([row.ids for row in rows]),
+        tuple(row.ids for row in rows),
         np.zeros(len(rows), dtype=np.int64),
         targets=tuple(row.targets() for row in rows),
         choices=choices,
@@ -257,12 +257,10 @@ def _length_note(part: str, examples: Examples, max_length: int) -> str:
 def _cut_notes(
     part: str, whole: Sequence[AnsweredRow], kept: Sequence[AnsweredRow], max_length: int
 ) -> list[str]:
-    cut = [before for before, after in zip(whole, kept, strict=True) if before.ids != after.ids]
-    answers = sum(
-        before.answer_length != after.answer_length
-        for before, after in zip(whole, kept, strict=True)
-    )
-    prompts, of = len(cut) - answers, f"of {len(whole)} {part}"
+    pairs = list(zip(whole, kept, strict=True))
+    answers = sum(before.answer_length > after.answer_length for before, after in pairs)
+    prompts = sum(len(before) > len(after) for before, after in pairs) - answers
+    of = f"of {len(whole)} {part}"
     notes = []
     if prompts:
         notes.append(f"{prompts} {of} prompts lose their beginning to max_length {max_length}")
