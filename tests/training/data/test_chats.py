@@ -147,7 +147,8 @@ def test_turns_that_a_template_refuses_or_leaves_out() -> None:
 
 def test_all_reasons_at_once() -> None:
     template = (
-        "{% for m in messages %}{% if m.role == 'bot' %}{{ raise_exception('no bots') }}{% endif %}"
+        "{% for m in messages %}"
+        "{% if m.role == 'bot' %}{{ raise_exception('no bots') }}{% endif %}"
         "{% if loop.last %}!{% endif %}{{ m.content }}{% endfor %}"
     )
     found = refusal(byte_tokenizer(chat_template=template), [("bot", "x"), *ONE], ONE, TWO)
