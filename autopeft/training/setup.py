@@ -9,12 +9,13 @@ import torch
 from autopeft.backbone.loading import Backbone, BackboneRequest, load_backbone
 from autopeft.study.blocks import ModelBlock, TrainingBlock
 from autopeft.study.data_block import DataBlock
-from autopeft.study.metrics import METRICS, REGRESSION
+from autopeft.study.metrics import METRICS
 from autopeft.training import metrics
 from autopeft.training.activations import CacheBudget
+from autopeft.training.answer_metrics import constant_answers
 from autopeft.training.batches import steps_per_epoch
 from autopeft.training.data.examples import TaskData, load_task_data
-from autopeft.training.data.request import DataRequest, Limits, Splits
+from autopeft.training.data.request import DataRequest, Limits, Splits, Task
 from autopeft.training.loop import LoopSettings, Trainer
 
 
@@ -41,6 +42,11 @@ class Materials:
     def head_params(self) -> int:
         """Parameters of the task head."""
         return self.trainer.recipe.n_parameters
+
+    @property
+    def n_vocabulary(self) -> int:
+        """Tokens that the model may predict; 0 where it reads none."""
+        return int(getattr(self.backbone.config.get_text_config(), "vocab_size", 0))
 
     @property
     def train_tokens(self) -> int:
@@ -75,15 +81,20 @@ def backbone_request(model: ModelBlock, *, device: str = "cpu") -> BackboneReque
     )
 
 
-def data_request(data: DataBlock, *, task: str, seed: int) -> DataRequest:
+def data_request(data: DataBlock, *, task: Task, seed: int) -> DataRequest:
     """What a data block asks for."""
     return DataRequest(
         source=data.source,
-        text=tuple(data.text),
-        label=data.label,
-        task="regression" if task == REGRESSION else "sequence-classification",
+        text=data.text or (),
+        label=data.label or "",
+        task=task,
         config=data.config,
         revision=data.revision,
+        format=data.format,
+        prompt=data.prompt or "",
+        completion=data.completion or "",
+        messages=data.messages or "",
+        choices=data.choices,
         splits=Splits(data.splits.train, data.splits.validation, data.splits.test),
         limit=Limits(data.limit.train, data.limit.validation),
         max_length=data.max_length,
@@ -126,7 +137,11 @@ def load_materials(
     )
     settings = LoopSettings(
         task=model.task,
-        metrics=tuple(dict.fromkeys([quality, *extra_metrics(model.task), "loss"])),
+        metrics=tuple(
+            dict.fromkeys(
+                [quality, *extra_metrics(model.task, choices=data.choices is not None), "loss"]
+            )
+        ),
         total_steps=total,
         batch_size=training.batch_size,
         micro_batch_size=training.batch_size
@@ -143,17 +158,31 @@ def load_materials(
     return Materials(trainer, task_data, total)
 
 
-def extra_metrics(task: str) -> Sequence[str]:
-    """Every quality metric of a task: measuring them all costs nothing beside the forward."""
+def extra_metrics(task: str, *, choices: bool = False) -> Sequence[str]:
+    """Every quality metric of a task: measuring them all costs nothing beside the forward.
+
+    Args:
+        task: The study's.
+        choices: Whether the data give candidate answers: to compare them takes a forward of its
+            own, but they are given for nothing else.
+    """
     return [
         name
         for name, metric in METRICS.items()
-        if metric.kind == "quality" and (not metric.tasks or task in metric.tasks)
+        if metric.kind == "quality" and metric.fits(task) and (choices or not metric.needs_choices)
     ]
 
 
-def constant_quality(quality: str, data: TaskData) -> float:
-    """The quality metric's value for the constant predictor, on validation."""
+def constant_quality(quality: str, data: TaskData, *, n_vocabulary: int = 0) -> float:
+    """The quality metric's value for the constant predictor, on validation.
+
+    Args:
+        quality: The metric.
+        data: What a study trains and validates on.
+        n_vocabulary: Tokens that the model may predict, where answers are learnt.
+    """
+    if data.train.targets is not None:
+        return constant_answers(quality, data.train, data.validation, n_vocabulary=n_vocabulary)
     return metrics.constant_value(
         quality, data.train.labels, data.validation.labels, len(data.label_names)
     )
