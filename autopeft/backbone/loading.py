@@ -109,8 +109,12 @@ class Backbone:
     quantization: str = quantization.NONE
 
     def recipe(self, n_outputs: int) -> HeadRecipe:
-        """What is trained on top: nothing beside a language model head, else the task head."""
-        return self.head(n_outputs) if self.lm_head is None else lm_recipe()
+        """The recipe of the task that it was loaded for; `n_outputs` is a task head's."""
+        return self.head(n_outputs) if self.lm_head is None else self.lm_recipe()
+
+    def lm_recipe(self) -> HeadRecipe:
+        """All hidden states, for the frozen language model head; nothing new is trained."""
+        return lm_recipe()
 
     def head(self, n_outputs: int) -> HeadRecipe:
         """The task head for this backbone."""
