@@ -72,7 +72,9 @@ class TrainedModel:
         if self._backbone.lm_head is not None:
             given = "a model that was trained to answer (causal-lm)"
             raise InputError(
-                Fault("predict", "", given, "models of labels or numbers", "use .generate(prompts)")
+                Fault(
+                    "predict", "", given, "models of labels or numbers", "use .generate(prompts)"
+                )
             )
         pairs = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         columns = tuple(tuple(column) for column in zip(*pairs, strict=True))

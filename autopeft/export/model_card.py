@@ -75,7 +75,10 @@ def _facts(
 ) -> list[str]:
     trained = f"- trainable parameters: {metrics['trainable_params']:,}"
     if _learns_answers(file):
-        return [trained, f"- answers of {file.data.format} data; the language model head is frozen"]
+        return [
+            trained,
+            f"- answers of {file.data.format} data; the language model head is frozen",
+        ]
     labels = f"- labels: {', '.join(label_names) or 'a number'}"
     return [f"{trained} (head: {metrics['head_params']:,})", labels]
 

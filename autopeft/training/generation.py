@@ -62,9 +62,7 @@ def generate(
     return answers
 
 
-def _next_tokens(
-    pack: Pack, head: LmHead, rows: Sequence[Sequence[int]], pad: int
-) -> list[int]:
+def _next_tokens(pack: Pack, head: LmHead, rows: Sequence[Sequence[int]], pad: int) -> list[int]:
     """The likeliest token behind each row."""
     lengths = np.array([len(row) for row in rows])
     ids = np.full((len(rows), lengths.max()), pad, dtype=np.int64)

@@ -86,7 +86,8 @@ def answers_of_peft(base: Path, adapter: Path, prompts: Sequence[str], most: int
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         out = model.generate(**inputs, max_new_tokens=most, do_sample=False)
         before, whole = (
-            tokenizer.decode(ids, skip_special_tokens=True) for ids in (inputs["input_ids"][0], out[0])
+            tokenizer.decode(ids, skip_special_tokens=True)
+            for ids in (inputs["input_ids"][0], out[0])
         )
         found.append(whole[len(before) :])
     return found
@@ -110,7 +111,7 @@ def test_prompts_do_not_change_each_others_answers(
     model = autopeft.load(trained(llama, groups, task="causal-lm"), device="cpu")
     together = model.generate(PROMPTS, max_new_tokens=6)
     assert together == [model.generate([p], max_new_tokens=6)[0] for p in PROMPTS]
-    assert all(len(answer.split()) == 6 for answer in together)
+    assert len(set(together)) == 3
 
 
 def test_generation_stops_at_ends_and_limits(llama: Path) -> None:

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from autopeft.backbone.loading import backbone_of
+from autopeft.backbone.loading import BackboneRequest, backbone_of, load_backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.export.peft_config import peft_config
 from autopeft.export.peft_weights import peft_adapter
@@ -44,14 +44,11 @@ def _configuration() -> Configuration:
     "name", ["llama", "llama-tied", "qwen3", "gemma3", "gpt2", "opt-projected", "phi", "granite"]
 )
 def test_peft_gives_the_same_logits_on_the_causal_class(name: str, tmp_path: Path) -> None:
-    causal = tiny.tiny_causal(name)
-    tiny.save(causal, tmp_path / "base")
-    backbone = backbone_of(causal)
+    base = tiny.save(tiny.tiny_causal(name), tmp_path / "base")
+    backbone = load_backbone(BackboneRequest(str(base), task="causal-lm"))
     recipe = backbone.recipe(1)
     configuration = _configuration()
-    pack = Pack(
-        backbone, recipe, [Lane(0, configuration)], seeds=Seeds(0), dtype=torch.float64
-    )
+    pack = Pack(backbone, recipe, [Lane(0, configuration)], seeds=Seeds(0), dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     for parameter in pack.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
@@ -68,9 +65,9 @@ def test_peft_gives_the_same_logits_on_the_causal_class(name: str, tmp_path: Pat
         hidden = pack(batch, Call(False, _no_draws))[0]
     assert backbone.lm_head is not None
     ours = backbone.lm_head.logits(hidden)
+    causal = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64).eval()
     plain = causal(**inputs, use_cache=False).logits
-    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float64)
-    theirs = PeftModel.from_pretrained(base, folder).eval()(**inputs, use_cache=False).logits
+    theirs = PeftModel.from_pretrained(causal, folder).eval()(**inputs, use_cache=False).logits
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
     assert (ours - plain).abs().max() > 0.01
 
