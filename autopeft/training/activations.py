@@ -109,7 +109,9 @@ class ActivationCache:
         self._starts = np.concatenate([[0], np.cumsum(examples.lengths)])
         self._layers: dict[int, _Layer] = {}
 
-    def known(self, pack: Trunk, rows: np.ndarray, width: int | None = None) -> dict[int, Tensor]:
+    def known(
+        self, pack: Trunk, rows: np.ndarray, width: int | None = None
+    ) -> dict[int, Tensor]:
         """The trunk's inputs of the pack's branch points, computed where they are not kept yet.
 
         Args:
@@ -126,9 +128,7 @@ class ActivationCache:
         for block in np.unique(self._block_of[rows]):
             self._fill(pack, layers, int(block))
         width = self._examples.width(rows) if width is None else width
-        return {
-            layer: self._padded(layer, rows, width) for layer in layers if layer in self._homes
-        }
+        return {layer: self._padded(layer, rows, width) for layer in layers if layer in self._homes}
 
     def _fill(self, pack: Trunk, layers: Sequence[int], block: int) -> None:
         wanted = [layer for layer in layers if not self._has(layer, block)]

@@ -123,7 +123,8 @@ def _piece_ids(tokenizer: Tokenizer, rows: Sequence[Pieces]) -> list[list[list[i
     texts = list(dict.fromkeys([*alone, *joined]))
     ids = dict(zip(texts, _encoded(tokenizer, texts), strict=True))
     return [
-        [ids[pieces[0]], *(_following(ids, *pair) for pair in pairwise(pieces))] for pieces in rows
+        [ids[pieces[0]], *(_following(ids, *pair) for pair in pairwise(pieces))]
+        for pieces in rows
     ]
 
 

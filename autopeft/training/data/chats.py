@@ -61,7 +61,9 @@ def _fault(request: DataRequest, part: str, why: str, rows: list[int]) -> Fault:
     return Fault(request.source, "data.messages", given, "chats as the template has them", hint)
 
 
-def _pieces(tokenizer: Tokenizer, chat: Sequence[Turn], ends: tuple[str, ...]) -> tuple[str, ...]:
+def _pieces(
+    tokenizer: Tokenizer, chat: Sequence[Turn], ends: tuple[str, ...]
+) -> tuple[str, ...]:
     messages = [{"role": role, "content": content} for role, content in chat]
     pieces: list[str] = []
     done, first = "", 0  # what is cut already, and the first turn that is not

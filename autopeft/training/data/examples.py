@@ -197,7 +197,9 @@ def _choices(
     request: DataRequest, tokenizer: Tokenizer, rows: Instructions, *, part: str
 ) -> Choices:
     """The candidates of every row; those of one row are cut to the same prompt."""
-    pairs = [(number, text) for number, texts in enumerate(rows.choices or ()) for text in texts]
+    pairs = [
+        (number, text) for number, texts in enumerate(rows.choices or ()) for text in texts
+    ]
     turns = [(*rows.turns[number][:-1], (ASSISTANT, text)) for number, text in pairs]
     whole = _answered_rows(request, tokenizer, turns, part=f"{part} candidates")
     row = np.array([number for number, _ in pairs], dtype=np.int64)

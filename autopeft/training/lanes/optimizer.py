@@ -155,9 +155,7 @@ class LaneAdamW:
         weights = self._weights
         if self._has_decay:
             weights = weights * (1.0 - rate.to(clip.dtype).index_select(0, lane) * self._decay)
-        weights = weights - size.index_select(0, lane) * first / (
-            second.sqrt() / root.index_select(0, lane) + EPSILON
-        )
+        weights = weights - size.index_select(0, lane) * first / (second.sqrt() / root.index_select(0, lane) + EPSILON)
         for target, new in (
             (self.first_moment, first),
             (self.second_moment, second),
@@ -184,9 +182,7 @@ def schedule(
         float64 (float32 on MPS) [total, K]; row s is for the update after s steps.
     """
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    rows = [
-        [_factor(scheduler, s, total, warmup) for warmup in warmup_steps] for s in range(total)
-    ]
+    rows = [[_factor(scheduler, s, total, warmup) for warmup in warmup_steps] for s in range(total)]
     return torch.tensor(rows, dtype=dtype, device=device)
 
 

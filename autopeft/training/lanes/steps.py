@@ -247,7 +247,9 @@ class _RecordedPass:
         def uniform(name: str, shape: Sequence[int]) -> Tensor:
             return draws[name]
 
-        self._replay = recorder.record(lambda: run(self._batch, self._known, uniform, self._scale))
+        self._replay = recorder.record(
+            lambda: run(self._batch, self._known, uniform, self._scale)
+        )
 
     def replay(
         self, batch: Batch, known: Mapping[int, Tensor], uniform: StepUniform, scale: float

@@ -36,12 +36,16 @@ def token_losses(hidden: Tensor, tokens: Tensor, head: LmHead) -> tuple[Tensor, 
 
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, tokens: Tensor, head: LmHead) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, tokens: Tensor, head: LmHead
+    ) -> tuple[Tensor, Tensor]:
         rows = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
         needs_grad = hidden.requires_grad
         parts = [
             _chunk(own, target, head, needs_grad=needs_grad)
-            for own, target in zip(hidden.detach().split(rows), tokens.split(rows), strict=True)
+            for own, target in zip(
+                hidden.detach().split(rows), tokens.split(rows), strict=True
+            )
         ]
         losses, correct, grads = zip(*parts, strict=True)
         if needs_grad:
