@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from autopeft.backbone.lm_head import LmHead
-from autopeft.backbone.loading import Backbone, load_backbone
+from autopeft.backbone.loading import load_backbone
 from autopeft.errors import BackboneError, Fault, InputError
 from autopeft.export.adapter import Adapter, load_adapter
 from autopeft.study.metrics import CAUSAL_LM
 from autopeft.training.batches import PaddedExamples
 from autopeft.training.data.examples import tokenise
-from autopeft.training.data.prompts import Prompt, prompt_ids
+from autopeft.training.data.prompts import Prompt, answer_ends, prompt_ids
 from autopeft.training.data.request import DataRequest
 from autopeft.training.data.text import LabelledTexts
 from autopeft.training.generation import generate
@@ -71,11 +71,8 @@ class TrainedModel:
         """
         if self._backbone.lm_head is not None:
             given = "a model that was trained to answer (causal-lm)"
-            raise InputError(
-                Fault(
-                    "predict", "", given, "models of labels or numbers", "use .generate(prompts)"
-                )
-            )
+            hint = "use .generate(prompts)"
+            raise InputError(Fault("predict", "", given, "models of labels or numbers", hint))
         pairs = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         columns = tuple(tuple(column) for column in zip(*pairs, strict=True))
         unlabelled = LabelledTexts(columns, np.zeros(len(pairs), dtype=np.int64))
@@ -104,11 +101,12 @@ class TrainedModel:
         head = self._head(prompts, max_new_tokens)
         tokenizer = self._backbone.tokenizer
         given = prompt_ids(self._request(), tokenizer, prompts)
+        ends = answer_ends(self._request(), tokenizer) | _declared_ends(self._backbone.config)
         answers = generate(
             self._pack,
             head,
             given,
-            ends=_ends(self._backbone),
+            ends=ends,
             pad=self._pad,
             most=max_new_tokens,
             longest=getattr(self._backbone.config, "max_position_embeddings", None),
@@ -142,13 +140,11 @@ class TrainedModel:
         return self._backbone.tokenizer.pad_token_id or 0
 
 
-def _ends(backbone: Backbone) -> frozenset[int]:
-    """The tokens that end an answer: the tokenizer's, and those of the model's configuration."""
-    declared = getattr(backbone.config, "eos_token_id", None)
+def _declared_ends(config: Any) -> frozenset[int]:
+    """The end tokens of a model's configuration: one, several or none."""
+    declared = getattr(config, "eos_token_id", None)
     listed = declared if isinstance(declared, list) else [declared]
-    return frozenset(
-        token for token in (backbone.tokenizer.eos_token_id, *listed) if token is not None
-    )
+    return frozenset(token for token in listed if token is not None)
 
 
 def _continuation(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:

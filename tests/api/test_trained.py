@@ -20,6 +20,8 @@ from autopeft.export.adapter import Adapter, save_adapter
 from autopeft.export.configuration_file import ConfigurationFile
 from autopeft.study.blocks import ModelBlock, TrainingBlock
 from autopeft.study.data_block import DataBlock
+from autopeft.training.data.prompts import answer_ends
+from autopeft.training.data.request import DataRequest
 from autopeft.training.generation import generate
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
@@ -163,6 +165,20 @@ def test_chats_are_written_by_the_models_template(llama: Path, trained: Trained)
     assert model.generate([[{"role": "user", "content": "w5 w6"}]], 5) == expected
     with pytest.raises(InputError, match="the data's format is messages"):
         model.generate([{"a": "w3"}])
+
+
+def test_answers_of_chats_end_with_the_turn(llama: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    tokenizer.add_tokens(["<end>"], special_tokens=True)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }} {{ m.content }}<end>\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    chat = DataRequest("rows.jsonl", format="messages", messages="messages")
+    assert answer_ends(chat, tokenizer) == {2, 64}
+    assert answer_ends(replace(chat, format="prompt-completion"), tokenizer) == {2}
+    tokenizer.chat_template = tokenizer.chat_template.replace("<end>", " w9")
+    assert answer_ends(chat, tokenizer) == {2}
 
 
 def test_a_model_that_answers_predicts_no_labels(llama: Path, trained: Trained) -> None:

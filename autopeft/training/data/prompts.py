@@ -10,7 +10,9 @@ from jinja2 import TemplateError
 
 from autopeft.errors import DataError, Fault
 from autopeft.study.template import parse_template
-from autopeft.training.data.answers import prompted_rows
+from autopeft.training.data.answers import chat_rows, prompted_rows
+from autopeft.training.data.chats import chat_pieces
+from autopeft.training.data.instructions import ASSISTANT
 from autopeft.training.data.request import DataRequest
 from autopeft.training.data.tokenizer import Tokenizer
 
@@ -47,6 +49,20 @@ def prompt_ids(
         options: dict[str, Any] = {"add_special_tokens": False, "verbose": False}
         return [list(ids) for ids in tokenizer(texts, **options)["input_ids"]] if texts else []
     return [list(row.ids) for row in prompted_rows(tokenizer, texts, [""] * len(texts))]
+
+
+def answer_ends(request: DataRequest, tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens with which answers end: the end token and, in chats, that of a turn.
+
+    A base model's tokenizer may end texts with one token and its chat template turns with
+    another.
+    """
+    ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
+    if request.format == "messages":
+        turns = [("user", "a"), (ASSISTANT, "a")]
+        (chat,) = chat_rows(tokenizer, chat_pieces(request, tokenizer, [turns], part="turns"))
+        ends |= {chat.ids[-1]} & set(tokenizer.get_added_vocab().values())
+    return frozenset(ends)
 
 
 def _text(request: DataRequest, tokenizer: Tokenizer, prompt: Prompt) -> str:
