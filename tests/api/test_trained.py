@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import autopeft
 from autopeft.backbone.loading import BackboneRequest, load_backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.errors import InputError
+from autopeft.errors import BackboneError, InputError
 from autopeft.export.adapter import Adapter, save_adapter
 from autopeft.export.configuration_file import ConfigurationFile
 from autopeft.study.blocks import ModelBlock, TrainingBlock
@@ -25,6 +25,7 @@ from autopeft.training.data.request import DataRequest
 from autopeft.training.generation import generate
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
+from autopeft.training.setup import backbone_request
 
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 PROMPTS = ["w5 w9 w12", "w40", "w8 w8 w21 w33 w50 w61"]
@@ -43,10 +44,16 @@ def trained(tmp_path: Path) -> Trained:
     """Writes an adapter folder for a saved backbone, with random or untouched weights."""
 
     def write(
-        base: Path, groups: Sequence[Group], *, task: str, noise: float = 0.3, **data: Any
+        base: Path,
+        groups: Sequence[Group],
+        *,
+        task: str,
+        noise: float = 0.3,
+        quantization: str = "none",
+        **data: Any,
     ) -> Path:
-        model = ModelBlock(name_or_path=str(base), task=task)
-        backbone = load_backbone(BackboneRequest(str(base), task=task))
+        model = ModelBlock(name_or_path=str(base), task=task, quantization=quantization)
+        backbone = load_backbone(backbone_request(model))
         configuration = Configuration.of(list(groups), training=TRAINING)
         outputs = 1 if task == "causal-lm" else 2
         recipe = backbone.recipe(outputs)
@@ -198,6 +205,19 @@ def test_a_model_of_labels_does_not_answer(llama: Path, trained: Trained) -> Non
     with pytest.raises(InputError, match=r"use \.predict\(texts\)"):
         model.generate(["w5"])
     assert "AutoModelForSequenceClassification" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_an_adapter_of_a_quantised_backbone_finds_it_again(
+    kind: str, llama: Path, trained: Trained
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    folder = trained(llama, [LORA], task="causal-lm", quantization=kind)
+    assert len(autopeft.load(folder, device="cpu").generate(PROMPTS, 3)) == 3
+    file = folder / "autopeft.yaml"
+    file.write_text(file.read_text().replace(f"quantization: {kind}", "quantization: none"))
+    with pytest.raises(BackboneError, match="the one it was trained on"):
+        autopeft.load(folder, device="cpu")
 
 
 def test_an_untrained_adapter_tells_the_models_own_story(tmp_path: Path, trained: Trained) -> None:

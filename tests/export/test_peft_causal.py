@@ -41,7 +41,7 @@ def _configuration() -> Configuration:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "name", ["llama", "llama-tied", "qwen3", "gemma3", "gpt2", "opt-projected", "phi", "granite"]
+    "name", ["llama", "llama-tied", "qwen3", "gemma3", "gpt2", "opt-projected", "phi", "phi3"]
 )
 def test_peft_gives_the_same_logits_on_the_causal_class(name: str, tmp_path: Path) -> None:
     base = tiny.save(tiny.tiny_causal(name), tmp_path / "base")
@@ -70,6 +70,22 @@ def test_peft_gives_the_same_logits_on_the_causal_class(name: str, tmp_path: Pat
     theirs = PeftModel.from_pretrained(causal, folder).eval()(**inputs, use_cache=False).logits
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
     assert (ours - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_fused_maps_are_exported_from_packed_weights_too(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = tiny.save(tiny.tiny_causal("phi3", torch.float32), tmp_path / "base")
+    configuration, tensors = _configuration(), []
+    for quantization in ("none", kind):
+        request = BackboneRequest(str(base), task="causal-lm", quantization=quantization)
+        backbone = load_backbone(request)
+        recipe = backbone.recipe(1)
+        pack = Pack(backbone, recipe, [Lane(0, configuration)], seeds=Seeds(0))
+        views = pack.lane_views(pack.parameters_by_name(), 0)
+        tensors.append(peft_adapter(configuration, backbone, recipe, views).tensors)
+    assert any("qkv_proj" in name for name in tensors[0])
+    torch.testing.assert_close(tensors[1], tensors[0])
 
 
 def test_the_config_says_causal_lm_and_saves_no_modules() -> None:

@@ -430,3 +430,12 @@ def test_no_heavy_package_is_imported() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr.strip()) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"), [("none", "none"), ("int8", "int8"), ("8bit", "int8"), ("4bit", "nf4")]
+)
+def test_quantization_is_known_by_peoples_names_for_it(written: str, kind: str) -> None:
+    plain = {"model": {"name_or_path": "m", "quantization": written}, "data": {"source": "d"}}
+    model = parse_definition(plain, where="s.yaml", base=None).model
+    assert model.quantization == kind
