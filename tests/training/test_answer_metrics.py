@@ -133,14 +133,12 @@ def test_constant_predictor_of_one_list_is_the_usual_answer() -> None:
 
 
 def test_earlier_answers_of_a_chat_are_not_the_usual_answer() -> None:
-    choices = candidates([(0, [[1], [2]])])
-    chat = Examples(
-        (np.array([7, 1, 1, 7, 2]), np.array([7, 2])),
-        np.zeros(2, dtype=np.int64),
-        targets=(np.array([False, True, True, False, True]), np.array([False, True])),
-    )
-    part = examples([[1]], choices)
-    assert constant_answers("choice_accuracy", chat, part, n_vocabulary=9) == 0.0
+    earlier = np.array([7, 1, 7, 2]), np.array([False, True, False, True])
+    single = np.array([7, 1]), np.array([False, True])
+    ids, targets = zip(earlier, earlier, single, strict=True)
+    chats = Examples(ids, np.zeros(3, dtype=np.int64), targets=targets)
+    part = examples([[2]], candidates([(1, [[1], [2]])]))
+    assert constant_answers("choice_accuracy", chats, part, n_vocabulary=9) == 1.0
 
 
 def test_constant_predictor_of_several_lists_guesses() -> None:

@@ -15,8 +15,12 @@ from autopeft.training.data.request import DataRequest
 from autopeft.training.data.tokenizer import Tokenizer
 
 _REWRITES = "chats whose earlier turns the model's template rewrites"
+_ELSEWHERE = "answers that the model's template does not write behind its generation prompt"
 _CHANGED = "which the model's template leaves out or changes"
-_SINGLE = "give each answer a row of its own, or write data.format: prompt-completion"
+_HINTS = {
+    _REWRITES: "give each answer a row of its own, or write data.format: prompt-completion",
+    _ELSEWHERE: "write data.format: prompt-completion, and the roles into the templates",
+}
 
 
 def chat_pieces(
@@ -58,8 +62,8 @@ def chat_pieces(
 
 def _fault(request: DataRequest, part: str, why: str, rows: list[int]) -> Fault:
     given = f"{why}: {len(rows)} of {part}, the first is row {rows[0]}"
-    hint = _SINGLE if why == _REWRITES else ""
-    return Fault(request.source, "data.messages", given, "chats as the template has them", hint)
+    allowed = "chats as the template has them"
+    return Fault(request.source, "data.messages", given, allowed, _HINTS.get(why, ""))
 
 
 def _pieces(tokenizer: Tokenizer, chat: Sequence[Turn], ends: tuple[str, ...]) -> tuple[str, ...]:
@@ -71,8 +75,10 @@ def _pieces(tokenizer: Tokenizer, chat: Sequence[Turn], ends: tuple[str, ...]) -
             continue
         before = _written(tokenizer, messages[:index], prompt=True)
         after = _written(tokenizer, messages[: index + 1], prompt=False)
-        if not before.startswith(done) or not after.startswith(before):
+        if not before.startswith(done):
             raise ValueError(_REWRITES)
+        if not after.startswith(before):
+            raise ValueError(_ELSEWHERE)
         question, answer = before[len(done) :], after[len(before) :]
         for other, text in chat[first:index]:
             if text.strip() not in question:

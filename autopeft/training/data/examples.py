@@ -105,12 +105,12 @@ def load_task_data(request: DataRequest, tokenizer: Tokenizer, *, output_dir: Pa
     _refuse_too_long(request, tokenizer)
     text = load_text_data(request, output_dir=output_dir)
     made: dict[str, Examples] = {}
-    notes = [*text.notes, *_end_notes(request, tokenizer)]
+    notes = [*text.notes]
     faults: list[Fault] = []
     for part, rows in (("train", text.train), ("validation", text.validation)):
         try:
-            made[part], cut = _tokenised(request, tokenizer, rows, part=part)
-            notes += cut
+            made[part], found = _tokenised(request, tokenizer, rows, part=part)
+            notes += [note for note in found if note not in notes]
         except DataError as error:
             faults += [fault for fault in error.faults if fault not in faults]
     if faults:
@@ -148,7 +148,7 @@ def tokenise(request: DataRequest, tokenizer: Tokenizer, rows: Rows, *, part: st
 def _tokenised(
     request: DataRequest, tokenizer: Tokenizer, rows: Rows, *, part: str
 ) -> tuple[Examples, list[str]]:
-    """Examples, and notes on what was cut."""
+    """Examples, and notes on them."""
     if isinstance(rows, Instructions):
         return _answered(request, tokenizer, rows, part=part)
     examples = _labelled(request, tokenizer, rows, part=part)
@@ -184,7 +184,8 @@ def _answered(
     choices = None
     if rows.choices is not None and part != "train":
         choices = _choices(request, tokenizer, rows, part=part)
-    return _examples(kept, choices), _cut_notes(part, whole, kept, request.max_length)
+    notes = _cut_notes(part, whole, kept, request.max_length)
+    return _examples(kept, choices), [*_end_notes(tokenizer, whole), *notes]
 
 
 def _choices(
@@ -269,7 +270,8 @@ def _cut_notes(
     return notes
 
 
-def _end_notes(request: DataRequest, tokenizer: Tokenizer) -> list[str]:
-    if request.format == "prompt-completion" and tokenizer.eos_token_id is None:
-        return ["the tokenizer has no end token: nothing teaches answers to end"]
-    return []
+def _end_notes(tokenizer: Tokenizer, rows: Sequence[AnsweredRow]) -> list[str]:
+    ends = {tokenizer.eos_token_id, *tokenizer.get_added_vocab().values()}
+    if all(int(row.ids[-1]) in ends for row in rows):
+        return []
+    return ["answers have no end token: nothing teaches the model to end them"]

@@ -81,8 +81,17 @@ def test_what_is_cut_is_noted(load: Callable[..., TaskData]) -> None:
 def test_a_tokenizer_without_an_end_token_is_noted(load: Callable[..., TaskData]) -> None:
     rows = [{"q": f"q{i}", "a": "yes"} for i in range(8)]
     data = load(rows, byte_tokenizer(eos=False))
-    assert data.notes == ("the tokenizer has no end token: nothing teaches answers to end",)
+    assert data.notes == ("answers have no end token: nothing teaches the model to end them",)
     assert set(decoded(data.train, byte_tokenizer(), targets=True)) == {"yes"}
+
+
+def test_a_template_without_an_end_token_is_noted(load: Callable[..., TaskData]) -> None:
+    messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    plain = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+    for template, notes in ((CHATML, 0), (plain, 1)):
+        tokenizer = byte_tokenizer(chat_template=template)
+        data = load([{"messages": messages}] * 8, tokenizer, **CHATS)
+        assert len([note for note in data.notes if "end token" in note]) == notes
 
 
 def test_answers_without_a_target_are_refused(load: Callable[..., TaskData]) -> None:

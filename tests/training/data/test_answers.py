@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizers import byte_tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from autopeft.training.data.answers import AnsweredRow, chat_rows, prompted_rows
@@ -65,16 +65,18 @@ def test_what_a_tokenizer_adds_behind_a_text_is_no_prompt() -> None:
     assert (row.ids.tolist(), row.n_leading) == ([0, 3, 3, 2, 1], 1)
 
 
-def test_a_word_prefix_is_not_put_before_an_answer_twice() -> None:
-    """Llama's and Mistral's vocabularies write a text's first word with a space before it."""
-    vocabulary = {"<s>": 0, "</s>": 1, "▁": 2, "▁Q": 3, "▁yes": 4, "▁▁yes": 5, "\n": 6, "yes": 7}
+def test_a_space_is_not_put_before_an_answer() -> None:
+    """Llama's vocabulary puts a space before every text that it reads alone."""
+    vocabulary = {"<s>": 0, "</s>": 1, "▁": 2, "▁Q": 3, "▁yes": 4, "▁▁yes": 5, "yes": 6}
     scores = [(piece, -float(number)) for piece, number in vocabulary.items()]
     inner = Tokenizer(models.Unigram(scores, unk_id=0))
-    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    inner.decoder = decoders.Metaspace(prepend_scheme="first")
+    inner.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
-    (row,) = prompted_rows(tokenizer, ["Q"], [" yes"])
-    assert row.ids.tolist() == [3, 4, 1]  # and not 5, which " yes" is alone
+    rows = prompted_rows(tokenizer, ["Q", "Q"], [" yes", "yes"])
+    # Alone, the answers are 5 and 4.
+    assert [row.ids.tolist() for row in rows] == [[3, 4, 1], [3, 6, 1]]
 
 
 def test_turns_of_a_chat() -> None:

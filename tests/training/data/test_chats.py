@@ -132,6 +132,14 @@ def test_a_template_that_rewrites_earlier_turns() -> None:
     assert "a row of its own" in hint
 
 
+def test_a_template_that_writes_answers_elsewhere() -> None:
+    thinking = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    ((key, given, hint),) = refusal(byte_tokenizer(chat_template=thinking), ONE)
+    assert key == "data.messages"
+    assert given.startswith("answers that the model's template does not write behind its gen")
+    assert "the roles into the templates" in hint
+
+
 def test_turns_that_a_template_refuses_or_leaves_out() -> None:
     tool = [("tool", "42"), *ONE]
     ((_, given, _),) = refusal(byte_tokenizer(chat_template=STRICT), ONE, tool)
