@@ -23,16 +23,16 @@ class AnswerScores:
     """What a model says of the targets of n examples, and of the candidates for their answers.
 
     Attributes:
-        log_likelihood: float [N], in nats, of every target, in the order of the data.
-        hit: bool [N], whether the target is the most likely token.
-        row: int64 [N], the example of every target.
+        log_likelihood: float [n], in nats, summed over an example's targets.
+        hits: float [n], how many of them are the most likely token.
+        targets: float [n], how many there are.
         candidate_log_likelihood: float [m], summed over a candidate's targets, in the order of
             `Choices`; None where no candidates are compared.
     """
 
     log_likelihood: np.ndarray
-    hit: np.ndarray
-    row: np.ndarray
+    hits: np.ndarray
+    targets: np.ndarray
     candidate_log_likelihood: np.ndarray | None = None
 
 
@@ -53,22 +53,21 @@ def compute_answers(metric: str, scores: AnswerScores, choices: Choices | None =
     """
     if metric not in _COMPUTED:
         raise InputError(Fault("metrics", "metric", f"'{metric}'", ", ".join(_COMPUTED)))
-    if not len(scores.row) or not np.isfinite(scores.log_likelihood).all():
+    if not scores.targets.sum() or not np.isfinite(scores.log_likelihood).all():
         raise ValueError(f"{metric} of no targets, or of values that are not finite")
     return _COMPUTED[metric](scores, choices)
 
 
 def _loss(scores: AnswerScores, choices: Choices | None) -> float:
-    return float(-scores.log_likelihood.mean(dtype=np.float64))
+    return float(-scores.log_likelihood.sum(dtype=np.float64) / scores.targets.sum())
 
 
 def _token_accuracy(scores: AnswerScores, choices: Choices | None) -> float:
-    return float(scores.hit.mean())
+    return float(scores.hits.sum() / scores.targets.sum())
 
 
 def _exact_match(scores: AnswerScores, choices: Choices | None) -> float:
-    missed = np.unique(scores.row[~scores.hit])
-    return 1.0 - len(missed) / len(np.unique(scores.row))
+    return float(np.mean(scores.hits == scores.targets))
 
 
 def _choice_accuracy(scores: AnswerScores, choices: Choices | None) -> float:

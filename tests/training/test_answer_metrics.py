@@ -37,9 +37,9 @@ def candidates(rows: Sequence[tuple[int, Sequence[Sequence[int]]]]) -> Choices:
 
 def scores(rows: Sequence[Sequence[tuple[float, bool]]], **more: Any) -> AnswerScores:
     """Each row's (log-likelihood, hit) per target."""
-    flat = [(number, *target) for number, row in enumerate(rows) for target in row]
-    row, likelihood, hit = (np.array(column) for column in zip(*flat, strict=True))
-    return AnswerScores(likelihood, hit, row, **more)
+    likelihoods = np.array([math.fsum(likelihood for likelihood, _ in row) for row in rows])
+    hits = np.array([float(sum(hit for _, hit in row)) for row in rows])
+    return AnswerScores(likelihoods, hits, np.array([float(len(row)) for row in rows]), **more)
 
 
 # -- values ---------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_unusable_scores_raise(metric: str) -> None:
         compute_answers(metric, scores([[(-math.inf, True)]]))
     empty = np.zeros(0)
     with pytest.raises(ValueError, match=f"{metric} of no targets"):
-        compute_answers(metric, AnswerScores(empty, empty.astype(bool), empty))
+        compute_answers(metric, AnswerScores(empty, empty, empty))
     with pytest.raises(ValueError, match="without candidates"):
         compute_answers("choice_accuracy", scores([[(-1.0, True)]]))
     with pytest.raises(InputError, match="allowed: loss, token_accuracy"):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.backbone.lm_head import LmHead
+from autopeft.training.answer_metrics import AnswerScores, compute_answers
 from autopeft.training.batches import Batch, PaddedExamples, Targets
 from autopeft.training.tasks.base import Score
 from autopeft.training.tasks.token_loss import token_losses
@@ -82,24 +83,10 @@ def _lane_values(
     candidates: np.ndarray | None,
     metrics: Sequence[str],
 ) -> Mapping[str, float]:
-    if not np.isfinite(rows).all():
+    seen = rows if candidates is None else np.concatenate([rows, candidates])
+    if not np.isfinite(seen).all():
         return {}
-    tokens = max(1.0, rows[:, COUNT].sum())
-    values = {
-        "loss": rows[:, NLL].sum() / tokens,
-        "token_accuracy": rows[:, HITS].sum() / tokens,
-        "exact_match": np.mean(rows[:, HITS] == rows[:, COUNT]),
-    }
+    likelihoods = None if candidates is None else -candidates[:, NLL]
+    scores = AnswerScores(-rows[:, NLL], rows[:, HITS], rows[:, COUNT], likelihoods)
     choices = examples.examples.choices
-    if candidates is not None and choices is not None:
-        values["choice_accuracy"] = _choice_accuracy(
-            candidates[:, NLL], choices.row, choices.right
-        )
-    return {name: float(values[name]) for name in metrics if name in values}
-
-
-def _choice_accuracy(nll: np.ndarray, row: np.ndarray, right: np.ndarray) -> float:
-    """Share of rows whose right answer is the likeliest; of equals, the first one counts."""
-    order = np.lexsort((np.arange(len(nll)), nll, row))
-    first = order[np.unique(row[order], return_index=True)[1]]
-    return float(np.mean(right[first]))
+    return {name: compute_answers(name, scores, choices) for name in metrics}
