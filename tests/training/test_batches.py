@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopeft.training.batches import (
-    LENGTH_STEP,
     PaddedExamples,
     evaluation_order,
     steps_per_epoch,
@@ -60,12 +59,12 @@ def test_padded_rows_hold_the_tokens_and_nothing_else() -> None:
         Examples(tuple(rows), labels), pad_token_id=9, device=torch.device("cpu")
     )
     batch = padded.batch(np.array([2, 0]))
-    assert batch.inputs["input_ids"].shape == (2, LENGTH_STEP)
+    assert batch.inputs["input_ids"].shape == (2, 7)
     assert batch.mask.sum(1).tolist() == [7, 3]
-    assert batch.inputs["input_ids"][1].tolist() == [5, 6, 7, 9, 9, 9, 9, 9]
+    assert batch.inputs["input_ids"][1].tolist() == [5, 6, 7, 9, 9, 9, 9]
     assert batch.labels.tolist() == [1, 0]
     assert "token_type_ids" not in batch.inputs
-    assert padded.batch(np.array([0]), width=16).inputs["input_ids"].shape == (1, 16)
+    assert padded.batch(np.array([0]), width=9).inputs["input_ids"].shape == (1, 9)
 
 
 def test_micro_batches_see_their_rows_of_one_draw() -> None:
