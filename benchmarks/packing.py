@@ -1,0 +1,220 @@
+"""What packing saves: packs of lanes against solo runs and against HF Trainer with peft.
+
+    python benchmarks/packing.py --scenario trials16 --record trials16.jsonl
+
+Every line of the table is a ratio of seconds within one run: the median over the repeats, its
+range, and the ratio of CPU seconds beside it, which says more where others use the machine. Parts
+of all sides take turns. With `--record`, finished measurements are kept, and the same command goes
+on where it was stopped. `--tiny` runs the same code on tiny shapes, to see that it runs.
+
+Scenarios: trials16, solo_packed, solo_lora (a CPU will do), gpu_mixed, gpu_decoder.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import peft
+import torch
+import transformers
+
+from autopeft.training.data.examples import TaskData
+from benchmarks.speed import rows
+from benchmarks.speed.decoders import gpu_decoder
+from benchmarks.speed.encoders import Bench, Plan, gpu_mixed, solo_lora, solo_packed, trials16
+from benchmarks.speed.lines import Repeat, Result, evaluate, table
+from benchmarks.speed.measuring import Records, measure
+from benchmarks.speed.profiling import profile_text
+from benchmarks.speed.shapes import SHAPES, Subject, default_name, load_subject
+
+GPU_SCENARIOS = ("gpu_mixed", "gpu_decoder")
+SCENARIOS = ("trials16", "solo_packed", "solo_lora", *GPU_SCENARIOS)
+NO_GPU = "no CUDA device here (--tiny runs the same code on a CPU)"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    epochs: int = 3
+    pack: int = 8
+    factor_trials: int = 4
+    mixes: tuple[int, ...] = (2, 4, 8)
+    gpu_lanes: int = 32
+    decoder_lanes: int = 8
+    steps: int = 60
+    uncounted: int = 10
+    batch: int = 16
+    tokens: int = 64
+    decoder_tokens: int = 256
+    train_rows: int = rows.TRAIN_ROWS
+    validation_rows: int = 545
+
+
+TINY = Sizes(
+    epochs=1,
+    factor_trials=2,
+    mixes=(2,),
+    gpu_lanes=3,
+    decoder_lanes=2,
+    steps=3,
+    uncounted=1,
+    batch=4,
+    tokens=8,
+    decoder_tokens=12,
+    train_rows=40,
+    validation_rows=16,
+)
+
+
+class Skipped(Exception):
+    """A scenario that cannot be measured here, and why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 0 where everything asked for was measured or skipped with a reason."""
+    options = _parser().parse_args(arguments)
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, on both sides; a CPU ignores it
+    results: list[Result] = []
+    print(_machine(options))
+    for scenario in options.scenario:
+        for name in _backbones(scenario, options):
+            results += _scenario(scenario, name, options)
+    if options.json:
+        plain = {"machine": _about(options), "results": [r.to_dict() for r in results]}
+        options.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _scenario(scenario: str, name: str, options: argparse.Namespace) -> list[Result]:
+    print(f"\n{scenario} on {name}")
+    try:
+        bench, about = _bench(scenario, name, options)
+    except Skipped as reason:
+        print(f"skipped: {reason}")
+        return [Result(scenario, "everything", skipped=str(reason))]
+    if options.profile:
+        print(profile_text(bench))
+        return []
+    plan = _plan(scenario, bench, TINY if options.tiny else Sizes(pack=options.pack))
+    about = {**_about(options), "scenario": scenario, "backbone": name, "data": about}
+    records = Records(options.record, about)
+    bench.warm_up()
+    measure(scenario, plan.arms, options.repeats, records)
+    repeats = [Repeat(scenario, plan.arms, n, records) for n in range(options.repeats)]
+    results = [evaluate(scenario, line, repeats) for line in plan.lines]
+    results += [Result(scenario, what, skipped=why) for what, why in plan.skipped.items()]
+    print("\n".join((about["data"], *plan.notes, "", table(results))), flush=True)
+    return results
+
+
+def _plan(scenario: str, bench: Bench, sizes: Sizes) -> Plan:
+    gpu = {"steps": sizes.steps, "uncounted": sizes.uncounted}
+    plans: dict[str, Callable[[Bench], Plan]] = {
+        "trials16": partial(
+            trials16, epochs=sizes.epochs, pack=sizes.pack, factor_trials=sizes.factor_trials
+        ),
+        "solo_packed": partial(solo_packed, epochs=sizes.epochs, mixes=sizes.mixes),
+        "solo_lora": partial(solo_lora, epochs=sizes.epochs),
+        "gpu_mixed": partial(gpu_mixed, lanes=sizes.gpu_lanes, batch=sizes.batch, **gpu),
+        "gpu_decoder": partial(
+            gpu_decoder, lanes=sizes.decoder_lanes, batch=2, tokens=sizes.decoder_tokens, **gpu
+        ),
+    }
+    return plans[scenario](bench)
+
+
+def _bench(scenario: str, name: str, options: argparse.Namespace) -> tuple[Bench, str]:
+    """The model and its data, with a line on the data; `Skipped` where there are none."""
+    sizes = TINY if options.tiny else Sizes()
+    on_gpu = scenario in GPU_SCENARIOS
+    if on_gpu and not options.tiny and not options.device.startswith("cuda"):
+        raise Skipped(NO_GPU)
+    folder = rows.data_folder(options.data)
+    real = not on_gpu and not options.tiny and folder is not None and name not in SHAPES
+    if scenario == "trials16" and not real and options.data != rows.SYNTHETIC and not options.tiny:
+        raise Skipped(
+            "it needs TREC-6 (--data FOLDER) and a model with a tokenizer; --data synthetic "
+            "takes random tokens of TREC-6's lengths"
+        )
+    dtype = torch.bfloat16 if scenario == "gpu_decoder" and on_gpu else torch.float32
+    subject = load_subject(name, n_classes=6, device=options.device, dtype=dtype)
+    if real and folder is not None:
+        return Bench(subject, rows.trec6(folder, subject.backbone.tokenizer)), "data: TREC-6"
+    fixed = sizes.decoder_tokens if scenario == "gpu_decoder" else sizes.tokens
+    lengths = rows.Lengths(fixed, 0, fixed, fixed) if on_gpu else rows.TREC_LIKE
+    return Bench(subject, _random(subject, lengths, sizes)), f"data: random, {lengths}"
+
+
+def _random(subject: Subject, lengths: rows.Lengths, sizes: Sizes) -> TaskData:
+    return rows.random_rows(
+        lengths,
+        n_train=sizes.train_rows,
+        n_validation=sizes.validation_rows,
+        n_classes=6,
+        vocabulary=subject.backbone.config.vocab_size,
+    )
+
+
+def _backbones(scenario: str, options: argparse.Namespace) -> list[str]:
+    if options.backbone:
+        return [options.backbone]
+    if options.tiny:
+        return ["tiny-llama" if scenario == "gpu_decoder" else "tiny-bert"]
+    if scenario == "gpu_mixed":
+        return ["minilm", "bert-base"]
+    return ["llama-1b"] if scenario == "gpu_decoder" else [default_name()]
+
+
+def _about(options: argparse.Namespace) -> dict[str, Any]:
+    """What must be the same for a recorded measurement to count."""
+    return {
+        "device": _device_name(options.device),
+        "threads": torch.get_num_threads(),
+        "versions": {p.__name__: p.__version__ for p in (torch, transformers, peft)},
+        "tiny": options.tiny,
+        "pack": options.pack,
+    }
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def _machine(options: argparse.Namespace) -> str:
+    about = _about(options)
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f"{about['device']}, {about['threads']} threads, {versions}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    add("--backbone", help=f"a folder, builtin:minilm, or a shape: {', '.join(SHAPES)}")
+    add("--data", help=f"folder of csv data (or ${rows.VARIABLE}), or `synthetic`")
+    add("--repeats", type=int, default=3)
+    add("--pack", type=int, default=8, help="lanes of a pack in trials16")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--record", type=Path, help="JSON lines file of finished measurements, to go on from")
+    add("--json", type=Path, help="write all results there")
+    add("--tiny", action="store_true", help="tiny shapes and few steps")
+    add("--profile", action="store_true", help="where our steps lose time, instead of ratios")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
