@@ -21,6 +21,7 @@ from autopeft.backbone.structure import (
     is_causal,
     layer_stacks,
     linear_maps,
+    n_parameters,
 )
 from autopeft.errors import BackboneError, Fault
 
@@ -57,7 +58,7 @@ def discover(model: nn.Module, config: Any, *, sites: Mapping[str, str] | None =
         n_heads=heads.n_heads,
         n_kv_heads=heads.n_kv_heads,
         head_dim=heads.head_dim,
-        n_params=sum(parameter.numel() for parameter in model.parameters()),
+        n_params=n_parameters(model),
         modality=_modality(model, config),
         causal=is_causal(model, layers[0].attention, config.model_type),
         packable=not why_not,

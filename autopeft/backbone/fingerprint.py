@@ -48,6 +48,13 @@ def fingerprint_of_model(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def quantised_fingerprint(fingerprint: str, quantization: str) -> str:
+    """The fingerprint of the same weights, quantised while they are loaded."""
+    if quantization == "none":
+        return fingerprint
+    return hashlib.sha256(f"{fingerprint} {quantization}".encode()).hexdigest()
+
+
 def _head(name: str, dtype: str, shape: Iterable[int]) -> bytes:
     return json.dumps([name, dtype, list(shape)]).encode()
 

@@ -16,7 +16,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 
 from autopeft.backbone.anatomy import Anatomy
 
-Pool = Literal["pooler", "first", "mean", "last"]
+Pool = Literal["pooler", "first", "mean", "last", "all"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class HeadRecipe:
     Attributes:
         pool: How [rows, T, d] becomes [rows, d]: `pooler` is the base model's own pre-trained
             pooler, part of the frozen backbone; `first` the first token; `mean` the mean over
-            the mask; `last` the last token of the mask.
+            the mask; `last` the last token of the mask; `all` keeps every token: the frozen
+            language model head reads them, and nothing is trained beside the methods.
         steps: The trainable steps on the pooled rows, in order.
         native: Whether a transformers task class computes the same outputs.
     """
@@ -108,19 +109,25 @@ def head_recipe(
     return HeadRecipe("last" if anatomy.causal else "mean", (classifier,), native=False)
 
 
+def lm_recipe() -> HeadRecipe:
+    """The recipe of a causal language model: hidden states of all tokens, no new weights."""
+    return HeadRecipe("all", (), native=True)
+
+
 def pool_rows(hidden: Tensor, mask: Tensor, pool: Pool) -> Tensor:
     """One vector per row.
 
     Args:
         hidden: Hidden states of the base model, [rows, T, d].
         mask: 1 for tokens, 0 for padding, [rows, T].
-        pool: `first`, `mean` or `last`. The caller applies the model's own `pooler` itself.
+        pool: `first`, `mean` or `last`. The caller applies the model's own `pooler` itself, and
+            with `all` pools nothing.
 
     Returns:
         [rows, d].
 
     Raises:
-        ValueError: For `pooler`, which needs the model.
+        ValueError: For `pooler`, which needs the model, and `all`, which is no pooling.
     """
     if pool == "first":
         return hidden[:, 0]
@@ -131,6 +138,8 @@ def pool_rows(hidden: Tensor, mask: Tensor, pool: Pool) -> Tensor:
         positions = torch.arange(hidden.shape[1], device=hidden.device)
         last = (positions * mask.to(positions.dtype)).argmax(-1)
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+    if pool == "all":
+        raise ValueError("the hidden states of all tokens are not pooled")
     raise ValueError("the base model's own pooler is applied by the caller")
 
 

@@ -4,23 +4,26 @@ Weights come from safetensors files unless the user allows pickles, code from a 
 runs, and weights that a checkpoint lacks are an error, not random numbers.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    MODEL_FOR_TEXT_ENCODING_MAPPING,
-    MODEL_MAPPING,
-    AutoConfig,
-)
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from transformers.utils import logging as transformers_logging
 
+from autopeft.backbone import quantization
 from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.classes import (
+    base_class,
+    causal_class,
+    lacking,
+    no_decoder,
+    pooler_option,
+)
 from autopeft.backbone.discovery import discover
 from autopeft.backbone.files import (
     CONFIG_PATTERNS,
@@ -31,17 +34,23 @@ from autopeft.backbone.files import (
     safetensors_files,
     unreadable,
 )
-from autopeft.backbone.fingerprint import fingerprint_of_files, fingerprint_of_model
-from autopeft.backbone.heads import POOLED, HeadRecipe, head_recipe
+from autopeft.backbone.fingerprint import (
+    fingerprint_of_files,
+    fingerprint_of_model,
+    quantised_fingerprint,
+)
+from autopeft.backbone.heads import HeadRecipe, head_recipe, lm_recipe
+from autopeft.backbone.lm_head import LmHead, lm_head_of
 from autopeft.backbone.tokenizer import load_tokenizer
 from autopeft.errors import BackboneError, Fault
+from autopeft.study.metrics import CAUSAL_LM, CLASSIFICATION, REGRESSION
 
 DTYPES: Mapping[str, torch.dtype | str] = {
     "auto": "auto",
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
 }
-TASKS = ("sequence-classification", "regression")
+TASKS = (CLASSIFICATION, REGRESSION, CAUSAL_LM)
 _ATTENTION_IMPLEMENTATIONS = ("auto", "eager", "sdpa", "flash_attention_2", "flex_attention")
 
 
@@ -59,6 +68,7 @@ class BackboneRequest:
         task: One of `TASKS`.
         device: A torch device.
         allow_pickle: Whether weights may be read from `.bin` files, which can run code.
+        quantization: `none`, `int8` or `nf4`; see `autopeft.backbone.quantization`.
     """
 
     name_or_path: str
@@ -69,6 +79,7 @@ class BackboneRequest:
     task: str = "sequence-classification"
     device: str = "cpu"
     allow_pickle: bool = False
+    quantization: str = quantization.NONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +91,11 @@ class Backbone:
         tokenizer: Pads on the right; None for images.
         config: The model's `PretrainedConfig`.
         anatomy: Its layers and sites.
-        fingerprint: SHA-256 of its weights, hexadecimal.
+        fingerprint: SHA-256 of its weights, and of how they are quantised, hexadecimal.
         name: As the user gave it.
         pretrained_pooler: Whether the model has a pooler with weights from the checkpoint.
+        lm_head: From hidden states to logits, for `causal-lm`; else None.
+        quantization: How the weights of the layers' linear maps are kept.
     """
 
     model: nn.Module
@@ -92,6 +105,12 @@ class Backbone:
     fingerprint: str
     name: str
     pretrained_pooler: bool = False
+    lm_head: LmHead | None = None
+    quantization: str = quantization.NONE
+
+    def recipe(self, n_outputs: int) -> HeadRecipe:
+        """What is trained on top: nothing beside a language model head, else the task head."""
+        return self.head(n_outputs) if self.lm_head is None else lm_recipe()
 
     def head(self, n_outputs: int) -> HeadRecipe:
         """The task head for this backbone."""
@@ -100,11 +119,26 @@ class Backbone:
         )
 
 
+@dataclass(frozen=True)
+class Skeleton:
+    """What the configuration alone tells.
+
+    Attributes:
+        config: The model's `PretrainedConfig`.
+        model: The model that would be loaded, on the meta device.
+        anatomy: Of its base model.
+    """
+
+    config: Any
+    model: nn.Module
+    anatomy: Anatomy
+
+
 def load_backbone(request: BackboneRequest) -> Backbone:
     """The backbone that was asked for.
 
     Raises:
-        BackboneError: It cannot be found, reached, read or understood.
+        BackboneError: It cannot be found, reached, read or understood, or not be quantised.
     """
     _check(request)
     device = _device(request.device)
@@ -113,20 +147,20 @@ def load_backbone(request: BackboneRequest) -> Backbone:
     fingerprint = fingerprint_of_files(files)
     with _quiet_transformers():
         weights = folder if files else _pickle_folder(request)
-        model, pretrained_pooler = _model(request, weights, safe=bool(files))
+        model, pretrained_pooler = _model(request, weights, device, safe=bool(files))
         reads_text = model.main_input_name == "input_ids"
         tokenizer = load_tokenizer(request.name_or_path, folder) if reads_text else None
-    config: Any = model.config
-    if tokenizer is not None and getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    return Backbone(
-        model=_frozen(model).to(device),
+    if tokenizer is not None and getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if not files:
+        fingerprint = fingerprint_of_model(model)
+    return replace(
+        _around(_frozen(model), request.sites),
         tokenizer=tokenizer,
-        config=config,
-        anatomy=discover(model, config, sites=request.sites),
-        fingerprint=fingerprint if files else fingerprint_of_model(model),
+        fingerprint=quantised_fingerprint(fingerprint, request.quantization),
         name=request.name_or_path,
         pretrained_pooler=pretrained_pooler,
+        quantization=request.quantization,
     )
 
 
@@ -137,37 +171,93 @@ def backbone_of(
     name: str = "",
     sites: Mapping[str, str] | None = None,
 ) -> Backbone:
-    """A backbone around a base model that is already in memory; freezes it in place.
+    """A backbone around a model that is already in memory; freezes it in place.
 
     Its pooler, where it has one, counts as pre-trained.
 
+    Args:
+        model: A base model, or a decoder's `...ForCausalLM`, which gives its head too.
+        tokenizer: Its tokenizer.
+        name: What it is called; its architecture by default.
+        sites: Regular expressions by role, for architectures that are not recognised.
+
     Raises:
-        BackboneError: Its layers and sites are not understood.
+        BackboneError: Its layers, its sites or its language model head are not understood.
     """
-    config: Any = model.config
-    return Backbone(
-        model=_frozen(model),
+    backbone = _around(_frozen(model), sites)
+    return replace(
+        backbone,
         tokenizer=tokenizer,
-        config=config,
-        anatomy=discover(model, config, sites=sites),
         fingerprint=fingerprint_of_model(model),
-        name=name or str(config.model_type),
-        pretrained_pooler=getattr(model, "pooler", None) is not None,
+        name=name or backbone.name,
     )
+
+
+def _around(model: Any, sites: Mapping[str, str] | None) -> Backbone:
+    """What a frozen base or causal model tells of itself; its fingerprint is left open."""
+    config = model.config
+    causal = _is_causal_class(model)
+    base = model.base_model if causal else model
+    anatomy = discover(base, config, sites=sites)
+    if causal and not anatomy.causal:
+        raise no_decoder(anatomy.architecture, str(config.model_type))
+    return Backbone(
+        model=base,
+        tokenizer=None,
+        config=config,
+        anatomy=anatomy,
+        fingerprint="",
+        name=str(config.model_type),
+        pretrained_pooler=getattr(base, "pooler", None) is not None,
+        lm_head=lm_head_of(model) if causal else None,
+    )
+
+
+def _is_causal_class(model: Any) -> bool:
+    return isinstance(model, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), ()))
 
 
 def config_anatomy(request: BackboneRequest) -> Anatomy:
     """The anatomy from the configuration alone: reads `config.json`, no weights.
 
     Raises:
-        BackboneError: The configuration cannot be found or reached, or is not understood.
+        BackboneError: The configuration cannot be found or reached, is not understood, or does
+            not fit the task or the quantisation.
+    """
+    return skeleton(request).anatomy
+
+
+def skeleton(request: BackboneRequest) -> Skeleton:
+    """The model on the meta device, with its anatomy; reads `config.json`, no weights.
+
+    Raises:
+        BackboneError: As `config_anatomy`.
     """
     _check(request)
     folder = model_folder(request.name_or_path, request.revision, CONFIG_PATTERNS)
-    with _quiet_transformers(), torch.device("meta"):
-        config = _config(request, folder)
-        model = _model_class(config, request)(config, **_pooler_option(config, request))
-    return discover(model, config, sites=request.sites)
+    with _quiet_transformers():
+        return _skeleton(request, _config(request, folder))
+
+
+def _skeleton(request: BackboneRequest, config: Any) -> Skeleton:
+    kind = _class(config, request)
+    with torch.device("meta"):
+        model = kind(config, **pooler_option(kind, config))
+    base = model.base_model if request.task == CAUSAL_LM else model
+    anatomy = discover(base, config, sites=request.sites)
+    if request.task == CAUSAL_LM and not anatomy.causal:
+        raise no_decoder(anatomy.architecture, request.name_or_path)
+    quantization.check_model(request.quantization, config, anatomy)
+    return Skeleton(config, model, anatomy)
+
+
+def activation_dtype(dtype: str, config: Any) -> torch.dtype:
+    """What `auto` stands for by the configuration: float32 where it says float16 or nothing."""
+    asked = DTYPES[dtype]
+    if isinstance(asked, torch.dtype):
+        return asked
+    declared = getattr(config, "dtype", None)
+    return declared if declared in (torch.bfloat16, torch.float64) else torch.float32
 
 
 def _check(request: BackboneRequest) -> None:
@@ -179,6 +269,7 @@ def _check(request: BackboneRequest) -> None:
         faults.append(Fault("model", "attn_implementation", request.attn_implementation, allowed))
     if request.task not in TASKS:
         faults.append(Fault("model", "task", request.task, ", ".join(TASKS)))
+    faults += quantization.request_faults(request.quantization)
     if not request.name_or_path:
         faults.append(Fault("model", "name_or_path", "nothing", "a folder, a hub id or a builtin"))
     if faults:
@@ -210,48 +301,25 @@ def _config(request: BackboneRequest, folder: Path) -> Any:
         ) from error
 
 
-def _model_class(config: Any, request: BackboneRequest) -> Any:
-    """The base model's class; of an encoder-decoder, the encoder's."""
-    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        return MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
-    if config.is_encoder_decoder or type(config) not in MODEL_MAPPING:
-        given = (
-            f"{request.name_or_path}, whose architecture {config.model_type!r} has no base model"
-        )
-        allowed = "encoders, decoders, and encoder-decoders with an encoder class, such as T5"
-        raise BackboneError(Fault("model", "name_or_path", given, allowed))
-    found = MODEL_MAPPING[type(config)]
-    return found[0] if isinstance(found, tuple) else found
+def _class(config: Any, request: BackboneRequest) -> Any:
+    """The class whose weights are read: for `causal-lm`, the one with the head."""
+    find = causal_class if request.task == CAUSAL_LM else base_class
+    return find(config, request.name_or_path)
 
 
-def _pooler_option(config: Any, request: BackboneRequest) -> dict[str, bool]:
-    """Leaves out a pooling layer that the task class does not have (RoBERTa, ViT)."""
-    parameters = inspect.signature(_model_class(config, request).__init__).parameters
-    if "add_pooling_layer" not in parameters:
-        return {}
-    return {"add_pooling_layer": config.model_type in POOLED}
-
-
-def _model(request: BackboneRequest, folder: Path, *, safe: bool) -> tuple[nn.Module, bool]:
-    """The base model, and whether it has a pre-trained pooler."""
+def _model(
+    request: BackboneRequest, folder: Path, device: torch.device, *, safe: bool
+) -> tuple[Any, bool]:
+    """The model on its device, and whether it has a pre-trained pooler."""
     config = _config(request, folder)
-    attention = request.attn_implementation
-    options: dict[str, Any] = {**_pooler_option(config, request)}
-    if attention != "auto":
-        options["attn_implementation"] = attention
+    model_class = _class(config, request)
+    options = _options(request, config, model_class, device)
     try:
-        model, info = _model_class(config, request).from_pretrained(
-            folder,
-            config=config,
-            dtype=DTYPES[request.dtype],
-            use_safetensors=safe,
-            output_loading_info=True,
-            **options,
+        model, info = model_class.from_pretrained(
+            folder, config=config, use_safetensors=safe, output_loading_info=True, **options
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise unreadable(request.name_or_path, error, "a complete checkpoint") from error
-    if request.dtype == "auto" and model.dtype == torch.float16:
-        model = model.float()  # float16 has too small a range to train without loss scaling
     missing = sorted(info["missing_keys"])
     if options.get("add_pooling_layer") and missing == [
         "pooler.dense.bias",
@@ -259,10 +327,34 @@ def _model(request: BackboneRequest, folder: Path, *, safe: bool) -> tuple[nn.Mo
     ]:
         model.pooler = None  # the head trains it then, see `head_recipe`
     elif missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        given = f"{request.name_or_path}, which lacks {len(missing)} weights ({shown})"
-        raise BackboneError(Fault("model", "name_or_path", given, "a complete checkpoint"))
+        raise lacking(missing, request.name_or_path)
+    if request.quantization != quantization.NONE:
+        quantization.prepare(model, request.quantization)
+    else:
+        if request.dtype == "auto" and model.dtype == torch.float16:
+            model = model.float()  # float16 has too small a range to train without loss scaling
+        model = model.to(device)
     return model, getattr(model, "pooler", None) is not None
+
+
+def _options(
+    request: BackboneRequest, config: Any, model_class: Any, device: torch.device
+) -> dict[str, Any]:
+    """Arguments of `from_pretrained`."""
+    options: dict[str, Any] = {
+        **pooler_option(model_class, config),
+        "dtype": DTYPES[request.dtype],
+    }
+    if request.attn_implementation != "auto":
+        options["attn_implementation"] = request.attn_implementation
+    bones = _skeleton(request, config)
+    if request.quantization != quantization.NONE:
+        quantization.check_device(request.quantization, device)
+        dtype = activation_dtype(request.dtype, config)
+        options |= quantization.load_options(
+            request.quantization, bones.model, bones.anatomy, dtype, device
+        )
+    return options
 
 
 def _pickle_folder(request: BackboneRequest) -> Path:

@@ -54,6 +54,20 @@ def linear_maps(module: nn.Module, prefix: str = "") -> dict[str, LinearMap]:
     return maps
 
 
+def n_parameters(model: nn.Module) -> int:
+    """Parameters as the architecture has them, however the weights are kept.
+
+    A 4-bit weight is stored as half as many bytes; a linear map's widths tell the truth.
+    """
+    stored = sum(parameter.numel() for parameter in model.parameters())
+    packed = [
+        module.in_features * module.out_features - module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and not module.weight.is_floating_point()
+    ]
+    return stored + sum(packed)
+
+
 def layer_stacks(model: nn.Module) -> tuple[Stack, ...]:
     """The outermost module lists whose members all hold linear maps."""
     stacks: list[Stack] = []

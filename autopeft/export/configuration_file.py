@@ -18,7 +18,6 @@ from autopeft.space.document import read_yaml
 from autopeft.space.schema import Scalar
 from autopeft.study.blocks import (
     Block,
-    DataBlock,
     LearningRate,
     MaybeText,
     ModelBlock,
@@ -29,6 +28,7 @@ from autopeft.study.blocks import (
     read_with,
 )
 from autopeft.study.configuration_form import form_findings
+from autopeft.study.data_block import DataBlock, task_context
 from autopeft.study.faults import Finding, faults_of, refusal, refusals
 from autopeft.study.layout import yaml_text
 from autopeft.study.paths import with_absolute_paths
@@ -116,7 +116,9 @@ def load_configuration_file(path: Path) -> ConfigurationFile:
     plain = {key: value for key, value in read_yaml(path).items() if value is not None}
     plain = with_absolute_paths(plain, path.parent)
     try:
-        content = _Content.model_validate({"model": {}, "data": {}, "training": {}} | plain)
+        content = _Content.model_validate(
+            {"model": {}, "data": {}, "training": {}} | plain, context=task_context(plain)
+        )
     except ValidationError as error:
         raise InputError(faults_of(error, _Content, plain, str(path))) from error
     return _record(content, plain["training"], str(path))

@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from autopeft.study.faults import LATER, refusal
-from autopeft.study.metrics import CLASSIFICATION, REGRESSION
+from autopeft.study.metrics import CAUSAL_LM, CLASSIFICATION, REGRESSION
 from autopeft.study.readers import (
     Reader,
     auto_or,
     collected,
-    each,
     flag,
     nullable,
     number,
@@ -47,6 +46,13 @@ WarmupRatio = Annotated[float, read_with(number(minimum=0.0, below=1.0))]
 WeightDecay = Annotated[float, read_with(number(minimum=0.0))]
 
 
+read_task = one_of(
+    *(CLASSIFICATION, REGRESSION, CAUSAL_LM),
+    aliases={"SEQ_CLS": CLASSIFICATION, "CAUSAL_LM": CAUSAL_LM},
+)
+"""Reads a task, also in peft's spelling."""
+
+
 class StudyBlock(Block):
     """What the study is called, and the seed of everything random in it."""
 
@@ -74,8 +80,11 @@ class ModelBlock(Block):
         ),
     ] = Field(default="auto", description="auto, float32, bfloat16, float16")
     quantization: Annotated[
-        Literal["none"], read_with(one_of("none", later=("int8", "nf4", "fp4", "8bit", "4bit")))
-    ] = Field(default="none", description="none")
+        Literal["none", "int8", "nf4"],
+        read_with(
+            one_of("none", "int8", "nf4", later=("fp4",), aliases={"8bit": "int8", "4bit": "nf4"})
+        ),
+    ] = Field(default="none", description="none, int8, nf4 (needs autopeft[quant])")
     attn_implementation: Annotated[
         Literal["auto", "eager", "sdpa"],
         read_with(
@@ -86,15 +95,10 @@ class ModelBlock(Block):
         ),
     ] = Field(default="auto", description="auto, eager, sdpa")
     task: Annotated[
-        Literal["sequence-classification", "regression"],
-        read_with(
-            one_of(
-                *(CLASSIFICATION, REGRESSION),
-                later=("causal-lm",),
-                aliases={"SEQ_CLS": CLASSIFICATION, "CAUSAL_LM": "causal-lm"},
-            )
-        ),
-    ] = Field(default=CLASSIFICATION, description="sequence-classification or regression")
+        Literal["sequence-classification", "regression", "causal-lm"], read_with(read_task)
+    ] = Field(
+        default=CLASSIFICATION, description="sequence-classification, regression or causal-lm"
+    )
     sites: dict[str, str] | None = Field(
         default=None, description="{role: regex}, for unknown architectures"
     )
@@ -127,74 +131,6 @@ def _regex(value: Any) -> str:
     except re.error as error:
         raise refusal(value, allowed, str(error)) from error
     return value
-
-
-class Splits(Block):
-    """Which rows train, which choose, which are locked away."""
-
-    train: Text = Field(default="train", description="name of the split that trains")
-    validation: str | float = Field(
-        default="validation", description="a split, or a share of train (seeded, stratified)"
-    )
-    test: str | float | None = Field(
-        default=None, description="a split, a share of train, or null (locked away)"
-    )
-
-    @field_validator("validation", "test", mode="before")
-    @classmethod
-    def _split(cls, value: Any, info: ValidationInfo) -> str | float | None:
-        if isinstance(value, str):
-            return _named_split(value, info)
-        if value is None and info.field_name == "test":
-            return None
-        if isinstance(value, bool) or not isinstance(value, float) or not 0.0 < value < 1.0:
-            hint = "a search needs validation rows, write 0.1" if value is None else ""
-            raise refusal(value, "a split's name, or a share of train > 0 and < 1", hint)
-        first = info.data.get("validation")
-        if info.field_name == "test" and isinstance(first, float) and first + value >= 1.0:
-            raise refusal(value, f"a share < {1.0 - first:g}, so that rows are left to train on")
-        return value
-
-
-def _named_split(value: str, info: ValidationInfo) -> str:
-    name: str = string("a split's name")(value)
-    for other, taken in info.data.items():
-        if taken == name:
-            raise refusal(value, f"another split than {other}'s", "write a share such as 0.1")
-    return name
-
-
-class Limit(Block):
-    """Caps on rows, for a quick look."""
-
-    train: Annotated[int | None, read_with(nullable(whole(1)))] = Field(
-        default=None, description="at most so many training rows"
-    )
-    validation: Annotated[int | None, read_with(nullable(whole(1)))] = Field(
-        default=None, description="at most so many validation rows"
-    )
-
-
-class DataBlock(Block):
-    """The labelled rows."""
-
-    source: Text = Field(description="hub id, folder, csv, json or parquet file, builtin:...")
-    config: MaybeText = Field(default=None, description="the hub data set's configuration")
-    revision: MaybeText = Field(default=None, description="branch, tag or commit on the hub")
-    format: Annotated[
-        Literal["classification"],
-        read_with(one_of("classification", later=("prompt-completion", "messages"))),
-    ] = Field(default="classification", description="classification")
-    text: Annotated[
-        tuple[str, ...],
-        read_with(each(string("a column's name"), allowed="one or two columns", least=1, most=2)),
-    ] = Field(default=("text",), description="the column read, or two for pairs")
-    label: Text = Field(default="label", description="the column predicted")
-    splits: Splits = Splits()
-    limit: Limit = Limit()
-    max_length: Annotated[int, read_with(whole(4, hint="the length in tokens"))] = Field(
-        default=128, description="tokens kept of a row"
-    )
 
 
 class TrainingBlock(Block):

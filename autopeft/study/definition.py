@@ -17,11 +17,11 @@ from autopeft.space.faults import shown
 from autopeft.study.blocks import (
     NAME_PATTERN,
     Block,
-    DataBlock,
     ModelBlock,
     StudyBlock,
     TrainingBlock,
 )
+from autopeft.study.data_block import DataBlock, task_context
 from autopeft.study.faults import Finding, faults_of, refusal, refusals
 from autopeft.study.layout import yaml_text
 from autopeft.study.metrics import DEFAULT_COST, DEFAULT_QUALITY
@@ -56,7 +56,7 @@ class StudyDefinition(Block):
     """A study file with every default filled in; immutable.
 
     Attributes are named as the keys. Beyond the keys' own meaning: `objectives` are filled in by
-    task where none are given, goals are always set, `data.text` is always a tuple,
+    task where none are given, goals are always set, the data's keys are those of their format,
     `budget.wall_clock` is in seconds, and paths are absolute.
     """
 
@@ -97,8 +97,10 @@ class StudyDefinition(Block):
     def _sound_objectives(
         cls, value: tuple[Objective, ...], info: ValidationInfo
     ) -> tuple[Objective, ...]:
-        model = info.data.get("model")
-        if findings := objective_findings(value, model.task if model else None):
+        model, data = info.data.get("model"), info.data.get("data")
+        task = model.task if model else None
+        without_choices = data is not None and data.choices is None
+        if findings := objective_findings(value, task, without_choices=without_choices):
             raise refusals(findings)
         return value
 
@@ -134,7 +136,9 @@ def parse_definition(
     if base is not None:
         given = with_absolute_paths(given, base)
     try:
-        return StudyDefinition.model_validate({"model": {}, "data": {}} | given)
+        return StudyDefinition.model_validate(
+            {"model": {}, "data": {}} | given, context=task_context(given)
+        )
     except ValidationError as error:
         raise InputError(faults_of(error, StudyDefinition, given, where)) from error
 

@@ -13,6 +13,7 @@ Kind = Literal["quality", "known", "measured"]
 
 CLASSIFICATION: Final = "sequence-classification"
 REGRESSION: Final = "regression"
+CAUSAL_LM: Final = "causal-lm"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Metric:
         worst_is_constant_predictor: Whether utility 0 is what the constant predictor reaches on
             validation; where False, the cap or the space decides.
         in_bytes: Whether bounds are byte counts ("20MiB").
+        needs_choices: Whether it compares candidate answers, which `data.choices` gives.
     """
 
     name: str
@@ -38,10 +40,25 @@ class Metric:
     best: float | None = None
     worst_is_constant_predictor: bool = False
     in_bytes: bool = False
+    needs_choices: bool = False
+
+    def fits(self, task: str) -> bool:
+        """Whether it can be computed for a task."""
+        return not self.tasks or task in self.tasks
 
 
-def _quality(name: str, goal: Goal, best: float, *tasks: str) -> Metric:
-    return Metric(name, goal, "quality", tasks, best, worst_is_constant_predictor=True)
+def _quality(
+    name: str, goal: Goal, best: float, *tasks: str, needs_choices: bool = False
+) -> Metric:
+    return Metric(
+        name,
+        goal,
+        "quality",
+        tasks,
+        best,
+        worst_is_constant_predictor=True,
+        needs_choices=needs_choices,
+    )
 
 
 METRICS: Mapping[str, Metric] = {
@@ -53,7 +70,12 @@ METRICS: Mapping[str, Metric] = {
         _quality("matthews", "max", 1.0, CLASSIFICATION),
         _quality("spearman", "max", 1.0, REGRESSION),
         _quality("pearson", "max", 1.0, REGRESSION),
+        # Of causal-lm, loss is the mean negative log-likelihood of an answer token, in nats;
+        # exact_match asks every token of an answer to be the most likely one.
         _quality("loss", "min", 0.0),
+        _quality("token_accuracy", "max", 1.0, CAUSAL_LM),
+        _quality("exact_match", "max", 1.0, CAUSAL_LM),
+        _quality("choice_accuracy", "max", 1.0, CAUSAL_LM, needs_choices=True),
         Metric("trainable_params", "min", "known"),
         Metric("adapter_bytes", "min", "known", in_bytes=True),
         Metric("flops", "min", "known"),
@@ -64,7 +86,11 @@ METRICS: Mapping[str, Metric] = {
 }
 """Every metric by name."""
 
-DEFAULT_QUALITY: Mapping[str, str] = {CLASSIFICATION: "accuracy", REGRESSION: "spearman"}
+DEFAULT_QUALITY: Mapping[str, str] = {
+    CLASSIFICATION: "accuracy",
+    REGRESSION: "spearman",
+    CAUSAL_LM: "loss",
+}
 """The first objective of a task where the study names none."""
 
 DEFAULT_COST = "trainable_params"

@@ -192,8 +192,16 @@ def read_space(value: Any) -> str | dict[str, Any]:
     return block
 
 
-def objective_findings(objectives: tuple[Objective, ...], task: str | None) -> list[Finding]:
-    """The faults of a list of objectives, each of which is sound by itself."""
+def objective_findings(
+    objectives: tuple[Objective, ...], task: str | None, *, without_choices: bool = False
+) -> list[Finding]:
+    """The faults of a list of objectives, each of which is sound by itself.
+
+    Args:
+        objectives: In the order of the file.
+        task: The study's, or None where it is at fault.
+        without_choices: Whether the data are known to give no candidate answers.
+    """
     if not 2 <= len(objectives) <= 3:
         allowed = "a quality and one or two known costs"
         return [Finding((), f"{len(objectives)} objectives", allowed)]
@@ -205,10 +213,14 @@ def objective_findings(objectives: tuple[Objective, ...], task: str | None) -> l
             allowed = ", ".join(metrics_of(wanted))
             hint = "costs follow the quality" if index == 0 else f"a second quality is {LATER}"
             findings.append(Finding((index, "metric"), metric.name, allowed, hint))
-        elif metric.tasks and task is not None and task not in metric.tasks:
-            fitting = [n for n in metrics_of("quality") if task in (METRICS[n].tasks or (task,))]
+        elif task is not None and not metric.fits(task):
+            fitting = ", ".join(n for n in metrics_of("quality") if METRICS[n].fits(task))
             hint = f"it does not fit the task {task}"
-            findings.append(Finding((index, "metric"), metric.name, ", ".join(fitting), hint))
+            findings.append(Finding((index, "metric"), metric.name, fitting, hint))
+        elif metric.needs_choices and without_choices:
+            allowed = "a metric that compares no candidates"
+            hint = "name the candidate answers in data.choices"
+            findings.append(Finding((index, "metric"), metric.name, allowed, hint))
         if objective.metric in [other.metric for other in objectives[:index]]:
             findings.append(Finding((index, "metric"), metric.name, "every metric once"))
     return findings

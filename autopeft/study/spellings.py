@@ -1,4 +1,4 @@
-"""The spellings of HF transformers, peft, axolotl, trl and optuna, and our key for each.
+"""The spellings of HF transformers, peft, axolotl, trl, lm-eval and optuna, and our keys for them.
 
 A foreign spelling is a fault, never an alias: the same word means different things in different
 tools. But the fault names our key, so that nobody has to look it up.
@@ -50,6 +50,33 @@ SPELLINGS: Mapping[str, str] = {
     "dataset_text_field": "data.text",
     "label_column": "data.label",
     "label_column_name": "data.label",
+    # instruction data in trl, axolotl and their kin
+    "instruction": "data.prompt",
+    "prompt_column": "data.prompt",
+    "prompt_template": "data.prompt",
+    "field_instruction": "data.prompt",
+    "field_input": "data.prompt",
+    "input": "data.prompt",
+    "query": "data.prompt",
+    "output": "data.completion",
+    "response": "data.completion",
+    "answer": "data.completion",
+    "completion_column": "data.completion",
+    "response_template": "data.completion",
+    "field_output": "data.completion",
+    "field_messages": "data.messages",
+    "messages_column": "data.messages",
+    "conversations": "data.messages",
+    "chat_template": "data.format: messages (the tokenizer's own template is used)",
+    "apply_chat_template": "data.format: messages (the tokenizer's own template is used)",
+    "train_on_inputs": "data.completion (only answers are learnt)",
+    "completion_only_loss": "data.completion (only answers are learnt)",
+    "assistant_only_loss": "data.messages (only answers are learnt)",
+    "roles_to_train": "data.messages (only the assistant's turns are learnt)",
+    "answer_choices": "data.choices",
+    "doc_to_text": "data.prompt",
+    "doc_to_target": "data.completion",
+    "doc_to_choice": "data.choices",
     "train_split": "data.splits.train",
     "eval_split": "data.splits.validation",
     "model_name_or_path": "model.name_or_path",

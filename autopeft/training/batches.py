@@ -7,7 +7,7 @@ short-text data sets.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,34 @@ LENGTH_STEP = 8
 """Lengths are rounded up to a multiple of this: few shapes, aligned rows."""
 
 
+TARGET_STEP = 32
+"""The number of labelled positions is rounded up to a multiple of this: few shapes."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The labelled positions of a batch of token rows: where a next token is predicted.
+
+    M is the number of positions, rounded up; those past `count` repeat the first one at weight 0.
+
+    Attributes:
+        positions: int64 [M], into the batch's positions in one row after the other, [B * T].
+        tokens: int64 [M], the token that each position predicts.
+        rows: int64 [M], the row of each position.
+        weights: float32 [M], 1 where a position counts.
+        count: Positions that count.
+    """
+
+    positions: Tensor
+    tokens: Tensor
+    rows: Tensor
+    weights: Tensor
+    count: int
+
+
+_TARGET_TENSORS = ("positions", "tokens", "rows", "weights")
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of one batch.
@@ -31,11 +59,13 @@ class Batch:
         inputs: Keyword arguments of the base model, each [B, T].
         mask: [B, T], 1 where a token is real.
         labels: int64 [B] (classes) or float32 [B].
+        targets: What a language model is to predict, or None.
     """
 
     inputs: dict[str, Tensor]
     mask: Tensor
     labels: Tensor
+    targets: Targets | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,24 +75,48 @@ class Batch:
         """Tokens computed, padding included."""
         return self.mask.numel()
 
-    def rows(self, start: int, stop: int) -> "Batch":
-        """A micro-batch: some rows at the same length."""
-        part = slice(start, stop)
-        inputs = {name: tensor[part] for name, tensor in self.inputs.items()}
-        return Batch(inputs, self.mask[part], self.labels[part])
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in a fixed order."""
+        targets = self.targets
+        own = [] if targets is None else [getattr(targets, name) for name in _TARGET_TENSORS]
+        return [*self.inputs.values(), self.mask, self.labels, *own]
+
+    def clone(self) -> "Batch":
+        """A batch of the same contents in tensors of its own."""
+        targets = self.targets
+        if targets is not None:
+            own = {name: getattr(targets, name).clone() for name in _TARGET_TENSORS}
+            targets = replace(targets, **own)
+        inputs = {name: tensor.clone() for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.mask.clone(), self.labels.clone(), targets)
+
+    def copy_(self, other: "Batch") -> None:
+        """Take over the contents of a batch of the same shapes, in place."""
+        for mine, theirs in zip(self.tensors, other.tensors, strict=True):
+            mine.copy_(theirs, non_blocking=True)
 
 
 class PaddedExamples:
     """Examples as one padded matrix on the device, cut to each batch's length.
 
+    Nothing here waits for the device: which rows form a batch is known on the host, and what a
+    batch needs beside the matrix goes over without a synchronisation.
+
     Args:
         examples: Tokenised examples.
         pad_token_id: Fills the right-hand end.
         device: Where batches are wanted.
+
+    Attributes:
+        lengths: Tokens of each example, int64 [n].
+        choices: Their candidate answers, or None.
     """
 
     def __init__(self, examples: Examples, *, pad_token_id: int, device: torch.device) -> None:
         self.lengths = np.array([len(ids) for ids in examples.token_ids])
+        self.device = device
+        self.examples = examples
         self._ids = _padded(examples.token_ids, pad_token_id).to(device)
         self._types = (
             None if examples.token_types is None else _padded(examples.token_types, 0).to(device)
@@ -70,6 +124,18 @@ class PaddedExamples:
         self._labels = torch.from_numpy(np.array(examples.labels)).to(device)
         self._row_lengths = torch.from_numpy(self.lengths).to(device)
         self._steps = torch.arange(self._ids.shape[1], device=device)
+        self.choices = (
+            None
+            if examples.choices is None
+            else PaddedExamples(
+                examples.choices.examples, pad_token_id=pad_token_id, device=device
+            )
+        )
+        self._targets = (
+            None
+            if examples.targets is None
+            else [np.flatnonzero(mask) for mask in examples.targets]
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -79,16 +145,47 @@ class PaddedExamples:
         """All labels."""
         return self._labels
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        """The batch of these rows, padded to its longest, rounded up."""
+    def width(self, rows: np.ndarray) -> int:
+        """The length that a batch of these rows is padded to: its longest, rounded up."""
         longest = int(self.lengths[rows].max())
-        width = min(math.ceil(longest / LENGTH_STEP) * LENGTH_STEP, self._ids.shape[1])
-        index = torch.from_numpy(rows).to(self._ids.device)
+        return min(math.ceil(longest / LENGTH_STEP) * LENGTH_STEP, self._ids.shape[1])
+
+    def n_targets(self, rows: np.ndarray) -> int:
+        """Tokens that a language model is to predict in these rows."""
+        return 0 if self._targets is None else sum(len(self._targets[row]) for row in rows)
+
+    def batch(self, rows: np.ndarray, width: int | None = None) -> Batch:
+        """The batch of these rows, padded to `width`, by default that of its longest."""
+        width = self.width(rows) if width is None else width
+        index = on_device(rows, self.device)
         mask = (self._steps[:width] < self._row_lengths[index].unsqueeze(1)).long()
         inputs = {"input_ids": self._ids[index, :width], "attention_mask": mask}
         if self._types is not None:
             inputs["token_type_ids"] = self._types[index, :width]
-        return Batch(inputs, mask, self._labels[index])
+        return Batch(inputs, mask, self._labels[index], self._targets_of(rows, width))
+
+    def _targets_of(self, rows: np.ndarray, width: int) -> Targets | None:
+        if self._targets is None:
+            return None
+        own = [self._targets[row] for row in rows]
+        count = sum(len(columns) for columns in own)
+        where = np.zeros((3, max(1, math.ceil(count / TARGET_STEP)) * TARGET_STEP), dtype=np.int64)
+        numbers = np.repeat(np.arange(len(rows)), [len(columns) for columns in own])
+        columns = np.concatenate(own)
+        where[:, :count] = numbers * width + columns - 1, columns, numbers
+        where[:, count:] = where[:, :1]
+        positions, column, number = on_device(where, self.device)
+        tokens = self._ids[on_device(rows, self.device)[number], column]
+        weights = (torch.arange(where.shape[1], device=self.device) < count).float()
+        return Targets(positions, tokens, number, weights, count)
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A host array as a tensor on the device, without waiting for the device."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _padded(rows: Sequence[np.ndarray], fill: int) -> Tensor:

@@ -1,36 +1,34 @@
 """The training loop: one pack, from rung to rung, over data shared by all packs of a process."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.backbone.loading import Backbone
 from autopeft.errors import TrialError
-from autopeft.methods.base import Call
+from autopeft.study.metrics import CAUSAL_LM, REGRESSION
 from autopeft.study.records import Measurement
-from autopeft.training import metrics
-from autopeft.training.batches import Batch, PaddedExamples, training_order
+from autopeft.training.activations import ActivationCache, CacheBudget
+from autopeft.training.batches import PaddedExamples, steps_per_epoch, training_order
+from autopeft.training.caching import make_caches
 from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.lanes.optimizer import LaneAdamW, schedule_factor
+from autopeft.training.lanes.optimizer import LaneAdamW, schedule
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.predict import predict
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.state import LaneState, put_state, take_state
+from autopeft.training.lanes.steps import Steps, autocast, recorder_for
+from autopeft.training.profile import Profile
+from autopeft.training.tasks import CausalTask, SequenceTask, Task
 
 CURVE_POINTS = 20
 """Points of the training-loss curve over the full budget."""
-
-REGRESSION = "regression"
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class LoopSettings:
     """What one study's trials share.
 
     Attributes:
-        task: `sequence-classification` or `regression`.
+        task: `sequence-classification`, `regression` or `causal-lm`.
         metrics: Validation metrics to compute, `loss` included where wanted.
         total_steps: Optimizer steps of the full budget.
         batch_size: Examples per optimizer step and lane.
@@ -46,6 +44,9 @@ class LoopSettings:
         lr_scheduler: `linear`, `cosine` or `constant`.
         max_grad_norm: Per lane, or None.
         precision: `fp32` or `bf16` (autocast; trained weights stay float32).
+        gradient_checkpointing: Recompute the lanes' layers in the backward pass.
+        backbone_dropout: Run the backbone's own dropout; nothing is cached then.
+        cache: How much of the trunk's activations may be kept.
     """
 
     task: str
@@ -56,47 +57,9 @@ class LoopSettings:
     lr_scheduler: str = "linear"
     max_grad_norm: float | None = 1.0
     precision: str = "fp32"
-
-
-@dataclass
-class Profile:
-    """What a pack's training took.
-
-    Attributes:
-        optimizer_steps: Steps taken.
-        samples: Examples per lane.
-        tokens: Tokens per lane, padding included.
-        train_seconds: In training steps, the whole pack.
-        evaluation_seconds: In evaluation, the whole pack.
-    """
-
-    optimizer_steps: int = 0
-    samples: int = 0
-    tokens: int = 0
-    train_seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-
-    def to_dict(self, *, lanes: int, share: float) -> dict[str, Any]:
-        """As stored with a trial: the pack's figures, and the trial's share of the seconds."""
-        return {
-            "optimizer_steps": self.optimizer_steps,
-            "samples": self.samples,
-            "tokens": self.tokens,
-            "pack_lanes": lanes,
-            "pack_train_seconds": round(self.train_seconds, 4),
-            "pack_evaluation_seconds": round(self.evaluation_seconds, 4),
-            "train_seconds": round(self.train_seconds * share, 4),
-            "evaluation_seconds": round(self.evaluation_seconds * share, 4),
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-
-
-def peak_memory_bytes() -> int:
-    """Peak memory of this process: the GPU's where one is in use, else resident memory."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    gradient_checkpointing: bool = False
+    backbone_dropout: bool = False
+    cache: CacheBudget = CacheBudget()
 
 
 @dataclass(frozen=True)
@@ -106,12 +69,10 @@ class Evaluation:
     Attributes:
         values: By metric; empty where the lane has diverged.
         diverged: Whether weights or predictions are not finite.
-        predictions: Class ids int64 [n] or values float32 [n], in the data's order.
     """
 
     values: Mapping[str, float]
     diverged: bool
-    predictions: np.ndarray = field(repr=False)
 
 
 class Trainer:
@@ -122,6 +83,12 @@ class Trainer:
         data: Tokenised train and validation examples.
         settings: Shared by all trials.
         study_seed: Source of all randomness.
+
+    Attributes:
+        task: The head, the loss and the metrics.
+        train: The examples that train.
+        validation: The examples that choose.
+        caches: Kept activations, by examples.
     """
 
     def __init__(
@@ -129,16 +96,37 @@ class Trainer:
     ) -> None:
         self.backbone, self.settings, self.study_seed = backbone, settings, study_seed
         self.device = next(backbone.model.parameters()).device
-        self.n_classes = len(data.label_names)
-        outputs = 1 if settings.task == REGRESSION else self.n_classes
-        self.recipe: HeadRecipe = backbone.head(outputs)
+        self.task = _task(backbone, settings.task, len(data.label_names))
         self.train = self.padded(data.train)
         self.validation = self.padded(data.validation)
+        epoch = steps_per_epoch(len(self.train), settings.batch_size)
+        self.caches: dict[PaddedExamples, ActivationCache] = make_caches(
+            backbone,
+            {self.train: self.order(0, epoch), self.validation: None},
+            CacheBudget() if settings.backbone_dropout else settings.cache,
+            max_rows=settings.micro_batch_size,
+            precision=settings.precision,
+            fingerprint=data.fingerprint,
+        )
+
+    @property
+    def recipe(self) -> HeadRecipe:
+        """The task head."""
+        return self.task.recipe
 
     def padded(self, examples: Examples) -> PaddedExamples:
         """Examples on the device."""
         pad = getattr(self.backbone.tokenizer, "pad_token_id", None) or 0
         return PaddedExamples(examples, pad_token_id=pad, device=self.device)
+
+    def order(self, replicate: int, steps: int) -> list[np.ndarray]:
+        """Example numbers of a replicate's first training batches."""
+        return training_order(
+            self.train.lengths,
+            batch_size=self.settings.batch_size,
+            total_steps=steps,
+            seeds=Seeds(self.study_seed, replicate),
+        )
 
     def start(
         self,
@@ -149,7 +137,17 @@ class Trainer:
     ) -> "PackRun":
         """A pack of these lanes, fresh or continued from saved states."""
         with _memory_errors():
-            return PackRun(self, lanes, Seeds(self.study_seed, replicate), states)
+            return PackRun(self, lanes, replicate, states)
+
+
+def _task(backbone: Backbone, task: str, n_classes: int) -> Task:
+    if task == CAUSAL_LM:
+        if backbone.lm_head is None:
+            raise ValueError(f"{backbone.name} was loaded without its language-model head")
+        return CausalTask(backbone.lm_recipe(), backbone.lm_head)
+    if task == REGRESSION:
+        return SequenceTask(backbone.head(1), 0)
+    return SequenceTask(backbone.head(n_classes), n_classes)
 
 
 class PackRun:
@@ -165,37 +163,59 @@ class PackRun:
         self,
         trainer: Trainer,
         lanes: Sequence[Lane],
-        seeds: Seeds,
+        replicate: int,
         states: dict[int, LaneState] | None,
     ) -> None:
-        settings = trainer.settings
-        self._trainer, self._seeds, self._settings = trainer, seeds, settings
-        self.pack = Pack(trainer.backbone, trainer.recipe, lanes, seeds=seeds)
-        configurations = [lane.configuration for lane in self.pack.lanes]
-        self._optimizer = LaneAdamW(
-            self.pack.stacked(),
-            len(lanes),
-            learning_rates=[c.training_value("learning_rate") for c in configurations],
-            weight_decays=[c.training_value("weight_decay") for c in configurations],
-            max_grad_norm=settings.max_grad_norm,
+        began = time.perf_counter()
+        self._trainer, self._settings = trainer, trainer.settings
+        self._seeds = Seeds(trainer.study_seed, replicate)
+        self.pack = Pack(
+            trainer.backbone,
+            trainer.recipe,
+            lanes,
+            seeds=self._seeds,
+            checkpointing=self._settings.gradient_checkpointing,
+            backbone_dropout=self._settings.backbone_dropout,
         )
-        self._warmup = [
-            warmup_steps(c.training_value("warmup_ratio"), settings.total_steps)
-            for c in configurations
-        ]
-        self._order = training_order(
-            trainer.train.lengths,
-            batch_size=settings.batch_size,
-            total_steps=settings.total_steps,
-            seeds=seeds,
+        self._optimizer = self._make_optimizer()
+        self._factors = self._schedule()
+        self._order = trainer.order(replicate, self._settings.total_steps)
+        self._steps = Steps(
+            self.pack,
+            self._optimizer,
+            trainer.task.loss_sums,
+            precision=self._settings.precision,
+            recorder=recorder_for(trainer.device),
         )
         self.step = 0
-        self.profile = Profile()
         self._curve: list[tuple[int, Tensor]] = []
         self._losses: list[Tensor] = []
         if states is not None:
             put_state(self.pack, self._optimizer, states)
             self.step = next(iter(states.values())).step
+        self.profile = Profile(loading_seconds=time.perf_counter() - began)
+
+    def _make_optimizer(self) -> LaneAdamW:
+        configurations = [lane.configuration for lane in self.pack.lanes]
+        return LaneAdamW(
+            self.pack.stacked(),
+            len(configurations),
+            learning_rates=[c.training_value("learning_rate") for c in configurations],
+            weight_decays=[c.training_value("weight_decay") for c in configurations],
+            max_grad_norm=self._settings.max_grad_norm,
+        )
+
+    def _schedule(self) -> Tensor:
+        total = self._settings.total_steps
+        return schedule(
+            self._settings.lr_scheduler,
+            total=total,
+            warmup_steps=[
+                warmup_steps(lane.configuration.training_value("warmup_ratio"), total)
+                for lane in self.pack.lanes
+            ],
+            device=self._trainer.device,
+        )
 
     def states(self) -> dict[int, LaneState]:
         """Every lane's state now, by trial number."""
@@ -203,6 +223,8 @@ class PackRun:
 
     def train(self, until: int, *, on_step: Callable[[int], bool] | None = None) -> bool:
         """Train up to optimizer step `until`.
+
+        The host does not wait for the device between steps, unless `on_step` does.
 
         Args:
             until: At most `settings.total_steps`.
@@ -215,54 +237,37 @@ class PackRun:
             TrialError: Out of memory (cause `out-of-memory`).
         """
         every = max(1, self._settings.total_steps // CURVE_POINTS)
-        with self.pack.running(), _memory_errors():
+        with self.pack.running(), _memory_errors(), self._timed("train_seconds"):
             while self.step < until:
-                began = time.perf_counter()
-                batch = self._trainer.train.batch(self._order[self.step])
-                self._losses.append(self._one_step(batch))
+                self._losses.append(self._one_step())
                 self.step += 1
                 if self.step % every == 0:
                     self._close_curve()
-                self.profile.train_seconds += time.perf_counter() - began
                 if on_step is not None and not on_step(self.step):
-                    return self.step >= until
-        return True
+                    break
+        return self.step >= until
 
-    def _one_step(self, batch: Batch) -> Tensor:
-        settings, rows = self._settings, len(batch)
+    def _one_step(self) -> Tensor:
+        """One update of every lane; their losses, [K]."""
+        examples, numbers = self._trainer.train, self._order[self.step]
+        width, micro = examples.width(numbers), self._settings.micro_batch_size
+        weight = self._trainer.task.weight(examples, numbers)
+        cache = self._trainer.caches.get(examples)
+        device = self._trainer.device
+        total = torch.zeros(len(self.pack.lanes), device=device)
         self._optimizer.zero_grad()
-        total = torch.zeros(len(self.pack.lanes), device=self._trainer.device)
-        for start in range(0, rows, settings.micro_batch_size):
-            part = batch.rows(start, min(start + settings.micro_batch_size, rows))
-            uniform = StepUniform(self._seeds, self.step, start, rows, self._trainer.device)
-            with self._autocast():
-                logits = self.pack(part, Call(training=True, uniform=uniform))
-            losses = self._row_losses(logits.float(), part.labels).sum(dim=1) / rows
-            torch.autograd.backward(losses.sum())
-            total += losses.detach()
-        factors = schedule_factor(
-            settings.lr_scheduler, self.step, total=settings.total_steps, warmup_steps=self._warmup
-        )
-        self._optimizer.step(factors)
+        for start in range(0, len(numbers), micro):
+            part = numbers[start : start + micro]
+            batch = examples.batch(part, width)
+            with autocast(device, self._settings.precision):
+                known = {} if cache is None else cache.known(self.pack, part, width)
+            uniform = StepUniform(self._seeds, self.step, start, len(numbers), device)
+            total += self._steps.accumulate(batch, known, uniform, weight=weight)
+            self.profile.tokens += batch.tokens
+        self._steps.update(self._factors[self.step])
         self.profile.optimizer_steps += 1
-        self.profile.samples += rows
-        self.profile.tokens += batch.tokens
+        self.profile.samples += len(numbers)
         return total
-
-    def _autocast(self) -> Any:
-        if self._settings.precision == "bf16":
-            return torch.autocast(self._trainer.device.type, dtype=torch.bfloat16)
-        return nullcontext()
-
-    def _row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """[K, B, C] -> loss of every row, [K, B]."""
-        lanes = logits.shape[0]
-        if self._settings.task == REGRESSION:
-            return (logits.squeeze(-1) - labels.to(logits.dtype)).square()
-        flat = functional.cross_entropy(
-            logits.flatten(0, 1), labels.repeat(lanes), reduction="none"
-        )
-        return flat.view(lanes, -1)
 
     def drain_curve(self) -> dict[int, list[Measurement]]:
         """Points of every lane's training loss since the last call, by trial number."""
@@ -282,40 +287,38 @@ class PackRun:
             self._curve.append((self.step, torch.stack(self._losses).mean(0)))
             self._losses = []
 
-    def predict(self, examples: PaddedExamples) -> Tensor:
-        """Logits (or values) of every lane, float32 [K, n, n_outputs], in the data's order."""
-        with _memory_errors(), self._autocast():
-            return predict(self.pack, examples)
+    def scores(self, examples: PaddedExamples) -> Tensor:
+        """Every lane's scores (see `Task.scores`), float32 [K, n, m], in the data's order."""
+        with _memory_errors(), autocast(self._trainer.device, self._settings.precision):
+            return predict(
+                self.pack,
+                examples,
+                keep=self._trainer.task.scores,
+                cache=self._trainer.caches.get(examples),
+            )
 
     def evaluate(self, examples: PaddedExamples | None = None) -> dict[int, Evaluation]:
         """Every lane on the validation examples (or others), by trial number."""
         examples = self._trainer.validation if examples is None else examples
-        began = time.perf_counter()
-        logits = self.predict(examples)
-        losses = self._row_losses(logits, examples.labels).mean(dim=1).cpu()
-        results = {
-            lane.number: self._one_evaluation(position, logits, losses, examples.labels)
-            for position, lane in enumerate(self.pack.lanes)
+        with self._timed("evaluation_seconds"):
+            values = self._trainer.task.values(self.scores, examples, self._settings.metrics)
+            active = self._optimizer.active.tolist()
+        return {
+            lane.number: Evaluation(own if alive else {}, diverged=not (own and alive))
+            for lane, own, alive in zip(self.pack.lanes, values, active, strict=True)
         }
-        self.profile.evaluation_seconds += time.perf_counter() - began
-        return results
 
-    def _one_evaluation(
-        self, position: int, logits: Tensor, losses: Tensor, labels: Tensor
-    ) -> Evaluation:
-        own = logits[position].cpu()
-        regression = self._settings.task == REGRESSION
-        predictions = (own.squeeze(-1) if regression else own.argmax(-1)).numpy()
-        if not bool(torch.isfinite(own).all()) or not bool(self._optimizer.active[position]):
-            return Evaluation({}, True, predictions)
-        truth = labels.cpu().numpy()
-        values = {
-            name: float(losses[position])
-            if name == "loss"
-            else metrics.compute(name, predictions, truth, self._trainer.n_classes)
-            for name in self._settings.metrics
-        }
-        return Evaluation(values, False, predictions)
+    @contextmanager
+    def _timed(self, figure: str) -> Iterator[None]:
+        """Add the seconds inside to a figure of the profile, the device's work included."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._trainer.device.type == "cuda":
+                torch.cuda.synchronize()
+            spent = getattr(self.profile, figure) + time.perf_counter() - began
+            setattr(self.profile, figure, spent)
 
 
 def warmup_steps(ratio: float, total: int) -> int:

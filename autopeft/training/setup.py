@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from autopeft.backbone.loading import Backbone, BackboneRequest, load_backbone
-from autopeft.study.blocks import DataBlock, ModelBlock, TrainingBlock
+from autopeft.study.blocks import ModelBlock, TrainingBlock
+from autopeft.study.data_block import DataBlock
 from autopeft.study.metrics import METRICS, REGRESSION
 from autopeft.training import metrics
 from autopeft.training.batches import steps_per_epoch
@@ -69,6 +70,7 @@ def backbone_request(model: ModelBlock, *, device: str = "cpu") -> BackboneReque
         task=model.task,
         device=device,
         allow_pickle=model.allow_pickle,
+        quantization=model.quantization,
     )
 
 

@@ -13,7 +13,8 @@ from autopeft.export.configuration_file import (
     write_configuration,
 )
 from autopeft.space.document import parse_yaml
-from autopeft.study.blocks import DataBlock, ModelBlock, TrainingBlock
+from autopeft.study.blocks import ModelBlock, TrainingBlock
+from autopeft.study.data_block import DataBlock
 
 LORA = Group.of("lora", [8, 9], ["query", "value"], rank=8, alpha=16, dropout=0.05)
 TRAINING = {"learning_rate": 3e-5, "weight_decay": 0.0, "warmup_ratio": 0.06}

@@ -180,7 +180,7 @@ def test_a_key_under_a_foreign_name_is_not_also_missing() -> None:
     [
         ({"model": {"name_or_path": "m", "task": "CAUSAL_LM"}}, "model.task"),
         ({"model": {"name_or_path": "m", "task": "causal-lm"}}, "model.task"),
-        ({"model": {"name_or_path": "m", "quantization": "nf4"}}, "model.quantization"),
+        ({"model": {"name_or_path": "m", "quantization": "fp4"}}, "model.quantization"),
         ({"model": {"name_or_path": "m", "sites": "importance"}}, "model.sites"),
         ({"data": {"source": "d", "format": "messages"}}, "data.format"),
         ({"execution": {"executor": "ray"}}, "execution.executor"),

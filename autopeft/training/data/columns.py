@@ -3,7 +3,7 @@
 Row numbers in faults count from 0, as `datasets` does: `train[12]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +36,13 @@ class RawColumns:
     class_names: tuple[str, ...] = ()
 
 
-def missing_columns(request: DataRequest, tables: dict[str, datasets.Dataset]) -> list[Fault]:
-    """A fault per wanted column that some split lacks."""
+def missing_columns(
+    request: DataRequest,
+    tables: Mapping[str, datasets.Dataset],
+    wanted: Sequence[tuple[str, str]],
+) -> list[Fault]:
+    """A fault per wanted (key, column) that some split lacks."""
     faults = []
-    wanted = [("data.text", name) for name in request.text] + [("data.label", request.label)]
     for key, column in wanted:
         without = [split for split, table in tables.items() if column not in table.column_names]
         if without:
@@ -56,20 +59,16 @@ def read_columns(
 
     Faults: no rows, a text column that holds no text, a missing text or label.
     """
-    if not len(table):
-        given = f"split '{split}' without rows"
-        return RawColumns(split, tuple([] for _ in request.text), []), [
-            Fault(request.source, "data.splits", given, "at least one row")
-        ]
-    faults = []
+    if faults := no_rows(request, split, table):
+        return RawColumns(split, tuple([] for _ in request.text), []), faults
     for column in request.text:
         feature = table.features[column]
         if not isinstance(feature, datasets.Value) or feature.dtype not in _TEXT_TYPES:
-            given = f"'{column}', which holds {_type_name(feature)}"
+            given = f"'{column}', which holds {type_name(feature)}"
             faults.append(Fault(request.source, "data.text", given, "a column of texts"))
     feature = table.features[request.label]
     if not isinstance(feature, datasets.Value | datasets.ClassLabel):
-        given = f"'{request.label}', which holds {_type_name(feature)}"
+        given = f"'{request.label}', which holds {type_name(feature)}"
         faults.append(Fault(request.source, "data.label", given, "one label per row"))
     if faults:
         return RawColumns(split, tuple([] for _ in request.text), []), faults
@@ -80,12 +79,25 @@ def read_columns(
         *(("data.text", name, values) for name, values in zip(request.text, texts, strict=True)),
         ("data.label", request.label, labels),
     ]:
-        missing = [row for row, value in enumerate(values) if value is None]
-        if missing:
-            given = f"nothing in column '{column}' at {rows_text(split, missing)}"
-            faults.append(Fault(request.source, key, given, "a value in every row"))
+        faults += no_values(request, split, values, key=key, column=column)
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
     return RawColumns(split, texts, labels, names), faults
+
+
+def no_rows(request: DataRequest, split: str, table: datasets.Dataset) -> list[Fault]:
+    """A fault where a split is empty."""
+    given = f"split '{split}' without rows"
+    fault = Fault(request.source, "data.splits", given, "at least one row")
+    return [] if len(table) else [fault]
+
+
+def no_values(
+    request: DataRequest, split: str, values: Sequence[Any], *, key: str, column: str
+) -> list[Fault]:
+    """A fault where rows of a column hold nothing."""
+    missing = [row for row, value in enumerate(values) if value is None]
+    given = f"nothing in column '{column}' at {rows_text(split, missing)}"
+    return [Fault(request.source, key, given, "a value in every row")] if missing else []
 
 
 def rows_text(split: str, rows: Sequence[int]) -> str:
@@ -186,5 +198,6 @@ def _shown(columns: RawColumns, value: Any) -> str:
     return str(value)
 
 
-def _type_name(feature: Any) -> str:
+def type_name(feature: Any) -> str:
+    """What a column holds, as short text."""
     return str(getattr(feature, "dtype", None) or type(feature).__name__).lower()

@@ -1,26 +1,23 @@
 """Token ids: what lanes train on. Made once per process from checked texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
 from autopeft.errors import DataError, Fault
+from autopeft.training.data.answers import AnsweredRow, chat_rows, prompted_rows
+from autopeft.training.data.chats import chat_pieces
+from autopeft.training.data.instructions import ASSISTANT, Instructions, Turn
 from autopeft.training.data.request import DataRequest
-from autopeft.training.data.text import LabelledTexts, load_test_text, load_text_data
-
-
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that examples need."""
-
-    model_max_length: int
-
-    def __call__(
-        self, text: Sequence[str], text_pair: Sequence[str] | None = None, **options: Any
-    ) -> Mapping[str, Any]:
-        """Lists of `input_ids` and, where the model has them, `token_type_ids`."""
+from autopeft.training.data.text import (
+    LabelledTexts,
+    Rows,
+    load_test_text,
+    load_text_data,
+)
+from autopeft.training.data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +26,19 @@ class Examples:
 
     Attributes:
         token_ids: n arrays of int32 [length], special tokens included.
-        labels: int64 [n] (classes) or float32 [n] (regression).
+        labels: int64 [n] (classes; 0 where answers are learnt) or float32 [n] (regression).
         token_types: n arrays of int32 [length] that tell the texts of a pair apart, or None where
             all are 0, which is what models assume.
+        targets: n arrays of bool [length], True where a token belongs to an answer and is
+            predicted from those before it (never the first); None where labels are learnt.
+        choices: Candidates for the answers, where a study compares them.
     """
 
     token_ids: tuple[np.ndarray, ...]
     labels: np.ndarray
     token_types: tuple[np.ndarray, ...] | None = None
+    targets: tuple[np.ndarray, ...] | None = None
+    choices: "Choices | None" = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -53,14 +55,32 @@ class Examples:
 
 
 @dataclass(frozen=True, eq=False)
+class Choices:
+    """Candidate answers of some examples, as further examples.
+
+    The candidates of a row stand together, in the order of the data, behind the same prompt; only
+    the candidate's own tokens are targets, its end included.
+
+    Attributes:
+        examples: m candidates behind their row's prompt.
+        row: int64 [m], the number of the example that each is a candidate of; ascending.
+        right: bool [m], whether it is that example's own answer: exactly one per row.
+    """
+
+    examples: Examples
+    row: np.ndarray
+    right: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class TaskData:
     """What a study trains and validates on.
 
     Attributes:
         train: The examples that train.
         validation: The examples that choose.
-        label_names: The classes, by number; () for regression.
-        fingerprint: SHA-256 (hexadecimal) of all texts and labels, see `TextData`.
+        label_names: The classes, by number; () for regression and for answers.
+        fingerprint: SHA-256 (hexadecimal) of all that the rows say, see `TextData`.
         notes: What the user should know, one line each.
     """
 
@@ -84,14 +104,20 @@ def load_task_data(request: DataRequest, tokenizer: Tokenizer, *, output_dir: Pa
     """
     _refuse_too_long(request, tokenizer)
     text = load_text_data(request, output_dir=output_dir)
-    train = tokenise(request, tokenizer, text.train, part="train")
-    validation = tokenise(request, tokenizer, text.validation, part="validation")
-    notes = [
-        note
-        for name, examples in (("train", train), ("validation", validation))
-        if (note := _length_note(name, examples, request.max_length))
-    ]
-    return TaskData(train, validation, text.label_names, text.fingerprint, (*text.notes, *notes))
+    made: dict[str, Examples] = {}
+    notes = [*text.notes, *_end_notes(request, tokenizer)]
+    faults: list[Fault] = []
+    for part, rows in (("train", text.train), ("validation", text.validation)):
+        try:
+            made[part], cut = _tokenised(request, tokenizer, rows, part=part)
+            notes += cut
+        except DataError as error:
+            faults += [fault for fault in error.faults if fault not in faults]
+    if faults:
+        raise DataError(faults)
+    return TaskData(
+        made["train"], made["validation"], text.label_names, text.fingerprint, tuple(notes)
+    )
 
 
 def load_test(request: DataRequest, tokenizer: Tokenizer, *, output_dir: Path) -> Examples:
@@ -105,14 +131,34 @@ def load_test(request: DataRequest, tokenizer: Tokenizer, *, output_dir: Path) -
     return tokenise(request, tokenizer, text, part="test")
 
 
-def tokenise(
-    request: DataRequest, tokenizer: Tokenizer, text: LabelledTexts, *, part: str
-) -> Examples:
-    """Texts as examples, cut to `request.max_length` tokens (the longer text of a pair first).
+def tokenise(request: DataRequest, tokenizer: Tokenizer, rows: Rows, *, part: str) -> Examples:
+    """Rows as examples of at most `request.max_length` tokens.
+
+    Of labelled texts, the end is cut (of the longer text of a pair first); how answers keep their
+    end is told in `autopeft.training.data.answers`. Candidates of answers come along where there
+    are any, but not for train.
 
     Raises:
-        DataError: A text that gives no token at all.
+        DataError: A text that gives no token at all, an answer without one to predict, or chats
+            that the tokenizer's template cannot write.
     """
+    return _tokenised(request, tokenizer, rows, part=part)[0]
+
+
+def _tokenised(
+    request: DataRequest, tokenizer: Tokenizer, rows: Rows, *, part: str
+) -> tuple[Examples, list[str]]:
+    """Examples, and notes on what was cut."""
+    if isinstance(rows, Instructions):
+        return _answered(request, tokenizer, rows, part=part)
+    examples = _labelled(request, tokenizer, rows, part=part)
+    note = _length_note(part, examples, request.max_length)
+    return examples, [note] if note else []
+
+
+def _labelled(
+    request: DataRequest, tokenizer: Tokenizer, text: LabelledTexts, *, part: str
+) -> Examples:
     encoded = tokenizer(
         *(list(column) for column in text.texts),
         truncation=True,
@@ -127,6 +173,62 @@ def tokenise(
         raise DataError(Fault(request.source, "data.text", given, "texts that are not empty"))
     types = _arrays(encoded.get("token_type_ids", ()))
     return Examples(token_ids, text.labels, types if any(row.any() for row in types) else None)
+
+
+def _answered(
+    request: DataRequest, tokenizer: Tokenizer, rows: Instructions, *, part: str
+) -> tuple[Examples, list[str]]:
+    whole = _answered_rows(request, tokenizer, rows.turns, part=part)
+    kept = [row.cut(request.max_length) for row in whole]
+    empty = [number for number, row in enumerate(kept) if not row.targets().any()]
+    if empty:
+        given = f"{len(empty)} {part} answers without a token to predict, the first is row"
+        hint = "what comes first in a row is not predicted: put a prompt before the answer"
+        key = "data.messages" if request.format == "messages" else "data.completion"
+        fault = Fault(request.source, key, f"{given} {empty[0]}", "answers with tokens", hint)
+        raise DataError(fault)
+    choices = None
+    if rows.choices is not None and part != "train":
+        choices = _choices(request, tokenizer, rows, part=part)
+    return _examples(kept, choices), _cut_notes(part, whole, kept, request.max_length)
+
+
+def _choices(
+    request: DataRequest, tokenizer: Tokenizer, rows: Instructions, *, part: str
+) -> Choices:
+    """The candidates of every row; those of one row are cut to the same prompt."""
+    pairs = [
+        (number, text) for number, texts in enumerate(rows.choices or ()) for text in texts
+    ]
+    turns = [(*rows.turns[number][:-1], (ASSISTANT, text)) for number, text in pairs]
+    whole = _answered_rows(request, tokenizer, turns, part=f"{part} candidates")
+    row = np.array([number for number, _ in pairs], dtype=np.int64)
+    longest = np.zeros(len(rows), dtype=np.int64)
+    np.maximum.at(longest, row, [candidate.answer_length for candidate in whole])
+    cut = [
+        candidate.only_last_answer().cut(request.max_length, room=int(longest[number]))
+        for number, candidate in zip(row, whole, strict=True)
+    ]
+    right = np.array([rows.turns[number][-1][1] == text for number, text in pairs], dtype=bool)
+    return Choices(_examples(cut), row, right)
+
+
+def _answered_rows(
+    request: DataRequest, tokenizer: Tokenizer, turns: Sequence[Sequence[Turn]], *, part: str
+) -> list[AnsweredRow]:
+    if request.format == "messages":
+        return chat_rows(tokenizer, chat_pieces(request, tokenizer, turns, part=part))
+    prompts, answers = zip(*((row[0][1], row[-1][1]) for row in turns), strict=True)
+    return prompted_rows(tokenizer, prompts, answers)
+
+
+def _examples(rows: Sequence[AnsweredRow], choices: Choices | None = None) -> Examples:
+    return Examples(
+        _arrays([row.ids for row in rows]),
+        np.zeros(len(rows), dtype=np.int64),
+        targets=tuple(row.targets() for row in rows),
+        choices=choices,
+    )
 
 
 def _arrays(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, ...]:
@@ -145,3 +247,26 @@ def _length_note(part: str, examples: Examples, max_length: int) -> str:
     if not full:
         return ""
     return f"{full} of {len(examples)} {part} texts reach max_length {max_length} and may be cut"
+
+
+def _cut_notes(
+    part: str, whole: Sequence[AnsweredRow], kept: Sequence[AnsweredRow], max_length: int
+) -> list[str]:
+    cut = [before for before, after in zip(whole, kept, strict=True) if before.ids != after.ids]
+    answers = sum(
+        before.answer_length != after.answer_length
+        for before, after in zip(whole, kept, strict=True)
+    )
+    prompts, of = len(cut) - answers, f"of {len(whole)} {part}"
+    notes = []
+    if prompts:
+        notes.append(f"{prompts} {of} prompts lose their beginning to max_length {max_length}")
+    if answers:
+        notes.append(f"{answers} {of} answers are longer than max_length {max_length} and cut")
+    return notes
+
+
+def _end_notes(request: DataRequest, tokenizer: Tokenizer) -> list[str]:
+    if request.format == "prompt-completion" and tokenizer.eos_token_id is None:
+        return ["the tokenizer has no end token: nothing teaches answers to end"]
+    return []

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-Task: TypeAlias = Literal["sequence-classification", "regression"]
+Task: TypeAlias = Literal["sequence-classification", "regression", "causal-lm"]
+Format: TypeAlias = Literal["classification", "prompt-completion", "messages"]
 
 MAX_LISTED = 20
 """Names that an error lists before it says how many more there are."""
@@ -45,12 +46,18 @@ class DataRequest:
     Attributes:
         source: A hub id, a file, a folder with one file per split, a folder written by
             `datasets.save_to_disk`, or `builtin:docstrings`.
-        text: One column, or two that make a pair.
-        label: The column of classes or numbers.
-        task: Whether labels are classes or numbers.
+        text: One column, or two that make a pair; () where answers are learnt.
+        label: The column of classes or numbers; "" where answers are learnt.
+        task: Whether labels are classes or numbers, or answers are learnt.
         config: A hub data set's configuration.
         revision: A hub data set's branch, tag or commit.
-        format: `classification` (text columns and a label column), the only one so far.
+        format: `classification` (text columns and a label column); of causal-lm
+            `prompt-completion` or `messages`.
+        prompt: What stands before an answer: a column, or a template as
+            `autopeft.study.template` reads it.
+        completion: The answer: a column or a template.
+        messages: The column of chats, lists of {role, content}.
+        choices: Candidate answers: a column of lists, one list for all rows, or None.
         splits: Where train, validation and test come from.
         limit: How many examples to keep.
         max_length: Tokens per example, special tokens included; longer ones are cut.
@@ -58,12 +65,16 @@ class DataRequest:
     """
 
     source: str
-    text: tuple[str, ...]
-    label: str
+    text: tuple[str, ...] = ()
+    label: str = ""
     task: Task = "sequence-classification"
     config: str | None = None
     revision: str | None = None
-    format: Literal["classification"] = "classification"
+    format: Format = "classification"
+    prompt: str = ""
+    completion: str = ""
+    messages: str = ""
+    choices: str | tuple[str, ...] | None = None
     splits: Splits = field(default_factory=Splits)
     limit: Limits = field(default_factory=Limits)
     max_length: int = 128

@@ -1,13 +1,16 @@
-"""Checked texts and labels of train and validation: everything about the data but the tokens.
+"""Checked texts of train and validation, with labels or answers: all of the data but the tokens.
 
 `validate` and `init` need no more than this; `autopeft.training.data.examples` tokenises it.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import datasets
 import numpy as np
 
 from autopeft.errors import DataError, Fault
@@ -19,6 +22,7 @@ from autopeft.training.data.columns import (
     missing_columns,
     read_columns,
 )
+from autopeft.training.data.instructions import Instructions, read_instructions
 from autopeft.training.data.request import DataRequest
 from autopeft.training.data.sources import Source, open_source
 from autopeft.training.data.splits import limited_rows, part_rows, split_faults
@@ -44,6 +48,18 @@ class LabelledTexts:
         texts = tuple(tuple(column[row] for row in numbers) for column in self.texts)
         return LabelledTexts(texts, self.labels[numbers])
 
+    def inputs(self) -> Iterator[tuple[Any, ...]]:
+        """What a model reads of each row."""
+        return zip(*self.texts, strict=True)
+
+    def records(self) -> Iterator[tuple[Any, ...]]:
+        """All that a row says, as JSON can carry it."""
+        return zip(*self.texts, self.labels.tolist(), strict=True)
+
+
+Rows: TypeAlias = LabelledTexts | Instructions
+"""Rows of either kind: with labels, or with answers."""
+
 
 @dataclass(frozen=True, eq=False)
 class TextData:
@@ -52,13 +68,14 @@ class TextData:
     Attributes:
         train: The rows that train.
         validation: The rows that choose.
-        label_names: The classes, by number; () for regression.
-        fingerprint: SHA-256 (hexadecimal) of all texts and labels in order, whatever their files.
+        label_names: The classes, by number; () for regression and for answers.
+        fingerprint: SHA-256 (hexadecimal) of all texts, labels, answers and candidates in order,
+            whatever their files.
         notes: What the user should know: duplicates, classes without examples, one line each.
     """
 
-    train: LabelledTexts
-    validation: LabelledTexts
+    train: Rows
+    validation: Rows
     label_names: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...]
@@ -98,7 +115,7 @@ def load_text_data(request: DataRequest, *, output_dir: Path) -> TextData:
     )
 
 
-def load_test_text(request: DataRequest, *, output_dir: Path) -> LabelledTexts:
+def load_test_text(request: DataRequest, *, output_dir: Path) -> Rows:
     """The test split: all its rows, with the classes of train.
 
     Raises:
@@ -129,27 +146,44 @@ def _open(request: DataRequest, output_dir: Path) -> Source:
 
 
 def _read(
-    request: DataRequest, source: Source, names: dict[str, str]
-) -> tuple[dict[str, LabelledTexts], tuple[str, ...]]:
+    request: DataRequest, source: Source, names: Mapping[str, str]
+) -> tuple[dict[str, Rows], tuple[str, ...]]:
     """Whole splits by part, and the classes; `names` maps parts (train first) to splits."""
     faults = split_faults(request, source.names)
     tables = {split: source.read(split) for split in names.values() if split in source.names}
-    lacking = missing_columns(request, tables)
+    classes: tuple[str, ...] = ()
+    by_split: Mapping[str, Rows]
+    if request.format == "classification":
+        by_split, classes = _read_labelled(request, tables, faults)
+    else:
+        chosen = [split for part, split in names.items() if part != "train"]
+        compared = chosen or [names["train"]]  # shares of train validate and test
+        by_split = read_instructions(request, tables, compared=compared, faults=faults)
+    return {part: by_split[split] for part, split in names.items()}, classes
+
+
+def _read_labelled(
+    request: DataRequest, tables: Mapping[str, datasets.Dataset], faults: Sequence[Fault]
+) -> tuple[dict[str, LabelledTexts], tuple[str, ...]]:
+    """Texts and labels of each split (train first), and the classes; `faults` are known before."""
+    wanted = [("data.text", name) for name in request.text] + [("data.label", request.label)]
+    faults = list(faults)
+    lacking = missing_columns(request, tables, wanted)
     faults += lacking
     if lacking:
         raise DataError(faults)
-    columns = {}
+    columns = []
     for split, table in tables.items():
-        columns[split], found = read_columns(request, split, table)
+        read, found = read_columns(request, split, table)
+        columns.append(read)
         faults += found
     if faults:
         raise DataError(faults)
-    classes, labels = _encode(request, [columns[split] for split in names.values()])
-    parts = {
-        part: LabelledTexts(tuple(tuple(c) for c in columns[split].texts), numbers)
-        for (part, split), numbers in zip(names.items(), labels, strict=True)
-    }
-    return parts, classes
+    classes, labels = _encode(request, columns)
+    return {
+        column.split: LabelledTexts(tuple(tuple(c) for c in column.texts), numbers)
+        for column, numbers in zip(columns, labels, strict=True)
+    }, classes
 
 
 def _encode(
@@ -174,29 +208,29 @@ def _encode(
     return classes, [labels for labels, _ in encoded]
 
 
-def _refuse_empty(request: DataRequest, train: LabelledTexts) -> None:
+def _refuse_empty(request: DataRequest, train: Rows) -> None:
     if not len(train):
         given = "shares that leave no row to train on"
         raise DataError(Fault(request.source, "data.splits", given, "smaller shares"))
 
 
-def _limited(part: LabelledTexts, limit: int | None, seed: int, purpose: str) -> LabelledTexts:
+def _limited(part: Rows, limit: int | None, seed: int, purpose: str) -> Rows:
     return part.rows(limited_rows(part.labels, limit, seed=seed, purpose=purpose))
 
 
-def _fingerprint(train: LabelledTexts, validation: LabelledTexts, classes: tuple[str, ...]) -> str:
+def _fingerprint(train: Rows, validation: Rows, classes: tuple[str, ...]) -> str:
     digest = hashlib.sha256(json.dumps(classes).encode())
     for part in (train, validation):
         digest.update(f"\n{len(part)}\n".encode())
-        for row in zip(*part.texts, part.labels.tolist(), strict=True):
+        for row in part.records():
             digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _notes(train: LabelledTexts, validation: LabelledTexts, classes: tuple[str, ...]) -> list[str]:
+def _notes(train: Rows, validation: Rows, classes: tuple[str, ...]) -> list[str]:
     notes = []
-    seen = set(zip(*train.texts, strict=True))
-    twice = sum(row in seen for row in zip(*validation.texts, strict=True))
+    seen = set(train.inputs())
+    twice = sum(row in seen for row in validation.inputs())
     if twice:
         notes.append(f"{twice} of {len(validation)} validation texts occur in train too")
     if classes:

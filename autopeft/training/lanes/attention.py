@@ -1,4 +1,4 @@
-"""Prefixes inside attention, through transformers' attention interface.
+"""Prefixes and dropout inside attention, through transformers' attention interface.
 
 `ATTENTION` is registered as an attention implementation (scaled dot-product attention with the
 stream's prefixes put before keys and values) together with a mask function: an implementation
@@ -18,21 +18,42 @@ from autopeft.methods.prefix import PrefixOperator
 from autopeft.training.lanes.stream import Members, Stream
 
 ATTENTION = "autopeft_lanes"
-_BINDING = "autopeft_prefixes"
+_BINDING = "autopeft_attention"
 
 
-class LayerPrefixes:
-    """All prefix operators of one layer's attention.
+class LayerAttention:
+    """What lanes add to one layer's attention: prefixes, and dropout that lanes share.
 
     Args:
-        operators: With their members.
+        name: Names the draws of its dropout.
+        operators: Prefix operators with their members.
         stream: Tells which lanes run.
+        dropout: Rate at which attention probabilities are dropped in training.
     """
 
     def __init__(
-        self, operators: Sequence[tuple[PrefixOperator, Members]], stream: Stream
+        self,
+        name: str,
+        operators: Sequence[tuple[PrefixOperator, Members]],
+        stream: Stream,
+        *,
+        dropout: float = 0.0,
     ) -> None:
-        self._operators, self.stream = operators, stream
+        self._name, self._operators, self._stream = name, operators, stream
+        self._dropout = dropout
+
+    @property
+    def has_prefixes(self) -> bool:
+        """Whether a running lane may have a prefix here."""
+        return bool(self._operators) and self._stream.lanes > 0
+
+    def keep(self, shape: Sequence[int]) -> Tensor | None:
+        """Factors on attention probabilities [n * B, n_heads, T, S], or None without dropout."""
+        call, rows = self._stream.call, self._stream.rows
+        if not self._dropout or call is None or not call.training:
+            return None
+        kept = call.uniform(self._name, [rows, *shape[1:]]) >= self._dropout
+        return (kept / (1.0 - self._dropout)).repeat(shape[0] // rows, 1, 1, 1)
 
     def assemble(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prefix keys and values for the running lanes, and which of them count.
@@ -44,7 +65,7 @@ class LayerPrefixes:
             Keys and values [n * B, n_kv_heads, P, head_dim], and bool [n * B, P]; lanes without a
             prefix here, or with a shorter one, have False.
         """
-        lanes, (_, heads, _, width) = self.stream.lanes, key.shape
+        lanes, (_, heads, _, width) = self._stream.lanes, key.shape
         rows = key.shape[0] // lanes
         longest = max(operator.valid.shape[1] for operator, _ in self._operators)
         keys = key.new_zeros(lanes, longest, heads * width)
@@ -64,13 +85,13 @@ class LayerPrefixes:
         return spread(keys), spread(values), valid.repeat_interleave(rows, 0)
 
 
-def bind(module: nn.Module, prefixes: LayerPrefixes) -> None:
-    """Give an attention module its prefixes."""
-    setattr(module, _BINDING, prefixes)
+def bind(module: nn.Module, layer: LayerAttention) -> None:
+    """Give an attention module what lanes add to it."""
+    setattr(module, _BINDING, layer)
 
 
 def unbind(module: nn.Module) -> None:
-    """Take them away."""
+    """Take it away."""
     delattr(module, _BINDING)
 
 
@@ -97,34 +118,52 @@ def lane_attention(
         position_bias: T5's additive bias [n * B or 1, n_heads, T, S], or None.
         **kwargs: Passed on to transformers (`scaling`, `dropout`, ...).
     """
-    prefixes: LayerPrefixes | None = getattr(module, _BINDING, None)
-    if prefixes is None or not prefixes.stream.lanes:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            is_causal=is_causal,
-            position_bias=position_bias,
-            **kwargs,
-        )
-    prefix_keys, prefix_values, valid = prefixes.assemble(key)
-    if attention_mask is None:
-        causal = is_causal if is_causal is not None else getattr(module, "is_causal", False)
-        attention_mask = _full_mask(query, key, causal=bool(causal))
-    if position_bias is not None:
-        position_bias = nn.functional.pad(position_bias, (valid.shape[1], 0))
+    layer: LayerAttention | None = getattr(module, _BINDING, None)
+    if layer is not None and layer.has_prefixes:
+        prefix_keys, prefix_values, valid = layer.assemble(key)
+        if attention_mask is None:
+            attention_mask = _full_mask(query, key, causal=_causal(module, is_causal))
+        if position_bias is not None:
+            position_bias = nn.functional.pad(position_bias, (valid.shape[1], 0))
+        key = torch.cat([prefix_keys, key], dim=2)
+        value = torch.cat([prefix_values, value], dim=2)
+        attention_mask, is_causal = _with_prefix(attention_mask, valid), False
+    keep = None if layer is None else layer.keep([*query.shape[:3], key.shape[2]])
+    if keep is not None:
+        if attention_mask is None:
+            attention_mask = _full_mask(query, key, causal=_causal(module, is_causal))
+        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        bias = _additive(attention_mask, query.dtype)
+        bias = bias if position_bias is None else bias + position_bias
+        return _dropped(query * scaling, key, value, bias, keep), None
     return sdpa_attention_forward(  # type: ignore[no-any-return]
         module,
         query,
-        torch.cat([prefix_keys, key], dim=2),
-        torch.cat([prefix_values, value], dim=2),
-        _with_prefix(attention_mask, valid),
-        is_causal=False,
+        key,
+        value,
+        attention_mask,
+        is_causal=is_causal,
         position_bias=position_bias,
         **kwargs,
     )
+
+
+def _dropped(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, keep: Tensor) -> Tensor:
+    """Attention with factors on its probabilities, written out: [n * B, T, n_heads, head_dim]."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    scores = query @ key.transpose(2, 3) + bias
+    return (scores.softmax(-1) * keep.to(scores.dtype) @ value).transpose(1, 2).contiguous()
+
+
+def _causal(module: nn.Module, is_causal: bool | None) -> bool:
+    return bool(is_causal if is_causal is not None else getattr(module, "is_causal", False))
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def _full_mask(query: Tensor, key: Tensor, *, causal: bool) -> Tensor:

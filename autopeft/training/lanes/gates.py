@@ -4,42 +4,93 @@ transformers' own loop over the layers drives. Each layer *instance*'s `forward`
 gate that makes up to two calls: the trunk (no gradient, operators off), while some lane still
 rides on it, and the lanes that have branched off (with gradient), stacked along the batch. Wrapper
 modules would hide attributes that a loop may read, so the module stays what it is.
+
+What the trunk gives at a layer is the frozen backbone's, whatever the lanes are: it may be handed
+in (`known`) in place of being computed, and taken out (`wanted`) to be kept.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from autopeft.errors import BackboneError, Fault
 from autopeft.training.lanes.stream import Stream
 
 
+@dataclass(frozen=True)
+class Route:
+    """The way of one pass through the layers.
+
+    Attributes:
+        joining: Lanes that branch off at the input of each layer, and behind the last one,
+            [n_layers + 1].
+        trunk: Whether the trunk runs through each layer, [n_layers].
+        known: Layers whose trunk input is handed in.
+        wanted: Layers whose trunk input is taken out.
+    """
+
+    joining: tuple[int, ...]
+    trunk: tuple[bool, ...]
+    known: frozenset[int]
+    wanted: frozenset[int]
+
+    @classmethod
+    def of(
+        cls,
+        n_layers: int,
+        branch_points: Sequence[int],
+        *,
+        known: Collection[int] = (),
+        wanted: Collection[int] = (),
+    ) -> "Route":
+        """The cheapest way: the trunk runs from what is known to where it is needed.
+
+        Args:
+            n_layers: Layers of the backbone.
+            branch_points: Each lane's first layer; `n_layers` for one that trains its head alone.
+            known: See the attributes.
+            wanted: See the attributes.
+        """
+        joining = tuple(branch_points.count(index) for index in range(n_layers + 1))
+        trunk = [False] * n_layers
+        for needed in {*branch_points, *wanted}:
+            start = max((index for index in known if index <= needed), default=0)
+            trunk[start:needed] = [True] * (needed - start)
+        return cls(joining, tuple(trunk), frozenset(known), frozenset(wanted))
+
+
+class TrunkEnd(Exception):  # noqa: N818
+    """Ends a pass that has no lanes once the trunk has given all that was wanted: its argument."""
+
+
 class Gates:
-    """The gates of all layers of one pack.
+    """The gates of all layers of a backbone.
 
     A gate raises `BackboneError` unless its input *is* what the gate below returned: a backbone
     that works between its layers would otherwise be trained wrongly, in silence.
 
     Args:
         layers: The layer modules, bottom up.
-        branch_points: Each lane's first layer, ascending (stream order); `len(layers)` for a lane
-            that trains its head alone.
         stream: Told which lanes run.
+        checkpointing: Keep no activations of the lanes' layers for the backward pass but their
+            inputs, and recompute the rest (arXiv 1604.06174).
     """
 
     def __init__(
-        self, layers: Sequence[nn.Module], branch_points: Sequence[int], stream: Stream
+        self, layers: Sequence[nn.Module], stream: Stream, *, checkpointing: bool = False
     ) -> None:
-        self._layers = layers
-        self._joining = [branch_points.count(index) for index in range(len(layers) + 1)]
-        self._stream = stream
+        self._layers, self._stream, self._checkpointing = layers, stream, checkpointing
+        self._route = Route.of(len(layers), [])
+        self._known: Mapping[int, Tensor] = {}
+        self._taken: dict[int, Tensor] = {}
         self._joined = 0
         self._trunk: Tensor | None = None
         self._lanes: Tensor | None = None
         self._passed: Tensor | None = None
-        self._trunk_ends = branch_points[-1]
 
     def install(self) -> None:
         """Patch every layer's forward."""
@@ -51,6 +102,15 @@ class Gates:
         for layer in self._layers:
             del layer.forward
 
+    def prepare(self, route: Route, known: Mapping[int, Tensor]) -> None:
+        """Before a pass: its way, and the trunk inputs that are known, each [B, T, d]."""
+        self._route, self._known, self._taken = route, known, {}
+        self._joined, self._trunk, self._lanes, self._passed = 0, None, None, None
+
+    def finish(self) -> None:
+        """After a pass: keep no activations."""
+        self.prepare(Route.of(len(self._layers), []), {})
+
     def _gate(self, index: int, inner: Callable[..., Any]) -> Callable[..., Any]:
         def gated(*args: Any, **kwargs: Any) -> Any:
             if "hidden_states" in kwargs:
@@ -60,18 +120,19 @@ class Gates:
                 hidden, args = args[0], args[1:]
             self._enter(index, hidden)
             others: tuple[Any, ...] | None = None
-            if index < self._trunk_ends:
+            trunk = self._route.trunk[index]
+            if trunk:
                 others = self._run_trunk(inner, args, kwargs)
             if self._lanes is not None:
                 lane_others = self._run_lanes(inner, args, kwargs)
                 others = lane_others if others is None else others
-            return self._leave(index, others)
+            return self._leave(index, hidden, others, trunk=trunk)
 
         return gated
 
     def _enter(self, index: int, hidden: Tensor) -> None:
         if index == 0:
-            self._joined, self._trunk, self._lanes = 0, hidden, None
+            self._trunk = hidden
         elif hidden is not self._passed:
             raise BackboneError(
                 Fault(
@@ -85,47 +146,66 @@ class Gates:
         self._join(index)
 
     def _join(self, index: int) -> None:
-        count = self._joining[index]
-        if not count:
-            return
+        """What happens to the trunk at the input of a layer, or behind the last one."""
+        if index in self._route.known:
+            self._trunk = self._known[index]
+        if index in self._route.wanted:
+            self._taken[index] = self._trunk_here()
+            if len(self._taken) == len(self._route.wanted) and not any(self._route.joining):
+                raise TrunkEnd(self._taken)
+        count = self._route.joining[index]
+        if count:
+            trunk = self._trunk_here()
+            new = trunk if count == 1 else trunk.repeat(count, 1, 1)
+            self._lanes = new if self._lanes is None else torch.cat([self._lanes, new])
+            self._joined += count
+
+    def _trunk_here(self) -> Tensor:
         if self._trunk is None:
             raise RuntimeError("the trunk ended below a branch point")
-        new = self._trunk if count == 1 else self._trunk.repeat(count, 1, 1)
-        self._lanes = new if self._lanes is None else torch.cat([self._lanes, new])
-        self._joined += count
+        return self._trunk
 
     def _run_trunk(
         self, inner: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Any, ...] | None:
         with torch.no_grad():
-            out = inner(self._trunk, *args, **kwargs)
+            out = inner(self._trunk_here(), *args, **kwargs)
         self._trunk = _hidden(out)
         return _others(out)
 
     def _run_lanes(
         self, inner: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Any, ...] | None:
-        stream = self._stream
-        count, rows = self._joined, stream.rows
-        stream.lanes = count
-        try:
-            out = inner(
-                self._lanes,
-                *(_repeated(value, count, rows) for value in args),
-                **{key: _repeated(value, count, rows) for key, value in kwargs.items()},
-            )
-        finally:
-            stream.lanes = 0
+        count, rows = self._joined, self._stream.rows
+        args = [_repeated(value, count, rows) for value in args]
+        kwargs = {key: _repeated(value, count, rows) for key, value in kwargs.items()}
+        call = self._stream.running_call()
+
+        def run(hidden: Tensor) -> Any:
+            # A checkpoint runs this again in the backward pass, when the stream says nothing.
+            with self._stream.running(count, rows, call):
+                return inner(hidden, *args, **kwargs)
+
+        if self._checkpointing and torch.is_grad_enabled():
+            out = checkpoint(run, self._lanes, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = run(self._lanes)  # type: ignore[arg-type]
         self._lanes = _hidden(out)
         others = _others(out)
         return None if others is None else tuple(_first_lane(o, count, rows) for o in others)
 
-    def _leave(self, index: int, others: tuple[Any, ...] | None) -> Any:
+    def _leave(
+        self, index: int, hidden: Tensor, others: tuple[Any, ...] | None, *, trunk: bool
+    ) -> Any:
+        if not trunk:
+            self._trunk = None
         if index == len(self._layers) - 1:
             self._join(index + 1)
             self._passed = self._lanes
+        elif trunk:
+            self._passed = self._trunk
         else:
-            self._passed = self._trunk if index < self._trunk_ends else self._lanes
+            self._passed = hidden if self._lanes is None else self._lanes
         return self._passed if others is None else (self._passed, *others)
 
 

@@ -31,8 +31,8 @@ class LaneHead(nn.Module):
                 self.register_parameter(f"{index}_{name}", nn.Parameter(stacked))
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """[K, B, d] -> [K, B, n_outputs], in the head's own dtype."""
-        x = pooled.to(next(self.parameters()).dtype)
+        """[K, B, d] -> [K, B, n_outputs], in the head's own dtype; itself without steps."""
+        x = pooled if not self._steps else pooled.to(next(self.parameters()).dtype)
         for index, step in enumerate(self._steps):
             x = self._step(index, step, x)
         return x

@@ -3,8 +3,9 @@
 The update is AdamW's (arXiv 1711.05101) as torch computes it, with scalars gathered per element:
   m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
   w <- w (1 - lr wd) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
-A lane that is not active keeps weights, moments and step count bit for bit: a zero gradient is not
-"frozen" to Adam, and nan * 0 is nan, so all updates go through `torch.where`.
+A lane that is not active, or does not train at a step, keeps weights, moments and step count bit
+for bit: a zero gradient is not "frozen" to Adam, and nan * 0 is nan, so all updates go through
+`torch.where`. No update waits for the device, so that it can be captured.
 """
 
 import math
@@ -66,7 +67,7 @@ class LaneAdamW:
         self._grads = torch.zeros(total, dtype=dtype, device=device)
         self.first_moment = torch.zeros(total, dtype=dtype, device=device)
         self.second_moment = torch.zeros(total, dtype=dtype, device=device)
-        self._lane = torch.empty(total, dtype=torch.long, device=first.device)
+        self._lane = torch.empty(total, dtype=torch.int32, device=device)
         self._decay = torch.zeros(total, dtype=dtype, device=device)
         self._slices: dict[str, slice] = {}
         decays = torch.tensor(list(weight_decays), dtype=dtype, device=device)
@@ -76,8 +77,10 @@ class LaneAdamW:
         self._rates = torch.tensor(list(learning_rates), dtype=self._scalar, device=device)
         self._has_decay = bool(decays.any())
         self._max_norm = max_grad_norm or 0.0
-        self.steps = torch.zeros(lanes, dtype=torch.long, device=first.device)
-        self.active = torch.ones(lanes, dtype=torch.bool, device=first.device)
+        self.steps = torch.zeros(lanes, dtype=torch.long, device=device)
+        self.active = torch.ones(lanes, dtype=torch.bool, device=device)
+        self._parts, owners = self._lane_parts()
+        self._owners = torch.tensor(owners, device=device)
 
     def _adopt(self, decays: Tensor) -> None:
         offset = 0
@@ -90,10 +93,19 @@ class LaneAdamW:
             parameter.grad = self._grads[part].view_as(parameter)
             members = torch.tensor(item.members, device=parameter.device)
             per_lane = parameter.numel() // len(item.members)
-            self._lane[part] = members.repeat_interleave(per_lane)
+            self._lane[part] = members.repeat_interleave(per_lane).to(torch.int32)
             if item.decays:
                 self._decay[part] = decays[members].repeat_interleave(per_lane)
             offset = part.stop
+
+    def _lane_parts(self) -> tuple[list[Tensor], list[int]]:
+        """Every lane's part of every tensor's gradient, flat, and whose it is."""
+        parts, owners = [], []
+        for item in self._stacked:
+            grad = self._grads[self._slices[item.name]].view(len(item.members), -1)
+            parts += list(grad.unbind(0))
+            owners += item.members
+        return parts, owners
 
     def view(self, buffer: Tensor, name: str) -> Tensor:
         """The part of a flat buffer (a moment) that belongs to a stacked tensor, in its shape."""
@@ -108,42 +120,42 @@ class LaneAdamW:
 
     def gradient_norms(self) -> Tensor:
         """Each lane's gradient norm, [K]."""
-        squares = torch.zeros(len(self.steps), dtype=self._grads.dtype, device=self._grads.device)
-        for item in self._stacked:
-            grad = self._grads[self._slices[item.name]].view(len(item.members), -1)
-            index = torch.tensor(item.members, device=grad.device)
-            squares.index_add_(0, index, torch.linalg.vector_norm(grad, dim=1).square())
-        return squares.sqrt()
+        norms = torch.stack(torch._foreach_norm(self._parts))
+        squares = torch.zeros(len(self.steps), dtype=norms.dtype, device=norms.device)
+        return squares.index_add_(0, self._owners, norms.square()).sqrt()
 
     @torch.no_grad()
-    def step(self, schedule: Sequence[float]) -> None:
+    def step(self, factors: Tensor, *, trains: Tensor | None = None) -> None:
         """One update; a lane whose gradient is not finite becomes inactive and stays as it was.
 
         Args:
-            schedule: Factor on each lane's peak learning rate.
+            factors: On each lane's peak learning rate, [K], see `schedule`.
+            trains: bool [K], False for lanes that are left as they are this time.
         """
         norms = self.gradient_norms()
-        self.active &= torch.isfinite(norms)
+        updated = torch.isfinite(norms)
+        if trains is not None:
+            updated = updated | ~trains
+        self.active &= updated
+        updated = self.active if trains is None else self.active & trains
         clip = torch.ones_like(norms)
         if self._max_norm > 0:
             clip = (self._max_norm / (norms + CLIP_EPSILON)).clamp(max=1.0)
-        self.steps += self.active
+        self.steps += updated
         count = self.steps.clamp(min=1).to(self._scalar)
-        rate = self._rates * torch.tensor(
-            list(schedule), dtype=self._scalar, device=self.steps.device
-        )
+        rate = self._rates * factors.to(self._scalar)
         beta1, beta2 = BETAS
         size = (rate / (1.0 - beta1**count)).to(clip.dtype)
         root = (1.0 - beta2**count).sqrt().to(clip.dtype)
         lane = self._lane
-        keep = self.active[lane]
-        grads = self._grads * clip[lane]
+        keep = updated.index_select(0, lane)
+        grads = self._grads * clip.index_select(0, lane)
         first = torch.lerp(self.first_moment, grads, 1.0 - beta1)
         second = self.second_moment * beta2 + grads.square() * (1.0 - beta2)
         weights = self._weights
         if self._has_decay:
-            weights = weights * (1.0 - rate.to(clip.dtype)[lane] * self._decay)
-        weights = weights - size[lane] * first / (second.sqrt() / root[lane] + EPSILON)
+            weights = weights * (1.0 - rate.to(clip.dtype).index_select(0, lane) * self._decay)
+        weights = weights - size.index_select(0, lane) * first / (second.sqrt() / root.index_select(0, lane) + EPSILON)
         for target, new in (
             (self.first_moment, first),
             (self.second_moment, second),
@@ -152,21 +164,26 @@ class LaneAdamW:
             target.copy_(torch.where(keep, new, target))
 
 
-def schedule_factor(
-    scheduler: str, step: int, *, total: int, warmup_steps: Sequence[int]
-) -> list[float]:
-    """Each lane's factor on its peak learning rate at an optimizer step.
+def schedule(
+    scheduler: str, *, total: int, warmup_steps: Sequence[int], device: torch.device
+) -> Tensor:
+    """Each lane's factor on its peak learning rate at every optimizer step.
 
     As transformers' schedules: a linear warm-up from 0, then `linear` decay to 0, half a `cosine`,
     or `constant`.
 
     Args:
         scheduler: `linear`, `cosine` or `constant`.
-        step: Steps taken so far (0 for the first update).
         total: Steps of the full budget.
         warmup_steps: Warm-up steps per lane.
+        device: Where the factors are wanted.
+
+    Returns:
+        float64 (float32 on MPS) [total, K]; row s is for the update after s steps.
     """
-    return [_factor(scheduler, step, total, warmup) for warmup in warmup_steps]
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    rows = [[_factor(scheduler, s, total, warmup) for warmup in warmup_steps] for s in range(total)]
+    return torch.tensor(rows, dtype=dtype, device=device)
 
 
 def _factor(scheduler: str, step: int, total: int, warmup: int) -> float:

@@ -1,7 +1,7 @@
 """A pack: lanes trained together over one frozen backbone."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,20 @@ from autopeft.methods.counting import first_layer, placed_groups
 from autopeft.methods.prefix import PrefixOperator
 from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
-from autopeft.training.lanes.gates import Gates
+from autopeft.training.lanes.dropout import BackboneDropout
+from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
 from autopeft.training.lanes.heads import LaneHead
 from autopeft.training.lanes.optimizer import Stacked
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.stream import Members, Stream
 from autopeft.training.lanes.wiring import Placed, wire
+
+
+def _no_draws(name: str, shape: Sequence[int]) -> Tensor:
+    raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} outside training")
+
+
+_SILENT = Call(training=False, uniform=_no_draws)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class Pack(nn.Module):
         lanes: At least one; more than one needs a packable backbone.
         seeds: Source of initial tensors.
         dtype: Of the trainable tensors.
+        checkpointing: Recompute the lanes' layers in the backward pass.
+        backbone_dropout: Run the backbone's own dropout in training.
 
     Raises:
         BackboneError: Several lanes on a backbone that cannot share a pass.
@@ -65,6 +75,8 @@ class Pack(nn.Module):
         *,
         seeds: Seeds,
         dtype: torch.dtype = torch.float32,
+        checkpointing: bool = False,
+        backbone_dropout: bool = False,
     ) -> None:
         super().__init__()
         anatomy = backbone.anatomy
@@ -77,7 +89,10 @@ class Pack(nn.Module):
         self.lanes = sorted(
             lanes, key=lambda lane: (first_layer(lane.configuration, anatomy), lane.number)
         )
+        self.branch_points = [first_layer(lane.configuration, anatomy) for lane in self.lanes]
         self._stream = Stream()
+        self._gates = self._make_gates(checkpointing) if anatomy.packable else None
+        self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
         self._placed = [self._build(key, uses, seeds) for key, uses in self._uses()]
         self.operators = nn.ModuleList(item.operator for item in self._placed)
         self.head = LaneHead(
@@ -125,74 +140,131 @@ class Pack(nn.Module):
         """Gates, hooks and attention are in place inside, and gone after."""
         model, anatomy = self._backbone.model, self._backbone.anatomy
         handles = wire(model, anatomy, self._placed, self._stream)
-        bound = self._bind_prefixes()
-        gates = self._gates()
-        if gates is not None:
-            gates.install()
+        implementation = str(model.config._attn_implementation)
+        bound = self._bind_attention()
+        if self._gates is not None:
+            self._gates.install()
+        if self._dropout is not None:
+            handles += self._dropout.install()
         try:
             yield
         finally:
-            if gates is not None:
-                gates.remove()
+            if self._gates is not None:
+                self._gates.remove()
             for handle in handles:
                 handle.remove()
-            self._unbind_prefixes(bound)
+            for module in bound:
+                attention.unbind(module)
+            if bound:
+                model.set_attn_implementation(implementation)  # type: ignore[operator]
 
-    def _gates(self) -> Gates | None:
+    def _make_gates(self, checkpointing: bool) -> Gates:
         anatomy = self._backbone.anatomy
-        if not anatomy.packable:
-            return None
         layers = [self._backbone.model.get_submodule(layer.module) for layer in anatomy.layers]
-        branches = [first_layer(lane.configuration, anatomy) for lane in self.lanes]
-        return Gates(layers, branches, self._stream)
+        return Gates(layers, self._stream, checkpointing=checkpointing)
 
-    def _bind_prefixes(self) -> tuple[str, list[nn.Module]]:
+    def _bind_attention(self) -> list[nn.Module]:
+        """Give attention modules their prefixes and dropout; the modules that got any."""
         model: Any = self._backbone.model
-        anatomy = self._backbone.anatomy
+        layers = self._backbone.anatomy.layers
         by_layer = defaultdict(list)
         for item in self._placed:
             if isinstance(item.operator, PrefixOperator):
                 by_layer[item.place.layer].append((item.operator, item.members))
-        implementation = str(model.config._attn_implementation)
-        if not by_layer:
-            return implementation, []
+        rate = 0.0 if self._dropout is None else self._dropout.attention_rate
+        touched = range(len(layers)) if rate else sorted(by_layer)
+        if not touched:
+            return []
         model.set_attn_implementation(attention.ATTENTION)
         modules = []
-        for layer, operators in by_layer.items():
-            module = model.get_submodule(anatomy.layers[layer].attention)
-            attention.bind(module, attention.LayerPrefixes(operators, self._stream))
+        for layer in touched:
+            module = model.get_submodule(layers[layer].attention)
+            name = f"backbone.{layer}.attention"
+            attention.bind(
+                module,
+                attention.LayerAttention(name, by_layer[layer], self._stream, dropout=rate),
+            )
             modules.append(module)
-        return implementation, modules
+        return modules
 
-    def _unbind_prefixes(self, bound: tuple[str, list[nn.Module]]) -> None:
-        implementation, modules = bound
-        for module in modules:
-            attention.unbind(module)
-        if modules:
-            model: Any = self._backbone.model
-            model.set_attn_implementation(implementation)
-
-    def forward(self, batch: Batch, call: Call) -> Tensor:
-        """Logits (or values) of every lane, [K, B, n_outputs], lanes in stream order.
+    def forward(
+        self, batch: Batch, call: Call, known: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
+        """What the head makes of every lane's rows, lanes in stream order.
 
         Call it inside `running()`.
+
+        Args:
+            batch: B rows of T tokens.
+            call: The pass it runs in.
+            known: Trunk inputs [B, T, d] of some layers, computed before.
+
+        Returns:
+            Logits (or values) [K, B, n_outputs]; hidden states [K, B, T, d] where the head's
+            recipe pools "all".
         """
-        stream, lanes = self._stream, len(self.lanes)
-        stream.rows, stream.call = len(batch), call
-        if not self._backbone.anatomy.packable:
-            stream.lanes = 1
-        try:
-            out = self._backbone.model(**batch.inputs)
-        finally:
-            stream.call, stream.lanes = None, 0
-            stream.sublayer_inputs.clear()
+        lanes = len(self.lanes)
+        out = self._run(batch, call, self.branch_points, known or {})
         if self._recipe.pool == "pooler":
             pooled = out.pooler_output
+        elif self._recipe.pool == "all":
+            return out.last_hidden_state.view(lanes, len(batch), *out.last_hidden_state.shape[1:])
         else:
             mask = batch.mask.repeat(lanes, 1)
             pooled = pool_rows(out.last_hidden_state, mask, self._recipe.pool)
         logits: Tensor = self.head(pooled.view(lanes, len(batch), -1))
         return logits
+
+    @torch.no_grad()
+    def trunk(
+        self, batch: Batch, wanted: Collection[int], known: Mapping[int, Tensor]
+    ) -> dict[int, Tensor]:
+        """The frozen backbone's hidden states at the input of layers, without any lane.
+
+        Args:
+            batch: B rows of T tokens.
+            wanted: Layer indices; the number of layers stands for the last one's output.
+            known: Those of lower layers that are known.
+
+        Returns:
+            By layer, [B, T, d].
+
+        Raises:
+            BackboneError: The backbone cannot share a pass.
+        """
+        anatomy = self._backbone.anatomy
+        if self._gates is None:
+            raise BackboneError(Fault("trunk", "", "no gates", "a packable backbone"))
+        try:
+            self._run(batch, _SILENT, [], known, wanted=wanted)
+        except TrunkEnd as end:
+            taken: dict[int, Tensor] = end.args[0]
+            return taken
+        raise RuntimeError(f"layers {sorted(wanted)} of {len(anatomy.layers)} were not reached")
+
+    def _run(
+        self,
+        batch: Batch,
+        call: Call,
+        branch_points: Sequence[int],
+        known: Mapping[int, Tensor],
+        *,
+        wanted: Collection[int] = (),
+    ) -> Any:
+        """transformers' own forward over the backbone, gates and operators taking part."""
+        gates, stream = self._gates, self._stream
+        if gates is not None:
+            n_layers = len(self._backbone.anatomy.layers)
+            gates.prepare(Route.of(n_layers, branch_points, known=known, wanted=wanted), known)
+        stream.rows, stream.call = len(batch), call
+        stream.lanes = 1 if gates is None else 0
+        try:
+            return self._backbone.model(**batch.inputs)
+        finally:
+            stream.call, stream.lanes = None, 0
+            stream.sublayer_inputs.clear()
+            if gates is not None:
+                gates.finish()
 
     # -- tensors ------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Random numbers as pure functions of (study seed, replicate, purpose, name, step).
 
 So a lane's draws do not depend on its pack, and a resumed run draws what an uninterrupted one
-would have drawn. Generators live on the CPU; what they draw is moved.
+would have drawn. Initial tensors are drawn on the CPU and moved; what a step draws is drawn on a
+GPU where it is needed there, so that no step waits for a copy.
 """
 
 import hashlib
@@ -25,9 +26,11 @@ class Seeds:
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
 
-    def generator(self, purpose: str, name: str = "", step: int = 0) -> torch.Generator:
-        """A fresh CPU generator with that seed."""
-        return torch.Generator().manual_seed(self.seed(purpose, name, step))
+    def generator(
+        self, purpose: str, name: str = "", step: int = 0, *, device: str = "cpu"
+    ) -> torch.Generator:
+        """A fresh generator with that seed."""
+        return torch.Generator(device).manual_seed(self.seed(purpose, name, step))
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class StepUniform:
 
     def __call__(self, name: str, shape: Sequence[int]) -> Tensor:
         """float32 uniform in [0, 1) of `shape` = [rows, ...]."""
-        generator = self.seeds.generator("dropout", name, self.step)
-        draw = torch.rand(self.batch_rows, *shape[1:], generator=generator)
+        device = self.device.type if self.device.type == "cuda" else "cpu"
+        generator = self.seeds.generator("dropout", name, self.step, device=device)
+        draw = torch.rand(self.batch_rows, *shape[1:], generator=generator, device=device)
         return draw[self.first_row : self.first_row + shape[0]].to(self.device)

@@ -1,6 +1,7 @@
 """The lane stream: what gates, operators and attention share during one forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +32,16 @@ class Stream:
         """[n * B, T, d] or [n * B * T, d] -> a view [n, B, T, d]."""
         rows = tensor.shape[0] // self.lanes if tensor.dim() == 3 else self.rows
         return tensor.reshape(self.lanes, rows, -1, tensor.shape[-1])
+
+    @contextmanager
+    def running(self, lanes: int, rows: int, call: Call) -> Iterator[None]:
+        """These lanes run inside; what the stream said before holds again after."""
+        before = self.lanes, self.rows, self.call, self.sublayer_inputs
+        self.lanes, self.rows, self.call, self.sublayer_inputs = lanes, rows, call, {}
+        try:
+            yield
+        finally:
+            self.lanes, self.rows, self.call, self.sublayer_inputs = before
 
     def running_call(self) -> Call:
         """The call of the running pass."""

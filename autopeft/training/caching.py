@@ -1,0 +1,113 @@
+"""Which frozen activations a study keeps, and under what name."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+
+from autopeft.backbone.loading import Backbone
+from autopeft.training.activations import ActivationCache, CacheBudget, planned_homes
+from autopeft.training.batches import PaddedExamples, evaluation_order
+
+logger = logging.getLogger(__name__)
+
+BLOCK_ROWS = 64
+"""Examples of a block where no training order says which are met together."""
+
+
+def make_caches(
+    backbone: Backbone,
+    sets: Mapping[PaddedExamples, Sequence[np.ndarray] | None],
+    budget: CacheBudget,
+    *,
+    max_rows: int,
+    precision: str,
+    fingerprint: str,
+) -> dict[PaddedExamples, ActivationCache]:
+    """A cache for each set of examples; none where nothing can be kept.
+
+    Args:
+        backbone: Whose activations they are.
+        sets: Examples, with the batches of an epoch in which they are first met; None = by length.
+        budget: Shared by all sets.
+        max_rows: Examples of a pass.
+        precision: Of the passes.
+        fingerprint: Of the data.
+    """
+    if not (budget.memory_bytes or budget.disk_bytes) or not _can_keep(backbone):
+        return {}
+    n_layers = len(backbone.anatomy.layers)
+    width = backbone.anatomy.hidden_size * next(backbone.model.parameters()).element_size()
+    sizes = [(int(examples.lengths.sum()) + 1) * width for examples in sets]
+    caches = {}
+    homes = planned_homes(n_layers, sizes, budget)
+    for (examples, epoch), own in zip(sets.items(), homes, strict=True):
+        batches = evaluation_order(examples.lengths, BLOCK_ROWS) if epoch is None else epoch
+        blocks = [part for batch in batches for part in _parts(batch, max_rows)]
+        key = _key(backbone, examples, blocks, precision, fingerprint)
+        caches[examples] = ActivationCache(
+            examples, blocks, homes=own, folder=budget.folder, key=key
+        )
+    return caches
+
+
+def _parts(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _key(
+    backbone: Backbone,
+    examples: PaddedExamples,
+    blocks: Sequence[np.ndarray],
+    precision: str,
+    fingerprint: str,
+) -> str:
+    digest = hashlib.sha256()
+    for ids in (*examples.examples.token_ids, *blocks):
+        digest.update(np.asarray(ids, dtype=np.int64).tobytes())
+        digest.update(b"/")
+    model: Any = backbone.model
+    facts = (
+        backbone.fingerprint,
+        fingerprint,
+        digest.hexdigest(),
+        precision,
+        next(model.parameters()).dtype,
+        model.config._attn_implementation,
+        model.device.type,
+        torch.__version__,
+        transformers.__version__,
+    )
+    return "/".join(str(fact) for fact in facts)
+
+
+@torch.no_grad()
+def _can_keep(backbone: Backbone) -> bool:
+    """Whether layers hand on hidden states and nothing else, so that lower ones can be left out.
+
+    T5's first layer computes a position bias that all others read.
+    """
+    anatomy, model = backbone.anatomy, backbone.model
+    if not anatomy.packable or anatomy.modality != "text":
+        return False
+    alone: list[bool] = []
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        alone.append(isinstance(output, Tensor))
+
+    hooks = [
+        model.get_submodule(layer.module).register_forward_hook(note) for layer in anatomy.layers
+    ]
+    try:
+        model(input_ids=torch.ones(1, 2, dtype=torch.long, device=model.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not all(alone):
+        logger.info("%s: layers hand on more than hidden states; none are kept", backbone.name)
+    return all(alone)

@@ -1,0 +1,266 @@
+"""Forward, backward and update of one pack; replayed as CUDA graphs where there is a GPU.
+
+A step of small lanes is hundreds of kernels that each run shorter than the host takes to launch
+them. A graph per shape of batch is launched as one. What changes between steps (token ids, known
+activations, random draws, learning-rate factors) is copied into fixed buffers before a replay.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from autopeft.methods.base import Call, Uniform
+from autopeft.training.batches import Batch
+from autopeft.training.lanes.optimizer import LaneAdamW
+from autopeft.training.lanes.pack import Pack
+from autopeft.training.lanes.seeds import StepUniform
+
+logger = logging.getLogger(__name__)
+
+MAX_GRAPHS = 64
+"""Shapes that are captured; later ones run eagerly. Each graph keeps its activations' memory."""
+
+Loss: TypeAlias = Callable[[Tensor, Batch], Tensor]
+"""A pack's outputs and their batch to every lane's summed loss, [K]; see `Task.loss_sums`."""
+
+
+class Recorder(Protocol):
+    """Makes a replay out of something that runs on fixed buffers."""
+
+    def record(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """A function that repeats `run` and gives its result, in a buffer that it reuses."""
+
+
+class GraphRecorder:
+    """CUDA graphs that share one memory pool."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """See `Recorder`; raises RuntimeError where something in `run` cannot be captured."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=self._pool):
+            out = run()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return out
+
+        return replay
+
+
+def recorder_for(device: torch.device) -> Recorder | None:
+    """Graphs on CUDA devices; None elsewhere, where a launch costs next to nothing."""
+    return GraphRecorder() if device.type == "cuda" else None
+
+
+class Steps:
+    """The steps of one pack, which must be `running` while they are taken.
+
+    Args:
+        pack: The lanes.
+        optimizer: Of the pack's tensors.
+        loss: Of the task.
+        precision: `fp32` or `bf16` (autocast).
+        recorder: Captures passes from the second of each shape on; None runs all eagerly.
+
+    Attributes:
+        replayed: Passes that were replayed.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        optimizer: LaneAdamW,
+        loss: Loss,
+        *,
+        precision: str = "fp32",
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._pack, self._optimizer, self._loss = pack, optimizer, loss
+        self._precision, self._recorder = precision, recorder
+        self._seen: dict[_Shape, Mapping[str, Sequence[int]]] = {}
+        self._passes: dict[_Shape, _RecordedPass] = {}
+        self._update: tuple[Tensor, Callable[[], Tensor]] | None = None
+        self.replayed = 0
+
+    def accumulate(
+        self, batch: Batch, known: Mapping[int, Tensor], uniform: StepUniform, *, weight: int
+    ) -> Tensor:
+        """Add a batch's gradients to the optimizer's.
+
+        Args:
+            batch: The rows.
+            known: Trunk inputs, see `Pack.forward`.
+            uniform: The step's draws.
+            weight: What the losses are a mean over, see `Task.weight`.
+
+        Returns:
+            Every lane's share of the step's loss, [K].
+        """
+        shape = _Shape.of(batch, known)
+        if self._recorder is None or self._passes.get(shape) is None:
+            if self._recorder is None or not self._record(shape, batch, known, uniform):
+                draws = _Noting(uniform)
+                losses = self._pass(batch, known, draws, _scalar(1.0 / weight, self._pack.device))
+                self._seen.setdefault(shape, draws.shapes)
+                return losses
+        self.replayed += 1
+        return self._passes[shape].replay(batch, known, uniform, 1.0 / weight)
+
+    def update(self, factors: Tensor) -> None:
+        """One update of every lane, see `LaneAdamW.step`."""
+        if self._update is not None:
+            buffer, replay = self._update
+            buffer.copy_(factors)
+            replay()
+            return
+        self._optimizer.step(factors)
+        if self._recorder is not None and self._passes:
+            self._update = self._recorded_update(factors.clone())
+
+    def _pass(
+        self, batch: Batch, known: Mapping[int, Tensor], uniform: Uniform, scale: Tensor
+    ) -> Tensor:
+        with autocast(self._pack.device, self._precision):
+            outputs = self._pack(batch, Call(training=True, uniform=uniform), known)
+            losses = self._loss(outputs, batch) * scale
+        torch.autograd.backward(losses.sum())
+        return losses.detach()
+
+    def _record(
+        self, shape: "_Shape", batch: Batch, known: Mapping[int, Tensor], uniform: StepUniform
+    ) -> bool:
+        """Capture a shape that has been seen before; whether it can be replayed."""
+        if shape not in self._seen or len(self._passes) >= MAX_GRAPHS or self._recorder is None:
+            return False
+        recorded = _RecordedPass(batch, known, self._seen[shape], uniform)
+        try:
+            recorded.record(self._recorder, self._pass)
+        except RuntimeError as error:
+            logger.warning("steps run eagerly, since one could not be captured: %s", error)
+            self._recorder = None
+            return False
+        self._passes[shape] = recorded
+        return True
+
+    def _recorded_update(self, factors: Tensor) -> tuple[Tensor, Callable[[], Tensor]] | None:
+        if self._recorder is None:
+            return None
+
+        def run() -> Tensor:
+            self._optimizer.step(factors)
+            return factors
+
+        try:
+            return factors, self._recorder.record(run)
+        except RuntimeError as error:
+            logger.warning("updates run eagerly, since one could not be captured: %s", error)
+            return None
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """The context of a pass at `fp32` or `bf16`; weights are cast anew in each (see `Steps`)."""
+    if precision != "bf16":
+        return nullcontext()
+    context: AbstractContextManager[None] = torch.autocast(
+        device.type, dtype=torch.bfloat16, cache_enabled=False
+    )
+    return context
+
+
+def _scalar(value: float, device: torch.device) -> Tensor:
+    return torch.full((), value, device=device)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a recorded pass is made for."""
+
+    rows: int
+    tokens: int
+    targets: int
+    known: tuple[int, ...]
+
+    @classmethod
+    def of(cls, batch: Batch, known: Mapping[int, Tensor]) -> "_Shape":
+        targets = 0 if batch.targets is None else len(batch.targets.positions)
+        return cls(len(batch), batch.tokens, targets, tuple(sorted(known)))
+
+
+class _Noting:
+    """Draws that note their names and shapes.
+
+    Args:
+        uniform: Where they come from.
+    """
+
+    def __init__(self, uniform: Uniform) -> None:
+        self._uniform = uniform
+        self.shapes: dict[str, Sequence[int]] = {}
+
+    def __call__(self, name: str, shape: Sequence[int]) -> Tensor:
+        """See `Uniform`."""
+        self.shapes[name] = tuple(shape)
+        return self._uniform(name, shape)
+
+
+class _RecordedPass:
+    """One pass on fixed buffers.
+
+    Args:
+        batch: Gives the shapes.
+        known: Gives the shapes.
+        draws: Names and shapes of the pass's random draws.
+        uniform: Gives their first values.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        known: Mapping[int, Tensor],
+        draws: Mapping[str, Sequence[int]],
+        uniform: StepUniform,
+    ) -> None:
+        self._batch = batch.clone()
+        self._known = {layer: tensor.clone() for layer, tensor in known.items()}
+        self._shapes = dict(draws)
+        self._draws = {name: uniform(name, shape).clone() for name, shape in draws.items()}
+        self._scale = _scalar(0.0, batch.mask.device)
+        self._replay: Callable[[], Tensor] | None = None
+
+    def record(
+        self,
+        recorder: Recorder,
+        run: Callable[[Batch, Mapping[int, Tensor], Uniform, Tensor], Tensor],
+    ) -> None:
+        """Capture the pass."""
+        draws = self._draws
+
+        def uniform(name: str, shape: Sequence[int]) -> Tensor:
+            return draws[name]
+
+        self._replay = recorder.record(
+            lambda: run(self._batch, self._known, uniform, self._scale)
+        )
+
+    def replay(
+        self, batch: Batch, known: Mapping[int, Tensor], uniform: StepUniform, scale: float
+    ) -> Tensor:
+        """The pass on other contents; its losses [K], in a tensor of their own."""
+        if self._replay is None:
+            raise RuntimeError("the pass has not been recorded")
+        self._batch.copy_(batch)
+        for layer, tensor in self._known.items():
+            tensor.copy_(known[layer], non_blocking=True)
+        for name, tensor in self._draws.items():
+            tensor.copy_(uniform(name, self._shapes[name]), non_blocking=True)
+        self._scale.fill_(scale)
+        return self._replay().clone()
