@@ -11,6 +11,7 @@ Scenarios: trials16, solo_packed, solo_lora (a CPU will do), gpu_mixed, gpu_deco
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -21,7 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 import peft
 import torch
@@ -180,10 +182,20 @@ def _about(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": _device_name(options.device),
         "threads": torch.get_num_threads(),
+        "code": _code(),
         "versions": {p.__name__: p.__version__ for p in (torch, transformers, peft)},
         "tiny": options.tiny,
         "pack": options.pack,
     }
+
+
+def _code() -> str:
+    """A hash of the sources: other code's measurements do not count."""
+    digest = hashlib.sha256()
+    for folder in ("autopeft", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _device_name(device: str) -> str:

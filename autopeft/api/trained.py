@@ -10,8 +10,8 @@ from autopeft.backbone.loading import load_backbone
 from autopeft.errors import BackboneError, Fault
 from autopeft.export.adapter import Adapter, load_adapter
 from autopeft.training.batches import PaddedExamples
-from autopeft.training.data.examples import tokenise
 from autopeft.training.data.text import LabelledTexts
+from autopeft.training.data.tokenising import tokenise
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.predict import predict
 from autopeft.training.lanes.seeds import Seeds

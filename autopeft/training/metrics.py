@@ -127,9 +127,7 @@ def _correlation(function: str, predictions: np.ndarray, labels: np.ndarray) -> 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-        found = getattr(stats, function)(
-            predictions.astype(np.float64), labels.astype(np.float64)
-        )
+        found = getattr(stats, function)(predictions.astype(np.float64), labels.astype(np.float64))
     value = float(found.statistic)
     return value if np.isfinite(value) else 0.0
 

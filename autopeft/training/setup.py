@@ -12,8 +12,9 @@ from autopeft.study.data_block import DataBlock
 from autopeft.study.metrics import METRICS, REGRESSION
 from autopeft.training import metrics
 from autopeft.training.batches import steps_per_epoch
-from autopeft.training.data.examples import TaskData, load_task_data
+from autopeft.training.data.examples import TaskData
 from autopeft.training.data.request import DataRequest, Limits, Splits
+from autopeft.training.data.tokenising import load_task_data
 from autopeft.training.loop import LoopSettings, Trainer
 
 

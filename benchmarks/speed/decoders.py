@@ -56,7 +56,9 @@ def gpu_decoder(
         Fact("achieved in the pack", _achieved("pack", flops), unit=" TFLOP/s"),
         Fact("achieved solo", _achieved("solo", flops), unit=" TFLOP/s"),
         Fact("possible: fastest bf16 matmul", lambda _: peak() / 1e12, unit=" TFLOP/s"),
-        Fact("roofline of the pack", lambda r: _achieved("pack", flops)(r) * 1e12 / peak(), unit=""),
+        Fact(
+            "roofline of the pack", lambda r: _achieved("pack", flops)(r) * 1e12 / peak(), unit=""
+        ),
     )
     return Plan(arms, lines, {}, ("head: classification of the last token",))
 

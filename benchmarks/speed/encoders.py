@@ -13,14 +13,13 @@ from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.loop import Trainer
 from benchmarks.speed import trials
-from benchmarks.speed.lanes import CACHE_BYTES, Ours, has_cache, run_lanes, trainer_of
+from benchmarks.speed.lanes import CACHE_BYTES, Ours, run_lanes, trainer_of
 from benchmarks.speed.lines import Fact, Line, Repeat, Work
 from benchmarks.speed.measuring import Arm, Measured, Part
 from benchmarks.speed.nearest import described
 from benchmarks.speed.reference import Recipe, run_reference
+from benchmarks.speed.roofline import bf16_is_slow
 from benchmarks.speed.shapes import Subject
-
-NO_CACHE = "this training loop has no activation cache"
 
 
 @dataclass(frozen=True)
@@ -124,26 +123,31 @@ def trials16(bench: Bench, *, epochs: int, pack: int, factor_trials: int) -> Pla
         bench.packed("solo", few, ours, size=1),
         bench.packed("pack, no trunk", few, replace(ours, trunk=False), size=size),
         bench.packed("pack", few, ours, size=size),
-        bench.packed("pack, bf16", few, replace(ours, precision="bf16"), size=size),
+        bench.packed("pack, cache", few, cached, size=size),
     ]
     lines: list[Line | Fact] = [
         Line("all: HF one by one / our packs", Work("hf"), Work("packs"), bar=2.5),
         Line("model dropout off (HF)", Work("hf", some), Work("hf, no dropout")),
-        Line("padding: grouped by length (HF)", Work("hf, no dropout"), Work("hf, no dropout, by length")),
+        Line(
+            "padding: grouped by length (HF)",
+            Work("hf, no dropout"),
+            Work("hf, no dropout, by length"),
+        ),
         Line("our loop, solo, HF's padding", Work("hf, no dropout"), Work("solo, no buckets")),
         Line("padding: our length buckets, solo", Work("solo, no buckets"), Work("solo")),
         Line("packing, trunk not shared", Work("solo"), Work("pack, no trunk"), "train"),
         Line("trunk shared", Work("pack, no trunk"), Work("pack"), "train"),
+        Line("cache of the trunk: off / on, cold", Work("pack"), Work("pack, cache")),
         Line("evaluation: HF / packed", Work("hf, no dropout"), Work("pack"), "evaluation"),
         Line("evaluation: solo / packed", Work("solo"), Work("pack"), "evaluation"),
-        Line("precision: fp32 / bf16", Work("pack"), Work("pack, bf16")),
     ]
     skipped = {}
-    if has_cache():
-        arms.append(bench.packed("pack, cache", few, cached, size=size))
-        lines.append(Line("cache: off / on, cold", Work("pack"), Work("pack, cache")))
+    if slow := bf16_is_slow(bench.subject.device):
+        skipped["precision: fp32 / bf16"] = slow
     else:
-        skipped["cache: off / on, cold"] = NO_CACHE
+        bf16 = replace(ours, precision="bf16")
+        arms.append(bench.packed("pack, bf16", few, bf16, size=size))
+        lines.append(Line("precision: fp32 / bf16", Work("pack"), Work("pack, bf16")))
     notes = (
         f"factors on trials {sorted(few)}; packs of {pack}",
         *(f"nearest peft: {line}" for line in described(list(every.values()), bench.anatomy)),
@@ -180,20 +184,16 @@ def solo_packed(bench: Bench, *, epochs: int, mixes: Sequence[int]) -> Plan:
     arms += [
         bench.packed("top solo", eight, off, size=1),
         bench.packed("top packed", eight, on, size=8),
+        bench.packed("top solo, warm", eight, on, size=1, warm=True),
+        bench.packed("top packed, warm", eight, on, size=8, warm=True),
     ]
     cold = f"8 lanes in the top third, {epochs} epochs: solo without cache / packed"
     warm = f"8 lanes in the top third, {epochs} epochs: solo / packed, both with a warm cache"
-    lines.append(Line(cold, Work("top solo"), Work("top packed"), bar=1.7))
-    skipped = {}
-    if has_cache():
-        arms += [
-            bench.packed("top solo, warm", eight, on, size=1, warm=True),
-            bench.packed("top packed, warm", eight, on, size=8, warm=True),
-        ]
-        lines.append(Line(warm, Work("top solo, warm"), Work("top packed, warm"), bar=0.95))
-    else:
-        skipped[warm] = NO_CACHE
-    return Plan(tuple(arms), tuple(lines), skipped)
+    lines += [
+        Line(cold, Work("top solo"), Work("top packed"), bar=1.7),
+        Line(warm, Work("top solo, warm"), Work("top packed, warm"), bar=0.95),
+    ]
+    return Plan(tuple(arms), tuple(lines), {})
 
 
 def solo_lora(bench: Bench, *, epochs: int) -> Plan:
@@ -217,7 +217,9 @@ def solo_lora(bench: Bench, *, epochs: int) -> Plan:
         lines += [
             Line(f"{place}: HF's defaults / ours", Work(hf), Work(own), bar=bar),
             Line(f"{place}: HF, no dropout, our batches / ours", Work(twin), Work(own), bar=0.95),
-            Fact(f"{place}: largest difference of the loss curves", _apart(twin, own), 1e-3, " nats"),
+            Fact(
+                f"{place}: largest difference of the loss curves", _apart(twin, own), 1e-3, " nats"
+            ),
         ]
     return Plan(tuple(arms), tuple(lines), {})
 
@@ -232,9 +234,7 @@ def same_recipe(bench: Bench, configuration: Configuration, ours: Ours) -> Recip
         total_steps=trainer.settings.total_steps,
         seeds=Seeds(0, 0),
     )
-    return Recipe(
-        epochs=1, batch_size=ours.batch_size, dropout=False, order=order, start=start
-    )
+    return Recipe(epochs=1, batch_size=ours.batch_size, dropout=False, order=order, start=start)
 
 
 def _apart(twin: str, own: str) -> Callable[[Repeat], float]:
@@ -260,9 +260,7 @@ def gpu_mixed(bench: Bench, *, lanes: int, steps: int, uncounted: int, batch: in
     """Many mixed lanes in one pack against the reference one by one; samples per second."""
     mix = dict(enumerate(trials.random_mix(bench.anatomy, lanes, seed=0)))
     few = {number: mix[number] for number in list(mix)[: max(1, lanes // 8)]}
-    recipe = Recipe(
-        batch_size=batch, max_steps=steps, uncounted_steps=uncounted, evaluate=False
-    )
+    recipe = Recipe(batch_size=batch, max_steps=steps, uncounted_steps=uncounted, evaluate=False)
     ours = Ours(
         batch_size=batch,
         micro_batch_size=batch,
@@ -294,7 +292,5 @@ def gpu_mixed(bench: Bench, *, lanes: int, steps: int, uncounted: int, batch: in
         ("precision: fp32 / bf16", Work("pack, fp32"), Work("pack, bf16")),
     ):
         lines.append(Line(f"{name}: {factor}", before, after, "train", per_sample=True))
-    notes = tuple(
-        f"nearest peft: {line}" for line in described(list(mix.values()), bench.anatomy)
-    )
+    notes = tuple(f"nearest peft: {line}" for line in described(list(mix.values()), bench.anatomy))
     return Plan(tuple(arms), tuple(lines), {}, notes)

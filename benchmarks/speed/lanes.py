@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 from unittest import mock
 
-import numpy as np
-import torch
-
+from autopeft.study.metrics import CAUSAL_LM, CLASSIFICATION
 from autopeft.training import batches
+from autopeft.training.activations import CacheBudget
 from autopeft.training.batches import steps_per_epoch
 from autopeft.training.data.examples import TaskData
 from autopeft.training.lanes import pack as packing
@@ -54,29 +52,22 @@ class Ours:
         return self.max_steps or self.epochs * steps_per_epoch(len(data.train), self.batch_size)
 
 
-def has_cache() -> bool:
-    """Whether the training loop has an activation cache."""
-    return "cache_bytes" in {item.name for item in fields(LoopSettings)}
-
-
 def trainer_of(subject: Subject, data: TaskData, ours: Ours) -> Trainer:
-    """The persistent part, without measurements in its cache."""
-    settings: dict[str, Any] = {
-        "task": "sequence-classification",
-        "metrics": ("accuracy", "loss"),
-        "total_steps": ours.total_steps(data),
-        "batch_size": ours.batch_size,
-        "micro_batch_size": ours.micro_batch_size,
-        "precision": ours.precision,
-    }
-    if has_cache():
-        settings["cache_bytes"] = ours.cache_bytes
-    return Trainer(subject.backbone, data, LoopSettings(**settings), study_seed=0)
+    """The persistent part, with an empty cache."""
+    causal = subject.backbone.lm_head is not None
+    settings = LoopSettings(
+        task=CAUSAL_LM if causal else CLASSIFICATION,
+        metrics=("loss",) if causal else ("accuracy", "loss"),
+        total_steps=ours.total_steps(data),
+        batch_size=ours.batch_size,
+        micro_batch_size=ours.micro_batch_size,
+        precision=ours.precision,
+        cache=CacheBudget(memory_bytes=ours.cache_bytes),
+    )
+    return Trainer(subject.backbone, data, settings, study_seed=0)
 
 
-def run_lanes(
-    subject: Subject, trainer: Trainer, lanes: Sequence[Lane], ours: Ours
-) -> Measured:
+def run_lanes(subject: Subject, trainer: Trainer, lanes: Sequence[Lane], ours: Ours) -> Measured:
     """Make a pack, train it and evaluate it."""
     with _without(ours):
         watch = Stopwatch(subject.device)

@@ -1,8 +1,8 @@
 """From measurements to ratios, verdicts and the table."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.speed.measuring import Arm, Key, Record, Records
@@ -69,9 +69,7 @@ class Repeat:
         records: Where they lie.
     """
 
-    def __init__(
-        self, scenario: str, arms: Sequence[Arm], number: int, records: Records
-    ) -> None:
+    def __init__(self, scenario: str, arms: Sequence[Arm], number: int, records: Records) -> None:
         self._scenario, self._number, self._records = scenario, number, records
         self._arms = {arm.name: arm for arm in arms}
 
@@ -84,9 +82,7 @@ class Repeat:
         ]
         if not parts:
             raise ValueError(f"{work.arm} has no part of trials {work.trials}")
-        keys: list[Key] = [
-            (self._scenario, work.arm, part.label, self._number) for part in parts
-        ]
+        keys: list[Key] = [(self._scenario, work.arm, part.label, self._number) for part in parts]
         return [self._records[key] for key in keys]
 
 
@@ -185,7 +181,10 @@ def table(results: Sequence[Result]) -> str:
     """The results of one scenario as text, one line each."""
     rows = [HEADER, *(_cells(result) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(line.rstrip() for line in lines)
 
@@ -195,9 +194,19 @@ def _cells(result: Result) -> tuple[str, ...]:
         return (result.factor, "", "", "", "", "", result.verdict)
     spread = f"{min(result.values):.3g}-{max(result.values):.3g}"
     cpu = f"{statistics.median(result.cpu_values):.2f}" if result.cpu_values else ""
-    verdict = result.verdict + (f" ({result.mixed} repeats of two sittings)" if result.mixed else "")
+    verdict = result.verdict + (
+        f" ({result.mixed} repeats of two sittings)" if result.mixed else ""
+    )
     ratio = f"{result.median:.2f}x" if result.unit == "x" else f"{result.median:.3g}{result.unit}"
-    return (result.factor, _time(result.before_s), _time(result.after_s), ratio, spread, cpu, verdict)
+    return (
+        result.factor,
+        _time(result.before_s),
+        _time(result.after_s),
+        ratio,
+        spread,
+        cpu,
+        verdict,
+    )
 
 
 def _time(value: float | None) -> str:

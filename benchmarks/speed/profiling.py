@@ -70,7 +70,9 @@ def _one(name: str, run: Callable[[], Measured], *, lanes: int) -> str:
     wall = measured.train[0] / (STEPS - UNCOUNTED)
     lines = [f"{name}: {1e3 * wall:.1f} ms a step, {1e3 * wall / lanes:.1f} a lane"]
     for part, seconds in spent.items():
-        lines.append(f"  {part:20} {1e3 * seconds / STEPS:8.2f} ms  {calls[part] / STEPS:6.1f} calls")
+        lines.append(
+            f"  {part:20} {1e3 * seconds / STEPS:8.2f} ms  {calls[part] / STEPS:6.1f} calls"
+        )
     with profile(activities=_activities(bench_device=run)) as found:
         run()
     return "\n".join([*lines, *_kernels(found)])

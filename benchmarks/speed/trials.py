@@ -88,7 +88,12 @@ def top_third_eight(anatomy: Anatomy) -> list[Configuration]:
     for index in range(8):
         rank = (2, 4, 8, 16)[index % 4]
         group = Group.of(
-            "lora", top_third(anatomy), ["query", "value"], rank=rank, alpha=2.0 * rank, dropout=0.0
+            "lora",
+            top_third(anatomy),
+            ["query", "value"],
+            rank=rank,
+            alpha=2.0 * rank,
+            dropout=0.0,
         )
         training = {**TRAINING, "learning_rate": 5e-4 * (index + 1)}
         found.append(Configuration.of([group], training=training))
@@ -139,7 +144,9 @@ _GROUPS = {
 }
 
 
-def packs(configurations: Mapping[int, Configuration], size: int, anatomy: Anatomy) -> list[list[Lane]]:
+def packs(
+    configurations: Mapping[int, Configuration], size: int, anatomy: Anatomy
+) -> list[list[Lane]]:
     """Lanes in packs of at most `size`, neighbours by branch point, as a packer groups them."""
     lanes = [Lane(number, configuration) for number, configuration in configurations.items()]
     lanes.sort(key=lambda lane: (first_layer(lane.configuration, anatomy), lane.number))
