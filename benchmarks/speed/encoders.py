@@ -1,133 +1,61 @@
 """The scenarios on encoders, on a CPU and on a GPU."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from autopeft.configuration import Configuration
 from autopeft.methods.counting import first_layer
 from autopeft.training.batches import training_order
-from autopeft.training.data.examples import TaskData
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.seeds import Seeds
-from autopeft.training.loop import Trainer
 from benchmarks.speed import trials
-from benchmarks.speed.lanes import CACHE_BYTES, Ours, run_lanes, trainer_of
+from benchmarks.speed.bench import Bench, Plan
+from benchmarks.speed.lanes import CACHE_BYTES, Ours, trainer_of
 from benchmarks.speed.lines import Fact, Line, Repeat, Work
-from benchmarks.speed.measuring import Arm, Measured, Part
+from benchmarks.speed.measuring import Arm
 from benchmarks.speed.nearest import described
-from benchmarks.speed.reference import Recipe, run_reference
+from benchmarks.speed.reference import Recipe
 from benchmarks.speed.roofline import bf16_is_slow
-from benchmarks.speed.shapes import Subject
+
+SAME_CURVE = 1e-3
+"""Loss curves this close over a whole trial in float32 are one trajectory."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a scenario measures.
-
-    Attributes:
-        arms: What is run.
-        lines: What is computed from it.
-        skipped: Lines that cannot be, and why.
-        notes: What a reader should know.
-    """
-
-    arms: tuple[Arm, ...]
-    lines: tuple[Line | Fact, ...]
-    skipped: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-
-
-class Bench:
-    """A model with its data: makes the parts of arms.
+def trials16(bench: Bench, *, epochs: int, pack: int, n: int, few: int) -> Plan:
+    """Trials one by one with the reference, and in packs; each factor on a few of them.
 
     Args:
-        subject: The model.
-        data: Its rows.
+        bench: What they are trained on.
+        epochs: Of a trial.
+        pack: Lanes of a pack.
+        n: Trials, the first of the sixteen.
+        few: Trials that the factors are measured on.
     """
-
-    def __init__(self, subject: Subject, data: TaskData) -> None:
-        self.subject, self.data = subject, data
-        self.anatomy = subject.backbone.anatomy
-
-    def warm_up(self) -> None:
-        """A few steps of both sides, so that nothing is measured that happens once a process."""
-        one = trials.lora(self.anatomy, range(len(self.anatomy.layers)))
-        run_reference(self.subject, self.data, one, Recipe(max_steps=2, evaluate=False))
-        ours = Ours(max_steps=2, evaluate=False)
-        trainer = trainer_of(self.subject, self.data, ours)
-        run_lanes(self.subject, trainer, [Lane(0, one)], ours)
-
-    def reference(
-        self, name: str, configurations: Mapping[int, Configuration], recipe: Recipe
-    ) -> Arm:
-        """HF Trainer and peft, trial by trial."""
-
-        def part(number: int, configuration: Configuration) -> Part:
-            def run(repeat: int) -> Measured:
-                return run_reference(self.subject, self.data, configuration, recipe)
-
-            return Part(f"trial {number}", (number,), run)
-
-        return Arm(name, tuple(part(*item) for item in configurations.items()))
-
-    def packed(
-        self,
-        name: str,
-        configurations: Mapping[int, Configuration],
-        ours: Ours,
-        *,
-        size: int,
-        warm: bool = False,
-    ) -> Arm:
-        """Packs of at most `size` lanes.
-
-        One trainer serves an arm's repeat, as it serves a search; so packs after the first find
-        in its cache what was left there. Where `warm`, every pack is trained once unmeasured.
-        """
-        groups = trials.packs(configurations, size, self.anatomy)
-        trainers: dict[int, Trainer] = {}
-
-        def part(lanes: Sequence[Lane]) -> Part:
-            def run(repeat: int) -> Measured:
-                if repeat not in trainers:
-                    trainers.clear()
-                    trainers[repeat] = trainer_of(self.subject, self.data, ours)
-                if warm:
-                    run_lanes(self.subject, trainers[repeat], lanes, ours)
-                return run_lanes(self.subject, trainers[repeat], lanes, ours)
-
-            numbers = tuple(lane.number for lane in lanes)
-            return Part(f"trials {','.join(map(str, numbers))}", numbers, run)
-
-        return Arm(name, tuple(part(lanes) for lanes in groups))
-
-
-def trials16(bench: Bench, *, epochs: int, pack: int, factor_trials: int) -> Plan:
-    """Sixteen trials one by one with the reference, and in packs; each factor on a few of them."""
-    every = dict(enumerate(trials.sixteen(bench.anatomy)))
-    few = _spread(every, factor_trials, bench)
-    some = frozenset(few)
+    every = dict(enumerate(trials.sixteen(bench.anatomy)[:n]))
+    chosen = _spread(every, few, bench)
+    some = frozenset(chosen)
     recipe, ours = Recipe(epochs=epochs), Ours(epochs=epochs)
     cached = replace(ours, cache_bytes=CACHE_BYTES)
-    size = len(few)
+    size = len(chosen)
     arms = [
         bench.reference("hf", every, recipe),
         bench.packed("packs", every, cached, size=pack),
-        bench.reference("hf, no dropout", few, replace(recipe, dropout=False)),
+        bench.reference("hf, no dropout", chosen, replace(recipe, dropout=False)),
         bench.reference(
-            "hf, no dropout, by length", few, replace(recipe, dropout=False, by_length=True)
+            "hf, no dropout, by length", chosen, replace(recipe, dropout=False, by_length=True)
         ),
-        bench.packed("solo, no buckets", few, replace(ours, bucketing=False), size=1),
-        bench.packed("solo", few, ours, size=1),
-        bench.packed("pack, no trunk", few, replace(ours, trunk=False), size=size),
-        bench.packed("pack", few, ours, size=size),
-        bench.packed("pack, cache", few, cached, size=size),
+        bench.packed("solo, no buckets", chosen, replace(ours, bucketing=False), size=1),
+        bench.packed("solo", chosen, ours, size=1),
+        bench.packed("pack, no trunk", chosen, replace(ours, trunk=False), size=size),
+        bench.packed("pack", chosen, ours, size=size),
+        bench.packed("pack, cache", chosen, cached, size=size),
     ]
+    still = Work("hf, no dropout")
     lines: list[Line | Fact] = [
         Line("all: HF one by one / our packs", Work("hf"), Work("packs"), bar=2.5),
-        Line("model dropout off (HF)", Work("hf", some), Work("hf, no dropout")),
+        Line("model dropout off (HF)", Work("hf", some), still),
         Line(
             "padding: grouped by length (HF)",
             Work("hf, no dropout"),
@@ -138,7 +66,7 @@ def trials16(bench: Bench, *, epochs: int, pack: int, factor_trials: int) -> Pla
         Line("packing, trunk not shared", Work("solo"), Work("pack, no trunk"), "train"),
         Line("trunk shared", Work("pack, no trunk"), Work("pack"), "train"),
         Line("cache of the trunk: off / on, cold", Work("pack"), Work("pack, cache")),
-        Line("evaluation: HF / packed", Work("hf, no dropout"), Work("pack"), "evaluation"),
+        Line("evaluation: HF / packed", still, Work("pack"), "evaluation"),
         Line("evaluation: solo / packed", Work("solo"), Work("pack"), "evaluation"),
     ]
     skipped = {}
@@ -146,10 +74,10 @@ def trials16(bench: Bench, *, epochs: int, pack: int, factor_trials: int) -> Pla
         skipped["precision: fp32 / bf16"] = slow
     else:
         bf16 = replace(ours, precision="bf16")
-        arms.append(bench.packed("pack, bf16", few, bf16, size=size))
+        arms.append(bench.packed("pack, bf16", chosen, bf16, size=size))
         lines.append(Line("precision: fp32 / bf16", Work("pack"), Work("pack, bf16")))
     notes = (
-        f"factors on trials {sorted(few)}; packs of {pack}",
+        f"factors on trials {sorted(chosen)}; packs of {pack}",
         *(f"nearest peft: {line}" for line in described(list(every.values()), bench.anatomy)),
     )
     return Plan(tuple(arms), tuple(lines), skipped, notes)
@@ -193,7 +121,7 @@ def solo_packed(bench: Bench, *, epochs: int, mixes: Sequence[int]) -> Plan:
         Line(cold, Work("top solo"), Work("top packed"), bar=1.7),
         Line(warm, Work("top solo, warm"), Work("top packed, warm"), bar=0.95),
     ]
-    return Plan(tuple(arms), tuple(lines), {})
+    return Plan(tuple(arms), tuple(lines))
 
 
 def solo_lora(bench: Bench, *, epochs: int) -> Plan:
@@ -221,7 +149,7 @@ def solo_lora(bench: Bench, *, epochs: int) -> Plan:
                 f"{place}: largest difference of the loss curves", _apart(twin, own), 1e-3, " nats"
             ),
         ]
-    return Plan(tuple(arms), tuple(lines), {})
+    return Plan(tuple(arms), tuple(lines))
 
 
 def same_recipe(bench: Bench, configuration: Configuration, ours: Ours) -> Recipe:
@@ -293,4 +221,4 @@ def gpu_mixed(bench: Bench, *, lanes: int, steps: int, uncounted: int, batch: in
     ):
         lines.append(Line(f"{name}: {factor}", before, after, "train", per_sample=True))
     notes = tuple(f"nearest peft: {line}" for line in described(list(mix.values()), bench.anatomy))
-    return Plan(tuple(arms), tuple(lines), {}, notes)
+    return Plan(tuple(arms), tuple(lines), notes=notes)

@@ -109,5 +109,5 @@ def _without(ours: Ours) -> Iterator[None]:
         if not ours.bucketing:
             stack.enter_context(mock.patch.object(batches, "WINDOW", 1))
         if not ours.trunk:
-            stack.enter_context(mock.patch.object(packing, "first_layer", lambda *_: 0))
+            stack.enter_context(mock.patch.object(packing, "first_layer", return_value=0))
         yield

@@ -192,20 +192,17 @@ def table(results: Sequence[Result]) -> str:
 def _cells(result: Result) -> tuple[str, ...]:
     if result.skipped or not result.values:
         return (result.factor, "", "", "", "", "", result.verdict)
-    spread = f"{min(result.values):.3g}-{max(result.values):.3g}"
     cpu = f"{statistics.median(result.cpu_values):.2f}" if result.cpu_values else ""
-    verdict = result.verdict + (
-        f" ({result.mixed} repeats of two sittings)" if result.mixed else ""
-    )
     ratio = f"{result.median:.2f}x" if result.unit == "x" else f"{result.median:.3g}{result.unit}"
+    mixed = f" ({result.mixed} repeats over two sittings)" if result.mixed else ""
     return (
         result.factor,
         _time(result.before_s),
         _time(result.after_s),
         ratio,
-        spread,
+        f"{min(result.values):.3g}-{max(result.values):.3g}",
         cpu,
-        verdict,
+        result.verdict + mixed,
     )
 
 

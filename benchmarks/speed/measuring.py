@@ -63,7 +63,7 @@ class Measured:
     def span(self, phase: str) -> Span:
         """`setup`, `train`, `evaluation`, or `total` for all of them."""
         if phase != "total":
-            return tuple(getattr(self, phase))  # type: ignore[return-value]
+            return tuple(getattr(self, phase))
         spans = (self.setup, self.train, self.evaluation)
         return sum(wall for wall, _ in spans), sum(cpu for _, cpu in spans)
 

@@ -3,9 +3,10 @@
 LoRA is LoRA. What `peft` lacks at a chosen place becomes LoRA of the same parameter count there,
 which costs as many multiplications and fewer kernels:
 
-    serial_adapter,      size m on `ffn` (`attention`)  ->  LoRA on `down` (`output`) of the same
-    parallel_adapter                                        layers, r = (2 d m + m + d) / (in + out)
-    prefix               length P                       ->  LoRA of rank P on `value`
+    serial_adapter and parallel_adapter of size m on `ffn` (on `attention`)
+        LoRA on `down` (on `output`) of the same layers, r = (2 d m + m + d) / (in + out)
+    prefix of length P
+        LoRA of rank P on `value` of the same layers
 
 Ranks that meet on one map are added, as `peft` has one LoRA per map.
 """
@@ -39,13 +40,16 @@ def _rank(group: Group, place: Place, width: int) -> int:
     return max(1, round(registry[group.method].count(group, place) / width))
 
 
-def lora_config(configuration: Configuration, anatomy: Anatomy, *, prefix: str) -> Any:
+def lora_config(
+    configuration: Configuration, anatomy: Anatomy, *, prefix: str, causal: bool = False
+) -> Any:
     """The `peft` configuration.
 
     Args:
         configuration: What autopeft trains.
         anatomy: The backbone.
         prefix: Where the base model lies in the task model (`bert`).
+        causal: Whether that is a language model.
     """
     from peft import LoraConfig, TaskType
 
@@ -53,7 +57,7 @@ def lora_config(configuration: Configuration, anatomy: Anatomy, *, prefix: str) 
     lora = [group for group in configuration.groups if group.method == "lora"]
     over_rank = float(lora[0]["alpha"]) / int(lora[0]["rank"]) if lora else 2.0
     return LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
         r=1,
         target_modules=list(by_module),
         rank_pattern=by_module,

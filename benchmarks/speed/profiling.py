@@ -20,6 +20,7 @@ from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.wiring import Placed
 from benchmarks.speed import trials
+from benchmarks.speed.bench import Bench
 from benchmarks.speed.lanes import Ours, run_lanes, trainer_of
 from benchmarks.speed.measuring import Measured
 from benchmarks.speed.reference import Recipe, run_reference
@@ -35,8 +36,8 @@ STEPS, UNCOUNTED = 16, 4
 KERNELS = 14
 
 
-def profile_text(bench: Any) -> str:
-    """Tables for a LoRA trial of both sides, a pack of sixteen and one of the top third."""
+def profiles(bench: Bench) -> Iterator[str]:
+    """One table each: a LoRA trial of both sides, and packs."""
     anatomy = bench.anatomy
     everywhere = trials.lora(anatomy, range(len(anatomy.layers)))
     packs: dict[str, Sequence[Configuration]] = {
@@ -50,15 +51,13 @@ def profile_text(bench: Any) -> str:
         recipe = Recipe(max_steps=STEPS, uncounted_steps=UNCOUNTED, evaluate=False)
         return run_reference(bench.subject, bench.data, everywhere, recipe)
 
-    bench.warm_up()
-    texts = [_one("HF Trainer + peft, LoRA, all layers", reference, lanes=1)]
+    yield _one("HF Trainer + peft, LoRA, all layers", reference, lanes=1)
     for name, configurations in packs.items():
         lanes = [Lane(*item) for item in enumerate(configurations)]
-        texts.append(_one(name, _packed(bench, lanes), lanes=len(lanes)))
-    return "\n\n".join(texts)
+        yield _one(name, _packed(bench, lanes), lanes=len(lanes))
 
 
-def _packed(bench: Any, lanes: Sequence[Lane]) -> Callable[[], Measured]:
+def _packed(bench: Bench, lanes: Sequence[Lane]) -> Callable[[], Measured]:
     ours = Ours(max_steps=STEPS, uncounted_steps=UNCOUNTED, evaluate=False)
     trainer = trainer_of(bench.subject, bench.data, ours)
     return lambda: run_lanes(bench.subject, trainer, lanes, ours)
@@ -70,15 +69,14 @@ def _one(name: str, run: Callable[[], Measured], *, lanes: int) -> str:
     wall = measured.train[0] / (STEPS - UNCOUNTED)
     lines = [f"{name}: {1e3 * wall:.1f} ms a step, {1e3 * wall / lanes:.1f} a lane"]
     for part, seconds in spent.items():
-        lines.append(
-            f"  {part:20} {1e3 * seconds / STEPS:8.2f} ms  {calls[part] / STEPS:6.1f} calls"
-        )
-    with profile(activities=_activities(bench_device=run)) as found:
+        each = f"{1e3 * seconds / STEPS:8.2f} ms  {calls[part] / STEPS:6.1f} calls"
+        lines.append(f"  {part:20} {each}")
+    with profile(activities=_activities()) as found:
         run()
     return "\n".join([*lines, *_kernels(found)])
 
 
-def _activities(bench_device: Any) -> list[ProfilerActivity]:
+def _activities() -> list[ProfilerActivity]:
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)

@@ -16,6 +16,7 @@ import torch
 from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    DataCollatorForSeq2Seq,
     DataCollatorWithPadding,
     PrinterCallback,
     Trainer,
@@ -31,6 +32,8 @@ from benchmarks.speed.nearest import lora_config
 from benchmarks.speed.shapes import Subject
 
 EVALUATION_BATCH = 64
+IGNORED = -100
+"""The label that transformers' losses leave out."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,10 @@ def _wrapped(
     subject: Subject, task_model: Any, configuration: Configuration, recipe: Recipe
 ) -> nn.Module:
     config = lora_config(
-        configuration, subject.backbone.anatomy, prefix=task_model.base_model_prefix
+        configuration,
+        subject.backbone.anatomy,
+        prefix=task_model.base_model_prefix,
+        causal=not subject.n_classes,
     )
     torch.manual_seed(0)
     model: nn.Module = get_peft_model(task_model, config)
@@ -158,7 +164,7 @@ def _arguments(
     )
 
 
-class _Trainer(Trainer):
+class _Trainer(Trainer):  # type: ignore[misc]
     """HF's Trainer, which keeps its losses (a reference each) and can be told its batches."""
 
     order: Sequence[np.ndarray] | None = None
@@ -189,7 +195,7 @@ class _Trainer(Trainer):
         return self.accelerator.prepare(loader)
 
 
-class _Counted(TrainerCallback):
+class _Counted(TrainerCallback):  # type: ignore[misc]
     """Starts the watch anew once the uncounted steps are over."""
 
     def __init__(self, watch: Stopwatch, uncounted: int) -> None:
@@ -202,15 +208,17 @@ class _Counted(TrainerCallback):
 
 
 class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
+    """Rows as a Trainer reads them: a class each, or a label per token of the answer."""
+
     def __init__(self, examples: Examples) -> None:
-        types = examples.token_types
         self._rows = [
             {"input_ids": ids.tolist(), "labels": int(label)}
-            | ({} if types is None else {"token_type_ids": types[index].tolist()})
-            for index, (ids, label) in enumerate(
-                zip(examples.token_ids, examples.labels, strict=True)
-            )
+            for ids, label in zip(examples.token_ids, examples.labels, strict=True)
         ]
+        for row, types in zip(self._rows, examples.token_types or (), strict=False):
+            row["token_type_ids"] = types.tolist()
+        for row, answer in zip(self._rows, examples.targets or (), strict=False):
+            row["labels"] = np.where(answer, row["input_ids"], IGNORED).tolist()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -221,21 +229,31 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
 def _collator(subject: Subject) -> Any:
     """transformers' own where there is a tokenizer, else the same without one."""
-    if subject.backbone.tokenizer is not None:
-        return DataCollatorWithPadding(subject.backbone.tokenizer)
-    return _collate
+    tokenizer = subject.backbone.tokenizer
+    if tokenizer is None:
+        return _collate
+    return (
+        DataCollatorWithPadding(tokenizer)
+        if subject.n_classes
+        else DataCollatorForSeq2Seq(tokenizer)
+    )
 
 
 def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    longest = max(len(row["input_ids"]) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        n = len(row["input_ids"])
-        ids[index, :n] = torch.tensor(row["input_ids"])
-        mask[index, :n] = 1
-    labels = torch.tensor([row["labels"] for row in rows])
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    ids = _padded([row["input_ids"] for row in rows], 0)
+    mask = _padded([[1] * len(row["input_ids"]) for row in rows], 0)
+    labels = [row["labels"] for row in rows]
+    answers = isinstance(labels[0], list)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": _padded(labels, IGNORED) if answers else torch.tensor(labels),
+    }
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
 
 
 def _accuracy(prediction: Any) -> dict[str, float]:

@@ -91,7 +91,10 @@ def trec6(folder: Path, tokenizer: Any) -> TaskData:
 def random_rows(
     lengths: Lengths, *, n_train: int, n_validation: int, n_classes: int, vocabulary: int
 ) -> TaskData:
-    """Rows of random tokens with random labels; the same for the same arguments."""
+    """Rows of random tokens; the same for the same arguments.
+
+    With random labels, or, where there are no classes, with the second half as the answer.
+    """
     rng = np.random.default_rng(0)
 
     def examples(n: int) -> Examples:
@@ -99,7 +102,10 @@ def random_rows(
             rng.integers(SPECIAL_TOKENS, vocabulary, size).astype(np.int32)
             for size in lengths.draw(rng, n)
         )
-        return Examples(ids, rng.integers(0, n_classes, n))
+        if n_classes:
+            return Examples(ids, rng.integers(0, n_classes, n))
+        answers = tuple(np.arange(len(row)) >= len(row) // 2 for row in ids)
+        return Examples(ids, np.zeros(n, dtype=np.int64), targets=answers)
 
     names = tuple(str(number) for number in range(n_classes))
     return TaskData(examples(n_train), examples(n_validation), names, "", ())

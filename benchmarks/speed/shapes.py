@@ -16,8 +16,7 @@ from torch import nn
 from autopeft.backbone.files import MINILM
 from autopeft.backbone.loading import Backbone, BackboneRequest, backbone_of, load_backbone
 from autopeft.errors import BackboneError
-
-INITIAL_STD = 0.02
+from autopeft.study.metrics import CAUSAL_LM, CLASSIFICATION
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +26,8 @@ class Subject:
     Attributes:
         name: As given.
         backbone: What autopeft trains lanes on.
-        task_model: The same weights under transformers' classification head.
-        n_classes: Outputs of its head.
+        task_model: The same weights under transformers' classification or causal head.
+        n_classes: Outputs of its head; 0 for a language model.
     """
 
     name: str
@@ -97,16 +96,22 @@ SHAPES: dict[str, Callable[[], tf.PreTrainedConfig]] = {
 def load_subject(name: str, *, n_classes: int, device: str, dtype: torch.dtype) -> Subject:
     """The model called `name`: a key of `SHAPES`, `builtin:minilm`, or a folder.
 
+    Args:
+        name: See above.
+        n_classes: Classes to tell apart; 0 for a causal language model.
+        device: Where it goes.
+        dtype: Of random weights; a folder's have their own.
+
     Raises:
         BackboneError: The folder holds no model, or the package of `builtin:minilm` is missing.
     """
     if name in SHAPES:
-        return _random_subject(name, n_classes, device, dtype)
-    backbone = load_backbone(BackboneRequest(name, device=device))
-    config = copy.deepcopy(backbone.config)
-    config.num_labels = n_classes
-    task_model = _task_model(config, backbone.model, n_classes)
-    return Subject(name, backbone, task_model.to(device), n_classes)
+        model = _random_model(name, n_classes, device, dtype)
+        backbone = backbone_of(model, name=name)
+    else:
+        task = CLASSIFICATION if n_classes else CAUSAL_LM
+        backbone = load_backbone(BackboneRequest(name, device=device, task=task))
+    return Subject(name, backbone, _task_model(backbone, n_classes).to(device), n_classes)
 
 
 def default_name() -> str:
@@ -118,23 +123,28 @@ def default_name() -> str:
     return MINILM
 
 
-def _random_subject(name: str, n_classes: int, device: str, dtype: torch.dtype) -> Subject:
-    config = SHAPES[name]()
-    config.num_labels = n_classes
+def _random_model(name: str, n_classes: int, device: str, dtype: torch.dtype) -> nn.Module:
     torch.manual_seed(0)
+    kind = tf.AutoModel if n_classes else tf.AutoModelForCausalLM
     with torch.device(device):
-        base = tf.AutoModel.from_config(config, dtype=dtype)
-    task_model = _task_model(config, base, n_classes)
-    return Subject(name, backbone_of(base, name=name), task_model.to(device), n_classes)
+        model: nn.Module = kind.from_config(SHAPES[name](), dtype=dtype)
+    return model
 
 
-def _task_model(config: Any, base: nn.Module, n_classes: int) -> nn.Module:
-    """transformers' classification model around a copy of the base model's weights."""
+def _task_model(backbone: Backbone, n_classes: int) -> nn.Module:
+    """transformers' task model around a copy of the backbone's weights."""
+    config = copy.deepcopy(backbone.config)
     torch.manual_seed(0)
-    model: Any = tf.AutoModelForSequenceClassification.from_config(config)
+    if n_classes:
+        config.num_labels = n_classes
+        model: Any = tf.AutoModelForSequenceClassification.from_config(config)
+    else:
+        model = tf.AutoModelForCausalLM.from_config(config)
+        if backbone.lm_head is not None:
+            model.get_output_embeddings().weight.data = backbone.lm_head.weight.clone()
     inner = getattr(model, model.base_model_prefix)
-    missing, unexpected = inner.load_state_dict(base.state_dict(), strict=False)
+    missing, unexpected = inner.load_state_dict(backbone.model.state_dict(), strict=False)
     if missing or unexpected:
-        raise BackboneError(f"{config.model_type}: its task model has other weights: {missing}")
-    config_dtype = next(base.parameters()).dtype
-    return model.to(config_dtype).train()
+        raise BackboneError(f"{backbone.name}: its task model has other weights: {missing}")
+    task_model: nn.Module = model.to(next(backbone.model.parameters()).dtype)
+    return task_model.train()

@@ -1,7 +1,8 @@
 """The configurations that are trained: quick draws, random mixes, single LoRA trials."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,19 +129,20 @@ def _random_lora(layers: Sequence[int], rng: np.random.Generator) -> Group:
 def _random_adapter(method: str, layers: Sequence[int], rng: np.random.Generator) -> Group:
     scale = 4.0 if method == "parallel_adapter" else 1.0
     size = int(rng.choice([8, 16, 32, 64]))
-    settings = {"activation": "relu", "scale": scale, "dropout": 0.0}
-    return Group.of(method, layers, ["ffn"], size=size, **settings)
+    return Group.of(
+        method, layers, ["ffn"], size=size, activation="relu", scale=scale, dropout=0.0
+    )
 
 
 def _random_prefix(layers: Sequence[int], rng: np.random.Generator) -> Group:
     return Group.of("prefix", layers, length=int(rng.choice([4, 8, 16])), reparametrise=False)
 
 
-_GROUPS = {
+_GROUPS: Mapping[str, Callable[[Sequence[int], np.random.Generator], Group]] = {
     "lora": _random_lora,
-    "parallel_adapter": lambda layers, rng: _random_adapter("parallel_adapter", layers, rng),
+    "parallel_adapter": partial(_random_adapter, "parallel_adapter"),
     "prefix": _random_prefix,
-    "serial_adapter": lambda layers, rng: _random_adapter("serial_adapter", layers, rng),
+    "serial_adapter": partial(_random_adapter, "serial_adapter"),
 }
 
 
