@@ -219,8 +219,7 @@ def init(
         "model": {"name_or_path": model, "task": found.task},
         "data": {
             "source": data,
-            "text": list(found.text),
-            "label": found.label,
+            **found.data_keys(),
             "splits": {
                 "train": found.splits.train,
                 "validation": found.splits.validation,
@@ -240,6 +239,7 @@ _GUESSED = {
     "label": "data.label",
     "task": "model.task",
     "metric": "objectives",
+    **{key: f"data.{key}" for key in ("format", "prompt", "completion", "messages", "max_length")},
 }
 """What is guessed of the data -> the key of the study file that says it."""
 

@@ -80,7 +80,7 @@ def _peft(record: StudyRecord, trial: TrialRecord, output: Path | None) -> str:
 
     definition = parse_definition(record.definition, where=f"study {record.name}", base=None)
     backbone = load_backbone(backbone_request(definition.model))
-    head = backbone.head(len(record.facts["label_names"]) or 1)
+    head = backbone.recipe(len(record.facts["label_names"]) or 1)
     plain = peft_config(
         trial.configuration,
         backbone.anatomy,

@@ -19,6 +19,9 @@ from autopeft.study.store import Store
 if TYPE_CHECKING:
     from autopeft.tuner import Tuner
 
+ACCURACY_LIKE = ("accuracy", "f1", "matthews", "exact_match", "choice_accuracy")
+"""Qualities that are shares of the validation rows, or near it: their noise is binomial."""
+
 PACK_SIZES = {"cpu": 4}
 DEFAULT_PACK_SIZE = 8
 """Lanes of an automatic pack. On two CPU cores, samples/s hardly grow with the pack, so that a
@@ -39,6 +42,7 @@ class Preparation:
 
     def __init__(self, definition: StudyDefinition, folder: Path, listener: Listener) -> None:
         from autopeft.training import setup
+        from autopeft.training.caching import cache_budget
         from autopeft.training.metrics import best_value
 
         faults = study_faults(
@@ -57,12 +61,20 @@ class Preparation:
             seed=definition.study.seed,
             device=self._device,
             output_dir=folder,
+            cache=cache_budget(
+                definition.execution.cache_memory,
+                definition.execution.cache_disk,
+                device=self._device,
+                folder=folder / "activations",
+            ),
         )
         for note in materials.data.notes:
             listener.on_event(note)
         anatomy = materials.backbone.anatomy
         self._space = problems.bind_space(definition, anatomy)
-        self._constant = setup.constant_quality(self._quality, materials.data)
+        self._constant = setup.constant_quality(
+            self._quality, materials.data, n_vocabulary=materials.n_vocabulary
+        )
         facts = problems.Facts(
             constant_quality=self._constant,
             best_quality=best_value(self._quality),
@@ -210,7 +222,7 @@ class Preparation:
             train_s=None if budget.gpu_hours is None else budget.gpu_hours * 3600.0,
             stop_after_s=stop_after,
             states=states_folder(self._folder, record.created_at),
-            accuracy_like=self._quality in ("accuracy", "f1", "matthews"),
+            accuracy_like=self._quality in ACCURACY_LIKE,
         )
         return Tuner(
             Ledger(store, definition.study.name, token),

@@ -6,8 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 logger = logging.getLogger(__name__)
 
-VERSIONED = ("autopeft", "torch", "transformers", "datasets", "botorch", "peft", "numpy")
-"""Packages whose versions decide results; stored with the study."""
+VERSIONED = (
+    *("autopeft", "torch", "transformers", "datasets", "botorch", "peft", "numpy"),
+    "bitsandbytes",
+)
+"""Packages whose versions decide results; stored with the study where they are installed."""
 
 
 def package_versions() -> dict[str, str]:

@@ -4,29 +4,20 @@ Weights come from safetensors files unless the user allows pickles, code from a 
 runs, and weights that a checkpoint lacks are an error, not random numbers.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
-from transformers.utils import logging as transformers_logging
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from autopeft.backbone import quantization
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.backbone.classes import (
-    base_class,
-    causal_class,
-    lacking,
-    no_decoder,
-    pooler_option,
-)
+from autopeft.backbone.classes import lacking, no_decoder, pooler_option
 from autopeft.backbone.discovery import discover
 from autopeft.backbone.files import (
-    CONFIG_PATTERNS,
     MODEL_PATTERNS,
     PICKLE_PATTERNS,
     PICKLED,
@@ -41,45 +32,24 @@ from autopeft.backbone.fingerprint import (
 )
 from autopeft.backbone.heads import HeadRecipe, head_recipe, lm_recipe
 from autopeft.backbone.lm_head import LmHead, lm_head_of
+from autopeft.backbone.request import (
+    DTYPES,
+    BackboneRequest,
+    activation_dtype,
+    check_request,
+    torch_device,
+)
+from autopeft.backbone.skeleton import (
+    config_anatomy,
+    model_class,
+    quiet_transformers,
+    read_config,
+    skeleton_of,
+)
 from autopeft.backbone.tokenizer import load_tokenizer
 from autopeft.errors import BackboneError, Fault
-from autopeft.study.metrics import CAUSAL_LM, CLASSIFICATION, REGRESSION
 
-DTYPES: Mapping[str, torch.dtype | str] = {
-    "auto": "auto",
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-}
-TASKS = (CLASSIFICATION, REGRESSION, CAUSAL_LM)
-_ATTENTION_IMPLEMENTATIONS = ("auto", "eager", "sdpa", "flash_attention_2", "flex_attention")
-
-
-@dataclass(frozen=True)
-class BackboneRequest:
-    """What the user asks for: the `model` block of a study, and a device.
-
-    Attributes:
-        name_or_path: A local folder, a hub id, or `builtin:minilm`.
-        revision: A branch, tag or commit of the hub's, or None.
-        dtype: `auto` (the checkpoint's own, float32 where that is float16), `float32` or
-            `bfloat16`.
-        attn_implementation: `auto` or one of transformers' names (`eager`, `sdpa`, ...).
-        sites: Regular expressions by role, for architectures that are not recognised.
-        task: One of `TASKS`.
-        device: A torch device.
-        allow_pickle: Whether weights may be read from `.bin` files, which can run code.
-        quantization: `none`, `int8` or `nf4`; see `autopeft.backbone.quantization`.
-    """
-
-    name_or_path: str
-    revision: str | None = None
-    dtype: str = "auto"
-    attn_implementation: str = "auto"
-    sites: Mapping[str, str] | None = None
-    task: str = "sequence-classification"
-    device: str = "cpu"
-    allow_pickle: bool = False
-    quantization: str = quantization.NONE
+__all__ = ["Backbone", "BackboneRequest", "backbone_of", "config_anatomy", "load_backbone"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +79,12 @@ class Backbone:
     quantization: str = quantization.NONE
 
     def recipe(self, n_outputs: int) -> HeadRecipe:
-        """What is trained on top: nothing beside a language model head, else the task head."""
-        return self.head(n_outputs) if self.lm_head is None else lm_recipe()
+        """The recipe of the task that it was loaded for; `n_outputs` is a task head's."""
+        return self.head(n_outputs) if self.lm_head is None else self.lm_recipe()
+
+    def lm_recipe(self) -> HeadRecipe:
+        """All hidden states, for the frozen language model head; nothing new is trained."""
+        return lm_recipe()
 
     def head(self, n_outputs: int) -> HeadRecipe:
         """The task head for this backbone."""
@@ -119,35 +93,20 @@ class Backbone:
         )
 
 
-@dataclass(frozen=True)
-class Skeleton:
-    """What the configuration alone tells.
-
-    Attributes:
-        config: The model's `PretrainedConfig`.
-        model: The model that would be loaded, on the meta device.
-        anatomy: Of its base model.
-    """
-
-    config: Any
-    model: nn.Module
-    anatomy: Anatomy
-
-
 def load_backbone(request: BackboneRequest) -> Backbone:
     """The backbone that was asked for.
 
     Raises:
         BackboneError: It cannot be found, reached, read or understood, or not be quantised.
     """
-    _check(request)
-    device = _device(request.device)
+    check_request(request)
+    device = torch_device(request.device)
     folder = model_folder(request.name_or_path, request.revision, MODEL_PATTERNS)
     files = safetensors_files(folder)
     fingerprint = fingerprint_of_files(files)
-    with _quiet_transformers():
+    with quiet_transformers():
         weights = folder if files else _pickle_folder(request)
-        model, pretrained_pooler = _model(request, weights, device, safe=bool(files))
+        model = _model(request, weights, device, safe=bool(files))
         reads_text = model.main_input_name == "input_ids"
         tokenizer = load_tokenizer(request.name_or_path, folder) if reads_text else None
     if tokenizer is not None and getattr(model.config, "pad_token_id", None) is None:
@@ -159,7 +118,6 @@ def load_backbone(request: BackboneRequest) -> Backbone:
         tokenizer=tokenizer,
         fingerprint=quantised_fingerprint(fingerprint, request.quantization),
         name=request.name_or_path,
-        pretrained_pooler=pretrained_pooler,
         quantization=request.quantization,
     )
 
@@ -217,105 +175,13 @@ def _is_causal_class(model: Any) -> bool:
     return isinstance(model, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), ()))
 
 
-def config_anatomy(request: BackboneRequest) -> Anatomy:
-    """The anatomy from the configuration alone: reads `config.json`, no weights.
-
-    Raises:
-        BackboneError: The configuration cannot be found or reached, is not understood, or does
-            not fit the task or the quantisation.
-    """
-    return skeleton(request).anatomy
-
-
-def skeleton(request: BackboneRequest) -> Skeleton:
-    """The model on the meta device, with its anatomy; reads `config.json`, no weights.
-
-    Raises:
-        BackboneError: As `config_anatomy`.
-    """
-    _check(request)
-    folder = model_folder(request.name_or_path, request.revision, CONFIG_PATTERNS)
-    with _quiet_transformers():
-        return _skeleton(request, _config(request, folder))
-
-
-def _skeleton(request: BackboneRequest, config: Any) -> Skeleton:
-    kind = _class(config, request)
-    with torch.device("meta"):
-        model = kind(config, **pooler_option(kind, config))
-    base = model.base_model if request.task == CAUSAL_LM else model
-    anatomy = discover(base, config, sites=request.sites)
-    if request.task == CAUSAL_LM and not anatomy.causal:
-        raise no_decoder(anatomy.architecture, request.name_or_path)
-    quantization.check_model(request.quantization, config, anatomy)
-    return Skeleton(config, model, anatomy)
-
-
-def activation_dtype(dtype: str, config: Any) -> torch.dtype:
-    """What `auto` stands for by the configuration: float32 where it says float16 or nothing."""
-    asked = DTYPES[dtype]
-    if isinstance(asked, torch.dtype):
-        return asked
-    declared = getattr(config, "dtype", None)
-    return declared if declared in (torch.bfloat16, torch.float64) else torch.float32
-
-
-def _check(request: BackboneRequest) -> None:
-    faults = []
-    if request.dtype not in DTYPES:
-        faults.append(Fault("model", "dtype", request.dtype, ", ".join(DTYPES)))
-    if request.attn_implementation not in _ATTENTION_IMPLEMENTATIONS:
-        allowed = ", ".join(_ATTENTION_IMPLEMENTATIONS)
-        faults.append(Fault("model", "attn_implementation", request.attn_implementation, allowed))
-    if request.task not in TASKS:
-        faults.append(Fault("model", "task", request.task, ", ".join(TASKS)))
-    faults += quantization.request_faults(request.quantization)
-    if not request.name_or_path:
-        faults.append(Fault("model", "name_or_path", "nothing", "a folder, a hub id or a builtin"))
-    if faults:
-        raise BackboneError(faults)
-
-
-def _device(name: str) -> torch.device:
+def _model(request: BackboneRequest, folder: Path, device: torch.device, *, safe: bool) -> Any:
+    """The model on its device; a pooler that the checkpoint lacks is left out."""
+    config = read_config(request, folder)
+    kind = model_class(config, request)
+    options = _options(request, config, kind, device)
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise BackboneError(Fault("execution", "devices", name, "cpu, cuda or mps")) from error
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not present.get(device.type, False):
-        allowed = ", ".join(kind for kind, there in present.items() if there)
-        raise BackboneError(Fault("execution", "devices", name, allowed))
-    return device
-
-
-def _config(request: BackboneRequest, folder: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise unreadable(
-            request.name_or_path, error, "a model that the installed transformers knows"
-        ) from error
-
-
-def _class(config: Any, request: BackboneRequest) -> Any:
-    """The class whose weights are read: for `causal-lm`, the one with the head."""
-    find = causal_class if request.task == CAUSAL_LM else base_class
-    return find(config, request.name_or_path)
-
-
-def _model(
-    request: BackboneRequest, folder: Path, device: torch.device, *, safe: bool
-) -> tuple[Any, bool]:
-    """The model on its device, and whether it has a pre-trained pooler."""
-    config = _config(request, folder)
-    model_class = _class(config, request)
-    options = _options(request, config, model_class, device)
-    try:
-        model, info = model_class.from_pretrained(
+        model, info = kind.from_pretrained(
             folder, config=config, use_safetensors=safe, output_loading_info=True, **options
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
@@ -334,20 +200,20 @@ def _model(
         if request.dtype == "auto" and model.dtype == torch.float16:
             model = model.float()  # float16 has too small a range to train without loss scaling
         model = model.to(device)
-    return model, getattr(model, "pooler", None) is not None
+    return model
 
 
 def _options(
-    request: BackboneRequest, config: Any, model_class: Any, device: torch.device
+    request: BackboneRequest, config: Any, kind: Any, device: torch.device
 ) -> dict[str, Any]:
     """Arguments of `from_pretrained`."""
     options: dict[str, Any] = {
-        **pooler_option(model_class, config),
+        **pooler_option(kind, config),
         "dtype": DTYPES[request.dtype],
     }
     if request.attn_implementation != "auto":
         options["attn_implementation"] = request.attn_implementation
-    bones = _skeleton(request, config)
+    bones = skeleton_of(request, config)
     if request.quantization != quantization.NONE:
         quantization.check_device(request.quantization, device)
         dtype = activation_dtype(request.dtype, config)
@@ -379,18 +245,3 @@ def _frozen(model: nn.Module) -> Any:
     config: Any = model.config
     config.use_cache = False
     return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Holds back transformers' progress bars and load reports; what matters in them is raised."""
-    verbosity = transformers_logging.get_verbosity()
-    shows_progress = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if shows_progress:
-            transformers_logging.enable_progress_bar()

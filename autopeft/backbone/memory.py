@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.backbone.loading import Backbone, BackboneRequest, activation_dtype, skeleton
+from autopeft.backbone.loading import Backbone
 from autopeft.backbone.quantization import NONE, outside_layers, packed_bytes
+from autopeft.backbone.request import BackboneRequest, activation_dtype
+from autopeft.backbone.skeleton import skeleton
 
 
 def backbone_bytes(

@@ -185,5 +185,6 @@ def _unpacked(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _int8_forward(self: Any, x: Tensor) -> Tensor:
-    product: Tensor = _Int8Product.apply(x, self.weight.data, self.weight.SCB, self.bias)
+    apply: Any = _Int8Product.apply
+    product: Tensor = apply(x, self.weight.data, self.weight.SCB, self.bias)
     return product

@@ -42,16 +42,18 @@ def linear_maps(module: nn.Module, prefix: str = "") -> dict[str, LinearMap]:
     """The linear maps of a module by their name within it; `prefix` is the module's own name."""
     maps = {}
     for name, child in module.named_modules():
-        if isinstance(child, nn.Linear):
-            widths = child.in_features, child.out_features
-        elif isinstance(child, Conv1D):
-            widths = child.nx, child.nf
-        else:
-            continue
-        full_name = ".".join(part for part in (prefix, name) if part)
-        has_bias = child.bias is not None
-        maps[name] = LinearMap(full_name, *widths, has_bias, isinstance(child, Conv1D))
+        if isinstance(child, nn.Linear | Conv1D):
+            full_name = ".".join(part for part in (prefix, name) if part)
+            has_bias = child.bias is not None
+            maps[name] = LinearMap(full_name, *widths(child), has_bias, isinstance(child, Conv1D))
     return maps
+
+
+def widths(module: nn.Linear | Conv1D) -> tuple[int, int]:
+    """Input and output width of a linear module, however its weight is kept."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    return module.nx, module.nf
 
 
 def n_parameters(model: nn.Module) -> int:

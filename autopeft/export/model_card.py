@@ -5,20 +5,21 @@ from typing import Any
 
 from autopeft.backbone.files import public_name
 from autopeft.export.configuration_file import ConfigurationFile
+from autopeft.study.metrics import CAUSAL_LM
 
 _AUTOPEFT = """\
 ```python
 import autopeft
 model = autopeft.load("PATH_OF_THIS_FOLDER")
-model.predict(["a text"])
+model.{call}
 ```
 """
 
 _PEFT = """\
 ```python
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
-base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={labels})
+from transformers import {task_class}
+base = {task_class}.from_pretrained("{base}"{options})
 model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER")
 ```
 """
@@ -47,9 +48,7 @@ def model_card(
         f"Adapter for `{file.model.name_or_path}` on `{file.data.source}`, found by autopeft "
         f"(configuration `{file.configuration.hash}`).",
         "",
-        f"- trainable parameters: {metrics['trainable_params']:,} (head: "
-        f"{metrics['head_params']:,})",
-        f"- labels: {', '.join(label_names) or 'a number'}",
+        *_facts(file, metrics, label_names),
         f"- seed {file.seed}, {metrics['optimizer_steps']} optimizer steps",
         "",
         "| validation | value |",
@@ -60,16 +59,43 @@ def model_card(
         "",
         "## Load",
         "",
-        _AUTOPEFT,
+        _AUTOPEFT.format(call=_call(file)),
     ]
     if "peft" in forms:
-        labels = len(label_names) or 1
-        lines += [
-            "or with HF peft:",
-            "",
-            _PEFT.format(base=public_name(file.model.name_or_path), labels=labels),
-        ]
+        lines += ["or with HF peft:", "", _peft_lines(file, label_names)]
     return "\n".join(lines)
+
+
+def _learns_answers(file: ConfigurationFile) -> bool:
+    return file.model.task == CAUSAL_LM
+
+
+def _facts(
+    file: ConfigurationFile, metrics: Mapping[str, Any], label_names: Sequence[str]
+) -> list[str]:
+    trained = f"- trainable parameters: {metrics['trainable_params']:,}"
+    if _learns_answers(file):
+        return [
+            trained,
+            f"- answers of {file.data.format} data; the language model head is frozen",
+        ]
+    labels = f"- labels: {', '.join(label_names) or 'a number'}"
+    return [f"{trained} (head: {metrics['head_params']:,})", labels]
+
+
+def _call(file: ConfigurationFile) -> str:
+    name = "generate" if _learns_answers(file) else "predict"
+    return f'{name}(["a {"prompt" if _learns_answers(file) else "text"}"])'
+
+
+def _peft_lines(file: ConfigurationFile, label_names: Sequence[str]) -> str:
+    base = public_name(file.model.name_or_path)
+    if _learns_answers(file):
+        return _PEFT.format(task_class="AutoModelForCausalLM", base=base, options="")
+    options = f", num_labels={len(label_names) or 1}"
+    return _PEFT.format(
+        task_class="AutoModelForSequenceClassification", base=base, options=options
+    )
 
 
 def _shown(value: Any) -> str:

@@ -104,8 +104,8 @@ def lora_config(
         target_modules=sorted(name for name, _, _ in modules),
         rank_pattern={re.escape(name): own for name, own, _ in modules if own != rank},
         alpha_pattern={re.escape(name): _whole(own) for name, _, own in modules if own != alpha},
-        modules_to_save=head_modules(head),
-        task_type=TaskType.SEQ_CLS,
+        modules_to_save=head_modules(head) or None,
+        task_type=TaskType.CAUSAL_LM if head.pool == "all" else TaskType.SEQ_CLS,
         base_model_name_or_path=public_name(base_model),
     )
     plain: dict[str, Any] = config.to_dict()
@@ -113,7 +113,7 @@ def lora_config(
 
 
 def head_modules(head: HeadRecipe) -> list[str]:
-    """Top-level modules of the task head, for `modules_to_save`.
+    """Top-level modules of the task head, for `modules_to_save`; a language model's has none.
 
     Raises:
         ExportError: No transformers task class has such a head.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.backbone.loading import Backbone
+from autopeft.backbone.structure import widths
 from autopeft.configuration import Configuration
 from autopeft.export.peft_config import LoraSite, lora_config, lora_sites
 
@@ -39,7 +40,7 @@ def peft_adapter(
     head: HeadRecipe,
     weights: Mapping[str, Tensor],
 ) -> PeftAdapter:
-    """A trained lane as a `peft` adapter of the backbone's task class.
+    """A trained lane as a `peft` adapter of the backbone's task class, or causal class.
 
     Args:
         configuration: LoRA alone.
@@ -79,8 +80,8 @@ def _plain(lora: LoraSite, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tenso
 def _fused(
     module: str, sites: list[LoraSite], backbone: Backbone, weights: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    weight = backbone.model.get_submodule(module).get_parameter("weight")
-    d_out = weight.shape[1] if sites[0].site.transposed else weight.shape[0]
+    linear: Any = backbone.model.get_submodule(module)
+    _, d_out = widths(linear)
     low = torch.cat([_plain(lora, weights)[0] for lora in sites])
     high = low.new_zeros(d_out, low.shape[0])
     column = 0

@@ -179,8 +179,11 @@ class TrainingBlock(Block):
         ),
     ] = Field(default="auto", description="auto, fp32, bf16")
     gradient_checkpointing: Annotated[
-        Literal["auto", False], read_with(one_of("auto", False, later=(True,)))
-    ] = Field(default="auto", description="auto or false")
+        Literal["auto"] | bool, read_with(one_of("auto", True, False))
+    ] = Field(default="auto", description="auto (where memory asks for it), true, false")
+    backbone_dropout: Annotated[bool, read_with(flag)] = Field(
+        default=False, description="the backbone's own dropout; true keeps no activations"
+    )
 
     @field_validator("micro_batch_size", mode="before")
     @classmethod

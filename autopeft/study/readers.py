@@ -84,6 +84,11 @@ def bound(value: Any, *, in_bytes: bool) -> float | int:
     return int(result) if float(result).is_integer() else result
 
 
+def size_bytes(value: Any) -> int:
+    """A byte count ("20MiB"), 0 or more."""
+    return int(_parsed(value, parse_bytes, "a byte count such as 2GiB"))
+
+
 def duration_s(value: Any) -> float:
     """A duration above zero with its unit ("45m", "24h", "1d"), in seconds."""
     allowed = "a duration with its unit, such as 45m, 24h or 1d"

@@ -19,6 +19,7 @@ from autopeft.study.readers import (
     nullable,
     number,
     one_of,
+    size_bytes,
     string,
     whole,
 )
@@ -172,6 +173,12 @@ class ExecutionBlock(Block):
     devices: Annotated[
         Literal["auto", "cpu", "cuda", "mps"], read_with(one_of("auto", "cpu", "cuda", "mps"))
     ] = Field(default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda, mps")
+    cache_memory: Annotated[int | Literal["auto"], read_with(auto_or(size_bytes))] = Field(
+        default="auto", description="frozen activations kept in memory: auto, 2GiB, 0 = none"
+    )
+    cache_disk: Annotated[int | Literal["auto"], read_with(auto_or(size_bytes))] = Field(
+        default="auto", description="and in files once that is full: auto, 20GiB, 0 = none"
+    )
 
 
 def read_deploy(value: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Texts made of a row's columns: `question`, or a template such as "{instruction}\n{input}".
+r"""Texts made of a row's columns: `question`, or a template such as "{instruction}\n{input}".
 
 The braces are those of Python's format strings, without formats: `{name}` is a column, whatever
 is in its name, and `{{` and `}}` are braces.

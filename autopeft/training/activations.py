@@ -7,6 +7,7 @@ on the order of the trials; against a pass without the cache they agree to round
 """
 
 import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -23,12 +24,15 @@ from autopeft.training.batches import Batch, PaddedExamples, on_device
 logger = logging.getLogger(__name__)
 
 Home = Literal["memory", "disk"]
+TOKENS, BLOCKS = ".activations", ".blocks"
 
 
 class Trunk(Protocol):
     """What a cache needs of a running pack."""
 
-    branch_points: Sequence[int]
+    @property
+    def branch_points(self) -> Sequence[int]:
+        """Each lane's first layer."""
 
     def trunk(
         self, batch: Batch, wanted: Collection[int], known: Mapping[int, Tensor]
@@ -109,9 +113,7 @@ class ActivationCache:
         self._starts = np.concatenate([[0], np.cumsum(examples.lengths)])
         self._layers: dict[int, _Layer] = {}
 
-    def known(
-        self, pack: Trunk, rows: np.ndarray, width: int | None = None
-    ) -> dict[int, Tensor]:
+    def known(self, pack: Trunk, rows: np.ndarray, width: int | None = None) -> dict[int, Tensor]:
         """The trunk's inputs of the pack's branch points, computed where they are not kept yet.
 
         Args:
@@ -128,7 +130,9 @@ class ActivationCache:
         for block in np.unique(self._block_of[rows]):
             self._fill(pack, layers, int(block))
         width = self._examples.width(rows) if width is None else width
-        return {layer: self._padded(layer, rows, width) for layer in layers if layer in self._homes}
+        return {
+            layer: self._padded(layer, rows, width) for layer in layers if layer in self._homes
+        }
 
     def _fill(self, pack: Trunk, layers: Sequence[int], block: int) -> None:
         wanted = [layer for layer in layers if not self._has(layer, block)]
@@ -143,7 +147,16 @@ class ActivationCache:
             self._keep(layer, block, hidden)
 
     def _has(self, layer: int, block: int) -> bool:
+        if layer not in self._layers and self._homes.get(layer) == "disk":
+            self._find(layer)
         return layer in self._layers and bool(self._layers[layer].filled[block])
+
+    def _find(self, layer: int) -> None:
+        """Take up what an earlier process left on disk, if anything."""
+        note, tokens = self._file(layer, ".json"), self._file(layer, TOKENS)
+        if note.exists() and tokens.exists():
+            facts = json.loads(note.read_text())
+            self._layers[layer] = self._map(layer, facts["width"], getattr(torch, facts["dtype"]))
 
     def _keep(self, layer: int, block: int, hidden: Tensor) -> None:
         if layer not in self._layers and not self._open(layer, hidden):
@@ -160,42 +173,55 @@ class ActivationCache:
 
     def _open(self, layer: int, like: Tensor) -> bool:
         """Make room for a layer; where the disk has none, the layer is not kept."""
-        size = (int(self._starts[-1]) + 1, like.shape[-1])
         if self._homes[layer] == "memory":
             self._layers[layer] = _Layer(
-                torch.zeros(size, dtype=like.dtype, device=like.device),
+                torch.zeros(self._n_tokens, like.shape[-1], dtype=like.dtype, device=like.device),
                 torch.zeros(len(self._blocks), dtype=torch.uint8),
             )
             return True
         try:
-            self._layers[layer] = self._mapped(layer, size, like.dtype)
+            self._layers[layer] = self._create(layer, like.shape[-1], like.dtype)
         except (OSError, RuntimeError) as error:
             logger.warning("layer %d's activations are not kept on disk: %s", layer, error)
             del self._homes[layer]
             return False
         return True
 
-    def _mapped(self, layer: int, size: tuple[int, int], dtype: torch.dtype) -> "_Layer":
-        """Memory-mapped files, kept for later processes under a name that tells what is in them."""
+    def _create(self, layer: int, width: int, dtype: torch.dtype) -> "_Layer":
+        """Memory-mapped files; their note is written last, so that they are whole or absent."""
+        folder = self._file(layer, "").parent
+        folder.mkdir(parents=True, exist_ok=True)
+        needed = self._n_tokens * width * dtype.itemsize
+        if shutil.disk_usage(folder).free < 2 * needed:
+            raise OSError(f"{needed} bytes would fill more than half of what is free")
+        for suffix in (TOKENS, BLOCKS):
+            self._file(layer, suffix).unlink(missing_ok=True)
+        kept = self._map(layer, width, dtype)
+        partial = self._file(layer, ".partial")
+        partial.write_text(json.dumps({"width": width, "dtype": str(dtype).split(".")[-1]}))
+        partial.replace(self._file(layer, ".json"))
+        return kept
+
+    def _map(self, layer: int, width: int, dtype: torch.dtype) -> "_Layer":
+        def mapped(suffix: str, size: int, dtype: torch.dtype) -> Tensor:
+            return torch.from_file(
+                str(self._file(layer, suffix)), shared=True, size=size, dtype=dtype
+            )
+
+        tokens = mapped(TOKENS, self._n_tokens * width, dtype)
+        filled = mapped(BLOCKS, len(self._blocks), torch.uint8)
+        return _Layer(tokens.view(self._n_tokens, width), filled)
+
+    def _file(self, layer: int, suffix: str) -> Path:
         if self._folder is None:
             raise OSError("no folder was given")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        text = f"{self._key}/{layer}/{size}/{dtype}/{len(self._blocks)}"
-        stem = self._folder / hashlib.sha256(text.encode()).hexdigest()[:32]
-        needed = size[0] * size[1] * dtype.itemsize
-        tokens_file = stem.with_suffix(".activations")
-        if not tokens_file.exists() and shutil.disk_usage(self._folder).free < 2 * needed:
-            raise OSError(f"{needed} bytes would fill more than half of what is free")
-        tokens = torch.from_file(
-            str(tokens_file), shared=True, size=size[0] * size[1], dtype=dtype
-        )
-        filled = torch.from_file(
-            str(stem.with_suffix(".blocks")),
-            shared=True,
-            size=len(self._blocks),
-            dtype=torch.uint8,
-        )
-        return _Layer(tokens.view(size), filled)
+        text = f"{self._key}/{layer}/{self._n_tokens}/{len(self._blocks)}"
+        return self._folder / (hashlib.sha256(text.encode()).hexdigest()[:32] + suffix)
+
+    @property
+    def _n_tokens(self) -> int:
+        """Real tokens, and one for padding."""
+        return int(self._starts[-1]) + 1
 
     def _padded(self, layer: int, rows: np.ndarray, width: int) -> Tensor:
         """[B, width, d], zeros behind each row's end."""
@@ -223,4 +249,5 @@ class _Layer:
 def _runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """start, start + 1, ... of every run, one after the other, int64."""
     ends = np.cumsum(lengths)
-    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths) + np.repeat(starts, lengths)
+    runs: np.ndarray = np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)
+    return runs

@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +20,34 @@ logger = logging.getLogger(__name__)
 
 BLOCK_ROWS = 64
 """Examples of a block where no training order says which are met together."""
+
+
+MEMORY_SHARE = 0.1
+"""Of the device's whole memory, free or not: the same study keeps the same layers again."""
+
+DISK_BYTES = 8 << 30
+
+
+def cache_budget(
+    memory: int | Literal["auto"], disk: int | Literal["auto"], *, device: str, folder: Path
+) -> CacheBudget:
+    """What `execution.cache_memory` and `execution.cache_disk` allow on a device.
+
+    Args:
+        memory: Bytes, or `auto` for `MEMORY_SHARE` of the device's memory.
+        disk: Bytes, or `auto` for `DISK_BYTES`.
+        device: A torch device's name.
+        folder: Where files go.
+    """
+    if memory == "auto":
+        memory = int(MEMORY_SHARE * _memory_bytes(device))
+    return CacheBudget(memory, DISK_BYTES if disk == "auto" else disk, folder)
+
+
+def _memory_bytes(device: str) -> int:
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def make_caches(
@@ -92,7 +122,8 @@ def _can_keep(backbone: Backbone) -> bool:
 
     T5's first layer computes a position bias that all others read.
     """
-    anatomy, model = backbone.anatomy, backbone.model
+    anatomy = backbone.anatomy
+    model: Any = backbone.model
     if not anatomy.packable or anatomy.modality != "text":
         return False
     alone: list[bool] = []

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autopeft.backbone.heads import HeadRecipe
+from autopeft.backbone.heads import HeadRecipe, lm_recipe
 from autopeft.backbone.loading import Backbone
 from autopeft.errors import TrialError
 from autopeft.study.metrics import CAUSAL_LM, REGRESSION
@@ -59,7 +59,7 @@ class LoopSettings:
     precision: str = "fp32"
     gradient_checkpointing: bool = False
     backbone_dropout: bool = False
-    cache: CacheBudget = CacheBudget()
+    cache: CacheBudget = field(default_factory=CacheBudget)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _task(backbone: Backbone, task: str, n_classes: int) -> Task:
     if task == CAUSAL_LM:
         if backbone.lm_head is None:
             raise ValueError(f"{backbone.name} was loaded without its language-model head")
-        return CausalTask(backbone.lm_recipe(), backbone.lm_head)
+        return CausalTask(lm_recipe(), backbone.lm_head)
     if task == REGRESSION:
         return SequenceTask(backbone.head(1), 0)
     return SequenceTask(backbone.head(n_classes), n_classes)

@@ -1,9 +1,10 @@
 """Qualities of predictions: how each is computed, and what the constant predictor reaches.
 
 Which metrics there are, their goals and best values stand in `autopeft.study.metrics`; `loss`
-comes from the training loop. A metric that is undefined (a correlation with a constant) is 0.0,
-the value of knowing nothing, so that a collapsed trial has a place on the scale. scipy and sklearn
-are imported by the metrics that need them: a machine that trains needs neither for accuracy.
+comes from the training loop; those of answers are in `autopeft.training.answer_metrics`. A metric
+that is undefined (a correlation with a constant) is 0.0, the value of knowing nothing, so that a
+collapsed trial has a place on the scale. scipy and sklearn are imported by the metrics that need
+them: a machine that trains needs neither for accuracy.
 """
 
 import warnings
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from autopeft.errors import Fault, InputError
-from autopeft.study.metrics import METRICS
+from autopeft.study.metrics import METRICS, metrics_of
 
 
 def compute(metric: str, predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
@@ -88,7 +89,7 @@ def best_value(metric: str) -> float:
     """
     best = METRICS[metric].best if metric in METRICS else None
     if best is None:
-        allowed = ", ".join((*_COMPUTED, "loss"))
+        allowed = ", ".join(metrics_of("quality"))
         raise InputError(Fault("metrics", "metric", f"'{metric}'", allowed))
     return best
 

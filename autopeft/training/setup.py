@@ -9,11 +9,13 @@ import torch
 from autopeft.backbone.loading import Backbone, BackboneRequest, load_backbone
 from autopeft.study.blocks import ModelBlock, TrainingBlock
 from autopeft.study.data_block import DataBlock
-from autopeft.study.metrics import METRICS, REGRESSION
+from autopeft.study.metrics import METRICS
 from autopeft.training import metrics
+from autopeft.training.activations import CacheBudget
+from autopeft.training.answer_metrics import constant_answers
 from autopeft.training.batches import steps_per_epoch
 from autopeft.training.data.examples import TaskData
-from autopeft.training.data.request import DataRequest, Limits, Splits
+from autopeft.training.data.request import DataRequest, Limits, Splits, Task
 from autopeft.training.data.tokenising import load_task_data
 from autopeft.training.loop import LoopSettings, Trainer
 
@@ -41,6 +43,11 @@ class Materials:
     def head_params(self) -> int:
         """Parameters of the task head."""
         return self.trainer.recipe.n_parameters
+
+    @property
+    def n_vocabulary(self) -> int:
+        """Tokens that the model may predict; 0 where it reads none."""
+        return int(getattr(self.backbone.config.get_text_config(), "vocab_size", 0))
 
     @property
     def train_tokens(self) -> int:
@@ -75,15 +82,20 @@ def backbone_request(model: ModelBlock, *, device: str = "cpu") -> BackboneReque
     )
 
 
-def data_request(data: DataBlock, *, task: str, seed: int) -> DataRequest:
+def data_request(data: DataBlock, *, task: Task, seed: int) -> DataRequest:
     """What a data block asks for."""
     return DataRequest(
         source=data.source,
-        text=tuple(data.text),
-        label=data.label,
-        task="regression" if task == REGRESSION else "sequence-classification",
+        text=data.text or (),
+        label=data.label or "",
+        task=task,
         config=data.config,
         revision=data.revision,
+        format=data.format,
+        prompt=data.prompt or "",
+        completion=data.completion or "",
+        messages=data.messages or "",
+        choices=data.choices,
         splits=Splits(data.splits.train, data.splits.validation, data.splits.test),
         limit=Limits(data.limit.train, data.limit.validation),
         max_length=data.max_length,
@@ -100,6 +112,7 @@ def load_materials(
     seed: int,
     device: str,
     output_dir: Path,
+    cache: CacheBudget | None = None,
 ) -> Materials:
     """Load backbone and data; the test split is not opened.
 
@@ -111,6 +124,7 @@ def load_materials(
         seed: The study's seed.
         device: A torch device's name.
         output_dir: Where converted data go.
+        cache: How much of the frozen activations may be kept; None keeps none.
 
     Raises:
         BackboneError: The model cannot be loaded or understood.
@@ -124,7 +138,11 @@ def load_materials(
     )
     settings = LoopSettings(
         task=model.task,
-        metrics=tuple(dict.fromkeys([quality, *extra_metrics(model.task), "loss"])),
+        metrics=tuple(
+            dict.fromkeys(
+                [quality, *extra_metrics(model.task, choices=data.choices is not None), "loss"]
+            )
+        ),
         total_steps=total,
         batch_size=training.batch_size,
         micro_batch_size=training.batch_size
@@ -133,22 +151,39 @@ def load_materials(
         lr_scheduler=training.lr_scheduler,
         max_grad_norm=training.max_grad_norm,
         precision="fp32" if training.precision == "auto" else training.precision,
+        gradient_checkpointing=training.gradient_checkpointing is True,
+        backbone_dropout=training.backbone_dropout,
+        cache=cache or CacheBudget(),
     )
     trainer = Trainer(backbone, task_data, settings, study_seed=seed)
     return Materials(trainer, task_data, total)
 
 
-def extra_metrics(task: str) -> Sequence[str]:
-    """Every quality metric of a task: measuring them all costs nothing beside the forward."""
+def extra_metrics(task: str, *, choices: bool = False) -> Sequence[str]:
+    """Every quality metric of a task: measuring them all costs nothing beside the forward.
+
+    Args:
+        task: The study's.
+        choices: Whether the data give candidate answers: to compare them takes a forward of its
+            own, but they are given for nothing else.
+    """
     return [
         name
         for name, metric in METRICS.items()
-        if metric.kind == "quality" and (not metric.tasks or task in metric.tasks)
+        if metric.kind == "quality" and metric.fits(task) and (choices or not metric.needs_choices)
     ]
 
 
-def constant_quality(quality: str, data: TaskData) -> float:
-    """The quality metric's value for the constant predictor, on validation."""
+def constant_quality(quality: str, data: TaskData, *, n_vocabulary: int = 0) -> float:
+    """The quality metric's value for the constant predictor, on validation.
+
+    Args:
+        quality: The metric.
+        data: What a study trains and validates on.
+        n_vocabulary: Tokens that the model may predict, where answers are learnt.
+    """
+    if data.train.targets is not None:
+        return constant_answers(quality, data.train, data.validation, n_vocabulary=n_vocabulary)
     return metrics.constant_value(
         quality, data.train.labels, data.validation.labels, len(data.label_names)
     )

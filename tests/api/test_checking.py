@@ -1,5 +1,6 @@
 """A first study file that loads back, and a check that refuses what a search would refuse."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,40 @@ def _keys(path: Path, **given: Any) -> list[tuple[str, str]]:
 
 
 # -- init -----------------------------------------------------------------------------------------
+
+
+def test_init_says_that_answers_are_learnt(model: Path, place: Path) -> None:
+    rows = [{"question": f"What is {i} + {i}?", "answer": f"It is {2 * i}."} for i in range(60)]
+    (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = init(str(model), "sums.jsonl")
+    assert set(made.guesses) == {
+        "data.splits",
+        "data.format",
+        "data.prompt",
+        "data.completion",
+        "data.max_length",
+        "model.task",
+        "objectives",
+    }
+    definition = made.definition
+    assert definition.model.task == "causal-lm"
+    assert definition.objectives[0].metric == "loss"
+    data = definition.data
+    assert (data.format, data.prompt, data.completion, data.label) == (
+        "prompt-completion",
+        "{question}\n",
+        "answer",
+        None,
+    )
+    path = place / "s.yaml"
+    path.write_text(made.text)
+    assert load_definition(path) == definition
+    assert checks.data_faults(definition, place / "out") == []
+    wrong = load_definition(path, ["data.completion='{answer} {unit}'", "data.choices=options"])
+    assert [fault.key for fault in checks.data_faults(wrong, place / "out")] == [
+        "data.completion",
+        "data.choices",
+    ]
 
 
 @pytest.mark.parametrize(

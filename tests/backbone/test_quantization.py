@@ -1,4 +1,4 @@
-"""Quantised backbones: exact against dequantised weights, known by their true sizes, or refused."""
+"""Quantised backbones: exact on dequantised weights, known by their true sizes, or refused."""
 
 import importlib.util
 from pathlib import Path

@@ -134,6 +134,16 @@ def test_it_says_how_to_train_it_and_is_readable() -> None:
     assert f"  lora: [{group}]" in lines
 
 
+def test_answers_come_back(tmp_path: Path) -> None:
+    model = ModelBlock(name_or_path="m", task="causal-lm")
+    data = DataBlock(
+        source="org/d", format="prompt-completion", prompt="{a}\n{b}", choices=["yes", "no"]
+    )
+    text = write_configuration(record(model=model, data=data))
+    assert loaded(text, tmp_path).data == data
+    assert list(faults(text.replace("causal-lm", "regression"), tmp_path)) == ["data.format"]
+
+
 def test_a_relative_source_starts_at_the_file(tmp_path: Path) -> None:
     text = write_configuration(record()).replace("builtin:docstrings", "rows.csv")
     assert loaded(text, tmp_path).data.source == str(tmp_path / "rows.csv")

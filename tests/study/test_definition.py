@@ -178,14 +178,10 @@ def test_a_key_under_a_foreign_name_is_not_also_missing() -> None:
 @pytest.mark.parametrize(
     ("blocks", "key"),
     [
-        ({"model": {"name_or_path": "m", "task": "CAUSAL_LM"}}, "model.task"),
-        ({"model": {"name_or_path": "m", "task": "causal-lm"}}, "model.task"),
         ({"model": {"name_or_path": "m", "quantization": "fp4"}}, "model.quantization"),
         ({"model": {"name_or_path": "m", "sites": "importance"}}, "model.sites"),
-        ({"data": {"source": "d", "format": "messages"}}, "data.format"),
         ({"execution": {"executor": "ray"}}, "execution.executor"),
         ({"deploy": ["gguf"]}, "deploy.0"),
-        ({"training": {"gradient_checkpointing": True}}, "training.gradient_checkpointing"),
         ({"training": {"lr_scheduler": "polynomial"}}, "training.lr_scheduler"),
         ({"constraints": [{"metric": "peak_memory_bytes", "cap": "20GiB"}]},
          "constraints.0.metric"),
@@ -208,6 +204,7 @@ def test_what_this_release_cannot_do_is_refused(blocks: dict[str, Any], key: str
         ([{"metric": "accuracy"}, {"metric": "flops"}, {"metric": "flops"}],
          "objectives.2.metric"),
         ([{"metric": "spearman"}, {"metric": "flops"}], "objectives.0.metric"),
+        ([{"metric": "exact_match"}, {"metric": "flops"}], "objectives.0.metric"),
         ([{"metric": "accuracy", "cap": 0.9}, {"metric": "flops"}], "objectives.0.cap"),
         ([{"metric": "accuracy"}, {"metric": "flops", "floor": 2}], "objectives.1.floor"),
         ([{"metric": "accuracy"}, {"metric": "flops", "cap": "20GiB"}], "objectives.1.cap"),
@@ -218,6 +215,22 @@ def test_what_this_release_cannot_do_is_refused(blocks: dict[str, Any], key: str
 )  # fmt: skip
 def test_objectives_that_cannot_be(objectives: list[dict[str, Any]], key: str) -> None:
     assert list(faults(objectives=objectives)) == [key]
+
+
+def test_candidates_are_compared_only_where_there_are_some() -> None:
+    blocks: dict[str, Any] = {
+        "model": {"name_or_path": "m", "task": "causal-lm"},
+        "data": {"source": "d", "format": "messages"},
+        "objectives": [{"metric": "choice_accuracy"}, {"metric": "flops"}],
+    }
+    found = faults(**blocks)
+    assert list(found) == ["objectives.0.metric"]
+    assert found["objectives.0.metric"][2] == "name the candidate answers in data.choices"
+    blocks["data"]["choices"] = "options"
+    assert parsed(**blocks).objectives[0].goal == "max"
+    blocks["objectives"][0] = {"metric": "accuracy"}
+    allowed = faults(**blocks)["objectives.0.metric"][1]
+    assert allowed == "loss, token_accuracy, exact_match, choice_accuracy"
 
 
 @pytest.mark.parametrize(
@@ -319,8 +332,24 @@ maybe_count = st.none() | count
 
 @st.composite
 def plains(draw: st.DrawFn) -> dict[str, Any]:
-    task = draw(st.sampled_from(["sequence-classification", "regression"]))
-    quality = {"sequence-classification": ["accuracy", "f1", "loss"], "regression": ["pearson"]}
+    task = draw(st.sampled_from(["sequence-classification", "regression", "causal-lm"]))
+    quality = {
+        "sequence-classification": ["accuracy", "f1", "loss"],
+        "regression": ["pearson"],
+        "causal-lm": ["loss", "exact_match"],
+    }
+    template = text.map(lambda value: value.replace("{", "").replace("}", "") + "{a}")
+    rows: dict[str, Any] = {
+        "text": draw(st.lists(text, min_size=1, max_size=2, unique=True)),
+        "label": draw(text),
+    }
+    if task == "causal-lm":
+        rows = {
+            "format": "prompt-completion",
+            "prompt": draw(template),
+            "completion": draw(template),
+            "choices": draw(st.none() | st.lists(text, min_size=2, unique=True)),
+        }
     batch = draw(count)
     shares = draw(st.lists(st.floats(0.01, 0.99), unique=True, max_size=3))
     return {
@@ -333,8 +362,7 @@ def plains(draw: st.DrawFn) -> dict[str, Any]:
         },
         "data": {
             "source": draw(text),
-            "text": draw(st.lists(text, min_size=1, max_size=2, unique=True)),
-            "label": draw(text),
+            **rows,
             "splits": {"validation": draw(st.floats(0.01, 0.5)), "test": draw(st.none())},
             "limit": {"train": draw(maybe_count)},
         },
@@ -402,3 +430,12 @@ def test_no_heavy_package_is_imported() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr.strip()) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"), [("none", "none"), ("int8", "int8"), ("8bit", "int8"), ("4bit", "nf4")]
+)
+def test_quantization_is_known_by_peoples_names_for_it(written: str, kind: str) -> None:
+    plain = {"model": {"name_or_path": "m", "quantization": written}, "data": {"source": "d"}}
+    model = parse_definition(plain, where="s.yaml", base=None).model
+    assert model.quantization == kind

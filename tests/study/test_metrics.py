@@ -12,7 +12,8 @@ def test_every_metric_has_one_kind() -> None:
 def test_default_objectives_fit_their_task(task: str) -> None:
     quality = METRICS[DEFAULT_QUALITY[task]]
     assert quality.kind == "quality"
-    assert quality.tasks == (task,)
+    assert quality.fits(task)
+    assert not quality.needs_choices
     assert METRICS[DEFAULT_COST].kind == "known"
 
 
@@ -21,3 +22,13 @@ def test_qualities_are_measured_against_the_constant_predictor() -> None:
         assert metric.worst_is_constant_predictor == (metric.kind == "quality")
         assert (metric.best is not None) == (metric.kind == "quality")
         assert metric.goal == ("max" if metric.best == 1.0 else "min")
+
+
+def test_tasks_share_no_quality_but_loss() -> None:
+    shared = [
+        name
+        for name in metrics_of("quality")
+        if sum(METRICS[name].fits(task) for task in DEFAULT_QUALITY) != 1
+    ]
+    assert shared == ["loss"]
+    assert [name for name in METRICS if METRICS[name].needs_choices] == ["choice_accuracy"]

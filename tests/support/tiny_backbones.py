@@ -1,6 +1,6 @@
 """Tiny backbones of every architecture, batches, and random configurations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -158,17 +158,23 @@ def tiny_batch(architecture: str, rows: int = 3, tokens: int = 7, seed: int = 1)
     return Batch({"input_ids": ids, "attention_mask": mask}, mask, labels)
 
 
-def random_configuration(backbone: Backbone, rng: np.random.Generator) -> Configuration:
-    """One to four groups of any method at random layers, sites and settings."""
+def random_configuration(
+    backbone: Backbone,
+    rng: np.random.Generator,
+    *,
+    layers: int = LAYERS,
+    methods: Sequence[str] = (),
+) -> Configuration:
+    """One to four groups of some (by default any) methods at random layers, sites and settings."""
     anatomy = backbone.anatomy
-    methods = ["lora", "serial_adapter", "parallel_adapter"]
-    if anatomy.carries_prefix:
-        methods.append("prefix")
+    if not methods:
+        methods = ["lora", "serial_adapter", "parallel_adapter"]
+        methods += ["prefix"] if anatomy.carries_prefix else []
     chosen = rng.choice(methods, size=int(rng.integers(1, len(methods) + 1)), replace=False)
     groups = []
     for method in chosen:
-        layers = rng.choice(LAYERS, size=int(rng.integers(1, LAYERS + 1)), replace=False)
-        groups.append(_random_group(str(method), [int(i) for i in layers], backbone, rng))
+        own = rng.choice(layers, size=int(rng.integers(1, layers + 1)), replace=False)
+        groups.append(_random_group(str(method), [int(i) for i in own], backbone, rng))
     return Configuration.of(
         groups,
         training={

@@ -56,6 +56,7 @@ CAUSAL: dict[str, Callable[[], Any]] = {
     "opt": lambda: tf.OPTForCausalLM(tf.OPTConfig(**_OPT, word_embed_proj_dim=32)),
     "opt-projected": lambda: tf.OPTForCausalLM(tf.OPTConfig(**_OPT, word_embed_proj_dim=16)),
     "phi": lambda: tf.PhiForCausalLM(tf.PhiConfig(**SIZES)),
+    "phi3": lambda: tf.Phi3ForCausalLM(tf.Phi3Config(**SIZES)),
     "cohere": lambda: tf.CohereForCausalLM(tf.CohereConfig(**SIZES, logit_scale=0.25)),
     "granite": lambda: tf.GraniteForCausalLM(tf.GraniteConfig(**SIZES, logits_scaling=6.0)),
 }

@@ -9,6 +9,7 @@ import tiny_backbones as tiny
 import torch
 
 from autopeft.configuration import Configuration, Group
+from autopeft.training.activations import CacheBudget
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState
@@ -124,8 +125,84 @@ def test_a_diverged_lane_is_told_apart_and_its_neighbour_is_not_touched() -> Non
 def test_predictions_do_not_depend_on_the_pack() -> None:
     trainer = _trainer()
     pack = trainer.start(_lanes(1e-2, 1e-3, 5e-3, 2e-3))
-    logits = pack.predict(trainer.validation)
+    logits = pack.scores(trainer.validation)
     order = [lane.number for lane in pack.pack.lanes]
     for lane in _lanes(1e-2, 1e-3, 5e-3, 2e-3):
-        own = trainer.start([lane]).predict(trainer.validation)[0]
+        own = trainer.start([lane]).scores(trainer.validation)[0]
         assert torch.allclose(own, logits[order.index(lane.number)], atol=1e-5)
+
+
+def _cached(**budget: object) -> dict[str, object]:
+    return {"cache": CacheBudget(**budget)}  # type: ignore[arg-type]
+
+
+def test_a_cache_changes_rounding_at_most(tmp_path: Path) -> None:
+    lanes = _lanes(1e-3, 5e-4, 1e-3, 1e-3)
+    plain = _trainer(total_steps=18).start(lanes)
+    plain.train(18)
+    for budget in ({"memory_bytes": 1 << 20}, {"disk_bytes": 1 << 20, "folder": tmp_path}):
+        trainer = _trainer(total_steps=18, **_cached(**budget))
+        kept = trainer.start(lanes)
+        kept.train(18)
+        assert _apart(plain, kept) < 1e-5
+        one, other = plain.evaluate(), kept.evaluate()
+        for number, found in other.items():
+            assert abs(found.values["accuracy"] - one[number].values["accuracy"]) <= 1 / 30
+        assert trainer.caches[trainer.train].known(_Top(), np.arange(3)), "nothing was kept"
+
+
+class _Top:
+    """A pack that branches off at the last layer, and may compute nothing."""
+
+    branch_points = (2,)
+
+    def trunk(self, *args: object) -> dict[int, torch.Tensor]:
+        """Never called."""
+        raise AssertionError("the last layer's input was computed again")
+
+
+def test_a_full_disk_costs_time_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = SimpleNamespace(free=0)
+    monkeypatch.setattr("autopeft.training.activations.shutil.disk_usage", lambda path: full)
+    trainer = _trainer(**_cached(disk_bytes=1 << 20, folder=tmp_path))
+    run, plain = trainer.start(_lanes(1e-3, 1e-3)), _trainer().start(_lanes(1e-3, 1e-3))
+    run.train(STEPS)
+    plain.train(STEPS)
+    assert _apart(run, plain) < 1e-6
+    assert "not kept on disk" in caplog.text
+
+
+def test_backbone_dropout_keeps_nothing_and_changes_the_training() -> None:
+    trainer = _trainer(backbone_dropout=True, **_cached(memory_bytes=1 << 20))
+    assert not trainer.caches
+    run, calm = trainer.start(_lanes(1e-3)), _trainer().start(_lanes(1e-3))
+    run.train(STEPS)
+    calm.train(STEPS)
+    assert _apart(run, calm) > 1e-4
+
+
+def test_checkpointing_changes_nothing() -> None:
+    run = _trainer(gradient_checkpointing=True).start(_lanes(1e-3, 2e-3))
+    plain = _trainer().start(_lanes(1e-3, 2e-3))
+    run.train(STEPS)
+    plain.train(STEPS)
+    assert _apart(run, plain) < 1e-7
+
+
+def test_t5_hands_on_more_than_hidden_states_and_keeps_nothing() -> None:
+    backbone = tiny.tiny_backbone("t5", torch.float32)
+    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
+    data = TaskData(_examples(16, 0), _examples(8, 1), ("a", "b", "c"), "", ())
+    settings = LoopSettings(
+        "sequence-classification",
+        ("loss",),
+        total_steps=2,
+        batch_size=8,
+        micro_batch_size=8,
+        cache=CacheBudget(memory_bytes=1 << 20),
+    )
+    trainer = Trainer(backbone, data, settings, study_seed=3)
+    assert not trainer.caches
+    trainer.start(_lanes(1e-3)).train(2)

@@ -15,6 +15,7 @@ from autopeft.training.data.request import DataRequest
 from autopeft.training.data.tokenizer import Tokenizer
 
 _REWRITES = "chats whose earlier turns the model's template rewrites"
+_CHANGED = "which the model's template leaves out or changes"
 _SINGLE = "give each answer a row of its own, or write data.format: prompt-completion"
 
 
@@ -61,9 +62,7 @@ def _fault(request: DataRequest, part: str, why: str, rows: list[int]) -> Fault:
     return Fault(request.source, "data.messages", given, "chats as the template has them", hint)
 
 
-def _pieces(
-    tokenizer: Tokenizer, chat: Sequence[Turn], ends: tuple[str, ...]
-) -> tuple[str, ...]:
+def _pieces(tokenizer: Tokenizer, chat: Sequence[Turn], ends: tuple[str, ...]) -> tuple[str, ...]:
     messages = [{"role": role, "content": content} for role, content in chat]
     pieces: list[str] = []
     done, first = "", 0  # what is cut already, and the first turn that is not
@@ -77,9 +76,9 @@ def _pieces(
         question, answer = before[len(done) :], after[len(before) :]
         for other, text in chat[first:index]:
             if text.strip() not in question:
-                raise ValueError(f"a turn of '{other}', which the model's template leaves out")
+                raise ValueError(f"a turn of '{other}', {_CHANGED}")
         if content.strip() not in answer:
-            raise ValueError(_REWRITES)
+            raise ValueError(f"a turn of '{role}', {_CHANGED}")
         answer = _ended(answer, ends)
         pieces += [question, answer]
         done, first = before + answer, index + 1

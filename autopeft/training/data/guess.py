@@ -6,13 +6,14 @@ Only the train split is opened.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from autopeft.errors import DataError, Fault
+from autopeft.training.data.guess_answers import AnswerColumns, answer_columns, fitting_length
 from autopeft.training.data.request import Splits, Task, listed
 from autopeft.training.data.sources import open_source
 
@@ -57,11 +58,12 @@ class Guess:
 
     Attributes:
         splits: Where train, validation and test seem to be.
-        text: One text column, or two that make a pair.
-        label: The column to predict.
-        task: Classes or numbers.
-        metric: A quality metric that suits the labels.
-        reasons: `splits`, `text`, `label`, `task`, `metric` -> why.
+        text: One text column, or two that make a pair; () where answers are learnt.
+        label: The column to predict; "" where answers are learnt.
+        task: Classes, numbers or answers.
+        metric: A quality metric that suits them.
+        reasons: `splits`, `text`, `label`, `task`, `metric`, ... -> why.
+        answers: The data block's keys where answers are learnt, `format` and `max_length` too.
     """
 
     splits: Splits
@@ -70,6 +72,11 @@ class Guess:
     task: Task
     metric: str
     reasons: Mapping[str, str]
+    answers: Mapping[str, str | int] = field(default_factory=dict)
+
+    def data_keys(self) -> dict[str, Any]:
+        """The data block's keys that tell how rows are read."""
+        return dict(self.answers) or {"text": list(self.text), "label": self.label}
 
 
 def guess(source: str, *, config: str | None = None, output_dir: Path) -> Guess:
@@ -91,6 +98,9 @@ def guess(source: str, *, config: str | None = None, output_dir: Path) -> Guess:
     step = max(1, len(table) // _ROWS)
     table = table.select(range(0, len(table), step)).with_format(None)
     label, why_label = _guess_label(table)
+    answers = answer_columns(table)
+    if answers is not None and (answers.sure or not label):
+        return _answering(table, answers, splits, why_splits)
     text, why_text = _guess_text(table, label)
     if not label or not text:
         raise DataError(_cannot_tell(source, table, label, text))
@@ -105,6 +115,23 @@ def guess(source: str, *, config: str | None = None, output_dir: Path) -> Guess:
         "metric": why_metric,
     }
     return Guess(splits, text, label, task, metric, reasons)
+
+
+def _answering(
+    table: datasets.Dataset, answers: AnswerColumns, splits: Splits, why_splits: str
+) -> Guess:
+    """The guess where rows are prompts with answers."""
+    length, why_length = fitting_length(table)
+    keys: dict[str, str | int] = {"format": answers.format, **answers.keys, "max_length": length}
+    reasons = {
+        "splits": why_splits,
+        "task": "answers are to be learnt, not labels",
+        "metric": "how likely the answers become, token by token",
+        "format": answers.why,
+        **dict.fromkeys(answers.keys, "by name"),
+        "max_length": why_length,
+    }
+    return Guess(splits, (), "", "causal-lm", "loss", reasons, keys)
 
 
 def guess_splits(names: Sequence[str]) -> tuple[Splits, str]:

@@ -133,20 +133,19 @@ def _read_turns(
         return [], faults
     if request.format == "messages":
         return _read_messages(request, split, table)
-    texts = []
-    for key, written in _templates(request):
-        filled, found = _filled(request, split, table, key=key, written=written)
-        texts.append(filled)
-        faults += found
-    if faults:
-        return [], faults
-    prompts, answers = texts
+    (prompts, faults), (answers, found) = (
+        _filled(request, split, table, key=key, written=written)
+        for key, written in _templates(request)
+    )
+    faults = [*faults, *found]
     blank = [row for row, answer in enumerate(answers) if not answer.strip()]
     if blank:
         given = f"an empty answer at {rows_text(split, blank)}"
         faults.append(Fault(request.source, "data.completion", given, "an answer in every row"))
+    if faults:
+        return [], faults
     pairs = zip(prompts, answers, strict=True)
-    return [(("user", prompt), (ASSISTANT, answer)) for prompt, answer in pairs], faults
+    return [(("user", prompt), (ASSISTANT, answer)) for prompt, answer in pairs], []
 
 
 def _filled(

@@ -109,13 +109,7 @@ def _answered(
 ) -> tuple[Examples, list[str]]:
     whole = _answered_rows(request, tokenizer, rows.turns, part=part)
     kept = [row.cut(request.max_length) for row in whole]
-    empty = [number for number, row in enumerate(kept) if not row.targets().any()]
-    if empty:
-        given = f"{len(empty)} {part} answers without a token to predict, the first is row"
-        hint = "what comes first in a row is not predicted: put a prompt before the answer"
-        key = "data.messages" if request.format == "messages" else "data.completion"
-        fault = Fault(request.source, key, f"{given} {empty[0]}", "answers with tokens", hint)
-        raise DataError(fault)
+    _refuse_untargeted(request, kept, range(len(rows)), what=f"{part} answers")
     choices = None
     if rows.choices is not None and part != "train":
         choices = _choices(request, tokenizer, rows, part=part)
@@ -129,15 +123,28 @@ def _choices(
     pairs = [(number, text) for number, texts in enumerate(rows.choices or ()) for text in texts]
     turns = [(*rows.turns[number][:-1], (ASSISTANT, text)) for number, text in pairs]
     whole = _answered_rows(request, tokenizer, turns, part=f"{part} candidates")
-    row = np.array([number for number, _ in pairs], dtype=np.int64)
+    numbers = [number for number, _ in pairs]
     longest = np.zeros(len(rows), dtype=np.int64)
-    np.maximum.at(longest, row, [candidate.answer_length for candidate in whole])
+    np.maximum.at(longest, numbers, [candidate.answer_length for candidate in whole])
     cut = [
         candidate.only_last_answer().cut(request.max_length, room=int(longest[number]))
-        for number, candidate in zip(row, whole, strict=True)
+        for number, candidate in zip(numbers, whole, strict=True)
     ]
+    _refuse_untargeted(request, cut, numbers, what=f"{part} candidates")
     right = np.array([rows.turns[number][-1][1] == text for number, text in pairs], dtype=bool)
-    return Choices(_examples(cut), row, right)
+    return Choices(_examples(cut), np.array(numbers, dtype=np.int64), right)
+
+
+def _refuse_untargeted(
+    request: DataRequest, rows: Sequence[AnsweredRow], numbers: Sequence[int], *, what: str
+) -> None:
+    untargeted = [n for n, row in zip(numbers, rows, strict=True) if not row.targets().any()]
+    if untargeted:
+        given = f"{len(untargeted)} {what} without a token to predict"
+        given = f"{given}, the first at row {untargeted[0]}"
+        hint = "what comes first in a row is not predicted: put a prompt before the answer"
+        key = "data.messages" if request.format == "messages" else "data.completion"
+        raise DataError(Fault(request.source, key, given, "answers with tokens", hint))
 
 
 def _answered_rows(
@@ -151,7 +158,7 @@ def _answered_rows(
 
 def _examples(rows: Sequence[AnsweredRow], choices: Choices | None = None) -> Examples:
     return Examples(
-        _arrays([row.ids for row in rows]),
+        tuple(row.ids for row in rows),
         np.zeros(len(rows), dtype=np.int64),
         targets=tuple(row.targets() for row in rows),
         choices=choices,
@@ -179,12 +186,10 @@ def _length_note(part: str, examples: Examples, max_length: int) -> str:
 def _cut_notes(
     part: str, whole: Sequence[AnsweredRow], kept: Sequence[AnsweredRow], max_length: int
 ) -> list[str]:
-    cut = [before for before, after in zip(whole, kept, strict=True) if before.ids != after.ids]
-    answers = sum(
-        before.answer_length != after.answer_length
-        for before, after in zip(whole, kept, strict=True)
-    )
-    prompts, of = len(cut) - answers, f"of {len(whole)} {part}"
+    pairs = list(zip(whole, kept, strict=True))
+    answers = sum(before.answer_length > after.answer_length for before, after in pairs)
+    prompts = sum(len(before) > len(after) for before, after in pairs) - answers
+    of = f"of {len(whole)} {part}"
     notes = []
     if prompts:
         notes.append(f"{prompts} {of} prompts lose their beginning to max_length {max_length}")

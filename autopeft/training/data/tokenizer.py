@@ -17,7 +17,9 @@ class Tokenizer(Protocol):
     ) -> Mapping[str, Any]:
         """Lists of `input_ids` and, where the model has them, `token_type_ids`."""
 
-    def apply_chat_template(self, conversation: Sequence[Mapping[str, str]], **options: Any) -> Any:
+    def apply_chat_template(
+        self, conversation: Sequence[Mapping[str, str]], **options: Any
+    ) -> Any:
         """A chat as text, with `tokenize=False`."""
 
     def get_added_vocab(self) -> Mapping[str, int]:

@@ -48,7 +48,11 @@ class LayerAttention:
         return bool(self._operators) and self._stream.lanes > 0
 
     def keep(self, shape: Sequence[int]) -> Tensor | None:
-        """Factors on attention probabilities [n * B, n_heads, T, S], or None without dropout."""
+        """Factors on attention probabilities [n * B, n_heads, T, S], or None without dropout.
+
+        S are the layer's own keys: what a prefix gets is never dropped, since a draw as long as
+        the pack's longest prefix would depend on the pack.
+        """
         call, rows = self._stream.call, self._stream.rows
         if not self._dropout or call is None or not call.training:
             return None
@@ -119,6 +123,7 @@ def lane_attention(
         **kwargs: Passed on to transformers (`scaling`, `dropout`, ...).
     """
     layer: LayerAttention | None = getattr(module, _BINDING, None)
+    keep = None if layer is None else layer.keep([*query.shape[:3], key.shape[2]])
     if layer is not None and layer.has_prefixes:
         prefix_keys, prefix_values, valid = layer.assemble(key)
         if attention_mask is None:
@@ -128,13 +133,13 @@ def lane_attention(
         key = torch.cat([prefix_keys, key], dim=2)
         value = torch.cat([prefix_values, value], dim=2)
         attention_mask, is_causal = _with_prefix(attention_mask, valid), False
-    keep = None if layer is None else layer.keep([*query.shape[:3], key.shape[2]])
     if keep is not None:
         if attention_mask is None:
             attention_mask = _full_mask(query, key, causal=_causal(module, is_causal))
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         bias = _additive(attention_mask, query.dtype)
         bias = bias if position_bias is None else bias + position_bias
+        keep = nn.functional.pad(keep, (key.shape[2] - keep.shape[3], 0), value=1.0)
         return _dropped(query * scaling, key, value, bias, keep), None
     return sdpa_attention_forward(  # type: ignore[no-any-return]
         module,

@@ -100,7 +100,8 @@ class LaneAdamW:
 
     def _lane_parts(self) -> tuple[list[Tensor], list[int]]:
         """Every lane's part of every tensor's gradient, flat, and whose it is."""
-        parts, owners = [], []
+        parts: list[Tensor] = []
+        owners: list[int] = []
         for item in self._stacked:
             grad = self._grads[self._slices[item.name]].view(len(item.members), -1)
             parts += list(grad.unbind(0))
@@ -155,7 +156,9 @@ class LaneAdamW:
         weights = self._weights
         if self._has_decay:
             weights = weights * (1.0 - rate.to(clip.dtype).index_select(0, lane) * self._decay)
-        weights = weights - size.index_select(0, lane) * first / (second.sqrt() / root.index_select(0, lane) + EPSILON)
+        weights = weights - size.index_select(0, lane) * first / (
+            second.sqrt() / root.index_select(0, lane) + EPSILON
+        )
         for target, new in (
             (self.first_moment, first),
             (self.second_moment, second),
@@ -182,7 +185,9 @@ def schedule(
         float64 (float32 on MPS) [total, K]; row s is for the update after s steps.
     """
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    rows = [[_factor(scheduler, s, total, warmup) for warmup in warmup_steps] for s in range(total)]
+    rows = [
+        [_factor(scheduler, s, total, warmup) for warmup in warmup_steps] for s in range(total)
+    ]
     return torch.tensor(rows, dtype=dtype, device=device)
 
 

@@ -138,7 +138,8 @@ class Pack(nn.Module):
     @contextmanager
     def running(self) -> Iterator[None]:
         """Gates, hooks and attention are in place inside, and gone after."""
-        model, anatomy = self._backbone.model, self._backbone.anatomy
+        model: Any = self._backbone.model
+        anatomy = self._backbone.anatomy
         handles = wire(model, anatomy, self._placed, self._stream)
         implementation = str(model.config._attn_implementation)
         bound = self._bind_attention()
@@ -156,7 +157,7 @@ class Pack(nn.Module):
             for module in bound:
                 attention.unbind(module)
             if bound:
-                model.set_attn_implementation(implementation)  # type: ignore[operator]
+                model.set_attn_implementation(implementation)
 
     def _make_gates(self, checkpointing: bool) -> Gates:
         anatomy = self._backbone.anatomy
@@ -208,7 +209,8 @@ class Pack(nn.Module):
         if self._recipe.pool == "pooler":
             pooled = out.pooler_output
         elif self._recipe.pool == "all":
-            return out.last_hidden_state.view(lanes, len(batch), *out.last_hidden_state.shape[1:])
+            hidden: Tensor = out.last_hidden_state
+            return hidden.view(lanes, len(batch), *hidden.shape[1:])
         else:
             mask = batch.mask.repeat(lanes, 1)
             pooled = pool_rows(out.last_hidden_state, mask, self._recipe.pool)

@@ -106,14 +106,13 @@ class Steps:
             Every lane's share of the step's loss, [K].
         """
         shape = _Shape.of(batch, known)
-        if self._recorder is None or self._passes.get(shape) is None:
-            if self._recorder is None or not self._record(shape, batch, known, uniform):
-                draws = _Noting(uniform)
-                losses = self._pass(batch, known, draws, _scalar(1.0 / weight, self._pack.device))
-                self._seen.setdefault(shape, draws.shapes)
-                return losses
-        self.replayed += 1
-        return self._passes[shape].replay(batch, known, uniform, 1.0 / weight)
+        if shape in self._passes or self._record(shape, batch, known, uniform):
+            self.replayed += 1
+            return self._passes[shape].replay(batch, known, uniform, 1.0 / weight)
+        draws = _Noting(uniform)
+        losses = self._pass(batch, known, draws, _scalar(1.0 / weight, self._pack.device))
+        self._seen.setdefault(shape, draws.shapes)
+        return losses
 
     def update(self, factors: Tensor) -> None:
         """One update of every lane, see `LaneAdamW.step`."""
@@ -247,9 +246,7 @@ class _RecordedPass:
         def uniform(name: str, shape: Sequence[int]) -> Tensor:
             return draws[name]
 
-        self._replay = recorder.record(
-            lambda: run(self._batch, self._known, uniform, self._scale)
-        )
+        self._replay = recorder.record(lambda: run(self._batch, self._known, uniform, self._scale))
 
     def replay(
         self, batch: Batch, known: Mapping[int, Tensor], uniform: StepUniform, scale: float

@@ -52,9 +52,7 @@ class CausalTask:
         """Weighted losses and hits of every labelled position, [K, M] each."""
         lanes = hidden.shape[0]
         chosen = hidden.flatten(1, 2).index_select(1, targets.positions)
-        losses, hits = token_losses(
-            chosen.flatten(0, 1), targets.tokens.repeat(lanes), self._head
-        )
+        losses, hits = token_losses(chosen.flatten(0, 1), targets.tokens.repeat(lanes), self._head)
         weights = targets.weights
         return losses.view(lanes, -1) * weights, hits.view(lanes, -1).float() * weights
 
@@ -94,7 +92,9 @@ def _lane_values(
     }
     choices = examples.examples.choices
     if candidates is not None and choices is not None:
-        values["choice_accuracy"] = _choice_accuracy(candidates[:, NLL], choices.row, choices.right)
+        values["choice_accuracy"] = _choice_accuracy(
+            candidates[:, NLL], choices.row, choices.right
+        )
     return {name: float(values[name]) for name in metrics if name in values}
 
 

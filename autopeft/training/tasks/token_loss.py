@@ -36,17 +36,11 @@ def token_losses(hidden: Tensor, tokens: Tensor, head: LmHead) -> tuple[Tensor, 
 
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, tokens: Tensor, head: LmHead
-    ) -> tuple[Tensor, Tensor]:
-        rows = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
+    def forward(ctx: Any, hidden: Tensor, tokens: Tensor, head: LmHead) -> tuple[Tensor, Tensor]:
+        rows = max(1, CHUNK_ELEMENTS // head.vocabulary)
         needs_grad = hidden.requires_grad
-        parts = [
-            _chunk(own, target, head, needs_grad=needs_grad)
-            for own, target in zip(
-                hidden.detach().split(rows), tokens.split(rows), strict=True
-            )
-        ]
+        chunks = zip(torch.split(hidden.detach(), rows), torch.split(tokens, rows), strict=True)
+        parts = [_chunk(own, target, head, needs_grad=needs_grad) for own, target in chunks]
         losses, correct, grads = zip(*parts, strict=True)
         if needs_grad:
             ctx.save_for_backward(torch.cat(grads))

@@ -1,69 +1,21 @@
 """A lane's result does not depend on its pack: the equality contract."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
+from lane_training import STEPS, Training, furthest, without_cache
 
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError
-from autopeft.methods.base import Call
 from autopeft.training.batches import Batch
-from autopeft.training.lanes.optimizer import LaneAdamW, schedule_factor
-from autopeft.training.lanes.pack import Lane, Pack
-from autopeft.training.lanes.seeds import Seeds, StepUniform
+from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState, put_state, take_state
 
-STEPS = 20
 ROWS = 3
 Batches = Callable[[int], Batch]
-
-
-class Training:
-    """A pack with its optimizer: the loop of the equality contract, spelled out."""
-
-    def __init__(
-        self, backbone: Backbone, lanes: Sequence[Lane], dtype: torch.dtype = torch.float64
-    ) -> None:
-        self.seeds = Seeds(7)
-        self.pack = Pack(backbone, backbone.head(3), lanes, seeds=self.seeds, dtype=dtype)
-        values = [lane.configuration.training_value for lane in self.pack.lanes]
-        self.optimizer = LaneAdamW(
-            self.pack.stacked(),
-            len(lanes),
-            learning_rates=[value("learning_rate") for value in values],
-            weight_decays=[value("weight_decay") for value in values],
-            max_grad_norm=1.0,
-        )
-        self.warmup = [int(np.ceil(value("warmup_ratio") * STEPS)) for value in values]
-
-    def run(self, batches: Batches, start: int = 0, stop: int = STEPS) -> dict[int, LaneState]:
-        """Steps start .. stop - 1, then every lane's state."""
-        with self.pack.running():
-            for step in range(start, stop):
-                self._step(batches(step), step)
-        return take_state(self.pack, self.optimizer, stop)
-
-    def _step(self, batch: Batch, step: int) -> None:
-        self.optimizer.zero_grad()
-        uniform = StepUniform(self.seeds, step, 0, len(batch), torch.device("cpu"))
-        logits = self.pack(batch, Call(training=True, uniform=uniform))
-        lanes = len(self.pack.lanes)
-        losses = functional.cross_entropy(logits.flatten(0, 1), batch.labels.repeat(lanes))
-        (losses * lanes).backward()
-        factors = schedule_factor("linear", step, total=STEPS, warmup_steps=self.warmup)
-        self.optimizer.step(factors)
-
-
-def furthest(one: LaneState, other: LaneState) -> float:
-    """The largest difference of any tensor: weights and both moments."""
-    assert one.tensors.keys() == other.tensors.keys()
-    return max(
-        float((tensor - other.tensors[name]).abs().max()) for name, tensor in one.tensors.items()
-    )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +36,10 @@ def test_packed_equals_solo_on_every_architecture(
     packs: tuple[Backbone, list[Lane], Batches],
 ) -> None:
     backbone, lanes, batches = packs
-    solo = {lane.number: Training(backbone, [lane]).run(batches)[lane.number] for lane in lanes}
+    solo = {
+        lane.number: Training(backbone, [lane]).run(without_cache(batches))[lane.number]
+        for lane in lanes
+    }
     for lane in lanes:
         fresh = Training(backbone, [lane])
         before = take_state(fresh.pack, fresh.optimizer, 0)[lane.number]
@@ -93,7 +48,7 @@ def test_packed_equals_solo_on_every_architecture(
         with pytest.raises(BackboneError, match="1 lane"):
             Training(backbone, lanes)
         return
-    packed = Training(backbone, lanes).run(batches)
+    packed = Training(backbone, lanes).run(without_cache(batches))
     assert max(furthest(packed[number], solo[number]) for number in solo) < 1e-9
 
 
@@ -120,9 +75,9 @@ def test_float32_agrees_within_1e_5(
     def batches(step: int) -> Batch:
         return make_batch("bert", rows=ROWS, seed=step)
 
-    packed = Training(backbone, lanes, torch.float32).run(batches)
+    packed = Training(backbone, lanes, torch.float32).run(without_cache(batches))
     for lane in lanes:
-        alone = Training(backbone, [lane], torch.float32).run(batches)[lane.number]
+        alone = Training(backbone, [lane], torch.float32).run(without_cache(batches))[lane.number]
         weights, packed_weights = alone.weights(), packed[lane.number].weights()
         for name, tensor in weights.items():
             assert float((tensor - packed_weights[name]).abs().max()) < 1e-5, name
@@ -138,14 +93,14 @@ def test_order_of_lanes_and_resume_do_not_matter(
     def batches(step: int) -> Batch:
         return make_batch("bert", rows=ROWS, seed=step)
 
-    whole = Training(backbone, lanes).run(batches)
-    turned = Training(backbone, lanes[::-1]).run(batches)
-    half = Training(backbone, lanes).run(batches, 0, 8)
+    whole = Training(backbone, lanes).run(without_cache(batches))
+    turned = Training(backbone, lanes[::-1]).run(without_cache(batches))
+    half = Training(backbone, lanes).run(without_cache(batches), 0, 8)
     regrouped = {}
     for part in (lanes[:2], lanes[2:]):
         training = Training(backbone, part)
         put_state(training.pack, training.optimizer, half)
-        regrouped |= training.run(batches, 8, STEPS)
+        regrouped |= training.run(without_cache(batches), 8, STEPS)
     for number, state in whole.items():
         assert furthest(state, turned[number]) < 1e-9
         assert furthest(state, regrouped[number]) < 1e-9
@@ -165,14 +120,14 @@ def test_a_lane_that_turns_nan_leaves_its_neighbours_as_they_were(
         return make_batch("bert", rows=ROWS, seed=step)
 
     lanes = [lane(0, 4), lane(1, 3), lane(2, 4)]
-    healthy = Training(backbone, lanes).run(batches)
+    healthy = Training(backbone, lanes).run(without_cache(batches))
     sick = Training(backbone, lanes)
     names = {item.name: item.parameter for item in sick.pack.stacked()}
     views = sick.pack.lane_views(names, 1)
     with torch.no_grad():
         views["lora.0.query.A"][0, 0] = float("nan")
     before = take_state(sick.pack, sick.optimizer, 0)[1]
-    after = sick.run(batches)
+    after = sick.run(without_cache(batches))
     for number in (0, 2):
         for name, tensor in healthy[number].tensors.items():
             assert torch.equal(tensor, after[number].tensors[name]), name
@@ -189,7 +144,9 @@ def test_state_files_round_trip(
     make_configuration: Callable[..., Configuration],
 ) -> None:
     backbone, lanes = _bert_lanes(make_backbone, make_configuration, torch.float64, 2)
-    states = Training(backbone, lanes).run(lambda step: make_batch("bert", seed=step), 0, 3)
+    states = Training(backbone, lanes).run(
+        without_cache(lambda step: make_batch("bert", seed=step)), 0, 3
+    )
     path = tmp_path / "lane.safetensors"  # type: ignore[operator]
     states[0].save(path)
     loaded = LaneState.load(path)

@@ -5,8 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.errors import BackboneError
-from autopeft.training.lanes.gates import Gates
+from autopeft.methods.base import Call
+from autopeft.training.lanes.gates import Gates, Route
 from autopeft.training.lanes.stream import Stream
+
+
+def no_draws(name: str, shape: object) -> Tensor:
+    raise AssertionError(name)
 
 
 class Doubling(nn.Module):
@@ -25,9 +30,10 @@ class Doubling(nn.Module):
 
 
 def _run(layers: list[Doubling], branches: list[int], *, between: bool = False) -> Tensor:
-    stream = Stream(rows=2)
-    gates = Gates(layers, branches, stream)
+    stream = Stream(rows=2, call=Call(training=True, uniform=no_draws))
+    gates = Gates(layers, stream)
     gates.install()
+    gates.prepare(Route.of(len(layers), branches), {})
     try:
         hidden, mask = torch.ones(2, 3, 4), torch.ones(2, 3)
         for index, layer in enumerate(layers):

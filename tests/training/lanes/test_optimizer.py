@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from transformers import get_scheduler
 
-from autopeft.training.lanes.optimizer import LaneAdamW, Stacked, schedule_factor
+from autopeft.training.lanes.optimizer import LaneAdamW, Stacked, schedule
 
 LANES, STEPS = 3, 25
+FACTORS = schedule("linear", total=STEPS, warmup_steps=[0, 3, 5], device=torch.device("cpu"))
 RATES, DECAYS = [1e-3, 5e-3, 2e-2], [0.0, 0.1, 0.01]
 
 
@@ -43,8 +44,7 @@ def _run(stacked: list[Stacked], optimizer: LaneAdamW, steps: range) -> None:
         for item in stacked:
             assert item.parameter.grad is not None
             item.parameter.grad.copy_(_gradient(item.name, item.parameter.shape, step))
-        factors = schedule_factor("linear", step, total=STEPS, warmup_steps=[0, 3, 5])
-        optimizer.step(factors)
+        optimizer.step(FACTORS[step])
 
 
 @pytest.mark.parametrize("max_norm", [None, 1.0])
@@ -61,14 +61,14 @@ def test_each_lane_is_torchs_adamw(max_norm: float | None) -> None:
             for w, (item, _) in zip(weights, own, strict=True)
         ]
         reference = torch.optim.AdamW(groups, lr=RATES[lane])
-        schedule = get_scheduler("linear", reference, [0, 3, 5][lane], STEPS)
+        rates = get_scheduler("linear", reference, [0, 3, 5][lane], STEPS)
         for step in range(STEPS):
             for weight, (item, index) in zip(weights, own, strict=True):
                 weight.grad = _gradient(item.name, item.parameter.shape, step)[index].clone()
             if max_norm is not None:
                 torch.nn.utils.clip_grad_norm_(weights, max_norm)
             reference.step()
-            schedule.step()
+            rates.step()
         for weight, (item, index) in zip(weights, own, strict=True):
             assert torch.allclose(weight, item.parameter[index], atol=1e-12), (lane, item.name)
 
@@ -103,7 +103,7 @@ def test_a_gradient_that_is_not_finite_freezes_its_lane_alone() -> None:
         item.parameter.grad.fill_(0.5)
     stacked[1].parameter.grad[2, 0, 0] = float("inf")  # type: ignore[index]
     before = stacked[1].parameter.detach().clone()
-    optimizer.step([1.0] * LANES)
+    optimizer.step(torch.ones(LANES))
     assert optimizer.active.tolist() == [True, True, False]
     assert torch.equal(stacked[1].parameter[2], before[2])
     assert not torch.equal(stacked[1].parameter[0], before[0])
@@ -112,9 +112,9 @@ def test_a_gradient_that_is_not_finite_freezes_its_lane_alone() -> None:
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_schedules_are_transformers(name: str) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = get_scheduler(name, optimizer, 4, STEPS)
+    expected = get_scheduler(name, optimizer, 4, STEPS)
+    found = schedule(name, total=STEPS, warmup_steps=[4], device=torch.device("cpu"))
     for step in range(STEPS):
-        (found,) = schedule_factor(name, step, total=STEPS, warmup_steps=[4])
-        assert found == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+        assert float(found[step, 0]) == pytest.approx(expected.get_last_lr()[0], abs=1e-12)
         optimizer.step()
-        schedule.step()
+        expected.step()

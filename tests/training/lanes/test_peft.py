@@ -67,7 +67,7 @@ def _our_losses(backbone: Backbone, pack: Pack, batches: list[Batch]) -> list[fl
             logits = pack(batch, _step_call(step, len(batch)))[0]
             loss = functional.cross_entropy(logits, batch.labels)
             loss.backward()
-            optimizer.step([1.0])
+            optimizer.step(torch.ones(1))
             losses.append(float(loss.detach()))
     return losses
 

@@ -1,0 +1,99 @@
+"""Adapters of causal language models in HF peft's form: the same logits through `PeftModel`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_causal as tiny
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from autopeft.backbone.loading import BackboneRequest, backbone_of, load_backbone
+from autopeft.configuration import Configuration, Group
+from autopeft.export.peft_config import peft_config
+from autopeft.export.peft_weights import peft_adapter
+from autopeft.methods.base import Call
+from autopeft.training.batches import Batch
+from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.seeds import Seeds
+
+TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing:FutureWarning", "ignore:fan_in_fan_out:UserWarning"
+)
+
+
+def _no_draws(name: str, shape: Any) -> Any:
+    raise AssertionError("random numbers in evaluation")
+
+
+def _configuration() -> Configuration:
+    settings = {"alpha": 6.0, "dropout": 0.0}
+    groups = [
+        Group.of("lora", [0, 1], ["query"], rank=2, **settings),
+        Group.of("lora", [1], ["value", "output", "down"], rank=5, **settings),
+    ]
+    return Configuration.of(groups, training=TRAINING)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", ["llama", "llama-tied", "qwen3", "gemma3", "gpt2", "opt-projected", "phi", "phi3"]
+)
+def test_peft_gives_the_same_logits_on_the_causal_class(name: str, tmp_path: Path) -> None:
+    base = tiny.save(tiny.tiny_causal(name), tmp_path / "base")
+    backbone = load_backbone(BackboneRequest(str(base), task="causal-lm"))
+    recipe = backbone.recipe(1)
+    configuration = _configuration()
+    pack = Pack(backbone, recipe, [Lane(0, configuration)], seeds=Seeds(0), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in pack.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    views = pack.lane_views(pack.parameters_by_name(), 0)
+    adapter = peft_adapter(configuration, backbone, recipe, views)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    config = {**adapter.config, "inference_mode": True}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(adapter.tensors, folder / "adapter_model.safetensors")
+    inputs = tiny.tiny_inputs()
+    batch = Batch(inputs, inputs["attention_mask"], torch.zeros(3, dtype=torch.long))
+    with pack.running():
+        hidden = pack(batch, Call(False, _no_draws))[0]
+    assert backbone.lm_head is not None
+    ours = backbone.lm_head.logits(hidden)
+    causal = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64).eval()
+    plain = causal(**inputs, use_cache=False).logits
+    theirs = PeftModel.from_pretrained(causal, folder).eval()(**inputs, use_cache=False).logits
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+    assert (ours - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_fused_maps_are_exported_from_packed_weights_too(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = tiny.save(tiny.tiny_causal("phi3", torch.float32), tmp_path / "base")
+    configuration, tensors = _configuration(), []
+    for quantization in ("none", kind):
+        request = BackboneRequest(str(base), task="causal-lm", quantization=quantization)
+        backbone = load_backbone(request)
+        recipe = backbone.recipe(1)
+        pack = Pack(backbone, recipe, [Lane(0, configuration)], seeds=Seeds(0))
+        views = pack.lane_views(pack.parameters_by_name(), 0)
+        tensors.append(peft_adapter(configuration, backbone, recipe, views).tensors)
+    assert any("qkv_proj" in name for name in tensors[0])
+    torch.testing.assert_close(tensors[1], tensors[0])
+
+
+def test_the_config_says_causal_lm_and_saves_no_modules() -> None:
+    backbone = backbone_of(tiny.tiny_causal("llama"))
+    config = peft_config(
+        _configuration(), backbone.anatomy, backbone.recipe(1), base_model="some/llama"
+    )
+    assert config["task_type"] == "CAUSAL_LM"
+    assert config["modules_to_save"] is None
+    assert config["target_modules"][:2] == ["layers.0.self_attn.q_proj", "layers.1.mlp.down_proj"]
+    assert json.loads(json.dumps(config)) == config

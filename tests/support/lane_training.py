@@ -1,0 +1,96 @@
+"""Training a pack step by step: the parts of the loop, put together for the equality contract."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from autopeft.backbone.loading import Backbone
+from autopeft.training.batches import Batch
+from autopeft.training.lanes.optimizer import LaneAdamW, schedule
+from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.seeds import Seeds, StepUniform
+from autopeft.training.lanes.state import LaneState, take_state
+from autopeft.training.lanes.steps import Recorder, Steps
+from autopeft.training.tasks import CausalTask, SequenceTask, Task
+
+STEPS = 20
+CLASSES = 3
+Known = Mapping[int, torch.Tensor]
+Make = Callable[[int, Pack], tuple[Batch, Known]]
+"""The batch of a step, and the trunk inputs that are known of it."""
+
+
+def without_cache(batches: Callable[[int], Batch]) -> Make:
+    """Batches by step, of which nothing is known."""
+    return lambda step, pack: (batches(step), {})
+
+
+class Training:
+    """A pack with its optimizer."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        lanes: Sequence[Lane],
+        dtype: torch.dtype = torch.float64,
+        *,
+        checkpointing: bool = False,
+        backbone_dropout: bool = False,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.seeds = Seeds(7)
+        self.pack = Pack(
+            backbone,
+            backbone.recipe(CLASSES),
+            lanes,
+            seeds=self.seeds,
+            dtype=dtype,
+            checkpointing=checkpointing,
+            backbone_dropout=backbone_dropout,
+        )
+        values = [lane.configuration.training_value for lane in self.pack.lanes]
+        self.optimizer = LaneAdamW(
+            self.pack.stacked(),
+            len(lanes),
+            learning_rates=[value("learning_rate") for value in values],
+            weight_decays=[value("weight_decay") for value in values],
+            max_grad_norm=1.0,
+        )
+        self.factors = schedule(
+            "linear",
+            total=STEPS,
+            warmup_steps=[int(np.ceil(value("warmup_ratio") * STEPS)) for value in values],
+            device=torch.device("cpu"),
+        )
+        self.steps = Steps(
+            self.pack, self.optimizer, task_of(backbone).loss_sums, recorder=recorder
+        )
+
+    def run(self, make: Make, start: int = 0, stop: int = STEPS) -> dict[int, LaneState]:
+        """Steps start .. stop - 1, then every lane's state."""
+        with self.pack.running():
+            for step in range(start, stop):
+                batch, known = make(step, self.pack)
+                weight = len(batch) if batch.targets is None else batch.targets.count
+                uniform = StepUniform(self.seeds, step, 0, len(batch), torch.device("cpu"))
+                self.optimizer.zero_grad()
+                self.steps.accumulate(batch, known, uniform, weight=weight)
+                self.steps.update(self.factors[step])
+        return take_state(self.pack, self.optimizer, stop)
+
+
+def task_of(backbone: Backbone) -> Task:
+    """Classification, or answers where the backbone has a language-model head."""
+    recipe = backbone.recipe(CLASSES)
+    if backbone.lm_head is None:
+        return SequenceTask(recipe, CLASSES)
+    return CausalTask(recipe, backbone.lm_head)
+
+
+def furthest(one: LaneState, other: LaneState) -> float:
+    """The largest difference of any tensor: weights and both moments."""
+    assert one.tensors.keys() == other.tensors.keys()
+    return max(
+        float((tensor - other.tensors[name]).abs().max()) for name, tensor in one.tensors.items()
+    )

@@ -1,0 +1,284 @@
+"""Whatever saves time or memory changes no result: cache, checkpointing, capture, regrouping."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_backbones as tiny
+import tiny_causal
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lane_training import STEPS, Known, Make, Training, furthest
+from transformers.models.llama.modeling_llama import eager_attention_forward
+
+from autopeft.backbone.loading import Backbone, backbone_of
+from autopeft.configuration import Configuration, Group
+from autopeft.errors import BackboneError
+from autopeft.methods import registry
+from autopeft.methods.base import Call
+from autopeft.training.activations import ActivationCache
+from autopeft.training.batches import Batch, PaddedExamples
+from autopeft.training.data.examples import Examples
+from autopeft.training.lanes import attention
+from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.state import LaneState, put_state
+from autopeft.training.lanes.stream import Stream
+
+CPU = torch.device("cpu")
+TEXT = tuple(name for name in tiny.ARCHITECTURES if name not in ("vit", "deberta-v2", "t5"))
+DECODERS = ("llama", "qwen3", "gemma3", "gpt2", "opt")
+ROWS, BATCH = 12, 4
+
+
+class Replayed:
+    """Runs again what it is given, as a graph would: on the buffers it was recorded with."""
+
+    def record(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """`run` itself."""
+        return run
+
+
+def _examples(*, answers: bool) -> PaddedExamples:
+    rng = np.random.default_rng(3)
+    ids = [rng.integers(3, tiny.VOCABULARY, n).astype(np.int32) for n in rng.integers(3, 15, ROWS)]
+    labels = np.zeros(ROWS, dtype=np.int64) if answers else rng.integers(0, 3, ROWS)
+    targets = None
+    if answers:
+        targets = tuple(np.arange(len(row)) >= max(1, len(row) // 2) for row in ids)
+    return PaddedExamples(
+        Examples(tuple(ids), labels, targets=targets), pad_token_id=0, device=CPU
+    )
+
+
+def _order(step: int) -> np.ndarray:
+    """Three batches an epoch, in other company each time."""
+    rows = np.random.default_rng(step // 3).permutation(ROWS)
+    return rows[BATCH * (step % 3) : BATCH * (step % 3 + 1)]
+
+
+def _make(examples: PaddedExamples, cache: ActivationCache | None = None) -> Make:
+    def make(step: int, pack: Pack) -> tuple[Batch, Known]:
+        rows = _order(step)
+        return examples.batch(rows), {} if cache is None else cache.known(pack, rows)
+
+    return make
+
+
+def _cache(examples: PaddedExamples, n_layers: int, home: str, folder: Path) -> ActivationCache:
+    homes = dict.fromkeys(range(1, n_layers + 1), home)
+    blocks = [_order(0), _order(1), _order(2)]
+    return ActivationCache(examples, blocks, homes=homes, folder=folder)  # type: ignore[arg-type]
+
+
+def _backbone(name: str) -> Backbone:
+    if name.startswith("causal-"):
+        return backbone_of(tiny_causal.tiny_causal(name.removeprefix("causal-")))
+    return tiny.tiny_backbone(name)
+
+
+def _lanes(backbone: Backbone, seed: int, count: int) -> list[Lane]:
+    rng = np.random.default_rng(seed)
+    n_layers = len(backbone.anatomy.layers)
+    return [
+        Lane(number, tiny.random_configuration(backbone, rng, layers=n_layers))
+        for number in range(count)
+    ]
+
+
+QUICK = ("bert", "modernbert", "gpt2", "causal-llama")
+EVERY = (*TEXT, *(f"causal-{name}" for name in DECODERS))
+
+
+def _solo(backbone: Backbone, lanes: list[Lane], make: Make) -> dict[int, LaneState]:
+    return {lane.number: Training(backbone, [lane]).run(make)[lane.number] for lane in lanes}
+
+
+def _any_way(name: str, data: st.DataObject, folder: Path) -> None:
+    """Draw a pack and a way to run it, and hold it against solo runs without any of that."""
+    backbone = _backbone(name)
+    examples = _examples(answers=backbone.lm_head is not None)
+    lanes = _lanes(backbone, data.draw(st.integers(0, 99)), data.draw(st.integers(2, 4)))
+    solo = _solo(backbone, lanes, _make(examples))
+
+    home = data.draw(st.sampled_from(["off", "memory", "disk"]))
+    n_layers = len(backbone.anatomy.layers)
+    cache = None if home == "off" else _cache(examples, n_layers, home, folder)
+    make = _make(examples, cache)
+    checkpointing = data.draw(st.booleans())
+    recorder = data.draw(st.sampled_from([None, Replayed()]))
+    turned = data.draw(st.permutations(lanes))
+    rung, cut = data.draw(st.integers(0, STEPS)), data.draw(st.integers(1, len(lanes)))
+
+    first = Training(backbone, turned, checkpointing=checkpointing, recorder=recorder)
+    half = first.run(make, 0, rung)
+    found = {}
+    for part in (turned[:cut], turned[cut:]):
+        if part:
+            second = Training(backbone, part, checkpointing=not checkpointing, recorder=recorder)
+            put_state(second.pack, second.optimizer, half)
+            found |= second.run(make, rung, STEPS)
+    assert max(furthest(found[number], solo[number]) for number in solo) < 1e-9
+
+
+@pytest.mark.parametrize("name", QUICK)
+@settings(max_examples=2, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_every_way_to_run_a_pack_ends_where_solo_runs_do(
+    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _any_way(name, data, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_every_way_on_every_architecture(
+    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _any_way(name, data, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.parametrize("method", registry.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("bert", "llama") else pytest.mark.slow)
+        for name in EVERY
+    ],
+)
+def test_each_method_alone(name: str, method: str, tmp_path: Path) -> None:
+    backbone = _backbone(name)
+    if method not in registry.carried_by(backbone.anatomy):
+        pytest.skip(f"{name} does not carry {method}")
+    rng = np.random.default_rng(2)
+    n_layers = len(backbone.anatomy.layers)
+    lanes = [
+        Lane(n, tiny.random_configuration(backbone, rng, layers=n_layers, methods=[method]))
+        for n in range(3)
+    ]
+    examples = _examples(answers=backbone.lm_head is not None)
+    solo = _solo(backbone, lanes, _make(examples))
+    cache = _cache(examples, n_layers, "memory", tmp_path)
+    packed = Training(backbone, lanes).run(_make(examples, cache))
+    assert max(furthest(packed[number], solo[number]) for number in solo) < 1e-9
+
+
+def test_kept_activations_are_computed_once_and_do_not_depend_on_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny.tiny_backbone("bert")
+    examples = _examples(answers=False)
+    training = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+    lanes = [
+        Lane(
+            first,
+            Configuration.of(
+                [Group.of("lora", [first], ["value"], rank=2, alpha=4.0, dropout=0.0)]
+                if first < 3
+                else [],
+                training=training,
+            ),
+        )
+        for first in range(4)
+    ]
+    asked: list[tuple[int, ...]] = []
+    trunk = Pack.trunk
+
+    def noting(self: Pack, batch: Batch, wanted: object, known: Known) -> dict[int, torch.Tensor]:
+        asked.append(tuple(sorted(wanted)))  # type: ignore[call-overload]
+        return trunk(self, batch, wanted, known)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pack, "trunk", noting)
+
+    def known(order: list[int], cache: ActivationCache) -> dict[int, torch.Tensor]:
+        found = {}
+        for number in order:
+            pack = Training(backbone, [lanes[number]]).pack
+            with pack.running():
+                found |= cache.known(pack, np.arange(ROWS))
+        return found
+
+    one = known([0, 1, 2, 3], _cache(examples, 3, "memory", tmp_path))
+    once = len(asked)
+    other = known([3, 2, 1, 0], _cache(examples, 3, "memory", tmp_path))
+    assert one.keys() == other.keys()
+    assert sorted(one) == [1, 2, 3]
+    assert all(torch.equal(one[layer], other[layer]) for layer in one)
+    on_disk = known([2, 0, 1, 3], _cache(examples, 3, "disk", tmp_path))
+    filled = len(asked)
+    again = known([0, 1, 2, 3], _cache(examples, 3, "disk", tmp_path))
+    assert once == 3 * 3, "three blocks, three layers, each computed once"
+    assert len(asked) == filled, "another process computed what lay on disk"
+    assert all(torch.equal(on_disk[layer], again[layer]) for layer in one)
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "gpt2", "llama", "t5", "distilbert"])
+def test_backbone_dropout_is_shared_by_lanes_and_equal_to_solo(name: str) -> None:
+    backbone = tiny.tiny_backbone(name)
+    if name == "llama":
+        backbone.config.attention_dropout = 0.2
+    if name == "modernbert":
+        backbone.config.attention_dropout = 0.1
+    examples, lanes = _examples(answers=False), _lanes(backbone, 8, 3)
+    make = _make(examples)
+    packed = Training(backbone, lanes, backbone_dropout=True).run(make)
+    for lane in lanes:
+        alone = Training(backbone, [lane], backbone_dropout=True).run(make)[lane.number]
+        calm = Training(backbone, [lane]).run(make)[lane.number]
+        assert furthest(alone, packed[lane.number]) < 1e-9
+        assert furthest(alone, calm) > 1e-4, "nothing was dropped"
+
+
+@pytest.mark.parametrize("name", ["opt", "deberta-v2"])
+def test_dropout_that_cannot_be_reached_is_refused(name: str) -> None:
+    backbone = tiny.tiny_backbone(name)
+    with pytest.raises(BackboneError, match="backbone_dropout"):
+        Training(backbone, _lanes(backbone, 1, 1), backbone_dropout=True)
+
+
+def test_attention_dropout_is_what_eager_attention_does_with_the_same_draws() -> None:
+    """Against transformers' own eager attention, its dropout fed with the same factors."""
+    backbone, rate = tiny.tiny_backbone("llama"), 0.25
+    stream = Stream(rows=ROWS, call=Call(training=True, uniform=_draws))
+    layer = attention.LayerAttention("name", [], stream, dropout=rate)
+    module = backbone.model.get_submodule(backbone.anatomy.layers[0].attention)
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(ROWS, 4, 7, 8, generator=generator, dtype=torch.float64)
+    key, value = torch.randn(2, ROWS, 2, 7, 8, generator=generator, dtype=torch.float64)
+    mask = torch.zeros(1, 1, 7, 7, dtype=torch.float64)
+    attention.bind(module, layer)
+    try:
+        found, _ = attention.lane_attention(module, query, key, value, mask, scaling=0.5)
+    finally:
+        attention.unbind(module)
+    keep = (_draws("name", (ROWS, 4, 7, 7)) >= rate) / (1 - rate)
+    _, probabilities = eager_attention_forward(module, query, key, value, mask, scaling=0.5)
+    expected = (probabilities * keep) @ value.repeat_interleave(2, dim=1)
+    assert torch.allclose(found, expected.transpose(1, 2), atol=1e-6)  # its softmax is float32
+    assert float((keep == 0).double().mean()) == pytest.approx(rate, abs=0.05)
+
+
+def _draws(name: str, shape: Sequence[int]) -> torch.Tensor:
+    assert name == "name"
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(9))
+
+
+def test_a_lane_that_does_not_train_for_some_steps_stays_bit_for_bit() -> None:
+    backbone = tiny.tiny_backbone("bert")
+    examples, lanes = _examples(answers=False), _lanes(backbone, 5, 3)
+    training = Training(backbone, lanes)
+    before = training.run(_make(examples), 0, 4)
+    position = [lane.number for lane in training.pack.lanes].index(1)
+    trains = torch.ones(3, dtype=torch.bool)
+    trains[position] = False
+    update = training.optimizer.step
+    training.steps.update = lambda factors: update(factors, trains=trains)  # type: ignore[method-assign]
+    after = training.run(_make(examples), 4, 8)
+    assert all(torch.equal(t, after[1].tensors[name]) for name, t in before[1].tensors.items())
+    assert after[1].updates == 4
+    assert after[1].active
+    plain = Training(backbone, [lanes[0]]).run(_make(examples), 0, 8)[0]
+    assert furthest(plain, after[0]) < 1e-9
