@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: demo dashboard test test-all check format docs clean
+.PHONY: demo dashboard test test-all bench check format docs clean
 
 # torch first: its range keeps pip from picking a newer release with other accelerator packages.
 $(STAMP): pyproject.toml
@@ -26,6 +26,9 @@ test: $(STAMP)  ## everything but the slow tests
 
 test-all: $(STAMP)  ## the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+
+bench: $(STAMP)  ## what packing saves against solo runs and HF Trainer; about an hour on two cores
+	$(BIN)/python benchmarks/packing.py --record bench.jsonl --json bench.json
 
 check: $(STAMP)  ## lint, format, types, layering
 	$(BIN)/ruff check .

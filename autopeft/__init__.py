@@ -6,7 +6,6 @@ names are loaded on first use.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from autopeft.configuration import Configuration
     from autopeft.errors import AutopeftError
 
-__version__ = version("autopeft")
+    __version__: str
 
 __all__ = [
     "AutopeftError",
@@ -48,6 +47,10 @@ _ELSEWHERE = {"AutopeftError": "autopeft.errors", "Configuration": "autopeft.con
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # asks the installed package, which a bare checkout is not
+        from importlib.metadata import version
+
+        return version("autopeft")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_ELSEWHERE.get(name, "autopeft.api")), name)

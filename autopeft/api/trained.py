@@ -13,10 +13,10 @@ from autopeft.errors import BackboneError, Fault, InputError
 from autopeft.export.adapter import Adapter, load_adapter
 from autopeft.study.metrics import CAUSAL_LM
 from autopeft.training.batches import PaddedExamples
-from autopeft.training.data.examples import tokenise
 from autopeft.training.data.prompts import Prompt, answer_ends, prompt_ids
 from autopeft.training.data.request import DataRequest
 from autopeft.training.data.text import LabelledTexts
+from autopeft.training.data.tokenising import tokenise
 from autopeft.training.generation import generate
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.predict import predict

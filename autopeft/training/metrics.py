@@ -3,15 +3,14 @@
 Which metrics there are, their goals and best values stand in `autopeft.study.metrics`; `loss`
 comes from the training loop; those of answers are in `autopeft.training.answer_metrics`. A metric
 that is undefined (a correlation with a constant) is 0.0, the value of knowing nothing, so that a
-collapsed trial has a place on the scale.
+collapsed trial has a place on the scale. scipy and sklearn are imported by the metrics that need
+them: a machine that trains needs neither for accuracy.
 """
 
 import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy import stats
-from sklearn.metrics import f1_score, matthews_corrcoef
 
 from autopeft.errors import Fault, InputError
 from autopeft.study.metrics import METRICS, metrics_of
@@ -100,6 +99,8 @@ def _accuracy(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> fl
 
 
 def _f1(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
+    from sklearn.metrics import f1_score
+
     counted = [1] if n_classes == 2 else np.union1d(labels, predictions)
     return float(f1_score(labels, predictions, labels=counted, average="macro", zero_division=0.0))
 
@@ -107,27 +108,28 @@ def _f1(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
 def _matthews(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
     if _constant(predictions) or _constant(labels):
         return 0.0
+    from sklearn.metrics import matthews_corrcoef
+
     return float(matthews_corrcoef(labels, predictions))
 
 
 def _spearman(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
-    return _correlation(stats.spearmanr, predictions, labels)
+    return _correlation("spearmanr", predictions, labels)
 
 
 def _pearson(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
-    return _correlation(stats.pearsonr, predictions, labels)
+    return _correlation("pearsonr", predictions, labels)
 
 
-def _correlation(
-    function: Callable[..., object], predictions: np.ndarray, labels: np.ndarray
-) -> float:
+def _correlation(function: str, predictions: np.ndarray, labels: np.ndarray) -> float:
     if _constant(predictions) or _constant(labels):
         return 0.0
+    from scipy import stats
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-        value = float(
-            function(predictions.astype(np.float64), labels.astype(np.float64)).statistic  # type: ignore[attr-defined]
-        )
+        found = getattr(stats, function)(predictions.astype(np.float64), labels.astype(np.float64))
+    value = float(found.statistic)
     return value if np.isfinite(value) else 0.0
 
 

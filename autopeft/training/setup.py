@@ -14,8 +14,9 @@ from autopeft.training import metrics
 from autopeft.training.activations import CacheBudget
 from autopeft.training.answer_metrics import constant_answers
 from autopeft.training.batches import steps_per_epoch
-from autopeft.training.data.examples import TaskData, load_task_data
+from autopeft.training.data.examples import TaskData
 from autopeft.training.data.request import DataRequest, Limits, Splits, Task
+from autopeft.training.data.tokenising import load_task_data
 from autopeft.training.loop import LoopSettings, Trainer
 
 

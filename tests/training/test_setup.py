@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from autopeft.study.data_block import DataBlock
-from autopeft.training.data import DataRequest, Examples, TaskData
+from autopeft.training.data.examples import Examples, TaskData
+from autopeft.training.data.request import DataRequest
 from autopeft.training.setup import constant_quality, data_request, extra_metrics
 
 

@@ -10,7 +10,9 @@ import pytest
 from tiny_tokenizers import CHATML, byte_tokenizer
 
 from autopeft.errors import DataError
-from autopeft.training.data import Examples, Limits, Splits, TaskData, load_task_data, load_test
+from autopeft.training.data.examples import Examples, TaskData
+from autopeft.training.data.request import Limits, Splits
+from autopeft.training.data.tokenising import load_task_data, load_test
 
 Make = Callable[..., Any]
 PROMPTS = {

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from autopeft.errors import DataError
-from autopeft.training.data import DataRequest, docstrings, load_text_data
+from autopeft.training.data import docstrings
 from autopeft.training.data.docstrings import harvest, materialise, split_rows
+from autopeft.training.data.request import DataRequest
+from autopeft.training.data.text import load_text_data
 
 SMALL = ("alembic", "botorch", "rich")
 

@@ -7,7 +7,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from autopeft.errors import DataError
-from autopeft.training.data import Splits, load_task_data, load_test, load_text_data
+from autopeft.training.data.request import Splits
+from autopeft.training.data.text import load_text_data
+from autopeft.training.data.tokenising import load_task_data, load_test
 
 Make = Callable[..., Any]
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from autopeft.errors import DataError
-from autopeft.training.data import Splits, guess
-from autopeft.training.data.guess import guess_splits
+from autopeft.training.data.guess import guess, guess_splits
+from autopeft.training.data.request import Splits
 
 Make = Callable[..., Any]
 

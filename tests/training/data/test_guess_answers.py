@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from autopeft.training.data import guess
+from autopeft.training.data.guess import guess
 
 Make = Callable[..., Any]
 

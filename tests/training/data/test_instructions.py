@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from autopeft.errors import DataError
-from autopeft.training.data import Instructions, Limits, Splits, TextData, load_text_data
-from autopeft.training.data.text import load_test_text
+from autopeft.training.data.instructions import Instructions
+from autopeft.training.data.request import Limits, Splits
+from autopeft.training.data.text import TextData, load_test_text, load_text_data
 
 Make = Callable[..., Any]
 PROMPTS = {"task": "causal-lm", "format": "prompt-completion", "text": (), "label": ""}

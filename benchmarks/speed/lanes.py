@@ -1,0 +1,113 @@
+"""Packs with autopeft, whole or with one factor taken away."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+from autopeft.study.metrics import CAUSAL_LM, CLASSIFICATION
+from autopeft.training import batches
+from autopeft.training.activations import CacheBudget
+from autopeft.training.batches import steps_per_epoch
+from autopeft.training.data.examples import TaskData
+from autopeft.training.lanes import pack as packing
+from autopeft.training.lanes.pack import Lane
+from autopeft.training.loop import LoopSettings, PackRun, Trainer
+from benchmarks.speed.measuring import Measured, Stopwatch
+from benchmarks.speed.shapes import Subject
+
+CACHE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Ours:
+    """How autopeft trains.
+
+    Attributes:
+        epochs: Passes over the training rows.
+        batch_size: Rows per step and lane.
+        micro_batch_size: Rows per forward pass and lane.
+        precision: `fp32` or `bf16`.
+        bucketing: Whether rows of similar length are batched.
+        trunk: Whether lanes share the layers below their branch points.
+        cache_bytes: Memory for the trunk's activations; 0 for none.
+        max_steps: Ends the training there; 0 for all epochs.
+        uncounted_steps: Steps at the start that are not timed.
+        evaluate: Whether to evaluate once at the end.
+    """
+
+    epochs: int = 3
+    batch_size: int = 32
+    micro_batch_size: int = 32
+    precision: str = "fp32"
+    bucketing: bool = True
+    trunk: bool = True
+    cache_bytes: int = 0
+    max_steps: int = 0
+    uncounted_steps: int = 0
+    evaluate: bool = True
+
+    def total_steps(self, data: TaskData) -> int:
+        """Optimizer steps of a trial."""
+        return self.max_steps or self.epochs * steps_per_epoch(len(data.train), self.batch_size)
+
+
+def trainer_of(subject: Subject, data: TaskData, ours: Ours) -> Trainer:
+    """The persistent part, with an empty cache."""
+    causal = subject.backbone.lm_head is not None
+    settings = LoopSettings(
+        task=CAUSAL_LM if causal else CLASSIFICATION,
+        metrics=("loss",) if causal else ("accuracy", "loss"),
+        total_steps=ours.total_steps(data),
+        batch_size=ours.batch_size,
+        micro_batch_size=ours.micro_batch_size,
+        precision=ours.precision,
+        cache=CacheBudget(memory_bytes=ours.cache_bytes),
+    )
+    return Trainer(subject.backbone, data, settings, study_seed=0)
+
+
+def run_lanes(subject: Subject, trainer: Trainer, lanes: Sequence[Lane], ours: Ours) -> Measured:
+    """Make a pack, train it and evaluate it."""
+    with _without(ours):
+        watch = Stopwatch(subject.device)
+        run = trainer.start(lanes)
+        setup = watch.lap()
+        if ours.uncounted_steps:
+            run.train(ours.uncounted_steps)
+            watch.lap()
+        uncounted = run.profile.samples
+        run.train(trainer.settings.total_steps)
+        trained = watch.lap()
+        found = run.evaluate() if ours.evaluate else {}
+        evaluation = watch.lap()
+    accuracies = {str(number): each.values.get("accuracy") for number, each in found.items()}
+    return Measured(
+        setup=(0.0, 0.0) if ours.uncounted_steps else setup,
+        train=trained,
+        evaluation=evaluation if ours.evaluate else (0.0, 0.0),
+        samples=(run.profile.samples - uncounted) * len(lanes),
+        details={"accuracy": accuracies, "tokens": run.profile.tokens, "curves": _curves(run)},
+    )
+
+
+def _curves(run: PackRun) -> Mapping[str, list[tuple[int, float | None]]]:
+    return {
+        str(number): [(point.step, point.value) for point in points]
+        for number, points in run.drain_curve().items()
+    }
+
+
+@contextmanager
+def _without(ours: Ours) -> Iterator[None]:
+    """Take factors away that have no setting: no user should want to.
+
+    Without bucketing, a window holds one batch, so that sorting within it groups nothing. Without
+    a trunk, all lanes branch off at the first layer.
+    """
+    with ExitStack() as stack:
+        if not ours.bucketing:
+            stack.enter_context(mock.patch.object(batches, "WINDOW", 1))
+        if not ours.trunk:
+            stack.enter_context(mock.patch.object(packing, "first_layer", return_value=0))
+        yield
