@@ -132,6 +132,7 @@ class Preparation:
                 "constant_quality": self._constant,
                 "param_range": problems.param_range(space, self._definition, backbone.anatomy),
                 "pack_size": self._pack_size,
+                "proposals": self._pack_size,
                 "head_params": self._materials.head_params,
                 "data_notes": list(data.notes),
                 "space_name": space.name,
@@ -141,6 +142,11 @@ class Preparation:
                 "device": self._device,
             },
         )
+
+    def _memory_limit(self, record: StudyRecord) -> int | None:
+        """Lanes that fitted where larger packs did not, in earlier sittings on such a device."""
+        limit = record.facts.get("memory_limit")
+        return int(limit["lanes"]) if limit and limit["device"] == self._device else None
 
     def check(self, record: StudyRecord, listener: Listener) -> None:
         """Data, backbone and space are those the study was created with; versions are compared.
@@ -200,7 +206,10 @@ class Preparation:
         budget = definition.budget
         settings = TunerSettings(
             trials=budget.trials,
+            proposals=int(record.facts.get("proposals", record.facts["pack_size"])),
             pack_size=int(record.facts["pack_size"]),
+            memory_limit=self._memory_limit(record),
+            device=self._device,
             rung_steps=self._rungs,
             baselines=self._baselines,
             enqueued=self._enqueued,
