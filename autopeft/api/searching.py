@@ -110,9 +110,10 @@ class _Sitting:
         existing = self._existing(store) if store is not None else None
         if store is None or existing is None:
             prepared = self._prepare()
+            calibration = prepared.calibrate(self._listener, self._stopper)
             store = store or open_store(self._storage, create=True)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
-                store.create_study(prepared.new_study())
+                store.create_study(prepared.new_study(calibration))
             with self._lease(store) as token:
                 self._search(prepared, store, token)
         elif not self._is_finished(existing):

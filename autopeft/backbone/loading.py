@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
@@ -27,6 +28,7 @@ from autopeft.backbone.files import (
     MODEL_PATTERNS,
     PICKLE_PATTERNS,
     PICKLED,
+    TOKENIZER_PATTERNS,
     model_folder,
     safetensors_files,
     unreadable,
@@ -168,6 +170,30 @@ def config_anatomy(request: BackboneRequest) -> Anatomy:
         config = _config(request, folder)
         model = _model_class(config, request)(config, **_pooler_option(config, request))
     return discover(model, config, sites=request.sites)
+
+
+def config_tokenizer(request: BackboneRequest) -> Any:
+    """The tokenizer alone; no weights are read."""
+    folder = model_folder(request.name_or_path, request.revision, TOKENIZER_PATTERNS)
+    with _quiet_transformers():
+        return load_tokenizer(request.name_or_path, folder)
+
+
+def config_head(request: BackboneRequest, anatomy: Anatomy, n_outputs: int) -> HeadRecipe:
+    """The task head, from the configuration and the names of the weights that are at hand.
+
+    A pooler counts as pre-trained unless weights lie in the folder and it is not among them.
+    """
+    folder = model_folder(request.name_or_path, request.revision, CONFIG_PATTERNS)
+    names = {name for file in safetensors_files(folder) for name in _weight_names(file)}
+    pooler = not names or any("pooler.dense.weight" in name for name in names)
+    config = _config(request, folder)
+    return head_recipe(config, anatomy, n_outputs, pretrained_pooler=pooler)
+
+
+def _weight_names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as opened:
+        return list(opened.keys())
 
 
 def _check(request: BackboneRequest) -> None:
