@@ -97,10 +97,8 @@ class _Estimate:
         wanted = data_request(definition.data, task=task, seed=definition.study.seed)
         data = load_task_data(wanted, config_tokenizer(request), output_dir=folder)
         outputs = 1 if task == REGRESSION else len(data.label_names)
-        head, total = (
-            config_head(request, anatomy, outputs),
-            full_budget_steps(definition.training, len(data.train)),
-        )
+        head = config_head(request, anatomy, outputs)
+        total = full_budget_steps(definition.training, len(data.train))
         facts = problems.Facts(
             constant_quality=0.0,
             best_quality=1.0,

@@ -112,6 +112,11 @@ class Preparation:
         from autopeft.execution.calibration import MOST_LANES, Calibration, calibrate
 
         question = self._question(MOST_LANES)
+        if question.pack is not None and question.pack > max(question.largest, 1):
+            listener.on_event(
+                f"packs of {question.pack} may need more memory than is free: {question.largest} "
+                "of the space's largest configurations fit; a pack that does not is halved"
+            )
         if not question.open and not timed:
             return Calibration(
                 question.pack or 1, question.precision or "fp32", largest=question.largest
@@ -182,7 +187,7 @@ class Preparation:
                 "constant_quality": self._constant,
                 "param_range": problems.param_range(space, self._definition, backbone.anatomy),
                 "pack_size": calibration.pack_size,
-                "proposals": calibration.pack_size,
+                "proposals": self._proposals(calibration.pack_size),
                 "precision": calibration.precision,
                 "tf32": False,
                 "calibration": calibration.to_dict() if calibration.seconds else None,
@@ -195,6 +200,15 @@ class Preparation:
                 "device": self._device,
             },
         )
+
+    def _proposals(self, pack_size: int) -> int:
+        """Trials of a cohort: what the study says, else one pack: the searcher learns sooner.
+
+        More than a pack lets survivors of several packs share one; but no rung ends more than the
+        worse half, which seldom saves a pack, while every larger ask is a blinder one.
+        """
+        given = self._definition.search.proposals
+        return pack_size if given == "auto" else int(given)
 
     def _memory_limit(self, record: StudyRecord) -> int | None:
         """Lanes that fitted where larger packs did not, in earlier sittings on such a device."""
@@ -260,6 +274,7 @@ class Preparation:
         budget = definition.budget
         precision = str(record.facts.get("precision", "fp32"))
         trainer = with_precision(self._materials, precision).trainer
+        listener.on_event(f"packs of at most {record.facts['pack_size']} trials, {precision}")
         settings = TunerSettings(
             trials=budget.trials,
             proposals=int(record.facts.get("proposals", record.facts["pack_size"])),

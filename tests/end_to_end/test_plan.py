@@ -73,6 +73,18 @@ def test_a_plan_is_what_the_study_then_is(
     assert (facts["precision"], facts["pack_size"], facts["proposals"]) == ("fp32", 2, 2)
 
 
+def test_proposals_beyond_a_pack_make_cohorts_of_several(
+    tmp_path: Path, make: Callable[..., Path]
+) -> None:
+    study = make(search={"pack": 2, "proposals": 4, "baselines": [], "rungs": [0.9, 1.0]})
+    found = _search(tmp_path, study, 4)
+    assert (found.record.facts["pack_size"], found.record.facts["proposals"]) == (2, 4)
+    trials = found.trials()
+    assert {trial.pack for trial in trials} == {0}
+    assert {trial.profile["pack_lanes"] for trial in trials} == {2}
+    assert all(trial.profile["optimizer_steps"] == 24 for trial in trials)
+
+
 def test_a_probe_gives_hours_and_stores_nothing(
     tmp_path: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
