@@ -1,6 +1,7 @@
 """How much memory a device has to give, and what of it a pack of a study may take."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,9 @@ from autopeft.training.memory import (
     largest_pack,
 )
 
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
 
 def free_bytes(device: torch.device) -> int | None:
     """Bytes that are free on a device now; None where it does not tell (mps)."""
@@ -25,15 +29,29 @@ def free_bytes(device: torch.device) -> int | None:
         return int(free)
     if device.type != "cpu":
         return None
+    bounds = [bound for bound in (_available(), _left_in_container()) if bound is not None]
+    return min(bounds) if bounds else _half_of_physical()
+
+
+def _available() -> int | None:
+    """What Linux says could be had without swapping."""
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            found = dict(line.split(":", 1) for line in lines)
-        return int(found["MemAvailable"].split()[0]) * 1024
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return _physical_bytes()
+        return None
 
 
-def _physical_bytes() -> int | None:
+def _left_in_container() -> int | None:
+    """What a control group leaves of its limit, of which `MemAvailable` knows nothing."""
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        return max(0, limit - int((CGROUP / "memory.current").read_text()))
+    except (OSError, ValueError):  # no group, or "max": no limit
+        return None
+
+
+def _half_of_physical() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (ValueError, OSError, AttributeError):
