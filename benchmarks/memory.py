@@ -83,7 +83,13 @@ def _measure(case: Case) -> dict[str, float]:
         configurations,
         trainer.backbone.anatomy,
         head_params=trainer.recipe.n_parameters,
-        shape=StepShape(case.rows, case.tokens, case.compute, overhead=RESIDENT_OVERHEAD),
+        shape=StepShape(
+            case.rows,
+            case.tokens,
+            evaluated=len(trainer.validation),
+            compute=case.compute,
+            overhead=RESIDENT_OVERHEAD,
+        ),
         weights=Weights(),
     )
     return {

@@ -177,6 +177,7 @@ class _Estimate:
         shape = memory.StepShape(
             rows=_batch(self.definition) if micro == "auto" else micro,
             tokens=max(self.data.train.longest, self.data.validation.longest),
+            evaluated=len(self.data.validation),
             compute=precision,
             overhead=step_overhead(device),
         )

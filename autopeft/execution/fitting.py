@@ -69,6 +69,7 @@ def step_shape(trainer: Trainer) -> StepShape:
     return StepShape(
         rows=settings.micro_batch_size,
         tokens=longest,
+        evaluated=len(trainer.validation),
         compute=settings.precision,
         overhead=step_overhead(trainer.device),
     )

@@ -54,6 +54,7 @@ class StepShape:
     Attributes:
         rows: Examples per lane in one forward pass (the micro-batch).
         tokens: Tokens of the longest row, padding included.
+        evaluated: Examples of an evaluation: fewer than a batch of it holds need less.
         compute: "fp32", or "bf16" for autocast.
         checkpointing: Whether a lane's layers are recomputed in the backward pass.
         fused_attention: Whether attention keeps no scores (all of torch's kernels but `math`).
@@ -64,6 +65,7 @@ class StepShape:
 
     rows: int
     tokens: int
+    evaluated: int = EVALUATION_ROWS
     compute: str = "fp32"
     checkpointing: bool = False
     fused_attention: bool = True
@@ -311,7 +313,8 @@ class _Pack:
     def evaluating(self) -> int:
         """An evaluation batch: no layer's tensors outlive it."""
         lanes = len(self._lanes)
-        rows = max(LEAST_EVALUATION_ROWS * lanes, EVALUATION_ROWS)
+        each = max(LEAST_EVALUATION_ROWS, EVALUATION_ROWS // lanes)
+        rows = lanes * min(each, self._shape.evaluated)
         width = self._layer_width(gradients=False)
         return round(rows * self._shape.tokens * width + self._dequantised())
 
