@@ -123,7 +123,7 @@ def _tabs(view: StudyView, shown: TrialView) -> None:
     with reason:
         _reason(trial)
     with cost:
-        _pairs(trial.profile, "Nothing has been recorded yet.")
+        _cost(trial.profile)
     with attempts:
         _attempts(shown)
 
@@ -189,6 +189,25 @@ def _plain(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value if isinstance(value, str) else json.dumps(value, default=str)
     return words.metric_value(name, value)
+
+
+def _cost(profile: Mapping[str, Any]) -> None:
+    """Seconds of the trial beside those of its packs, then the counts."""
+    seconds = [name for name in words.PROFILE_SECONDS if name in profile]
+    if seconds:
+        rows = [
+            {
+                "seconds": words.label(name),
+                "this trial": words.metric_value(name, profile[name]),
+                "its packs": words.metric_value(name, profile.get(f"pack_{name}")),
+            }
+            for name in seconds
+        ]
+        st.dataframe(pd.DataFrame(rows), hide_index=True)
+        st.caption("A pack's seconds are shared out by the FLOPs of its trials.")
+    shown = {*seconds, *(f"pack_{name}" for name in seconds)}
+    rest = {name: value for name, value in profile.items() if name not in shown}
+    _pairs(rest, "" if seconds else "Nothing has been recorded yet.")
 
 
 def _attempts(shown: TrialView) -> None:

@@ -28,7 +28,16 @@ _LABELS = {
     "trainable_params": "trainable parameters",
     "head_params": "head parameters",
     "train_seconds": "training seconds",
+    "evaluation_seconds": "evaluation",
+    "loading_seconds": "loading",
+    "waiting_seconds": "waiting for its pack",
+    "pack_lanes": "trials in the last pack",
+    "samples": "examples",
+    "tokens": "tokens, padded",
+    "peak_memory_bytes": "peak memory",
 }
+PROFILE_SECONDS = ("train_seconds", "evaluation_seconds", "loading_seconds", "waiting_seconds")
+"""The seconds of a profile; `pack_` before the name are those of all lanes together."""
 
 
 def markdown(text: str) -> str:

@@ -23,6 +23,7 @@ from autopeft.study.records import (
     StudyState,
     TrialRecord,
     TrialState,
+    TrialUpdate,
 )
 from storage import engine, lease, records, schema
 from storage import snapshots as snapshot_rows
@@ -148,8 +149,9 @@ class SqlStore:
         state: StudyState | None = None,
         spent: Mapping[str, float] | None = None,
         definition: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """Change what is given; `spent` values are added to what is stored."""
+        """Change what is given; `spent` values are added, `facts` replaced key by key."""
         with self._writing() as session:
             row = session.get_one(StudyRow, lease.guard(session, name, token).id)
             if state is not None:
@@ -158,6 +160,8 @@ class SqlStore:
                 row.spent = records.added(row.spent, spent)
             if definition is not None:
                 row.definition = dict(definition)
+            if facts is not None:
+                row.facts = {**row.facts, **facts}
 
     def request_stop(self, name: str, requested: bool = True) -> None:
         """Ask the running coordinator to stop after its step; needs no lease."""
@@ -254,6 +258,11 @@ class SqlStore:
                 message=message,
                 profile=profile,
             )
+
+    def update_trials(self, name: str, token: int, updates: Sequence[TrialUpdate]) -> None:
+        """Record and end several trials at once, all or none."""
+        with self._writing() as session:
+            trial_rows.update(session, lease.guard(session, name, token), updates)
 
     def requeue_trials(self, name: str, token: int, *, cause: str = "lost") -> list[int]:
         """Set running trials back to waiting and close their attempts; their numbers."""

@@ -15,7 +15,13 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, insert, select
 from sqlalchemy.orm import Session, selectinload
 
-from autopeft.study.records import Measurement, NewTrial, TrialRecord, TrialState
+from autopeft.study.records import (
+    Measurement,
+    NewTrial,
+    TrialRecord,
+    TrialState,
+    TrialUpdate,
+)
 from storage import records
 from storage.columns import finite
 from storage.lookup import StudyKey, find_trial, next_number, no_trial
@@ -107,6 +113,38 @@ def finish(
     if profile is not None:
         row.profile = dict(profile)
     _close(_open_attempts(session, [row.id]), cause=cause, message=message)
+
+
+def update(session: Session, study: StudyKey, updates: Sequence[TrialUpdate]) -> None:
+    """Records and ends several trials; see `Store.update_trials`."""
+    for each in updates:
+        if each.optimizer_steps is not None:
+            record(
+                session,
+                study,
+                each.number,
+                measurements=each.measurements,
+                objectives=each.objectives,
+                rung=each.rung,
+                optimizer_steps=each.optimizer_steps,
+            )
+        if each.state is not None:
+            finish(
+                session,
+                study,
+                each.number,
+                each.state,
+                cause=each.cause,
+                message=each.message,
+                profile=each.profile,
+            )
+        elif each.profile is not None:
+            _set_profile(find_trial(session, study, each.number), each.profile)
+
+
+def _set_profile(row: TrialRow, profile: Mapping[str, Any]) -> None:
+    if not TrialState(row.state).final:
+        row.profile = dict(profile)
 
 
 def requeue(session: Session, study: StudyKey, cause: str) -> list[int]:

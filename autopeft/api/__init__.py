@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autopeft.api.environment import doctor
     from autopeft.api.loading import delete, list_studies, load_study, stop, upgrade_storage
     from autopeft.api.place import storage_url
+    from autopeft.api.planning import plan
     from autopeft.api.searching import search
     from autopeft.api.study import Study
     from autopeft.api.trained import TrainedModel, load
@@ -34,6 +35,7 @@ _HOME = {
     "load": "trained",
     "load_configuration": "checking",
     "load_study": "loading",
+    "plan": "planning",
     "render": "checking",
     "search": "searching",
     "sites": "checking",
@@ -55,6 +57,7 @@ __all__ = [
     "load",
     "load_configuration",
     "load_study",
+    "plan",
     "render",
     "search",
     "sites",

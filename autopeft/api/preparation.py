@@ -7,7 +7,8 @@ from autopeft.api import problem as problems
 from autopeft.api.checks import study_faults
 from autopeft.api.study import bounds
 from autopeft.api.versions import package_versions
-from autopeft.errors import Fault, InputError, StudyMismatchError
+from autopeft.configuration import Configuration
+from autopeft.errors import Fault, InputError, InterruptedStudyError, StudyMismatchError
 from autopeft.execution.states import states_folder
 from autopeft.searchers.baselines import baselines
 from autopeft.searchers.rungs import rung_steps
@@ -17,15 +18,11 @@ from autopeft.study.records import NewStudy, StudyRecord
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
+    from autopeft.execution.calibration import Calibration, Question
     from autopeft.tuner import Tuner
 
 ACCURACY_LIKE = ("accuracy", "f1", "matthews", "exact_match", "choice_accuracy")
 """Qualities that are shares of the validation rows, or near it: their noise is binomial."""
-
-PACK_SIZES = {"cpu": 4}
-DEFAULT_PACK_SIZE = 8
-"""Lanes of an automatic pack. On two CPU cores, samples/s hardly grow with the pack, so that a
-small one only shares the trunk and lets the searcher learn sooner; a GPU has room for more."""
 
 
 class Preparation:
@@ -93,10 +90,6 @@ class Preparation:
             total_steps=materials.total_steps,
             warmup_steps=self._warmup_steps(materials.total_steps),
         )
-        pack = definition.search.pack
-        automatic = PACK_SIZES.get(self._device, DEFAULT_PACK_SIZE)
-        size = automatic if pack == "auto" else int(pack)
-        self._pack_size = size if anatomy.packable else 1
         listener.on_event(self._summary())
 
     def _summary(self) -> str:
@@ -106,22 +99,84 @@ class Preparation:
             f"{self._materials.backbone.name}: {anatomy.n_params / 1e6:.1f} M parameters, "
             f"{len(anatomy.layers)} layers; {len(data.train)} examples train, "
             f"{len(data.validation)} choose; {self._materials.total_steps} steps a trial, "
-            f"{self._pack_size} trials a pack, on {self._device}"
+            f"on {self._device}"
         )
 
     def _warmup_steps(self, total_steps: int) -> int:
         """The longest warm-up of any configuration."""
         from autopeft.training.loop import warmup_steps
 
-        ratio = self._definition.training.warmup_ratio
-        for dimension in self._space.dimensions:
-            if dimension.name == "training.warmup_ratio":
-                values = [float(value) for value in dimension.values] or [dimension.high]
-                ratio = max(values)
-        return warmup_steps(ratio, total_steps)
+        return warmup_steps(problems.longest_warmup(self._definition, self._space), total_steps)
 
-    def new_study(self) -> NewStudy:
-        """The record to create."""
+    def calibrate(
+        self, listener: Listener, stopper: Stopper, *, timed: bool = False
+    ) -> "Calibration":
+        """Pack size and precision: the study's own, else what a short run on this machine finds.
+
+        Args:
+            listener: Told what was found.
+            stopper: Asks for an early end.
+            timed: Whether packs are timed even where the study says their size.
+
+        Raises:
+            InterruptedStudyError: Asked to stop meanwhile; nothing is stored yet.
+        """
+        from autopeft.execution.calibration import MOST_LANES, Calibration, calibrate
+
+        question = self._question(MOST_LANES)
+        if question.pack is not None and question.pack > max(question.largest, 1):
+            listener.on_event(
+                f"packs of {question.pack} may need more memory than is free: {question.largest} "
+                "of the space's largest configurations fit; a pack that does not is halved"
+            )
+        if not question.open and not timed:
+            return Calibration(
+                question.pack or 1, question.precision or "fp32", largest=question.largest
+            )
+        listener.on_event("calibrating: pack size and precision for this machine, once")
+        found = calibrate(
+            self._materials.trainer,
+            self._materials.data,
+            self.probe_configuration(),
+            question,
+            go_on=lambda: not stopper.reason,
+            timed=timed,
+        )
+        if stopper.reason:
+            raise InterruptedStudyError(
+                f"study {self._definition.study.name!r} was stopped ({stopper.reason}) before it "
+                "began; nothing is stored",
+                hint="the same command starts it",
+            )
+        listener.on_event(found.sentence())
+        return found
+
+    def _question(self, most: int) -> "Question":
+        """What the study leaves to calibration; sizes that memory forbids are not tried."""
+        from autopeft.execution.calibration import Question
+        from autopeft.execution.fitting import lanes_that_fit
+
+        given, precision = self._definition.search.pack, self._definition.training.precision
+        largest = lanes_that_fit(self.largest_configuration(), self._materials.trainer) or most
+        packable = self._materials.backbone.anatomy.packable
+        pack = (None if given == "auto" else int(given)) if packable else 1
+        return Question(pack, None if precision == "auto" else precision, largest)
+
+    def probe_configuration(self) -> Configuration:
+        """What the lanes of a calibration train: the first baseline, or one like it."""
+        anatomy = self._materials.backbone.anatomy
+        found = dict(self._baselines)
+        if not found and {"query", "value"} & set(anatomy.roles):
+            training = problems.training_defaults(self._definition)
+            found = baselines(("lora-r8",), anatomy, training=training)
+        return next(iter(found.values()), self.largest_configuration())
+
+    def largest_configuration(self) -> Configuration:
+        """The configuration of the space that needs most memory."""
+        return self._problem.build(self._space.largest())
+
+    def new_study(self, calibration: "Calibration") -> NewStudy:
+        """The record to create, with what the calibration chose."""
         data, backbone = self._materials.data, self._materials.backbone
         space = self._space
         return NewStudy(
@@ -143,7 +198,11 @@ class Preparation:
                 "metric": self._quality,
                 "constant_quality": self._constant,
                 "param_range": problems.param_range(space, self._definition, backbone.anatomy),
-                "pack_size": self._pack_size,
+                "pack_size": calibration.pack_size,
+                "proposals": self._proposals(calibration.pack_size),
+                "precision": calibration.precision,
+                "tf32": False,
+                "calibration": calibration.to_dict() if calibration.seconds else None,
                 "head_params": self._materials.head_params,
                 "data_notes": list(data.notes),
                 "space_name": space.name,
@@ -153,6 +212,20 @@ class Preparation:
                 "device": self._device,
             },
         )
+
+    def _proposals(self, pack_size: int) -> int:
+        """Trials of a cohort: what the study says, else one pack: the searcher learns sooner.
+
+        More than a pack lets survivors of several packs share one; but no rung ends more than the
+        worse half, which seldom saves a pack, while every larger ask is a blinder one.
+        """
+        given = self._definition.search.proposals
+        return pack_size if given == "auto" else int(given)
+
+    def _memory_limit(self, record: StudyRecord) -> int | None:
+        """Lanes that fitted where larger packs did not, in earlier sittings on such a device."""
+        limit = record.facts.get("memory_limit")
+        return int(limit["lanes"]) if limit and limit["device"] == self._device else None
 
     def check(self, record: StudyRecord, listener: Listener) -> None:
         """Data, backbone and space are those the study was created with; versions are compared.
@@ -205,14 +278,21 @@ class Preparation:
         """The tuner of one sitting."""
         from autopeft.execution.inprocess import InProcessRunner
         from autopeft.searchers.registry import make_searcher
+        from autopeft.training.setup import with_precision
         from autopeft.tuner import Tuner, TunerSettings
         from autopeft.tuner.ledger import Ledger
 
         definition, record = self._definition, store.study(self._definition.study.name)
         budget = definition.budget
+        precision = str(record.facts.get("precision", "fp32"))
+        trainer = with_precision(self._materials, precision).trainer
+        listener.on_event(f"packs of at most {record.facts['pack_size']} trials, {precision}")
         settings = TunerSettings(
             trials=budget.trials,
+            proposals=int(record.facts.get("proposals", record.facts["pack_size"])),
             pack_size=int(record.facts["pack_size"]),
+            memory_limit=self._memory_limit(record),
+            device=self._device,
             rung_steps=self._rungs,
             baselines=self._baselines,
             enqueued=self._enqueued,
@@ -228,7 +308,7 @@ class Preparation:
             Ledger(store, definition.study.name, token),
             problem=self._problem,
             searcher=make_searcher(definition.search.searcher, self._problem),
-            runner=InProcessRunner(self._materials.trainer),
+            runner=InProcessRunner(trainer),
             settings=settings,
             listener=listener,
             stopper=stopper,

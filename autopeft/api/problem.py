@@ -262,6 +262,14 @@ def _frame(
     return tuple(frames)
 
 
+def longest_warmup(definition: StudyDefinition, space: BoundSpace) -> float:
+    """The largest share of warm-up steps of any configuration."""
+    for dimension in space.dimensions:
+        if dimension.name == "training.warmup_ratio":
+            return max([float(value) for value in dimension.values] or [dimension.high])
+    return definition.training.warmup_ratio
+
+
 def param_range(
     space: BoundSpace, definition: StudyDefinition, anatomy: Anatomy
 ) -> dict[str, int]:

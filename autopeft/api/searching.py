@@ -1,8 +1,9 @@
 """`autopeft.search`: create or resume a study and run it to its end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from autopeft.api.checking import validate
 from autopeft.api.loading import open_existing, open_store
@@ -110,9 +111,10 @@ class _Sitting:
         existing = self._existing(store) if store is not None else None
         if store is None or existing is None:
             prepared = self._prepare()
+            calibration = prepared.calibrate(self._listener, self._stopper)
             store = store or open_store(self._storage, create=True)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
-                store.create_study(prepared.new_study())
+                store.create_study(prepared.new_study(calibration))
             with self._lease(store) as token:
                 self._search(prepared, store, token)
         elif not self._is_finished(existing):
@@ -150,7 +152,7 @@ class _Sitting:
         """The stored study of that name, where it is the same study."""
         record = next((r for r in store.studies() if r.name == self._name), None)
         if record is not None:
-            faults = difference(record.definition, self._definition.to_plain())
+            faults = difference(_with_defaults(record), self._definition.to_plain())
             if faults:
                 raise StudyMismatchError(faults)
         return record
@@ -164,3 +166,11 @@ class _Sitting:
     def _prepare(self) -> Preparation:
         self._listener.on_progress(Progress(self._name, "loading", 0, 0))
         return Preparation(self._definition, self._folder, self._listener)
+
+
+def _with_defaults(record: StudyRecord) -> Mapping[str, Any]:
+    """A stored definition; keys that came after it was written have their defaults."""
+    try:
+        return parse_definition(record.definition, where=record.name, base=None).to_plain()
+    except InputError:  # of a release that allowed more: the difference tells what
+        return record.definition

@@ -34,7 +34,7 @@ SAFETENSORS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 CONFIG_PATTERNS = ("config.json",)
-MODEL_PATTERNS = (
+TOKENIZER_PATTERNS = (
     *CONFIG_PATTERNS,
     "tokenizer*",
     "special_tokens_map.json",
@@ -43,6 +43,9 @@ MODEL_PATTERNS = (
     "merges.txt",
     "*.model",
     "chat_template.jinja",
+)
+MODEL_PATTERNS = (
+    *TOKENIZER_PATTERNS,
     SAFETENSORS,
     INDEX,
     "model-*-of-*.safetensors",

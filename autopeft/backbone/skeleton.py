@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
@@ -15,8 +16,16 @@ from autopeft.backbone import quantization
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.classes import base_class, causal_class, no_decoder, pooler_option
 from autopeft.backbone.discovery import discover
-from autopeft.backbone.files import CONFIG_PATTERNS, model_folder, unreadable
+from autopeft.backbone.files import (
+    CONFIG_PATTERNS,
+    TOKENIZER_PATTERNS,
+    model_folder,
+    safetensors_files,
+    unreadable,
+)
+from autopeft.backbone.heads import HeadRecipe, head_recipe, lm_recipe
 from autopeft.backbone.request import BackboneRequest, check_request
+from autopeft.backbone.tokenizer import load_tokenizer
 from autopeft.study.metrics import CAUSAL_LM
 
 
@@ -68,6 +77,31 @@ def skeleton_of(request: BackboneRequest, config: Any) -> Skeleton:
         raise no_decoder(anatomy.architecture, request.name_or_path)
     quantization.check_model(request.quantization, config, anatomy)
     return Skeleton(config, model, anatomy)
+
+
+def config_tokenizer(request: BackboneRequest) -> Any:
+    """The tokenizer alone; no weights are read."""
+    folder = model_folder(request.name_or_path, request.revision, TOKENIZER_PATTERNS)
+    with quiet_transformers():
+        return load_tokenizer(request.name_or_path, folder)
+
+
+def config_recipe(request: BackboneRequest, found: Skeleton, n_outputs: int) -> HeadRecipe:
+    """What is trained on top, from the configuration and the names of the weights at hand.
+
+    A pooler counts as pre-trained unless weights lie in the folder and it is not among them.
+    """
+    if request.task == CAUSAL_LM:
+        return lm_recipe()
+    folder = model_folder(request.name_or_path, request.revision, CONFIG_PATTERNS)
+    names = {name for file in safetensors_files(folder) for name in _weight_names(file)}
+    pooler = not names or any("pooler.dense.weight" in name for name in names)
+    return head_recipe(found.config, found.anatomy, n_outputs, pretrained_pooler=pooler)
+
+
+def _weight_names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as opened:
+        return list(opened.keys())
 
 
 def read_config(request: BackboneRequest, folder: Path) -> Any:

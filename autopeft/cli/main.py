@@ -20,6 +20,7 @@ from autopeft.cli.commands.doctor import doctor
 from autopeft.cli.commands.export import export
 from autopeft.cli.commands.front import front
 from autopeft.cli.commands.init import init
+from autopeft.cli.commands.plan import plan
 from autopeft.cli.commands.search import search
 from autopeft.cli.commands.show import show
 from autopeft.cli.commands.sites import sites
@@ -35,8 +36,8 @@ PROGRAM = "autopeft"
 LOGGERS = ("autopeft", "storage", "dashboard")
 
 COMMANDS = (
-    search, init, validate, sites, studies, status, trials, show, compare, front, export, train,
-    stop, delete, dashboard, doctor,
+    search, init, validate, plan, sites, studies, status, trials, show, compare, front, export,
+    train, stop, delete, dashboard, doctor,
 )  # fmt: skip
 """In the order of `--help`; `db` follows."""
 

@@ -37,11 +37,24 @@ def compact(value: float) -> str:
     return f"{value:.3g}"
 
 
-def duration(seconds: float | None) -> str:
+def byte_count(count: float) -> str:
+    """Bytes in their largest unit: 3.2 GiB."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def seconds(value: float) -> str:
+    """Seconds of work: with digits where they are few, else as a duration."""
+    return f"{value:.3g} s" if value < 60 else duration(value)
+
+
+def duration(span_s: float | None) -> str:
     """A duration in its two largest units: `2 h 5 min`."""
-    if seconds is None:
+    if span_s is None:
         return "unknown"
-    whole = max(0, round(seconds))
+    whole = max(0, round(span_s))
     parts = [
         (whole // 86400, "d"),
         (whole // 3600 % 24, "h"),

@@ -44,20 +44,26 @@ class Run(Protocol):
         """Write every lane's state to its `state_path` in a folder."""
 
     def profile(self, number: int) -> dict[str, Any]:
-        """What the training of a lane took so far, saved runs before this one included."""
+        """What the training of a lane took so far, packs before this one included."""
 
 
 class Runner(Protocol):
     """Trains packs."""
 
     def start(
-        self, lanes: Sequence[tuple[int, Configuration]], *, resume: Path | None = None
+        self,
+        lanes: Sequence[tuple[int, Configuration]],
+        *,
+        resume: Mapping[int, Path],
+        waited: Mapping[int, float],
     ) -> Run:
         """A pack of these (trial number, configuration) lanes.
 
         Args:
             lanes: At least one.
-            resume: Folder with a state of every lane at one common step, or None to start anew.
+            resume: File with the state of every lane, at one common step, by trial number; empty
+                to start anew.
+            waited: Seconds that every lane has waited for its pack, for its profile.
         """
 
 

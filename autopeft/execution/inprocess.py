@@ -1,7 +1,9 @@
 """Packs in this process: for laptops, debugging and tests."""
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +11,13 @@ import torch
 
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Result, Run, state_path
+from autopeft.execution.peak_memory import peak_bytes, reset_peak
+from autopeft.execution.profile import PackFigures, trial_profile
 from autopeft.methods.counting import training_flops
 from autopeft.study.records import Measurement
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState
 from autopeft.training.loop import PackRun, Trainer
-
-SUMMED = (
-    "optimizer_steps",
-    "samples",
-    "tokens",
-    "train_seconds",
-    "evaluation_seconds",
-    "pack_train_seconds",
-    "pack_evaluation_seconds",
-)
-"""What adds up over the runs of a trial; the rest of a profile is the last run's."""
 
 
 class InProcessRunner:
@@ -38,21 +31,41 @@ class InProcessRunner:
         self._trainer = trainer
 
     def start(
-        self, lanes: Sequence[tuple[int, Configuration]], *, resume: Path | None = None
+        self,
+        lanes: Sequence[tuple[int, Configuration]],
+        *,
+        resume: Mapping[int, Path],
+        waited: Mapping[int, float],
     ) -> Run:
         """See `Runner.start`."""
-        if torch.cuda.is_available():
+        device = self._trainer.device
+        if device.type == "cuda":
             torch.cuda.empty_cache()  # a pack that ran out of memory may have left fragments
-        states: dict[int, LaneState] = {}
-        before: dict[int, Mapping[str, Any]] = {}
-        if resume is not None:
-            for number, _ in lanes:
-                states[number] = LaneState.load(state_path(resume, number))
-                before[number] = json.loads(_profile(resume, number).read_text())
+        reset_peak(device)
+        began = time.perf_counter()
+        states = {number: LaneState.load(path) for number, path in resume.items()}
+        before = {
+            number: json.loads(_profile(path).read_text()) for number, path in resume.items()
+        }
         pack = [Lane(number, configuration) for number, configuration in lanes]
-        return InProcessRun(
-            self._trainer, self._trainer.start(pack, states=states or None), before
-        )
+        run = self._trainer.start(pack, states=states or None)
+        loading_s = time.perf_counter() - began
+        return InProcessRun(self._trainer, run, Start(loading_s, waited, before))
+
+
+@dataclass(frozen=True)
+class Start:
+    """What happened before a pack's first step.
+
+    Attributes:
+        loading_s: Seconds for building the pack and restoring its lanes.
+        waited: Seconds that every lane waited for it, by trial number.
+        before: Profiles of the packs that this one continues, by trial number.
+    """
+
+    loading_s: float
+    waited: Mapping[int, float]
+    before: Mapping[int, Mapping[str, Any]]
 
 
 class InProcessRun:
@@ -61,13 +74,11 @@ class InProcessRun:
     Args:
         trainer: Holds backbone and data.
         run: The pack.
-        before: Profiles of the runs that this one continues, by trial number.
+        start: How it came to be.
     """
 
-    def __init__(
-        self, trainer: Trainer, run: PackRun, before: Mapping[int, Mapping[str, Any]]
-    ) -> None:
-        self._trainer, self._run, self._before = trainer, run, before
+    def __init__(self, trainer: Trainer, run: PackRun, start: Start) -> None:
+        self._trainer, self._run, self._start = trainer, run, start
 
     @property
     def step(self) -> int:
@@ -92,21 +103,38 @@ class InProcessRun:
     def save(self, folder: Path) -> None:
         """See `Run.save`."""
         for number, state in self._run.states().items():
-            state.save(state_path(folder, number))
-            _profile(folder, number).write_text(json.dumps(self.profile(number)))
+            path = state_path(folder, number)
+            state.save(path)
+            _profile(path).write_text(json.dumps(self.profile(number)))
 
     def profile(self, number: int) -> dict[str, Any]:
-        """See `Run.profile`; the pack's seconds are shared out by closed-form FLOPs."""
+        """See `Run.profile` and `autopeft.execution.profile`."""
         anatomy = self._trainer.backbone.anatomy
         flops = {
             lane.number: training_flops(lane.configuration, anatomy, 1)
             for lane in self._run.pack.lanes
         }
-        share = flops[number] / sum(flops.values())
-        profile = self._run.profile.to_dict(lanes=len(flops), share=share)
-        before = self._before.get(number, {})
-        return profile | {name: before.get(name, 0) + profile[name] for name in SUMMED}
+        return trial_profile(
+            self._figures(),
+            share=flops[number] / sum(flops.values()),
+            waited=self._start.waited.get(number, 0.0),
+            before=self._start.before.get(number, {}),
+        )
+
+    def _figures(self) -> PackFigures:
+        took = self._run.profile
+        return PackFigures(
+            lanes=len(self._run.pack.lanes),
+            optimizer_steps=took.optimizer_steps,
+            samples=took.samples,
+            tokens=took.tokens,
+            train_seconds=took.train_seconds,
+            evaluation_seconds=took.evaluation_seconds,
+            loading_seconds=self._start.loading_s,
+            peak_memory_bytes=peak_bytes(self._trainer.device),
+        )
 
 
-def _profile(folder: Path, number: int) -> Path:
-    return state_path(folder, number).with_suffix(".json")
+def _profile(state: Path) -> Path:
+    """The file beside a lane's state that holds its profile."""
+    return state.with_suffix(".json")

@@ -1,49 +1,98 @@
-"""Saved lane states of a pack: a folder per step, complete or absent."""
+"""Saved lane states of a cohort: a folder per save of a pack, complete or absent.
+
+Packs of a cohort are formed anew at every rung, so states are looked up by trial: of each, the
+newest one counts, whatever pack wrote it.
+"""
 
 import os
+import re
 import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from autopeft.execution.base import Run, state_path
 
+_SAVE = re.compile(r"step-(\d{8})-[0-9a-f]{8}")
+_COHORT = "cohort-{:05d}"
 
-class PackStates:
-    """The states of one pack's lanes.
+
+@dataclass(frozen=True)
+class SavedLane:
+    """One lane's newest state.
+
+    Attributes:
+        step: Optimizer steps that it has taken.
+        path: Its file.
+    """
+
+    step: int
+    path: Path
+
+
+class CohortStates:
+    """The states of one cohort's lanes.
 
     Args:
         root: The study's folder of lane states.
-        pack: The pack's number.
+        cohort: The cohort's number.
     """
 
-    def __init__(self, root: Path, pack: int) -> None:
-        self._folder = root / f"pack-{pack:05d}"
+    def __init__(self, root: Path, cohort: int) -> None:
+        self._folder = root / _COHORT.format(cohort)
 
-    def save(self, run: Run) -> None:
-        """Save every lane of a run; older steps are removed once the new one is complete."""
-        target = self._folder / f"step-{run.step:08d}"
-        partial = target.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        run.save(partial)
-        shutil.rmtree(target, ignore_errors=True)  # of other lanes, or of this very step
-        os.replace(partial, target)
+    def save(self, run: Run, numbers: Sequence[int]) -> None:
+        """Save the lanes of a run; older states of theirs go once the new ones are complete."""
+        target = self._folder / f"step-{run.step:08d}-{_digest(numbers)}"
+        if not target.exists():  # the same lanes at the same step are the same states
+            partial = target.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            run.save(partial)
+            os.replace(partial, target)
         for other in self._folder.iterdir():
             if other != target:
-                shutil.rmtree(other)
+                _drop(other, numbers)
 
-    def latest(self, numbers: Sequence[int]) -> Path | None:
-        """The newest folder that has a state of all these trials, or None."""
-        steps = sorted(self._folder.glob("step-????????"), reverse=True)
-        for step in steps:
-            if all(state_path(step, number).exists() for number in numbers):
-                return step
-        return None
+    def newest(self, number: int) -> SavedLane | None:
+        """The newest state of a trial, or None."""
+        found = [
+            SavedLane(int(match[1]), state_path(folder, number))
+            for folder in self._folder.glob("step-*")
+            if (match := _SAVE.fullmatch(folder.name)) and state_path(folder, number).exists()
+        ]
+        return max(found, key=lambda saved: saved.step, default=None)
 
     def clear(self) -> None:
         """Remove them all."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _digest(numbers: Sequence[int]) -> str:
+    """Tells the saves of different lanes at one step apart, in a name that is never too long."""
+    return f"{zlib.crc32(','.join(map(str, sorted(numbers))).encode()):08x}"
+
+
+def _drop(folder: Path, numbers: Sequence[int]) -> None:
+    """Remove the trials' files from an older save, and the save when nothing is left of it."""
+    if folder.suffix == ".partial":  # of a process that was killed
+        shutil.rmtree(folder)
+        return
+    for number in numbers:
+        for path in folder.glob(f"{state_path(folder, number).stem}.*"):
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def keep_cohorts(root: Path, cohorts: Collection[int]) -> None:
+    """Remove the states of all other cohorts: those that ended just before a kill."""
+    kept = {_COHORT.format(cohort) for cohort in cohorts}
+    for folder in root.glob("cohort-*"):
+        if folder.name not in kept:
+            shutil.rmtree(folder)
 
 
 def states_folder(output_dir: Path, created_at: datetime) -> Path:

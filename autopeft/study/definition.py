@@ -192,9 +192,15 @@ def default_plain() -> dict[str, Any]:
             "max_length": 32,
             "limit": {"train": 640, "validation": 400},
         },
-        "training": {"epochs": 3, "batch_size": 32, "learning_rate": 1.0e-3},
+        # Pack and precision are pinned, so that the results repeat on any machine.
+        "training": {
+            "epochs": 3,
+            "batch_size": 32,
+            "learning_rate": 1.0e-3,
+            "precision": "fp32",
+        },
         "space": "quick",
-        "search": {"initial": 5, "rungs": [0.34, 1.0]},
+        "search": {"initial": 5, "pack": 4, "rungs": [0.34, 1.0]},
         "budget": {"trials": 16},
     }
 

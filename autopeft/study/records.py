@@ -58,7 +58,8 @@ class NewTrial:
         trainable_params: Exact count, closed form.
         head_params: Parameters of the task head.
         known: Known objectives by name, computed in closed form.
-        pack: The pack that the trial belongs to (trials of one pack train together).
+        pack: Number of the cohort that it is proposed in; at every rung, the cohort's trials are
+            grouped into packs (`autopeft.tuner.packing`), a pure function of what is stored.
         details: Why it was proposed (expected gain, uncertainty, ...), plain JSON.
     """
 
@@ -91,11 +92,12 @@ class TrialRecord:
         optimizer_steps: Steps taken so far.
         seed: The study's seed.
         replicate: 0 in a search.
-        pack: The pack it belongs to.
+        pack: Number of its cohort: the trials that were proposed together.
         attempts: How often its training was started.
         cause: Why it failed, or None.
         message: One line about the failure, or None.
-        profile: Seconds, samples, tokens, peak memory of its training, plain JSON.
+        profile: Seconds, samples, tokens, peak memory of its training, plain JSON; see
+            `autopeft.execution.profile`.
         details: Why it was proposed, plain JSON.
         created_at: When it was proposed.
         started_at: When its last attempt started, or None.
@@ -163,6 +165,33 @@ class Measurement:
     split: str
     value: float | None
     rung: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialUpdate:
+    """What is to be stored of one trial: points of its curve, what it reached, how it ends.
+
+    Attributes:
+        number: The trial's number.
+        measurements: Points of its curve; those of the same (step, metric, split) are replaced.
+        objectives: Value of every objective at `rung`; {} keeps what is stored.
+        rung: The rung that it reached, or None between rungs.
+        optimizer_steps: Steps taken so far, or None where it was not trained since.
+        profile: What its training took so far, or None to keep what is stored.
+        state: The final state that it ends in, or None while it goes on.
+        cause: Why it failed, or None.
+        message: One line about the failure, or None.
+    """
+
+    number: int
+    measurements: tuple[Measurement, ...] = ()
+    objectives: Mapping[str, float | None] = field(default_factory=dict)
+    rung: float | None = None
+    optimizer_steps: int | None = None
+    profile: Mapping[str, Any] | None = None
+    state: TrialState | None = None
+    cause: str | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True)

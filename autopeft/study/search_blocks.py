@@ -102,6 +102,12 @@ class SearchBlock(Block):
     pack: Annotated[int | Literal["auto"], read_with(auto_or(whole(1, hint="or auto")))] = Field(
         default="auto", description="trials trained together: auto, or a number; 1 = one by one"
     )
+    proposals: Annotated[int | Literal["auto"], read_with(auto_or(whole(1, hint="or auto")))] = (
+        Field(
+            default="auto",
+            description="configurations proposed at once: auto (the pack), or a number",
+        )
+    )
     rungs: tuple[float, ...] = Field(
         default=(0.1, 0.33, 1.0), description="shares of the budget at which some trials stop"
     )

@@ -13,6 +13,7 @@ from autopeft.study.records import (
     StudyState,
     TrialRecord,
     TrialState,
+    TrialUpdate,
 )
 
 
@@ -44,8 +45,13 @@ class Store(Protocol):
         state: StudyState | None = None,
         spent: Mapping[str, float] | None = None,
         definition: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """Change what is given; `spent` values are added to what is stored."""
+        """Change what is given.
+
+        `spent` values are added to what is stored; of `facts`, keys that are named are replaced
+        and all others stay.
+        """
 
     def request_stop(self, name: str, requested: bool = True) -> None:
         """Ask the running coordinator to stop after its step; needs no lease."""
@@ -110,6 +116,13 @@ class Store(Protocol):
         profile: Mapping[str, Any] | None = None,
     ) -> None:
         """Move a trial to a final state and close its attempt; a final trial stays as it is."""
+
+    def update_trials(self, name: str, token: int, updates: Sequence[TrialUpdate]) -> None:
+        """Record and end several trials at once, all or none: what a pack or a rung found.
+
+        For each trial, what `record` and `finish_trial` would do, in this order; a trial that is
+        final already can no longer be measured, and stays as it is where it is only ended.
+        """
 
     def requeue_trials(self, name: str, token: int, *, cause: str = "lost") -> list[int]:
         """Set running trials back to waiting; their numbers.

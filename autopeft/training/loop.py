@@ -166,7 +166,6 @@ class PackRun:
         replicate: int,
         states: dict[int, LaneState] | None,
     ) -> None:
-        began = time.perf_counter()
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
         self.pack = Pack(
@@ -193,7 +192,7 @@ class PackRun:
         if states is not None:
             put_state(self.pack, self._optimizer, states)
             self.step = next(iter(states.values())).step
-        self.profile = Profile(loading_seconds=time.perf_counter() - began)
+        self.profile = Profile()
 
     def _make_optimizer(self) -> LaneAdamW:
         configurations = [lane.configuration for lane in self.pack.lanes]

@@ -1,7 +1,7 @@
 """From the blocks of a study or configuration file to a trainer: load backbone and data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from autopeft.training.data.examples import TaskData
 from autopeft.training.data.request import DataRequest, Limits, Splits, Task
 from autopeft.training.data.tokenising import load_task_data
 from autopeft.training.loop import LoopSettings, Trainer
+from autopeft.training.precision import forbid_tf32
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,26 @@ class Materials:
         mean = train.n_tokens / len(train)
         rows = self.total_steps * min(settings.batch_size, len(train))
         return round(mean * rows)
+
+
+def full_budget_steps(training: TrainingBlock, n_train: int) -> int:
+    """Optimizer steps of a trial that is not stopped."""
+    return training.max_steps or training.epochs * steps_per_epoch(n_train, training.batch_size)
+
+
+def device_of(devices: str) -> torch.device:
+    """The torch device behind `execution.devices`."""
+    return torch.device(device_name(devices))
+
+
+def with_precision(materials: Materials, precision: str) -> Materials:
+    """The same materials, training in `fp32` or `bf16`."""
+    trainer = materials.trainer
+    if trainer.settings.precision == precision:
+        return materials
+    settings = replace(trainer.settings, precision=precision)
+    other = Trainer(trainer.backbone, materials.data, settings, study_seed=trainer.study_seed)
+    return replace(materials, trainer=other)
 
 
 def device_name(devices: str) -> str:
@@ -116,6 +137,8 @@ def load_materials(
 ) -> Materials:
     """Load backbone and data; the test split is not opened.
 
+    A precision of "auto" loads as fp32 (see `with_precision`); TF32 is off in either case.
+
     Args:
         model: Which backbone, for which task.
         data: Which rows.
@@ -130,12 +153,11 @@ def load_materials(
         BackboneError: The model cannot be loaded or understood.
         DataError: All faults of the data.
     """
+    forbid_tf32()
     backbone = load_backbone(backbone_request(model, device=device))
     request = data_request(data, task=model.task, seed=seed)
     task_data = load_task_data(request, backbone.tokenizer, output_dir=output_dir)
-    total = training.max_steps or training.epochs * steps_per_epoch(
-        len(task_data.train), training.batch_size
-    )
+    total = full_budget_steps(training, len(task_data.train))
     settings = LoopSettings(
         task=model.task,
         metrics=tuple(

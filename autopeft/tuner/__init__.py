@@ -1,8 +1,9 @@
 """The tuner: the loop of a search, and what a coordinator does around it.
 
-`loop` asks, has packs trained, and tells; `packs` takes one pack through its rungs; `ledger` is
-the store under this coordinator's lease; `watch` knows the time and hears requests to stop;
-`reporter` turns all of it into progress.
+`loop` asks, has cohorts trained, and tells; `cohort` takes the trials of one ask through the
+rungs, in packs that `packing` forms and `packs` trains; `ledger` is the store under this
+coordinator's lease; `watch` knows the time and hears requests to stop; `reporter` turns all of it
+into progress.
 """
 
 from autopeft.tuner.loop import Tuner

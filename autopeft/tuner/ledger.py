@@ -1,15 +1,15 @@
 """One study in its store, under this coordinator's lease: every write carries the token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from autopeft.study.records import (
-    Measurement,
     NewTrial,
     Snapshot,
     StudyRecord,
     StudyState,
     TrialRecord,
     TrialState,
+    TrialUpdate,
 )
 from autopeft.study.store import Store
 
@@ -80,40 +80,13 @@ class Ledger:
         """Mark trials running."""
         self._store.start_trials(self.name, self._token, numbers)
 
-    def record(
-        self,
-        number: int,
-        *,
-        measurements: Sequence[Measurement],
-        optimizer_steps: int,
-        objectives: Mapping[str, float | None] | None = None,
-        rung: float | None = None,
-    ) -> None:
-        """Points of a trial's curve, and what it reached where it is at a rung."""
-        self._store.record(
-            self.name,
-            self._token,
-            number,
-            measurements=measurements,
-            objectives=objectives or {},
-            rung=rung,
-            optimizer_steps=optimizer_steps,
-        )
+    def update(self, updates: Sequence[TrialUpdate]) -> None:
+        """Record and end trials, all or none."""
+        self._store.update_trials(self.name, self._token, updates)
 
-    def finish(
-        self,
-        number: int,
-        state: TrialState,
-        *,
-        cause: str | None = None,
-        message: str | None = None,
-        profile: Mapping[str, object] | None = None,
-    ) -> TrialRecord:
-        """Move a trial to a final state; the trial as it is then."""
-        self._store.finish_trial(
-            self.name, self._token, number, state, cause=cause, message=message, profile=profile
-        )
-        return self.trial(number)
+    def note(self, **facts: object) -> None:
+        """Keep facts with the study."""
+        self._store.update_study(self.name, self._token, facts=facts)
 
     def add_snapshot(self, *, trials: int, front: Sequence[int], hypervolume: float) -> None:
         """Append a front."""

@@ -1,9 +1,9 @@
-"""The loop of a search: ask -> run a pack -> record -> tell, until the budget is spent.
+"""The loop of a search: ask -> run a cohort -> record -> tell, until the budget is spent.
 
 Everything that must survive is in the store before the next thing starts, so the loop can be
-killed anywhere: trials are stored (with their pack) before they train, measurements at every rung,
-lane states beside them. A restart tells the searcher all that is known, in the order of the trial
-numbers, trains what was left waiting with the same lanes, and goes on asking.
+killed anywhere: trials are stored (with their cohort) before they train, measurements at every
+rung, lane states beside them. A restart tells the searcher all that is known, in the order of the
+trial numbers, trains what was left waiting in the same packs, and goes on asking.
 """
 
 import time
@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Runner
+from autopeft.execution.states import keep_cohorts
 from autopeft.searchers import front as fronts
 from autopeft.searchers.base import Observation, Problem, Searcher
 from autopeft.study.progress import Listener, Stopper
 from autopeft.study.records import NewTrial, Origin, StudyState, TrialRecord, TrialState
+from autopeft.tuner.cohort import CohortTraining
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.packs import PackTraining
 from autopeft.tuner.reporter import Reporter
@@ -50,7 +52,8 @@ class Tuner:
         self._settings, self._quality = settings, problem.frame[0]
         self._watch = Watch(ledger, settings, stopper)
         self._reporter = Reporter(ledger, settings, self._quality, self._watch, listener)
-        self._packs = PackTraining(ledger, problem, runner, settings, self._watch, self._reporter)
+        packs = PackTraining(ledger, problem, runner, settings, self._watch, self._reporter)
+        self._cohorts = CohortTraining(ledger, problem, settings, packs, self._reporter)
         self._seen: set[int] = set()
         self._told: set[int] = set()
 
@@ -66,16 +69,16 @@ class Tuner:
             self._reporter.event(f"taking up trials {shown} again")
         self._catch_up()
         try:
-            while pack := self._next_pack():
-                self._packs.run(pack)
-                self._after_pack()
+            while (cohort := self._next_cohort()) is not None:
+                self._cohorts.run(cohort)
+                self._after_cohort()
         finally:
             self._watch.note()
         self._ledger.set_state(StudyState.FINISHED)
         self._reporter.report("finished")
 
-    def _next_pack(self) -> list[TrialRecord]:
-        """The oldest pack with waiting trials, or a new one; empty at the end."""
+    def _next_cohort(self) -> int | None:
+        """The oldest cohort with waiting trials, or a new one; None at the end."""
         if self._watch.stopping():
             raise self._watch.interrupt()
         trials = self._ledger.trials()
@@ -83,29 +86,28 @@ class Tuner:
         if not waiting:
             proposed = self._propose(trials)
             waiting = self._ledger.add(proposed) if proposed else []
-        first = min((trial.pack for trial in waiting), default=0)
-        return [trial for trial in waiting if trial.pack == first]
+        return min((trial.pack for trial in waiting), default=None)
 
     # -- proposing ----------------------------------------------------------------------------
 
     def _propose(self, trials: Sequence[TrialRecord]) -> list[NewTrial]:
-        """The next pack: baselines, then what was enqueued, then what the searcher asks for."""
-        pack = max((trial.pack for trial in trials), default=-1) + 1
+        """The next cohort: baselines, then what was enqueued, then what the searcher gives."""
+        cohort = max((trial.pack for trial in trials), default=-1) + 1
         begun = sum(trial.baseline is None for trial in trials)
-        size, baselines = self._settings.pack_size, list(self._settings.baselines.items())
+        most, baselines = self._settings.proposals, list(self._settings.baselines.items())
         if left := baselines[len(trials) - begun :]:
             return [
-                self._new_trial(configuration, Origin.BASELINE, pack, baseline=name)
-                for name, configuration in left[:size]
+                self._new_trial(configuration, Origin.BASELINE, cohort, baseline=name)
+                for name, configuration in left[:most]
             ]
-        q = min(size, self._settings.trials - begun)
+        q = min(most, self._settings.trials - begun)
         if q <= 0 or self._watch.budget_over():
             return []
         if enqueued := self._settings.enqueued[begun : begun + q]:
-            return [self._new_trial(each, Origin.ENQUEUED, pack) for each in enqueued]
-        return self._ask(q, trials, pack)
+            return [self._new_trial(each, Origin.ENQUEUED, cohort) for each in enqueued]
+        return self._ask(q, trials, cohort)
 
-    def _ask(self, q: int, trials: Sequence[TrialRecord], pack: int) -> list[NewTrial]:
+    def _ask(self, q: int, trials: Sequence[TrialRecord], cohort: int) -> list[NewTrial]:
         self._reporter.report("suggesting")
         untold = [trial.configuration for trial in trials if trial.number not in self._told]
         self._watch.renew()
@@ -115,14 +117,15 @@ class Tuner:
         if not proposals:
             self._reporter.event("every feasible configuration of the space has been tried")
         return [
-            self._new_trial(p.configuration, p.origin, pack, details=p.details) for p in proposals
+            self._new_trial(p.configuration, p.origin, cohort, details=p.details)
+            for p in proposals
         ]
 
     def _new_trial(
         self,
         configuration: Configuration,
         origin: Origin,
-        pack: int,
+        cohort: int,
         *,
         baseline: str | None = None,
         details: Mapping[str, object] | None = None,
@@ -133,7 +136,7 @@ class Tuner:
             origin=origin,
             trainable_params=int(known["trainable_params"]),
             head_params=self._settings.head_params,
-            pack=pack,
+            pack=cohort,
             baseline=baseline,
             known=known,
             details=details or {},
@@ -144,12 +147,13 @@ class Tuner:
     def _catch_up(self) -> None:
         """Tell what earlier sittings found, and draw the front that a kill left out."""
         trials = self._ledger.trials()
+        keep_cohorts(self._settings.states, {t.pack for t in trials if not t.state.final})
         self._tell(trials)
         last = self._ledger.last_snapshot()
         if sum(trial.state.final for trial in trials) != (last.trials if last else 0):
             self._draw_front(trials)
 
-    def _after_pack(self) -> None:
+    def _after_cohort(self) -> None:
         trials = self._ledger.trials()
         self._tell(trials)
         self._draw_front(trials)

@@ -1,17 +1,15 @@
-"""One pack through its rungs: train, measure, record, and decide who goes on."""
+"""One pack on its way to a rung: train, save, measure, record; halve it where it fails."""
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from autopeft.errors import AutopeftError, TrialError
 from autopeft.execution.base import Result, Run, Runner
-from autopeft.execution.states import PackStates
-from autopeft.searchers import front as fronts
+from autopeft.execution.states import CohortStates
 from autopeft.searchers.base import Problem
-from autopeft.searchers.rungs import noise_margin, stopped_at_rung
-from autopeft.study.records import Measurement, TrialRecord, TrialState
+from autopeft.study.records import Measurement, TrialRecord, TrialState, TrialUpdate
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
@@ -19,18 +17,17 @@ from autopeft.tuner.watch import Watch
 
 logger = logging.getLogger(__name__)
 
+OUT_OF_MEMORY = "out-of-memory"
+
 ERRORS_IN_A_ROW = 3
 """Lone trials that may fail one after the other before the fault is held to be elsewhere."""
 
 SAVE_S = 600.0
 """Lane state is saved at least this often."""
 
-PLAIN_MARGIN = 0.05
-"""Utility below which qualities that are no share of correct answers are not told apart."""
-
 
 class PackTraining:
-    """Takes packs of one study through the rungs.
+    """Takes packs of one study to their next rung.
 
     Args:
         ledger: The study.
@@ -39,6 +36,9 @@ class PackTraining:
         settings: Its rungs.
         watch: When to stop.
         reporter: Whom to tell.
+
+    Attributes:
+        size: Most lanes of a pack: the study's, or what memory has allowed so far.
     """
 
     def __init__(
@@ -52,34 +52,53 @@ class PackTraining:
     ) -> None:
         self._ledger, self._problem, self._runner = ledger, problem, runner
         self._settings, self._watch, self._reporter = settings, watch, reporter
-        self._quality = problem.frame[0]
+        self.size = min(settings.pack_size, settings.memory_limit or settings.pack_size)
+        self._run: Run | None = None
+        self._numbers: list[int] = []
+        self._ready: dict[int, float] = {}
         self._saved = time.monotonic()
         self._errors = 0
 
-    def run(self, trials: Sequence[TrialRecord]) -> None:
-        """Train a pack to its end; one that fails is halved until a lone trial fails.
+    def expect(self, numbers: Sequence[int]) -> None:
+        """From now on these trials wait for their packs."""
+        self._ready.update(dict.fromkeys(numbers, time.monotonic()))
+
+    def run(self, trials: Sequence[TrialRecord], share: float) -> None:
+        """Train a pack to a rung and record it; one that fails is halved down to lone trials.
+
+        Args:
+            trials: Lanes of one cohort at one common step; not final.
+            share: The rung.
 
         Raises:
             InterruptedStudyError: Asked to stop; the lanes are saved.
             AutopeftError: `ERRORS_IN_A_ROW` lone trials failed with an error of the program.
         """
         packs = [list(trials)]
+        too_large: list[int] = []
         while packs:
             pack = packs.pop(0)
-            failure = self._attempt(pack)
+            failure = self._attempt(pack, share)
             if failure is None:
                 self._errors = 0
-            else:
-                packs = [*self._halves(pack, *failure), *packs]
+                continue
+            self.expect([trial.number for trial in pack])
+            if failure[0] == OUT_OF_MEMORY:
+                too_large.append(len(pack))
+            packs = [*self._halves(pack, *failure), *packs]
+        self._remember(too_large)
 
-    def _attempt(self, trials: Sequence[TrialRecord]) -> tuple[str, str] | None:
+    def _attempt(self, trials: Sequence[TrialRecord], share: float) -> tuple[str, str] | None:
         """Train a pack; cause and message where it fails, with nothing of it kept in memory."""
-        self._ledger.start([trial.number for trial in trials])
+        numbers = [trial.number for trial in trials]
+        fresh = [n for n in numbers if self._ledger.trial(n).state is TrialState.WAITING]
+        if fresh:
+            self._ledger.start(fresh)
         self._saved = time.monotonic()
         try:
-            self._through_rungs(trials)
+            self._to_rung(trials, share)
         except (TrialError, RuntimeError) as error:
-            numbers = [trial.number for trial in trials]
+            self._run, self._numbers = None, []
             logger.warning("trials %s failed: %s", numbers, error, exc_info=error)
             cause = error.cause if isinstance(error, TrialError) else "error"
             return cause, (str(error).splitlines() or [type(error).__name__])[0]
@@ -89,17 +108,16 @@ class PackTraining:
         self, trials: Sequence[TrialRecord], cause: str, message: str
     ) -> list[list[TrialRecord]]:
         """What to try after a failure: the halves of a pack; a lone trial has failed."""
-        left = [trial for trial in trials if not self._ledger.trial(trial.number).state.final]
-        if left:
-            PackStates(self._settings.states, left[0].pack).clear()
-        if len(left) > 1:
-            shown = ", ".join(str(trial.number) for trial in left)
+        if len(trials) > 1:
+            shown = ", ".join(str(trial.number) for trial in trials)
             self._reporter.event(f"trials {shown}: {message}; halving the pack")
-            middle = len(left) // 2
-            return [left[:middle], left[middle:]]
-        for trial in left:
-            self._finish(trial.number, TrialState.FAILED, cause=cause, message=message)
-            self._errors += cause == "error"
+            middle = len(trials) // 2
+            return [list(trials[:middle]), list(trials[middle:])]
+        number = trials[0].number
+        failed = TrialUpdate(number, state=TrialState.FAILED, cause=cause, message=message)
+        self._ledger.update([failed])
+        self._reporter.ended(self._ledger.trial(number))
+        self._errors += cause == "error"
         if self._errors >= ERRORS_IN_A_ROW:
             raise AutopeftError(
                 f"{self._errors} trials in a row failed with an error, the last: {message}",
@@ -107,40 +125,55 @@ class PackTraining:
             )
         return []
 
-    def _through_rungs(self, trials: Sequence[TrialRecord]) -> None:
-        states = PackStates(self._settings.states, trials[0].pack)
-        lanes = list(trials)
-        run = self._start(lanes, states)
-        for share, step in self._settings.rung_steps.items():
-            if step < run.step:
-                continue
-            numbers = [trial.number for trial in lanes]
-            self._train(run, numbers, step, states)
-            if share < 1.0:
-                self._save(run, states)
-            self._reporter.report("evaluating", numbers, run.step)
-            self._watch.renew()
-            leaving = self._record_rung(run, run.measure(), lanes, share)
-            going_on = [trial for trial in lanes if trial.number not in leaving]
-            if not going_on:
-                break
-            if leaving:
-                run = self._start(going_on, states)
-            lanes = going_on
-        states.clear()
+    def _remember(self, too_large: Sequence[int]) -> None:
+        """Keep later packs within what has fitted, unless a lone trial was too large by itself."""
+        if not too_large or 1 in too_large:
+            return
+        smallest = min(too_large)
+        self.size = min(self.size, smallest - smallest // 2)
+        limit = {"lanes": self.size, "device": self._settings.device}
+        self._ledger.note(memory_limit=limit)
+        self._reporter.event(
+            f"packs of at most {self.size} from here on: the device's memory holds no more"
+        )
 
-    def _start(self, trials: Sequence[TrialRecord], states: PackStates) -> Run:
-        lanes = [(trial.number, trial.configuration) for trial in trials]
-        saved: Path | None = states.latest([trial.number for trial in trials])
-        return self._runner.start(lanes, resume=saved)
+    # -- training -----------------------------------------------------------------------------
 
-    def _train(self, run: Run, numbers: Sequence[int], until: int, states: PackStates) -> None:
+    def _to_rung(self, trials: Sequence[TrialRecord], share: float) -> None:
+        states = CohortStates(self._settings.states, trials[0].pack)
+        run, numbers = self._started(trials, states), [trial.number for trial in trials]
+        self._train(run, numbers, self._settings.rung_steps[share], states)
+        if share < 1.0:
+            self._save(run, numbers, states)
+        self._reporter.report("evaluating", numbers, run.step)
+        self._watch.renew()
+        self._record(run, run.measure(), trials, share)
+        self.expect(numbers)
+
+    def _started(self, trials: Sequence[TrialRecord], states: CohortStates) -> Run:
+        """The pack, from its lanes' newest states; the running one where it is the same."""
+        numbers = [trial.number for trial in trials]
+        if self._run is not None and numbers == self._numbers:
+            return self._run
+        self._run = None  # give its memory back before the next pack takes some
+        saved = [(number, states.newest(number)) for number in numbers]
+        resume: dict[int, Path] = {number: lane.path for number, lane in saved if lane}
+        now = time.monotonic()
+        self._run = self._runner.start(
+            [(trial.number, trial.configuration) for trial in trials],
+            resume=resume,
+            waited={number: now - self._ready.get(number, now) for number in numbers},
+        )
+        self._numbers = numbers
+        return self._run
+
+    def _train(self, run: Run, numbers: Sequence[int], until: int, states: CohortStates) -> None:
         started, before = time.perf_counter(), run.step
 
         def on_step(step: int) -> bool:
             self._reporter.step(numbers, step)
             if time.monotonic() - self._saved > SAVE_S:
-                self._save(run, states)
+                self._save(run, numbers, states)
             return not self._watch.stopping()
 
         reached = run.train(until, on_step=on_step)
@@ -149,53 +182,44 @@ class PackTraining:
             optimizer_steps=float((run.step - before) * len(numbers)),
         )
         if not reached:
-            self._save(run, states)
+            self._save(run, numbers, states)
             raise self._watch.interrupt()
 
-    def _save(self, run: Run, states: PackStates) -> None:
+    def _save(self, run: Run, numbers: Sequence[int], states: CohortStates) -> None:
         """Save the lanes, and before them their curves, which a resumed run cannot redraw."""
-        for number, points in run.curve().items():
-            self._ledger.record(number, measurements=points, optimizer_steps=run.step)
-        states.save(run)
+        self._ledger.update(
+            [
+                TrialUpdate(number, tuple(points), optimizer_steps=run.step)
+                for number, points in run.curve().items()
+            ]
+        )
+        states.save(run, numbers)
         self._saved = time.monotonic()
 
-    # -- at a rung ----------------------------------------------------------------------------
-
-    def _record_rung(
-        self, run: Run, results: Sequence[Result], lanes: Sequence[TrialRecord], share: float
-    ) -> set[int]:
-        """Store a rung's measurements and end the trials that end here; their numbers."""
-        by_number = {trial.number: trial for trial in lanes}
-        curves = run.curve()
-        for result in results:
-            self._record(run, result, by_number[result.number], share, curves[result.number])
-        diverged = {result.number for result in results if result.diverged}
-        final = set(by_number) if share == 1.0 else set()
-        leaving = final | diverged | (set() if final else self._stopped(lanes, share))
-        for number in sorted(leaving):
-            profile = run.profile(number)
-            if number in diverged:
-                message = f"not finite by step {run.step}"
-                self._finish(
-                    number,
-                    TrialState.FAILED,
-                    cause="diverged",
-                    message=message,
-                    profile=profile,
-                )
-            else:
-                state = TrialState.COMPLETED if share == 1.0 else TrialState.STOPPED
-                self._finish(number, state, profile=profile)
-        return leaving
+    # -- recording ----------------------------------------------------------------------------
 
     def _record(
+        self, run: Run, results: Sequence[Result], trials: Sequence[TrialRecord], share: float
+    ) -> None:
+        """Store what a pack reached; diverged lanes end here, and all do at the full budget."""
+        by_number, curves = {trial.number: trial for trial in trials}, run.curve()
+        updates = [
+            self._update(run, result, by_number[result.number], share, curves[result.number])
+            for result in results
+        ]
+        self._ledger.update(updates)
+        for update in updates:
+            if update.state is not None:
+                self._reporter.ended(self._ledger.trial(update.number))
+
+    def _update(
         self,
         run: Run,
         result: Result,
         trial: TrialRecord,
         share: float,
         curve: Sequence[Measurement],
-    ) -> None:
+    ) -> TrialUpdate:
         measured = [
             Measurement(run.step, metric, "validation", value, rung=share)
             for metric, value in result.values.items()
@@ -205,42 +229,15 @@ class PackTraining:
             frame.name: known.get(frame.name, result.values.get(frame.name))
             for frame in self._problem.frame
         }
-        self._ledger.record(
+        completed = TrialState.COMPLETED if share == 1.0 else None
+        return TrialUpdate(
             result.number,
-            measurements=[*curve, *measured],
-            objectives=objectives,
+            (*curve, *measured),
+            objectives,
             rung=share,
             optimizer_steps=run.step,
+            profile=run.profile(result.number),
+            state=TrialState.FAILED if result.diverged else completed,
+            cause="diverged" if result.diverged else None,
+            message=f"not finite by step {run.step}" if result.diverged else None,
         )
-
-    def _stopped(self, lanes: Sequence[TrialRecord], share: float) -> set[int]:
-        """Trials that a rung ends, by all that was measured there so far."""
-        step = self._settings.rung_steps[share]
-        values = self._ledger.values_at(step=step, metric=self._quality.name)
-        measured: dict[int, tuple[float, ...]] = {}
-        for trial in self._ledger.trials():
-            if trial.number in values:
-                known = self._problem.known(trial.configuration)
-                objectives = {**known, self._quality.name: values[trial.number]}
-                measured[trial.number] = fronts.utilities(self._problem.frame, objectives)
-        candidates = [trial.number for trial in lanes if trial.baseline is None]
-        return stopped_at_rung(candidates, measured, margin=self._margin(measured))
-
-    def _margin(self, measured: Mapping[int, tuple[float, ...]]) -> float:
-        if not measured or not self._settings.accuracy_like:
-            return PLAIN_MARGIN
-        worst, best = self._quality.worst, self._quality.best
-        top = worst + max(point[0] for point in measured.values()) * (best - worst)
-        return noise_margin(top, self._problem.n_validation, worst=worst, best=best)
-
-    def _finish(
-        self,
-        number: int,
-        state: TrialState,
-        *,
-        cause: str | None = None,
-        message: str | None = None,
-        profile: Mapping[str, object] | None = None,
-    ) -> None:
-        trial = self._ledger.finish(number, state, cause=cause, message=message, profile=profile)
-        self._reporter.ended(trial)

@@ -14,7 +14,11 @@ class TunerSettings:
 
     Attributes:
         trials: Budget of trials, baselines not counted.
-        pack_size: Lanes of a pack, and proposals of an ask.
+        proposals: Proposals of an ask: the trials of a cohort.
+        pack_size: Most lanes of a pack.
+        memory_limit: Lanes of the largest pack that has fitted into the device's memory after a
+            larger one did not, or None where none was too large yet.
+        device: The device's kind, for which the limit holds.
         rung_steps: Optimizer step at the end of each rung, ascending by share.
         baselines: Run first, by name.
         enqueued: Run next, within the budget.
@@ -28,7 +32,10 @@ class TunerSettings:
     """
 
     trials: int
+    proposals: int
     pack_size: int
+    memory_limit: int | None
+    device: str
     rung_steps: Mapping[float, int]
     baselines: Mapping[str, Configuration]
     enqueued: Sequence[Configuration]

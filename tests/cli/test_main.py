@@ -33,8 +33,8 @@ from autopeft.errors import (
 Run = Callable[..., Result]
 
 COMMANDS = [
-    "search", "init", "validate", "sites", "studies", "status", "trials", "show", "compare",
-    "front", "export", "train", "stop", "delete", "dashboard", "doctor", "db",
+    "search", "init", "validate", "plan", "sites", "studies", "status", "trials", "show",
+    "compare", "front", "export", "train", "stop", "delete", "dashboard", "doctor", "db",
 ]  # fmt: skip
 
 HEAVY = (

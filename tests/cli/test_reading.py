@@ -256,7 +256,7 @@ def test_show(run: Run, stored: Path) -> None:
     assert "lora query   ·  ·  · █4 █4 █4" in text
     assert "accuracy (validation) over optimizer steps" in text
     assert "expected_gain" in text
-    assert "train_seconds" in text
+    assert "training                 12.5 s" in text
 
 
 def test_show_tells_why_a_trial_failed(run: Run, stored: Path) -> None:

@@ -21,6 +21,7 @@ from autopeft.study.records import (
     Origin,
     StudyState,
     TrialState,
+    TrialUpdate,
 )
 from storage import SqlStore
 from storage.lease import this_process
@@ -133,6 +134,7 @@ def test_every_call_names_an_unknown_study(store: SqlStore) -> None:
         lambda: store.release("x", 1),
         lambda: store.add_trials("x", 1, [trial()]),
         lambda: store.start_trials("x", 1, [0]),
+        lambda: store.update_trials("x", 1, []),
         lambda: store.requeue_trials("x", 1),
     ]
     for call in calls:
@@ -153,6 +155,9 @@ def test_an_update_changes_what_is_given_and_adds_up_what_was_spent(
     assert after.spent == {"train_seconds": 2.5, "suggest_seconds": 0.0, "wall_seconds": 2.0}
     assert after.definition == {"budget": {"trials": 20}}
     assert after.facts == created.facts
+    store.update_study("rte", token, facts={"steps": 60, "memory_limit": {"lanes": 2}})
+    facts = store.study("rte").facts
+    assert facts == {"labels": ["no", "yes"], "steps": 60, "memory_limit": {"lanes": 2}}
     assert after.updated_at > created.updated_at
     assert created.state is StudyState.CREATED
 
@@ -268,6 +273,7 @@ def test_a_lost_lease_refuses_every_write_and_changes_nothing(
         lambda: store.start_trials("rte", token, [1]),
         lambda: measure(store, token, 0, 0.9),
         lambda: store.finish_trial("rte", token, 0, TrialState.COMPLETED),
+        lambda: store.update_trials("rte", token, [TrialUpdate(0, optimizer_steps=3)]),
         lambda: store.requeue_trials("rte", token),
         lambda: store.add_snapshot("rte", token, trials=1, front=[0], hypervolume=0.5),
     ]
@@ -388,6 +394,64 @@ def test_a_final_trial_stays_as_it_is(store: SqlStore, token: int, state: TrialS
     with pytest.raises(ValueError, match=state.value):
         measure(store, token, 0, 0.1)
     assert (store.trial("rte", 0), store.curve("rte", 0), store.attempts("rte", 0)) == before
+
+
+def rung_updates() -> list[TrialUpdate]:
+    point = Measurement(10, "accuracy", "validation", 0.75, 0.4)
+    reached: dict[str, Any] = {"rung": 0.4, "optimizer_steps": 10, "profile": {"packs": 1}}
+    return [
+        TrialUpdate(0, (point,), {"accuracy": 0.75}, **reached),
+        TrialUpdate(
+            1,
+            (point,),
+            {"accuracy": None},
+            **reached,
+            state=TrialState.FAILED,
+            cause="diverged",
+            message="not finite",
+        ),
+        TrialUpdate(2, state=TrialState.STOPPED),
+    ]
+
+
+def test_a_rung_is_recorded_and_ended_in_one_call(store: SqlStore, token: int) -> None:
+    store.add_trials("rte", token, [trial(), trial(4), trial(2)])
+    store.start_trials("rte", token, [0, 1, 2])
+    store.update_trials("rte", token, rung_updates())
+    going_on, failed, stopped = store.trials("rte")
+    assert (going_on.state, going_on.rung, going_on.optimizer_steps) == ("running", 0.4, 10)
+    assert (going_on.objectives, going_on.profile) == ({"accuracy": 0.75}, {"packs": 1})
+    assert (failed.state, failed.cause, failed.message) == ("failed", "diverged", "not finite")
+    assert failed.profile == {"packs": 1}
+    assert (stopped.state, stopped.rung, stopped.profile) == ("stopped", None, {})
+    assert [len(store.curve("rte", number)) for number in range(3)] == [1, 1, 0]
+    assert store.attempts("rte", 0)[0]["finished_at"] is None
+    assert store.attempts("rte", 1)[0]["cause"] == "diverged"
+
+
+def test_an_update_ends_all_or_none(store: SqlStore, token: int) -> None:
+    store.add_trials("rte", token, [trial(), trial(4), trial(2)])
+    store.start_trials("rte", token, [0, 1, 2])
+    before = store.trials("rte")
+    with pytest.raises(NotFoundError, match="0 to 2"):
+        store.update_trials("rte", token, [*rung_updates(), TrialUpdate(3, optimizer_steps=1)])
+    running = TrialUpdate(2, state=TrialState.RUNNING)
+    with pytest.raises(ValueError, match="not a final state"):
+        store.update_trials("rte", token, [*rung_updates()[:2], running])
+    assert store.trials("rte") == before
+    assert [store.curve("rte", number) for number in range(3)] == [[], [], []]
+
+
+def test_an_update_leaves_final_trials_as_they_are(store: SqlStore, token: int) -> None:
+    store.add_trials("rte", token, [trial()])
+    store.start_trials("rte", token, [0])
+    store.finish_trial("rte", token, 0, TrialState.COMPLETED, profile={"packs": 1})
+    before = store.trial("rte", 0)
+    ended = TrialUpdate(0, profile={"packs": 2}, state=TrialState.FAILED, cause="error")
+    store.update_trials("rte", token, [ended, TrialUpdate(0, profile={"packs": 3})])
+    with pytest.raises(ValueError, match="completed"):
+        store.update_trials("rte", token, [TrialUpdate(0, optimizer_steps=20)])
+    assert store.trial("rte", 0) == before
 
 
 def test_only_a_final_state_finishes(store: SqlStore, token: int) -> None:

@@ -121,7 +121,12 @@ class Seeding:
         return {"accuracy": quality, "trainable_params": float(params)}
 
     def finish(self, number: int, state: TrialState = TrialState.COMPLETED, **cause: str) -> None:
-        profile = {"train_seconds": 2.5 + number, "tokens": 4096, "pack_lanes": 4}
+        profile = {
+            "train_seconds": 2.5 + number,
+            "pack_train_seconds": 120.0,
+            "tokens": 4096,
+            "pack_lanes": 4,
+        }
         self.store.finish_trial(self.name, self.token, number, state, profile=profile, **cause)
         trials = self.store.trials(self.name)
         members = fronts.front(trials, FRAMES)

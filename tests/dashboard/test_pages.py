@@ -227,6 +227,18 @@ def test_the_reason_is_set_beside_what_came(seed: Seed, served: str) -> None:
     }
 
 
+def test_the_cost_of_a_trial_is_set_beside_its_packs(seed: Seed, served: str) -> None:
+    seed("finished")
+    app = _open("trial", study="finished", trial="2")
+    (table,) = [d.value for d in app.dataframe if "its packs" in d.value.columns]
+    assert table.to_dict("records") == [
+        {"seconds": "training seconds", "this trial": "4.5 s", "its packs": "2 min"}
+    ]
+    pairs = [d.value for d in app.dataframe if list(d.value.columns) == ["", "value"]]
+    counts = {"tokens, padded": "4,096", "trials in the last pack": "4"}
+    assert counts in [dict(table.to_numpy()) for table in pairs]
+
+
 def test_progress_lists_every_trial_newest_first(seed: Seed, served: str) -> None:
     seed("running")
     app = _open("progress", study="running")

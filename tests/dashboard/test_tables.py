@@ -41,6 +41,7 @@ def test_axes_are_objectives_counts_and_profile(view: StudyView) -> None:
         "optimizer_steps",
         "learning_rate",
         "pack_lanes",
+        "pack_train_seconds",
         "tokens",
     ]
     assert [axis.name for axis in axes if axis.log] == [

@@ -132,7 +132,13 @@ def write_study(folder: Path, model: Path, data: Path, **blocks: Any) -> Path:
         "study": {"name": "tiny", "seed": 1},
         "model": {"name_or_path": str(model)},
         "data": {"source": str(data), "text": "text", "label": "label", "max_length": 16},
-        "training": {"epochs": 4, "batch_size": 16, "learning_rate": 1.0e-3},
+        # Pinned, so that only the test of calibration spends time on it.
+        "training": {
+            "epochs": 4,
+            "batch_size": 16,
+            "learning_rate": 1.0e-3,
+            "precision": "fp32",
+        },
         "space": {
             "methods": {
                 "lora": {
@@ -145,7 +151,7 @@ def write_study(folder: Path, model: Path, data: Path, **blocks: Any) -> Path:
             },
             "training": {"learning_rate": {"float": [1.0e-3, 2.0e-2], "log": True}},
         },
-        "search": {"initial": 3, "rungs": [1.0]},
+        "search": {"initial": 3, "pack": 4, "rungs": [1.0]},
         "budget": {"trials": 6},
     }
     for name, block in blocks.items():

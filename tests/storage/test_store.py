@@ -222,6 +222,7 @@ def test_a_reader_sees_a_running_search_and_cannot_write(
                 optimizer_steps=1,
             ),
             lambda: reader.finish_trial("small", token, 1, TrialState.STOPPED),
+            lambda: reader.update_trials("small", token, []),
             lambda: reader.requeue_trials("small", token),
             lambda: reader.add_snapshot("small", token, trials=1, front=[], hypervolume=0.0),
         ]

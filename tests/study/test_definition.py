@@ -252,6 +252,7 @@ def test_candidates_are_compared_only_where_there_are_some() -> None:
          "data.splits.test"),
         ({"data": {"source": "d", "limit": {"train": 0}}}, "data.limit.train"),
         ({"search": {"pack": "big"}}, "search.pack"),
+        ({"search": {"proposals": 0}}, "search.proposals"),
         ({"search": {"rungs": [0.5]}}, "search.rungs"),
         ({"search": {"rungs": [0.0, 1.0]}}, "search.rungs.0"),
         ({"search": {"enqueue": [{"lora": [{"layers": "all"}]}]}},

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,19 @@ class StandIn:
         self.resumed: list[int] = []
 
     def start(
-        self, lanes: Sequence[tuple[int, Configuration]], *, resume: Path | None = None
+        self,
+        lanes: Sequence[tuple[int, Configuration]],
+        *,
+        resume: Mapping[int, Path],
+        waited: Mapping[int, float],
     ) -> Run:
         run = StandInRun(self, lanes)
-        if resume is not None:
-            run.step = json.loads(state_path(resume, lanes[0][0]).read_text())["step"]
-            run._drawn = run.step
+        assert set(waited) == {number for number, _ in lanes}
+        if resume:
+            assert set(resume) == set(waited), "a lane has no state"
+            steps = {json.loads(path.read_text())["step"] for path in resume.values()}
+            assert len(steps) == 1, "lanes at different steps in one pack"
+            run.step = run._drawn = steps.pop()
             self.resumed.append(run.step)
         return run
 
@@ -182,7 +189,10 @@ class Desk:
         defaults = problems.training_defaults(self.definition)
         settings: dict[str, Any] = {
             "trials": 12,
+            "proposals": self.changes.get("pack_size", 4),
             "pack_size": 4,
+            "memory_limit": None,
+            "device": "cpu",
             "rung_steps": {1.0: STEPS},
             "baselines": baselines(["lora-r8"], self.anatomy, training=defaults),
             "enqueued": [],
@@ -203,6 +213,23 @@ class Desk:
             listener=Silent(),
             stopper=self.stopper,
         )
+
+
+@pytest.fixture(scope="session")
+def toy_anatomy() -> Anatomy:
+    """`anatomy`."""
+    return anatomy()
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A study of two rungs, cohorts of eight and packs of four, run without any trouble."""
+    rungs = {0.4: 12, 1.0: STEPS}
+    changes = {"proposals": 8, "pack_size": 4, "rung_steps": rungs, "trials": 16}
+    desk = Desk(tmp_path_factory.mktemp("calm"), **changes)
+    desk.create()
+    desk.tuner().run()
+    return desk
 
 
 @pytest.fixture

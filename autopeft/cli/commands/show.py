@@ -130,13 +130,17 @@ def _print_curve(target: "Console", study: "Study", record: TrialRecord) -> None
 
 
 def _print_training(target: "Console", study: "Study", record: TrialRecord) -> None:
+    from autopeft.cli.profile_text import profile_lines
     from autopeft.cli.wording import duration, flattened, plain_text
 
-    for title, plain in (("Why it was proposed", record.details), ("Training", record.profile)):
-        if plain:
-            _heading(target, title)
-            for key, value in flattened(plain).items():
-                _line(target, key, plain_text(value))
+    if record.details:
+        _heading(target, "Why it was proposed")
+        for key, value in flattened(record.details).items():
+            _line(target, key, plain_text(value))
+    if record.profile:
+        _heading(target, "Training")
+        for label, text in profile_lines(record.profile):
+            _line(target, label, text)
     attempts = study.attempts(record.number)
     if attempts:
         _heading(target, "Attempts")

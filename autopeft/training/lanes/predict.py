@@ -10,9 +10,7 @@ from autopeft.methods.base import Call
 from autopeft.training.activations import ActivationCache
 from autopeft.training.batches import Batch, PaddedExamples, evaluation_order
 from autopeft.training.lanes.pack import Pack
-
-EVALUATION_TOKENS = 8192
-"""Tokens of all lanes together in one batch, padding included."""
+from autopeft.training.memory import EVALUATION_TOKENS
 
 
 @torch.no_grad()

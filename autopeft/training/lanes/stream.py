@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,22 @@ class Members:
         together = self._range
         return tensor[together] if together is not None else tensor.index_select(0, self.index)
 
+    def added(self, output: Tensor, delta: Tensor, lanes: int, start: int) -> Tensor:
+        """A module's output with the members' deltas added to some of its columns.
+
+        It takes over the output's memory, so the output must not be used any more, nor be kept by
+        autograd (a linear map keeps its input and weight alone). Autograd's own in-place addition
+        to a part of a tensor would copy the whole gradient in the backward pass.
+
+        Args:
+            output: [n * B, T, d] or [n * B * T, d].
+            delta: [k, B, T, w].
+            lanes: n.
+            start: First of the w columns.
+        """
+        result: Tensor = _Added.apply(output, delta, self, lanes, start)  # type: ignore[no-untyped-call]
+        return result
+
     def add_(self, tensor: Tensor, delta: Tensor) -> None:
         """Add [k, ...] to the members' part of [n, ...], in place."""
         together = self._range
@@ -84,3 +101,23 @@ class Members:
             tensor[together].add_(delta)
         else:
             tensor.index_add_(0, self.index, delta.to(tensor.dtype))
+
+
+class _Added(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, delta: Tensor, members: Members, lanes: int, start: int
+    ) -> Tensor:
+        ctx.members, ctx.lanes, ctx.start, ctx.shape = members, lanes, start, delta.shape
+        ctx.dtype = delta.dtype
+        out = output.data  # without the version counter: nobody reads the output again
+        part = out.view(lanes, -1, out.shape[-1])[..., start : start + delta.shape[-1]]
+        members.add_(part, delta.flatten(1, 2))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        width = ctx.shape[-1]
+        rows = grad.reshape(ctx.lanes, -1, grad.shape[-1])[..., ctx.start : ctx.start + width]
+        own = ctx.members.take(rows).reshape(ctx.shape).to(ctx.dtype)
+        return grad, own, None, None, None

@@ -78,15 +78,16 @@ class _LinearHook:
         self._sites, self._stream = sites, stream
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        """Add every operator's delta to its slice, in place (a linear map keeps no output)."""
-        if not self._stream.lanes:
+        """Add every operator's delta to its slice."""
+        lanes = self._stream.lanes
+        if not lanes:
             return None
-        x, y = self._stream.split(args[0]), self._stream.split(output)
-        call = self._stream.running_call()
+        x, call = self._stream.split(args[0]), self._stream.running_call()
         for site, item in self._sites:
+            y = self._stream.split(output)
             own = y[..., site.start : site.start + site.out_features] if site.fused else y
-            item.members.add_(own, item.delta(x, own, call))
-        return y.view(output.shape)
+            output = item.members.added(output, item.delta(x, own, call), lanes, site.start)
+        return output
 
 
 class _EntranceHook:
@@ -111,7 +112,7 @@ class _ExitHook:
         y = self._stream.split(output)
         call = self._stream.running_call()
         deltas = [item.delta(x, y, call) for item in self._items]
-        total = y.clone()
+        total = output.clone()  # the operators' own inputs are kept for the backward pass
         for item, delta in zip(self._items, deltas, strict=True):
-            item.members.add_(total, delta)
-        return total.view(output.shape)
+            total = item.members.added(total, delta, self._stream.lanes, 0)
+        return total

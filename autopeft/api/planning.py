@@ -1,0 +1,310 @@
+"""`autopeft.plan`: what a study would cost, before it is started.
+
+Sizes, counts, FLOPs and memory are closed forms over the model's configuration and the tokenised
+data; no weights are read. Hours need a measurement on the machine, which `probe` asks for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from autopeft.api import problem as problems
+from autopeft.api.checks import study_faults
+from autopeft.api.place import output_folder
+from autopeft.api.searching import resolve_definition
+from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.heads import HeadRecipe
+from autopeft.configuration import Configuration
+from autopeft.errors import InputError
+from autopeft.searchers.base import Problem
+from autopeft.searchers.baselines import baselines
+from autopeft.searchers.rungs import rung_steps
+from autopeft.study.definition import StudyDefinition
+from autopeft.study.metrics import CAUSAL_LM, REGRESSION
+from autopeft.study.progress import Listener, Silent, Stopper
+from autopeft.training.data.examples import TaskData
+
+SAMPLED = 64
+"""Configurations of the space whose mean FLOPs stand for a trial's."""
+
+SURVIVORS = 0.5
+"""Share of the trials that a rung lets pass at the least: no more than the worse half stops."""
+
+
+def plan(
+    study: StudyDefinition | Path | str | None = None,
+    *,
+    probe: bool = False,
+    storage: str | None = None,
+    output_dir: Path | None = None,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Size of the space, parameters, steps, memory, FLOPs, and with `probe` hours.
+
+    Args:
+        study: A definition, a study file, or None for the embedded default.
+        probe: Whether to time some steps on this machine: the only training that happens. A study
+            that is stored with a calibration is not timed again.
+        storage: URL of the database in which such a study may be; none is made.
+        output_dir: The study's artifacts, whose converted data are used where they are.
+        listener: Told what the probe does.
+
+    Returns:
+        Plain JSON; `calibration` and `hours` are None where nothing was timed.
+
+    Raises:
+        InputError: Faults of the study, its model, data or space, all at once.
+    """
+    definition = resolve_definition(study)
+    folder = output_folder(definition.study.name, output_dir)
+    listener = listener or Silent()
+    with TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as scratch:
+        place = folder if folder.is_dir() else Path(scratch)
+        estimate = _Estimate.of(definition, place)
+        calibration = _stored_calibration(definition, storage) if probe else None
+        if probe and calibration is None:
+            calibration = _measured(definition, place, listener)
+    return estimate.to_dict(calibration)
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """Everything that the closed forms need."""
+
+    definition: StudyDefinition
+    anatomy: Anatomy
+    head: HeadRecipe
+    data: TaskData
+    problem: Problem
+    baselines: Mapping[str, Configuration]
+    total_steps: int
+
+    @classmethod
+    def of(cls, definition: StudyDefinition, folder: Path) -> "_Estimate":
+        from autopeft.backbone.skeleton import config_recipe, config_tokenizer, skeleton
+        from autopeft.training.data.tokenising import load_task_data
+        from autopeft.training.setup import backbone_request, data_request, full_budget_steps
+
+        where = f"study {definition.study.name}"
+        if faults := study_faults(definition, where=where, output_dir=folder):
+            raise InputError(faults)
+        request, task = backbone_request(definition.model), definition.model.task
+        bones = skeleton(request)
+        anatomy = bones.anatomy
+        wanted = data_request(definition.data, task=task, seed=definition.study.seed)
+        data = load_task_data(wanted, config_tokenizer(request), output_dir=folder)
+        outputs = 1 if task == REGRESSION else len(data.label_names)
+        head = config_recipe(request, bones, outputs)
+        total = full_budget_steps(definition.training, len(data.train))
+        facts = problems.Facts(
+            constant_quality=0.0,
+            best_quality=1.0,
+            head_params=head.n_parameters,
+            train_tokens=round(data.train.n_tokens * total * _batch(definition) / len(data.train)),
+            n_validation=len(data.validation),
+        )
+        space = problems.bind_space(definition, anatomy)
+        training = problems.training_defaults(definition)
+        return cls(
+            definition,
+            anatomy,
+            head,
+            data,
+            problems.make_problem(definition, anatomy, space, facts),
+            baselines(definition.search.baselines, anatomy, training=training),
+            total,
+        )
+
+    def to_dict(self, calibration: Mapping[str, Any] | None) -> dict[str, Any]:
+        space, total = self.problem.space, self.total_steps
+        flops = self._flops()
+        return {
+            "study": self.definition.study.name,
+            "space": {
+                "name": space.name,
+                "dimensions": len(space.dimensions),
+                "cardinality": space.cardinality,
+                "distinct": space.distinct,
+                "continuous": space.continuous,
+            },
+            "trainable_params": problems.param_range(space, self.definition, self.anatomy),
+            "head_params": self.head.n_parameters,
+            "steps": {
+                "total": total,
+                "rungs": {str(share): step for share, step in self._rungs().items()},
+                "batch_size": self.definition.training.batch_size,
+                "trials": self.definition.budget.trials,
+                "baselines": len(self.baselines),
+            },
+            "flops": flops,
+            "memory": self._memory(calibration),
+            "calibration": None if calibration is None else dict(calibration),
+            "hours": None if calibration is None else self._hours(calibration, flops),
+        }
+
+    def _rungs(self) -> dict[float, int]:
+        from autopeft.training.loop import warmup_steps
+
+        ratio = problems.longest_warmup(self.definition, self.problem.space)
+        return rung_steps(
+            self.definition.search.rungs,
+            total_steps=self.total_steps,
+            warmup_steps=warmup_steps(ratio, self.total_steps),
+        )
+
+    def _lane(self) -> Configuration:
+        """What a typical lane trains: the first baseline."""
+        return next(iter(self.baselines.values()), self._largest())
+
+    def _largest(self) -> Configuration:
+        return self.problem.build(self.problem.space.largest())
+
+    def _memory(self, calibration: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Of the chosen pack, every lane the space's largest configuration."""
+        from autopeft.backbone.memory import backbone_bytes
+        from autopeft.execution.fitting import free_bytes, step_overhead
+        from autopeft.training import memory
+        from autopeft.training.setup import backbone_request, device_of
+        from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
+
+        device = device_of(self.definition.execution.devices)
+        free, given = free_bytes(device), self.definition.search.pack
+        precision = self.definition.training.precision
+        if precision == "auto":
+            precision = calibration["precision"] if calibration else "fp32"
+        micro = self.definition.training.micro_batch_size
+        shape = memory.StepShape(
+            rows=_batch(self.definition) if micro == "auto" else micro,
+            tokens=max(self.data.train.longest, self.data.validation.longest),
+            evaluated=len(self.data.validation),
+            compute=precision,
+            checkpointing=self.definition.training.gradient_checkpointing is True,
+            logits=CHUNK_ELEMENTS if self.definition.model.task == CAUSAL_LM else 0,
+            overhead=step_overhead(device),
+        )
+        request = backbone_request(self.definition.model)
+        weights = memory.Weights(
+            memory.BFLOAT16 if self.definition.model.dtype == "bfloat16" else memory.FLOAT32,
+            self.definition.model.quantization,
+            backbone_bytes(request),
+        )
+
+        def needs(lanes: list[Configuration]) -> memory.MemoryEstimate:
+            return memory.estimate(
+                lanes,
+                self.anatomy,
+                head_params=self.head.n_parameters,
+                shape=shape,
+                weights=weights,
+            )
+
+        largest = None
+        if free is not None:
+            largest = memory.largest_pack(
+                self._largest(),
+                lambda lanes: needs(list(lanes)).total,
+                round(free * (1.0 - memory.MARGIN)),
+            )
+        pack = self._pack(given, calibration, largest)
+        return {
+            "device": device.type,
+            "precision": precision,
+            "free_bytes": free,
+            "margin": memory.MARGIN,
+            "pack_size": pack,
+            "largest_pack": largest,
+            **needs([self._largest()] * pack).to_dict(),
+            "baseline_total_bytes": needs([self._lane()] * pack).total,
+        }
+
+    def _pack(
+        self, given: int | str, calibration: Mapping[str, Any] | None, largest: int | None
+    ) -> int:
+        from autopeft.execution.calibration import LEAST_PACK
+
+        if not self.anatomy.packable:
+            return 1
+        if given != "auto":
+            return int(given)
+        if calibration is not None:
+            return int(calibration["pack_size"])
+        return max(1, min(LEAST_PACK, LEAST_PACK if largest is None else largest))
+
+    # -- cost ---------------------------------------------------------------------------------
+
+    def _flops(self) -> dict[str, float]:
+        """Of a full trial, training and evaluation: smallest, largest and mean of the space."""
+        space, rng = self.problem.space, np.random.default_rng(self.problem.seed)
+        sampled = [self.problem.build(space.sample(rng)) for _ in range(SAMPLED)]
+        sampled = [each for each in sampled if self.problem.feasible(each)] or [self._largest()]
+        smallest = [self.problem.build(point) for point in space.smallest()]
+        return {
+            "min": min(self.problem.flops(each) for each in smallest),
+            "max": self.problem.flops(self._largest()),
+            "mean": float(np.mean([self.problem.flops(each) for each in sampled])),
+            "evaluation": self._evaluation_flops(),
+        }
+
+    def _evaluation_flops(self) -> float:
+        """Of one forward pass over the validation split."""
+        weights = sum(
+            site.in_features * site.out_features
+            for layer in self.anatomy.layers
+            for site in layer.sites.values()
+        )
+        return 2.0 * weights * self.data.validation.n_tokens
+
+    def _hours(
+        self, calibration: Mapping[str, Any], flops: Mapping[str, float]
+    ) -> dict[str, float] | None:
+        """Of the whole study: with as many trials stopped at every rung as may be, and with none.
+
+        A trial's seconds are those of a lane of the probe, by FLOPs.
+        """
+        timed = {int(k): float(v) for k, v in calibration["step_seconds"].items()}
+        if not timed:
+            return None
+        pack = int(calibration["pack_size"])
+        lanes = max((k for k in timed if k <= pack), default=min(timed))
+        per_flop = timed[lanes] / lanes * self.total_steps / self.problem.flops(self._lane())
+        rungs = list(self._rungs().items())
+        low = high = before = 0.0
+        for passed, (_, step) in enumerate(rungs):
+            share = (step - before) / self.total_steps
+            cost = share * flops["mean"] + flops["evaluation"]
+            low, high, before = low + SURVIVORS**passed * cost, high + cost, step
+        begun = self.definition.budget.trials
+        full = len(self.baselines) * high
+        return {
+            "min": (begun * low + full) * per_flop / 3600.0,
+            "max": (begun * high + full) * per_flop / 3600.0,
+        }
+
+
+def _batch(definition: StudyDefinition) -> int:
+    return definition.training.batch_size
+
+
+def _stored_calibration(
+    definition: StudyDefinition, storage: str | None
+) -> Mapping[str, Any] | None:
+    """What the study of that name was created with, where there is one."""
+    from autopeft.api.loading import open_existing
+
+    store = open_existing(storage)
+    if store is None:
+        return None
+    found = next((r for r in store.studies() if r.name == definition.study.name), None)
+    calibration: Mapping[str, Any] | None = found.facts.get("calibration") if found else None
+    return calibration
+
+
+def _measured(definition: StudyDefinition, folder: Path, listener: Listener) -> Mapping[str, Any]:
+    from autopeft.api.preparation import Preparation
+
+    prepared = Preparation(definition, folder, listener)
+    return prepared.calibrate(listener, Stopper(), timed=True).to_dict()

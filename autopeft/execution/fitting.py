@@ -1,0 +1,112 @@
+"""How much memory a device has to give, and what of it a pack of a study may take."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from autopeft.backbone.loading import Backbone
+from autopeft.backbone.memory import backbone_bytes
+from autopeft.configuration import Configuration
+from autopeft.training.loop import Trainer
+from autopeft.training.memory import (
+    MARGIN,
+    RESIDENT_OVERHEAD,
+    MemoryEstimate,
+    StepShape,
+    Weights,
+    estimate,
+    largest_pack,
+)
+from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that are free on a device now; None where it does not tell (mps)."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    if device.type != "cpu":
+        return None
+    bounds = [bound for bound in (_available(), _left_in_container()) if bound is not None]
+    return min(bounds) if bounds else _half_of_physical()
+
+
+def _available() -> int | None:
+    """What Linux says could be had without swapping."""
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _left_in_container() -> int | None:
+    """What a control group leaves of its limit, of which `MemAvailable` knows nothing."""
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        return max(0, limit - int((CGROUP / "memory.current").read_text()))
+    except (OSError, ValueError):  # no group, or "max": no limit
+        return None
+
+
+def _half_of_physical() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def step_overhead(device: torch.device) -> float:
+    """What a device's allocator loses of a step's memory."""
+    return RESIDENT_OVERHEAD if device.type == "cpu" else 0.0
+
+
+def step_shape(trainer: Trainer) -> StepShape:
+    """The largest step of a study."""
+    settings, longest = trainer.settings, int(trainer.train.lengths.max())
+    return StepShape(
+        rows=settings.micro_batch_size,
+        tokens=longest,
+        evaluated=len(trainer.validation),
+        compute=settings.precision,
+        checkpointing=settings.gradient_checkpointing,
+        logits=0 if trainer.backbone.lm_head is None else CHUNK_ELEMENTS,
+        overhead=step_overhead(trainer.device),
+    )
+
+
+def backbone_weights(backbone: Backbone) -> Weights:
+    """How a loaded backbone lies in memory."""
+    dtype: torch.dtype = backbone.model.dtype  # type: ignore[assignment]
+    return Weights(dtype.itemsize, backbone.quantization, backbone_bytes(backbone))
+
+
+def pack_estimate(lanes: list[Configuration], trainer: Trainer) -> MemoryEstimate:
+    """Memory of a pack of these lanes in a study's largest step."""
+    return estimate(
+        lanes,
+        trainer.backbone.anatomy,
+        head_params=trainer.recipe.n_parameters,
+        shape=step_shape(trainer),
+        weights=backbone_weights(trainer.backbone),
+    )
+
+
+def lanes_that_fit(configuration: Configuration, trainer: Trainer) -> int | None:
+    """Lanes of the largest pack beside the loaded backbone, `MARGIN` left free; at least 1.
+
+    None where the device does not tell its memory.
+    """
+    free = free_bytes(trainer.device)
+    if free is None:
+        return None
+    fitting = largest_pack(
+        configuration,
+        lambda lanes: pack_estimate(list(lanes), trainer).training,
+        round(free * (1.0 - MARGIN)),
+    )
+    return max(1, fitting)

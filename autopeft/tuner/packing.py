@@ -1,0 +1,42 @@
+"""The packer: which trials of a cohort train together.
+
+A pure function of the trials, the backbone and the size, so that the composition of a pack that
+was lost can be found again without having been stored.
+"""
+
+import math
+from collections.abc import Sequence
+
+from autopeft.backbone.anatomy import Anatomy
+from autopeft.methods.counting import first_layer
+from autopeft.study.records import TrialRecord
+
+
+def grouped(
+    trials: Sequence[TrialRecord], anatomy: Anatomy, *, size: int
+) -> list[list[TrialRecord]]:
+    """As few packs as the size allows, of sizes that differ by one at most.
+
+    Lanes with near branch points share a pack: the trunk of a pack reaches up to its highest
+    branch point, and a lane that leaves early makes no use of it. The packs with the lowest branch
+    points come first: they need most memory, so that a size that is too large shows at once.
+
+    Args:
+        trials: In any order.
+        anatomy: The backbone.
+        size: Most lanes of a pack, at least 1.
+
+    Returns:
+        Packs in the order in which they train; each by number.
+    """
+    ordered = sorted(trials, key=lambda t: (first_layer(t.configuration, anatomy), t.number))
+    if not ordered:
+        return []
+    count = math.ceil(len(ordered) / size)
+    small, larger = divmod(len(ordered), count)
+    packs, start = [], 0
+    for index in range(count):
+        stop = start + small + (index < larger)
+        packs.append(sorted(ordered[start:stop], key=lambda trial: trial.number))
+        start = stop
+    return packs

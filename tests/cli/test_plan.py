@@ -1,0 +1,78 @@
+"""`plan` as a table: every number with its unit, and what was not measured said so."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+Run = Callable[..., Result]
+
+PLAN: dict[str, Any] = {
+    "study": "demo",
+    "space": {
+        "name": "quick", "dimensions": 9, "cardinality": 6144, "distinct": 4410, "continuous": 1,
+    },
+    "trainable_params": {"min": 768, "max": 1_701_888},
+    "head_params": 2310,
+    "steps": {
+        "total": 60, "rungs": {"0.34": 21, "1.0": 60}, "batch_size": 32, "trials": 16,
+        "baselines": 3,
+    },
+    "flops": {"min": 1.2e12, "max": 2.6e12, "mean": 1.8e12, "evaluation": 1e11},
+    "memory": {
+        "device": "cpu", "precision": "fp32", "free_bytes": 8 * 2**30, "margin": 0.15,
+        "pack_size": 4, "largest_pack": 20, "backbone_bytes": 90 * 2**20,
+        "lanes_bytes": 180 * 2**20, "activations_bytes": 640 * 2**20,
+        "working_bytes": 60 * 2**20, "overhead_bytes": 0, "total_bytes": 970 * 2**20,
+        "baseline_total_bytes": 700 * 2**20,
+    },
+    "calibration": None,
+    "hours": None,
+}  # fmt: skip
+PROBED = PLAN | {
+    "calibration": {"samples_per_second": {"1": 100.4, "4": 160.2}, "bf16_speedup": 0.9},
+    "hours": {"min": 0.5, "max": 1.25},
+}
+
+
+@pytest.fixture
+def planned(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command over an API that gives a plan and notes how it was asked."""
+
+    def command(plan: dict[str, Any], *flags: str) -> Result:
+        def fake(study: object, *, probe: bool, **_: object) -> dict[str, Any]:
+            assert probe == ("--probe" in flags)
+            return plan
+
+        monkeypatch.setattr("autopeft.api.plan", fake)
+        return run("plan", "study.yaml", *flags)
+
+    return command
+
+
+def test_the_table_says_what_is_known_and_what_is_not(planned: Callable[..., Result]) -> None:
+    text = " ".join(planned(PLAN).stdout.split())
+    for part in (
+        "quick: 9 dimensions, 1 of them real",
+        "4.41k distinct",
+        "768 to 1,701,888",
+        "60 of 32 examples; rungs at 21, 60",
+        "970 MiB (backbone 90 MiB, lanes 180 MiB",
+        "20 trials in 8 GiB that are free",
+        "1.2T to 2.6T",
+        "not measured",
+    ):
+        assert part in text, part
+
+
+def test_a_probe_gives_a_range_of_hours(planned: Callable[..., Result]) -> None:
+    text = " ".join(planned(PROBED, "--probe").stdout.split())
+    assert "30 min to 1 h 15 min" in text
+    assert "1: 100, 4: 160" in text
+    assert "0.90x as fast as fp32" in text
+
+
+def test_json_is_the_plan(planned: Callable[..., Result]) -> None:
+    assert json.loads(planned(PROBED, "--probe", "--json").stdout) == PROBED

@@ -1,0 +1,117 @@
+"""What `plan` foretells is what the study then is; what calibration chose is stored once."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autopeft
+from autopeft.study.progress import Silent
+
+MakePath = Callable[..., Path]
+FIXED = {"search": {"pack": 2, "rungs": [0.9, 1.0]}}
+
+
+class Heard(Silent):
+    """Keeps every line."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def on_event(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def make(
+    tmp_path: Path, bert_folder: Path, make_data: MakePath, make_study: MakePath
+) -> Callable[..., Path]:
+    """A study file beside its data."""
+    data = make_data(tmp_path / "data")
+    return lambda **blocks: make_study(tmp_path, bert_folder, data, **blocks)
+
+
+def _search(folder: Path, study: Path, trials: int, heard: Heard | None = None) -> Any:
+    return autopeft.search(
+        study,
+        storage=f"sqlite:///{folder}/plan.db",
+        output_dir=folder / "out",
+        overrides=[f"budget.trials={trials}"],
+        listener=heard,
+    )
+
+
+def test_a_plan_is_what_the_study_then_is(
+    tmp_path: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = make(**FIXED)
+    found = autopeft.plan(study)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert not list(tmp_path.glob("*.db")), "a plan made a database"
+    assert not (tmp_path / "autopeft-runs").exists(), "a plan left artifacts"
+    assert found["calibration"] is found["hours"] is None
+    record = _search(tmp_path, study, 1).record
+    facts = record.facts
+    assert found["trainable_params"] == facts["param_range"]
+    assert found["head_params"] == facts["head_params"] > 0
+    assert found["steps"]["total"] == facts["total_steps"] == 24
+    assert found["steps"]["rungs"] == facts["rung_steps"]
+    assert found["steps"]["baselines"] == facts["n_baselines"] == 3
+    space = found["space"]
+    assert (space["cardinality"], space["distinct"]) == (facts["cardinality"], facts["distinct"])
+    assert space["dimensions"] > space["continuous"] == 1
+    memory = found["memory"]
+    parts = ("backbone", "lanes", "activations", "working", "overhead")
+    assert memory["total_bytes"] == sum(memory[f"{part}_bytes"] for part in parts)
+    assert memory["pack_size"] == 2
+    assert memory["largest_pack"] >= 2
+    assert memory["baseline_total_bytes"] < memory["total_bytes"]
+    assert facts["calibration"] is None, "nothing was open, so nothing is measured"
+    assert (facts["precision"], facts["pack_size"], facts["proposals"]) == ("fp32", 2, 2)
+
+
+def test_proposals_beyond_a_pack_make_cohorts_of_several(
+    tmp_path: Path, make: Callable[..., Path]
+) -> None:
+    study = make(search={"pack": 2, "proposals": 4, "baselines": [], "rungs": [0.9, 1.0]})
+    found = _search(tmp_path, study, 4)
+    assert (found.record.facts["pack_size"], found.record.facts["proposals"]) == (2, 4)
+    trials = found.trials()
+    assert {trial.pack for trial in trials} == {0}
+    assert {trial.profile["pack_lanes"] for trial in trials} == {2}
+    assert all(trial.profile["optimizer_steps"] == 24 for trial in trials)
+
+
+def test_a_probe_gives_hours_and_stores_nothing(
+    tmp_path: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = autopeft.plan(make(**FIXED), probe=True)
+    assert 0 < found["hours"]["min"] <= found["hours"]["max"] < 1
+    assert found["calibration"]["pack_size"] == 2
+    assert set(found["calibration"]["step_seconds"]) == {"1", "2"}
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_what_calibration_chose_is_stored_and_never_asked_again(
+    tmp_path: Path, make: Callable[..., Path]
+) -> None:
+    study = make(search={"pack": "auto"}, training={"precision": "auto"})
+    first, second = Heard(), Heard()
+    facts = _search(tmp_path, study, 1, first).record.facts
+    chosen = facts["calibration"]
+    assert facts["pack_size"] == facts["proposals"] == chosen["pack_size"] >= 4
+    assert facts["precision"] == chosen["precision"]
+    assert facts["tf32"] is False
+    assert chosen["margins"] == {"pack_gain": 0.05, "bf16_speedup": 1.15, "limit_seconds": 20.0}
+    assert sum(line.startswith("calibrated in") for line in first.lines) == 1
+    again = _search(tmp_path, study, 2, second)
+    assert again.record.facts == facts
+    assert len(again.trials()) == 5
+    assert not any("calibrat" in line for line in second.lines)
+    profile = again.trial(4).profile
+    assert profile["pack_lanes"] == 1
+    assert profile["loading_seconds"] > 0

@@ -1,0 +1,66 @@
+"""Free memory: of the machine, of a container, and what of it a pack may take."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_backbones as tiny
+import torch
+
+from autopeft.configuration import Configuration, Group
+from autopeft.execution import fitting
+from autopeft.execution.fitting import free_bytes, lanes_that_fit, pack_estimate
+from autopeft.training.data.examples import Examples, TaskData
+from autopeft.training.loop import LoopSettings, Trainer
+
+CPU = torch.device("cpu")
+GROUP = Group.of("lora", [0, 1, 2], ["query"], rank=2, alpha=4.0, dropout=0.0)
+REST = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0}
+ONE = Configuration.of([GROUP], training=REST)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with 1,000 KiB available and no control group."""
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:   1000 kB\n")
+    monkeypatch.setattr(fitting, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(fitting, "CGROUP", tmp_path)
+    return tmp_path
+
+
+def test_what_is_available_is_free(machine: Path) -> None:
+    assert free_bytes(CPU) == 1000 * 1024
+    (machine / "memory.max").write_text("max\n")
+    (machine / "memory.current").write_text("77\n")
+    assert free_bytes(CPU) == 1000 * 1024
+
+
+def test_a_container_has_less_than_its_machine(machine: Path) -> None:
+    (machine / "memory.max").write_text("5000\n")
+    (machine / "memory.current").write_text("2000\n")
+    assert free_bytes(CPU) == 3000
+
+
+def test_without_either_half_the_machine_counts(machine: Path) -> None:
+    (machine / "meminfo").unlink()
+    assert (free_bytes(CPU) or 0) > 2**28
+
+
+def test_a_pack_keeps_the_margin_and_one_lane_is_always_tried(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    ids = tuple(rng.integers(4, 64, 8).astype(np.int32) for _ in range(16))
+    examples = Examples(ids, rng.integers(0, 3, 16))
+    backbone = tiny.tiny_backbone("bert", torch.float32)
+    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
+    settings = LoopSettings("sequence-classification", ("loss",), 3, 8, 8)
+    data = TaskData(examples, examples, ("a", "b", "c"), "", ())
+    trainer = Trainer(backbone, data, settings, study_seed=0)
+    five = pack_estimate([ONE] * 5, trainer).training
+    for free, lanes in ((five / 0.85 + 10, 5), (five / 0.85 - 10_000, 4), (1, 1)):
+        monkeypatch.setattr(fitting, "free_bytes", lambda device, free=free: round(free))
+        assert lanes_that_fit(ONE, trainer) == lanes
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: None)
+    assert lanes_that_fit(ONE, trainer) is None

@@ -1,0 +1,148 @@
+"""The memory model against what autograd keeps, tensor by tensor, and its own laws."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_backbones as tiny
+import torch
+
+from autopeft.backbone.loading import Backbone
+from autopeft.configuration import Configuration, Group
+from autopeft.methods.base import Call
+from autopeft.training.data.examples import Examples, TaskData
+from autopeft.training.lanes.pack import Lane
+from autopeft.training.lanes.seeds import StepUniform
+from autopeft.training.loop import LoopSettings, PackRun, Trainer
+from autopeft.training.memory import (
+    PERSISTENT_BYTES,
+    MemoryEstimate,
+    StepShape,
+    Weights,
+    estimate,
+    largest_pack,
+)
+
+ROWS, TOKENS = 64, 24
+REST = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+
+
+def lora(layers: list[int], sites: list[str], rank: int = 4, dropout: float = 0.0) -> Group:
+    return Group.of("lora", layers, sites, rank=rank, alpha=2.0 * rank, dropout=dropout)
+
+
+def adapter(method: str, layers: list[int], size: int = 8) -> Group:
+    settings = {"activation": "relu", "scale": 1.0, "dropout": 0.0}
+    return Group.of(method, layers, ["ffn"], size=size, **settings)
+
+
+def lane(*groups: Group) -> Configuration:
+    return Configuration.of(groups, training=REST)
+
+
+ALL = [0, 1, 2]
+PACKS = {
+    "one lora": [lane(lora(ALL, ["query", "value"]))],
+    "four alike": [lane(lora(ALL, ["query", "value"]))] * 4,
+    "top layer": [lane(lora([2], ["query", "up", "down"]))] * 2,
+    "ffn alone": [lane(lora(ALL, ["up"]))] * 2,
+    "dropout": [lane(lora(ALL, ["query", "down"], dropout=0.1))] * 2,
+    "adapters": [lane(adapter("serial_adapter", ALL)), lane(adapter("parallel_adapter", ALL))],
+    "scattered": [
+        lane(lora(ALL, ["query", "up"])),
+        lane(adapter("parallel_adapter", [0, 2])),
+        lane(lora(ALL, ["query", "up"], rank=3)),
+    ],
+    "depths": [lane(lora([2], ["value"])), lane(lora([1, 2], ["value"])), lane(lora(ALL, ["up"]))],
+}
+
+
+def trainer(kind: str) -> Trainer:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(TOKENS - 7, TOKENS + 1, ROWS)  # padded, so that there is a mask
+    ids = [rng.integers(4, 64, length).astype(np.int32) for length in lengths]
+    examples = Examples(tuple(ids), rng.integers(0, 3, ROWS))
+    settings = LoopSettings("sequence-classification", ("loss",), 1, ROWS, ROWS)
+    backbone: Backbone = tiny.tiny_backbone(kind, torch.float32)
+    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
+    return Trainer(
+        backbone, TaskData(examples, examples, ("a", "b", "c"), "", ()), settings, study_seed=0
+    )
+
+
+def kept_by_autograd(trained: Trainer, run: PackRun) -> int:
+    """Bytes of all storages that the graph of one step holds, parameters left out."""
+    parameters = [*trained.backbone.model.parameters(), *run.pack.parameters()]
+    own = {each.untyped_storage().data_ptr() for each in parameters}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = trained.train.batch(np.arange(ROWS))
+    uniform = StepUniform(run._seeds, 0, 0, ROWS, trained.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), run.pack.running():
+        logits = run.pack(batch, Call(training=True, uniform=uniform))
+    assert logits.requires_grad
+    return sum(kept.values())
+
+
+def estimated(lanes: list[Configuration], backbone: Backbone, **shape: object) -> MemoryEstimate:
+    return estimate(
+        lanes,
+        backbone.anatomy,
+        head_params=99,
+        shape=StepShape(ROWS, TOKENS, **shape),
+        weights=Weights(),
+    )
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("name", PACKS)
+def test_activations_are_what_autograd_keeps(kind: str, name: str) -> None:
+    lanes, trained = PACKS[name], trainer(kind)
+    run = trained.start([Lane(number, each) for number, each in enumerate(lanes)])
+    found = kept_by_autograd(trained, run)
+    assert estimated(lanes, trained.backbone).activations == pytest.approx(found, rel=0.15)
+
+
+def test_weights_gradients_and_moments_are_the_tensors_own() -> None:
+    lanes, trained = PACKS["scattered"], trainer("bert")
+    run = trained.start([Lane(number, each) for number, each in enumerate(lanes)])
+    scalars = sum(parameter.numel() for parameter in run.pack.parameters())
+    found = estimate(
+        lanes,
+        trained.backbone.anatomy,
+        head_params=trained.recipe.n_parameters,
+        shape=StepShape(ROWS, TOKENS),
+        weights=Weights(),
+    )
+    assert found.lanes == scalars * PERSISTENT_BYTES
+
+
+def test_checkpointing_the_math_kernel_and_logits_go_the_right_way() -> None:
+    lanes, backbone = PACKS["four alike"], tiny.tiny_backbone("bert", torch.float32)
+    plain = estimated(lanes, backbone)
+    recomputed = estimated(lanes, backbone, checkpointing=True)
+    assert plain.activations / 3 < recomputed.activations < plain.activations / 2
+    scores = estimated(lanes, backbone, fused_attention=False).activations - plain.activations
+    assert scores == 3 * 4 * ROWS * TOKENS * (2 * 4 * TOKENS * 4)  # layers, lanes, [heads, T] x 2
+    spoken = estimated(lanes, backbone, logits=50_000_000)
+    assert spoken.working - plain.working == 3 * 4 * 50_000 * 1_000
+    lost = estimated(lanes, backbone, overhead=0.5)
+    assert lost.total - plain.total == pytest.approx(0.5 * (plain.activations + plain.working))
+
+
+def test_the_largest_pack_is_the_last_that_fits() -> None:
+    backbone = tiny.tiny_backbone("bert", torch.float32)
+    (one,) = PACKS["one lora"]
+
+    def needs(lanes: list[Configuration]) -> int:
+        return estimated(list(lanes), backbone).training
+
+    for lanes in (1, 5, 12):
+        assert largest_pack(one, needs, needs([one] * lanes)) == lanes
+    assert largest_pack(one, needs, needs([one]) - 1) == 0
