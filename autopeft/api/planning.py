@@ -4,11 +4,11 @@ Sizes, counts, FLOPs and memory are closed forms over the model's configuration 
 data; no weights are read. Hours need a measurement on the machine, which `probe` asks for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,13 @@ from autopeft.study.definition import StudyDefinition
 from autopeft.study.metrics import CAUSAL_LM, REGRESSION
 from autopeft.study.progress import Listener, Silent, Stopper
 from autopeft.training.data.examples import TaskData
+from autopeft.training.memory import MemoryEstimate
+
+if TYPE_CHECKING:
+    import torch
+
+Needs: TypeAlias = Callable[[Sequence[Configuration]], MemoryEstimate]
+"""Memory of a pack of these lanes."""
 
 SAMPLED = 64
 """Configurations of the space whose mean FLOPs stand for a trial's."""
@@ -165,61 +172,69 @@ class _Estimate:
 
     def _memory(self, calibration: Mapping[str, Any] | None) -> dict[str, Any]:
         """Of the chosen pack, every lane the space's largest configuration."""
-        from autopeft.backbone.memory import backbone_bytes
-        from autopeft.execution.fitting import free_bytes, step_overhead
-        from autopeft.training import memory
-        from autopeft.training.setup import backbone_request, device_of
-        from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
+        from autopeft.execution.calibration import LEAST_PACK
+        from autopeft.execution.fitting import free_bytes
+        from autopeft.training.memory import MARGIN, largest_pack
+        from autopeft.training.setup import device_of
 
         device = device_of(self.definition.execution.devices)
         free, given = free_bytes(device), self.definition.search.pack
         precision = self.definition.training.precision
         if precision == "auto":
             precision = calibration["precision"] if calibration else "fp32"
-        micro = self.definition.training.micro_batch_size
-        shape = memory.StepShape(
-            rows=_batch(self.definition) if micro == "auto" else micro,
-            tokens=max(self.data.train.longest, self.data.validation.longest),
-            evaluated=len(self.data.validation),
-            compute=precision,
-            checkpointing=self.definition.training.gradient_checkpointing is True,
-            logits=CHUNK_ELEMENTS if self.definition.model.task == CAUSAL_LM else 0,
-            overhead=step_overhead(device),
-        )
-        request = backbone_request(self.definition.model)
-        weights = memory.Weights(
-            memory.BFLOAT16 if self.definition.model.dtype == "bfloat16" else memory.FLOAT32,
-            self.definition.model.quantization,
-            backbone_bytes(request),
-        )
 
-        def needs(lanes: list[Configuration]) -> memory.MemoryEstimate:
-            return memory.estimate(
-                lanes,
-                self.anatomy,
-                head_params=self.head.n_parameters,
-                shape=shape,
-                weights=weights,
-            )
+        def fitting(needs: Needs) -> int | None:
+            if free is None:
+                return None
+            available = round(free * (1.0 - MARGIN))
+            return largest_pack(self._largest(), lambda lanes: needs(lanes).total, available)
 
-        largest = None
-        if free is not None:
-            largest = memory.largest_pack(
-                self._largest(),
-                lambda lanes: needs(list(lanes)).total,
-                round(free * (1.0 - memory.MARGIN)),
-            )
+        recompute = self.definition.training.gradient_checkpointing
+        needs = self._needs(device, precision, checkpointing=recompute is True)
+        largest = fitting(needs)
+        wanted = LEAST_PACK if given == "auto" else int(given)
+        if recompute == "auto" and self.anatomy.packable and (largest or wanted) < wanted:
+            recompute, needs = True, self._needs(device, precision, checkpointing=True)
+            largest = fitting(needs)
         pack = self._pack(given, calibration, largest)
         return {
             "device": device.type,
             "precision": precision,
+            "gradient_checkpointing": recompute is True,
             "free_bytes": free,
-            "margin": memory.MARGIN,
+            "margin": MARGIN,
             "pack_size": pack,
             "largest_pack": largest,
             **needs([self._largest()] * pack).to_dict(),
             "baseline_total_bytes": needs([self._lane()] * pack).total,
         }
+
+    def _needs(self, device: "torch.device", precision: str, *, checkpointing: bool) -> Needs:
+        """What a pack of lanes needs in the study's largest step."""
+        from autopeft.backbone.memory import backbone_bytes
+        from autopeft.execution.fitting import step_overhead
+        from autopeft.training import memory
+        from autopeft.training.setup import backbone_request
+        from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
+
+        model, micro = self.definition.model, self.definition.training.micro_batch_size
+        shape = memory.StepShape(
+            rows=_batch(self.definition) if micro == "auto" else micro,
+            tokens=max(self.data.train.longest, self.data.validation.longest),
+            evaluated=len(self.data.validation),
+            compute=precision,
+            checkpointing=checkpointing,
+            logits=CHUNK_ELEMENTS if model.task == CAUSAL_LM else 0,
+            overhead=step_overhead(device),
+        )
+        weights = memory.Weights(
+            memory.BFLOAT16 if model.dtype == "bfloat16" else memory.FLOAT32,
+            model.quantization,
+            backbone_bytes(backbone_request(model)),
+        )
+        return lambda lanes: memory.estimate(
+            lanes, self.anatomy, head_params=self.head.n_parameters, shape=shape, weights=weights
+        )
 
     def _pack(
         self, given: int | str, calibration: Mapping[str, Any] | None, largest: int | None

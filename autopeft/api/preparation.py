@@ -19,6 +19,7 @@ from autopeft.study.store import Store
 
 if TYPE_CHECKING:
     from autopeft.execution.calibration import Calibration, Question
+    from autopeft.training.setup import Materials
     from autopeft.tuner import Tuner
 
 ACCURACY_LIKE = ("accuracy", "f1", "matthews", "exact_match", "choice_accuracy")
@@ -85,12 +86,34 @@ class Preparation:
         self._enqueued = problems.enqueued(definition, anatomy)
         if faults := problems.barred(self._enqueued, self._problem):
             raise InputError(faults)
+        self._materials = materials = self._recomputing(materials, listener)
         self._rungs = rung_steps(
             definition.search.rungs,
             total_steps=materials.total_steps,
             warmup_steps=self._warmup_steps(materials.total_steps),
         )
         listener.on_event(self._summary())
+
+    def _recomputing(self, materials: "Materials", listener: Listener) -> "Materials":
+        """The materials, with gradient checkpointing where `auto` finds that memory asks for it.
+
+        It changes no result: a layer is recomputed as it was.
+        """
+        from autopeft.execution.calibration import LEAST_PACK
+        from autopeft.execution.fitting import needs_checkpointing
+        from autopeft.training.setup import with_settings
+
+        pack = self._definition.search.pack
+        lanes = LEAST_PACK if pack == "auto" else int(pack)
+        if self._definition.training.gradient_checkpointing != "auto" or not needs_checkpointing(
+            self.largest_configuration(), materials.trainer, lanes=lanes
+        ):
+            return materials
+        listener.on_event(
+            f"gradient checkpointing: {lanes} lanes of the space's largest configuration do not "
+            "fit into memory without it"
+        )
+        return with_settings(materials, gradient_checkpointing=True)
 
     def _summary(self) -> str:
         """One line on what is about to happen."""
@@ -278,14 +301,14 @@ class Preparation:
         """The tuner of one sitting."""
         from autopeft.execution.inprocess import InProcessRunner
         from autopeft.searchers.registry import make_searcher
-        from autopeft.training.setup import with_precision
+        from autopeft.training.setup import with_settings
         from autopeft.tuner import Tuner, TunerSettings
         from autopeft.tuner.ledger import Ledger
 
         definition, record = self._definition, store.study(self._definition.study.name)
         budget = definition.budget
         precision = str(record.facts.get("precision", "fp32"))
-        trainer = with_precision(self._materials, precision).trainer
+        trainer = with_settings(self._materials, precision=precision).trainer
         listener.on_event(f"packs of at most {record.facts['pack_size']} trials, {precision}")
         settings = TunerSettings(
             trials=budget.trials,

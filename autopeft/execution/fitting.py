@@ -96,6 +96,17 @@ def pack_estimate(lanes: list[Configuration], trainer: Trainer) -> MemoryEstimat
     )
 
 
+def needs_checkpointing(configuration: Configuration, trainer: Trainer, *, lanes: int) -> bool:
+    """Whether a pack of so many lanes fits only if its layers are recomputed.
+
+    False where the device does not tell its memory, and where nothing can be recomputed.
+    """
+    if trainer.settings.gradient_checkpointing or not trainer.backbone.anatomy.packable:
+        return False
+    fitting = lanes_that_fit(configuration, trainer)
+    return fitting is not None and fitting < lanes
+
+
 def lanes_that_fit(configuration: Configuration, trainer: Trainer) -> int | None:
     """Lanes of the largest pack beside the loaded backbone, `MARGIN` left free; at least 1.
 

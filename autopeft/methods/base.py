@@ -95,6 +95,9 @@ class LaneOperator(nn.Module):
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """What the members add to the site's output.
 
+        An operator at a linear map may read y, but autograd must not keep it (multiply a copy):
+        the sum takes over its memory.
+
         Args:
             x: The site's input, members only, [k, B, T, d_in].
             y: The site's output before this operator, members only, [k, B, T, d_out].

@@ -270,8 +270,6 @@ class _Pack:
             together = positions[-1] - positions[0] + 1 == len(positions)
             for position, group, place in uses:
                 kept += self._tokens * self._operator * _narrow(group)
-                if not together:  # `Members.add_` scatters the deltas, and autograd keeps them
-                    kept += self._tokens * self._operator * place.d_out
                 source = (position, _source(site, method))
                 dropout = float(group.get("dropout") or 0.0) > 0.0
                 if dropout:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,12 +70,12 @@ def device_of(devices: str) -> torch.device:
     return torch.device(device_name(devices))
 
 
-def with_precision(materials: Materials, precision: str) -> Materials:
-    """The same materials, training in `fp32` or `bf16`."""
+def with_settings(materials: Materials, **changes: Any) -> Materials:
+    """The same materials, training with other `LoopSettings`."""
     trainer = materials.trainer
-    if trainer.settings.precision == precision:
+    settings = replace(trainer.settings, **changes)
+    if trainer.settings == settings:
         return materials
-    settings = replace(trainer.settings, precision=precision)
     other = Trainer(trainer.backbone, materials.data, settings, study_seed=trainer.study_seed)
     return replace(materials, trainer=other)
 
@@ -137,7 +138,8 @@ def load_materials(
 ) -> Materials:
     """Load backbone and data; the test split is not opened.
 
-    A precision of "auto" loads as fp32 (see `with_precision`); TF32 is off in either case.
+    A precision of "auto" loads as fp32, and activations are kept unless they are to be recomputed
+    (see `with_settings`); TF32 is off in either case.
 
     Args:
         model: Which backbone, for which task.

@@ -76,7 +76,9 @@ def _raw(space: Mapping[str, Any]) -> str:
 def _memory_lines(memory: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from autopeft.cli.wording import byte_count
 
-    yield "pack", f"{memory['pack_size']} trials, {memory['precision']}, on {memory['device']}"
+    recomputed = ", layers recomputed" if memory["gradient_checkpointing"] else ""
+    size, precision = memory["pack_size"], memory["precision"]
+    yield "pack", f"{size} trials, {precision}{recomputed}, on {memory['device']}"
     parts = ("backbone", "lanes", "activations", "working", "overhead")
     shown = ", ".join(f"{part} {byte_count(memory[f'{part}_bytes'])}" for part in parts)
     yield "memory at most", f"{byte_count(memory['total_bytes'])} ({shown})"
