@@ -1,9 +1,10 @@
 """Reading and steering stored studies. Nothing here imports torch."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
-from autopeft.api.place import check_packages, output_folder, storage_url
+from autopeft.api.place import activations_folder, check_packages, output_folder, storage_url
 from autopeft.api.study import Study, status
 from autopeft.errors import Fault, NotFoundError
 from autopeft.study.definition import load_definition
@@ -92,7 +93,7 @@ def stop(name: str | Path | None = None, *, storage: str | None = None) -> str:
 def delete(
     name: str | Path, *, storage: str | None = None, output_dir: Path | None = None
 ) -> None:
-    """Remove a study from the database, and its saved lane states.
+    """Remove a study from the database, its saved lane states and its kept activations.
 
     Raises:
         StudyHeldError: A coordinator holds it.
@@ -103,7 +104,9 @@ def delete(
     found = study_name(store, name)
     created_at = store.study(found).created_at
     store.delete_study(found)
-    remove_states(output_folder(found, output_dir), created_at)
+    folder = output_folder(found, output_dir)
+    remove_states(folder, created_at)
+    shutil.rmtree(activations_folder(folder), ignore_errors=True)
 
 
 def upgrade_storage(storage: str | None = None) -> tuple[str, str]:

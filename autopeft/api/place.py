@@ -26,6 +26,11 @@ def output_folder(study: str, output_dir: Path | None = None) -> Path:
     return Path(DEFAULT_OUTPUT, study).absolute()
 
 
+def activations_folder(output: Path) -> Path:
+    """Where frozen activations go that memory does not hold, within a study's artifacts."""
+    return output / "activations"
+
+
 def check_packages() -> None:
     """`storage` and `dashboard` are names that others use too: make sure that they are ours.
 

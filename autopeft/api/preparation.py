@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from autopeft.api import problem as problems
 from autopeft.api.checks import study_faults
+from autopeft.api.place import activations_folder
 from autopeft.api.study import bounds
 from autopeft.api.versions import package_versions
 from autopeft.configuration import Configuration
@@ -63,7 +64,7 @@ class Preparation:
                 definition.execution.cache_memory,
                 definition.execution.cache_disk,
                 device=self._device,
-                folder=folder / "activations",
+                folder=activations_folder(folder),
             ),
         )
         for note in materials.data.notes:
