@@ -218,14 +218,22 @@ class _Estimate:
         from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
 
         model, micro = self.definition.model, self.definition.training.micro_batch_size
+        rows = min(_batch(self.definition) if micro == "auto" else micro, len(self.data.train))
         shape = memory.StepShape(
-            rows=_batch(self.definition) if micro == "auto" else micro,
+            rows=rows,
             tokens=max(self.data.train.longest, self.data.validation.longest),
             evaluated=len(self.data.validation),
+            evaluation_tokens=memory.evaluation_tokens(device.type),
             compute=precision,
             checkpointing=checkpointing,
             logits=CHUNK_ELEMENTS if model.task == CAUSAL_LM else 0,
             overhead=step_overhead(device),
+            lanes_per_pass=memory.lanes_per_pass(
+                device.type,
+                rows=rows,
+                mean_tokens=self.data.train.n_tokens / len(self.data.train),
+                intermediate_size=self.anatomy.intermediate_size,
+            ),
         )
         weights = memory.Weights(
             memory.BFLOAT16 if model.dtype == "bfloat16" else memory.FLOAT32,

@@ -78,7 +78,7 @@ class TrainedModel:
         unlabelled = LabelledTexts(columns, np.zeros(len(pairs), dtype=np.int64))
         examples = tokenise(self._request(), self._backbone.tokenizer, unlabelled, part="given")
         padded = PaddedExamples(examples, pad_token_id=self._pad, device=self._pack.device)
-        return predict(self._pack, padded)[0].cpu().numpy()
+        return predict([self._pack], padded)[0].cpu().numpy()
 
     def predict(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[str] | list[float]:
         """The class (or value) of each text or pair; InputError as `logits`."""

@@ -16,6 +16,7 @@ from autopeft.training.memory import (
     StepShape,
     Weights,
     estimate,
+    evaluation_tokens,
     largest_pack,
 )
 from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
@@ -72,10 +73,12 @@ def step_shape(trainer: Trainer) -> StepShape:
         rows=settings.micro_batch_size,
         tokens=longest,
         evaluated=len(trainer.validation),
+        evaluation_tokens=evaluation_tokens(trainer.device.type),
         compute=settings.precision,
         checkpointing=settings.gradient_checkpointing,
         logits=0 if trainer.backbone.lm_head is None else CHUNK_ELEMENTS,
         overhead=step_overhead(trainer.device),
+        lanes_per_pass=trainer.lanes_per_pass,
     )
 
 

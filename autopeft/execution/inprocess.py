@@ -111,8 +111,7 @@ class InProcessRun:
         """See `Run.profile` and `autopeft.execution.profile`."""
         anatomy = self._trainer.backbone.anatomy
         flops = {
-            lane.number: training_flops(lane.configuration, anatomy, 1)
-            for lane in self._run.pack.lanes
+            lane.number: training_flops(lane.configuration, anatomy, 1) for lane in self._run.lanes
         }
         return trial_profile(
             self._figures(),
@@ -124,7 +123,7 @@ class InProcessRun:
     def _figures(self) -> PackFigures:
         took = self._run.profile
         return PackFigures(
-            lanes=len(self._run.pack.lanes),
+            lanes=len(self._run.lanes),
             optimizer_steps=took.optimizer_steps,
             samples=took.samples,
             tokens=took.tokens,

@@ -180,10 +180,10 @@ class ExecutionBlock(Block):
         Literal["auto", "cpu", "cuda", "mps"], read_with(one_of("auto", "cpu", "cuda", "mps"))
     ] = Field(default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda, mps")
     cache_memory: Annotated[int | Literal["auto"], read_with(auto_or(size_bytes))] = Field(
-        default="auto", description="frozen activations kept in memory: auto, 2GiB, 0 = none"
+        default="auto", description="kept frozen activations: auto, 2GiB, 0 = none"
     )
     cache_disk: Annotated[int | Literal["auto"], read_with(auto_or(size_bytes))] = Field(
-        default="auto", description="and in files once that is full: auto, 20GiB, 0 = none"
+        default="auto", description="in files, once memory is full: auto, 20GiB, 0"
     )
 
 

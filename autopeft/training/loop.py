@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,15 +15,17 @@ from autopeft.errors import TrialError
 from autopeft.study.metrics import CAUSAL_LM, REGRESSION
 from autopeft.study.records import Measurement
 from autopeft.training.activations import ActivationCache, CacheBudget
-from autopeft.training.batches import PaddedExamples, steps_per_epoch, training_order
+from autopeft.training.batches import Batch, PaddedExamples, steps_per_epoch, training_order
 from autopeft.training.caching import make_caches
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.optimizer import LaneAdamW, schedule
-from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.pack import Lane, Pack, in_stream_order
 from autopeft.training.lanes.predict import predict
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.state import LaneState, put_state, take_state
 from autopeft.training.lanes.steps import Steps, autocast, recorder_for
+from autopeft.training.lanes.trunk import SharedTrunk
+from autopeft.training.memory import lanes_per_pass
 from autopeft.training.profile import Profile
 from autopeft.training.tasks import CausalTask, SequenceTask, Task
 
@@ -47,6 +49,8 @@ class LoopSettings:
         gradient_checkpointing: Recompute the lanes' layers in the backward pass.
         backbone_dropout: Run the backbone's own dropout; nothing is cached then.
         cache: How much of the trunk's activations may be kept.
+        lanes_per_pass: Lanes that run through the backbone together, or 0 for what suits device
+            and shapes.
     """
 
     task: str
@@ -60,6 +64,7 @@ class LoopSettings:
     gradient_checkpointing: bool = False
     backbone_dropout: bool = False
     cache: CacheBudget = field(default_factory=CacheBudget)
+    lanes_per_pass: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,16 @@ class Trainer:
         )
 
     @property
+    def lanes_per_pass(self) -> int:
+        """Lanes that run through the backbone together, see `memory.lanes_per_pass`."""
+        return self.settings.lanes_per_pass or lanes_per_pass(
+            self.device.type,
+            rows=min(self.settings.micro_batch_size, len(self.train)),
+            mean_tokens=float(self.train.lengths.mean()),
+            intermediate_size=self.backbone.anatomy.intermediate_size,
+        )
+
+    @property
     def recipe(self) -> HeadRecipe:
         """The task head."""
         return self.task.recipe
@@ -153,8 +168,12 @@ def _task(backbone: Backbone, task: str, n_classes: int) -> Task:
 class PackRun:
     """One pack in training.
 
+    Its lanes run through the backbone in passes of `lanes_per_pass`, which share batches, draws
+    and the trunk.
+
     Attributes:
-        pack: The lanes.
+        lanes: In stream order: by branch point, then by number.
+        packs: The lanes of each pass.
         step: Optimizer steps taken, of `settings.total_steps`.
         profile: What it took so far.
     """
@@ -168,57 +187,28 @@ class PackRun:
     ) -> None:
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
-        self.pack = Pack(
-            trainer.backbone,
-            trainer.recipe,
-            lanes,
-            seeds=self._seeds,
-            checkpointing=self._settings.gradient_checkpointing,
-            backbone_dropout=self._settings.backbone_dropout,
-        )
-        self._optimizer = self._make_optimizer()
-        self._factors = self._schedule()
+        self.lanes = in_stream_order(lanes, trainer.backbone.anatomy)
+        size = trainer.lanes_per_pass
+        self._passes = [
+            _Pass(trainer, self.lanes[start : start + size], self._seeds)
+            for start in range(0, len(self.lanes), size)
+        ]
+        self.packs = [each.pack for each in self._passes]
         self._order = trainer.order(replicate, self._settings.total_steps)
-        self._steps = Steps(
-            self.pack,
-            self._optimizer,
-            trainer.task.loss_sums,
-            precision=self._settings.precision,
-            recorder=recorder_for(trainer.device),
-        )
+        self._trunk = SharedTrunk(self.packs, trainer.caches.get(trainer.train))
         self.step = 0
+        self.profile = Profile()
         self._curve: list[tuple[int, Tensor]] = []
         self._losses: list[Tensor] = []
         if states is not None:
-            put_state(self.pack, self._optimizer, states)
+            for each in self._passes:
+                put_state(each.pack, each.optimizer, states)
             self.step = next(iter(states.values())).step
-        self.profile = Profile()
-
-    def _make_optimizer(self) -> LaneAdamW:
-        configurations = [lane.configuration for lane in self.pack.lanes]
-        return LaneAdamW(
-            self.pack.stacked(),
-            len(configurations),
-            learning_rates=[c.training_value("learning_rate") for c in configurations],
-            weight_decays=[c.training_value("weight_decay") for c in configurations],
-            max_grad_norm=self._settings.max_grad_norm,
-        )
-
-    def _schedule(self) -> Tensor:
-        total = self._settings.total_steps
-        return schedule(
-            self._settings.lr_scheduler,
-            total=total,
-            warmup_steps=[
-                warmup_steps(lane.configuration.training_value("warmup_ratio"), total)
-                for lane in self.pack.lanes
-            ],
-            device=self._trainer.device,
-        )
 
     def states(self) -> dict[int, LaneState]:
         """Every lane's state now, by trial number."""
-        return take_state(self.pack, self._optimizer, self.step)
+        taken = (take_state(each.pack, each.optimizer, self.step) for each in self._passes)
+        return {number: state for states in taken for number, state in states.items()}
 
     def train(self, until: int, *, on_step: Callable[[int], bool] | None = None) -> bool:
         """Train up to optimizer step `until`.
@@ -236,7 +226,8 @@ class PackRun:
             TrialError: Out of memory (cause `out-of-memory`).
         """
         every = max(1, self._settings.total_steps // CURVE_POINTS)
-        with self.pack.running(), _memory_errors(), self._timed("train_seconds"):
+        alone = self.packs[0].running() if len(self.packs) == 1 else nullcontext()
+        with alone, _memory_errors(), self._timed("train_seconds"):
             while self.step < until:
                 self._losses.append(self._one_step())
                 self.step += 1
@@ -250,23 +241,31 @@ class PackRun:
         """One update of every lane; their losses, [K]."""
         examples, numbers = self._trainer.train, self._order[self.step]
         width, micro = examples.width(numbers), self._settings.micro_batch_size
-        weight = self._trainer.task.weight(examples, numbers)
-        cache = self._trainer.caches.get(examples)
-        device = self._trainer.device
-        total = torch.zeros(len(self.pack.lanes), device=device)
-        self._optimizer.zero_grad()
-        for start in range(0, len(numbers), micro):
+        weight, rows = self._trainer.task.weight(examples, numbers), len(numbers)
+        total = torch.zeros(len(self.lanes), device=self._trainer.device)
+        for each in self._passes:
+            each.optimizer.zero_grad()
+        for start in range(0, rows, micro):
             part = numbers[start : start + micro]
             batch = examples.batch(part, width)
-            with autocast(device, self._settings.precision):
-                known = {} if cache is None else cache.known(self.pack, part, width)
-            uniform = StepUniform(self._seeds, self.step, start, len(numbers), device)
-            total += self._steps.accumulate(batch, known, uniform, weight=weight)
+            known = self._known(batch, part)
+            draws = StepUniform(self._seeds, self.step, start, rows, self._trainer.device)
+            total += torch.cat(
+                [each.accumulate(batch, known, draws, weight=weight) for each in self._passes]
+            )
             self.profile.tokens += batch.tokens
-        self._steps.update(self._factors[self.step])
+        for each in self._passes:
+            each.update(self.step)
         self.profile.optimizer_steps += 1
-        self.profile.samples += len(numbers)
+        self.profile.samples += rows
         return total
+
+    def _known(self, batch: Batch, rows: np.ndarray) -> dict[int, Tensor]:
+        """Trunk inputs for all passes; none where dropout makes every pass its own."""
+        if self._settings.backbone_dropout:
+            return {}
+        with autocast(self._trainer.device, self._settings.precision):
+            return self._trunk.known(batch, rows)
 
     def drain_curve(self) -> dict[int, list[Measurement]]:
         """Points of every lane's training loss since the last call, by trial number."""
@@ -277,7 +276,7 @@ class PackRun:
                 Measurement(step, "loss", "train", _finite(float(losses[position])))
                 for step, losses in points
             ]
-            for position, lane in enumerate(self.pack.lanes)
+            for position, lane in enumerate(self.lanes)
         }
 
     def _close_curve(self) -> None:
@@ -290,7 +289,7 @@ class PackRun:
         """Every lane's scores (see `Task.scores`), float32 [K, n, m], in the data's order."""
         with _memory_errors(), autocast(self._trainer.device, self._settings.precision):
             return predict(
-                self.pack,
+                self.packs,
                 examples,
                 keep=self._trainer.task.scores,
                 cache=self._trainer.caches.get(examples),
@@ -301,10 +300,10 @@ class PackRun:
         examples = self._trainer.validation if examples is None else examples
         with self._timed("evaluation_seconds"):
             values = self._trainer.task.values(self.scores, examples, self._settings.metrics)
-            active = self._optimizer.active.tolist()
+            active = [alive for each in self._passes for alive in each.optimizer.active.tolist()]
         return {
             lane.number: Evaluation(own if alive else {}, diverged=not (own and alive))
-            for lane, own, alive in zip(self.pack.lanes, values, active, strict=True)
+            for lane, own, alive in zip(self.lanes, values, active, strict=True)
         }
 
     @contextmanager
@@ -318,6 +317,54 @@ class PackRun:
                 torch.cuda.synchronize()
             spent = getattr(self.profile, figure) + time.perf_counter() - began
             setattr(self.profile, figure, spent)
+
+
+class _Pass:
+    """Lanes that run through the backbone together, with what updates them."""
+
+    def __init__(self, trainer: Trainer, lanes: Sequence[Lane], seeds: Seeds) -> None:
+        settings = trainer.settings
+        self.pack = Pack(
+            trainer.backbone,
+            trainer.recipe,
+            lanes,
+            seeds=seeds,
+            checkpointing=settings.gradient_checkpointing,
+            backbone_dropout=settings.backbone_dropout,
+        )
+        values = [lane.configuration.training_value for lane in self.pack.lanes]
+        self.optimizer = LaneAdamW(
+            self.pack.stacked(),
+            len(lanes),
+            learning_rates=[value("learning_rate") for value in values],
+            weight_decays=[value("weight_decay") for value in values],
+            max_grad_norm=settings.max_grad_norm,
+        )
+        total = settings.total_steps
+        self._factors = schedule(
+            settings.lr_scheduler,
+            total=total,
+            warmup_steps=[warmup_steps(value("warmup_ratio"), total) for value in values],
+            device=trainer.device,
+        )
+        self._steps = Steps(
+            self.pack,
+            self.optimizer,
+            trainer.task.loss_sums,
+            precision=settings.precision,
+            recorder=recorder_for(trainer.device),
+        )
+
+    def accumulate(
+        self, batch: Batch, known: Mapping[int, Tensor], draws: StepUniform, *, weight: int
+    ) -> Tensor:
+        """See `Steps.accumulate`."""
+        with self.pack.running():
+            return self._steps.accumulate(batch, known, draws, weight=weight)
+
+    def update(self, step: int) -> None:
+        """The update after `step` steps."""
+        self._steps.update(self._factors[step])
 
 
 def warmup_steps(ratio: float, total: int) -> int:

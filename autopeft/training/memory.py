@@ -32,8 +32,16 @@ MARGIN = 0.15
 """Share of a device's free memory that is left alone: for what allocators lose to fragments, for
 other processes, and for the model's own error."""
 
-EVALUATION_TOKENS = 8192
-"""Tokens of all lanes together in a batch of an evaluation, padding included."""
+EVALUATION_TOKENS = {"cpu": 1024}
+DEFAULT_EVALUATION_TOKENS = 8192
+"""Tokens of the lanes of a pass in a batch of an evaluation, padding included. On a CPU, larger
+batches leave its caches and gain nothing."""
+
+
+def evaluation_tokens(device: str) -> int:
+    """The same for a type of device."""
+    return EVALUATION_TOKENS.get(device, DEFAULT_EVALUATION_TOKENS)
+
 
 RESIDENT_OVERHEAD = 0.35
 """Of activations and working memory, on the CPU: holes that glibc's allocator leaves in its heap
@@ -41,6 +49,30 @@ between tensors of up to 32 MiB (measured 0.28-0.39; with `MALLOC_MMAP_THRESHOLD
 environment it is 0.01, at some cost in time). A GPU's own allocator counts what it hands out."""
 
 _ATTENTION = ("query", "key", "value", "output", "attention", "prefix")
+
+
+CPU_PASS_BYTES = 4 << 20
+"""The widest activations of a pass on a CPU. MiniLM, 32 x 14 tokens, 1 thread, milliseconds per
+lane and step: 384 with one lane (2.6 MiB), 417 with two, 446 with eight."""
+
+ALL_LANES = 1 << 16
+
+
+def lanes_per_pass(device: str, *, rows: int, mean_tokens: float, intermediate_size: int) -> int:
+    """Lanes of a pack that run through the backbone together, the others after them.
+
+    On a GPU all of them: a pass is bound by launches. A CPU is bound by arithmetic, and several
+    lanes' activations leave its caches: there, as many as `CPU_PASS_BYTES` hold.
+
+    Args:
+        device: A type of device.
+        rows: Examples of a pass per lane.
+        mean_tokens: Of an example.
+        intermediate_size: The backbone's widest activation.
+    """
+    if device != "cpu":
+        return ALL_LANES
+    return max(1, int(CPU_PASS_BYTES / (rows * mean_tokens * intermediate_size * FLOAT32)))
 
 
 @dataclass(frozen=True)
@@ -51,22 +83,26 @@ class StepShape:
         rows: Examples per lane in one forward pass (the micro-batch).
         tokens: Tokens of the longest row, padding included.
         evaluated: Examples of an evaluation: fewer than a batch of it holds need less; 0 = many.
+        evaluation_tokens: Tokens of the lanes of a pass in a batch of it.
         compute: "fp32", or "bf16" for autocast.
         checkpointing: Whether a lane's layers are recomputed in the backward pass.
         fused_attention: Whether attention keeps no scores (all of torch's kernels but `math`).
         logits: A language model's logits that exist at once (see `token_losses`), of all lanes
             together; 0 for other tasks.
         overhead: Share that the device's allocator loses, see `RESIDENT_OVERHEAD`.
+        lanes_per_pass: Lanes that run together, the others after them; 0 = all.
     """
 
     rows: int
     tokens: int
     evaluated: int = 0
+    evaluation_tokens: int = DEFAULT_EVALUATION_TOKENS
     compute: str = "fp32"
     checkpointing: bool = False
     fused_attention: bool = True
     logits: int = 0
     overhead: float = 0.0
+    lanes_per_pass: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,14 +178,20 @@ def estimate(
         shape: Of a step.
         weights: How the backbone lies in memory.
     """
-    pack = _Pack(lanes, anatomy, shape, weights)
-    trained = pack.trained_params() + head_params * len(lanes)
-    kept, running = pack.kept(), pack.running() + pack.logits()
-    others = max(trained * UPDATE_BYTES, pack.evaluating())
-    working = max(running, others - kept)
+    order = sorted(lanes, key=lambda lane: first_layer(lane, anatomy))
+    size = shape.lanes_per_pass or len(order)
+    passes = [
+        _Pass(order[start : start + size], anatomy, shape, weights)
+        for start in range(0, len(order), size)
+    ]
+    trained = [each.trained_params() + head_params * len(each.lanes) for each in passes]
+    kept = max(each.kept() for each in passes)
+    running = max(each.kept() + each.running() + each.logits() for each in passes)
+    others = max(max(trained) * UPDATE_BYTES, *(each.evaluating() for each in passes))
+    working = max(running, others) - kept
     return MemoryEstimate(
         backbone=weights.all_bytes,
-        lanes=trained * PERSISTENT_BYTES,
+        lanes=sum(trained) * PERSISTENT_BYTES,
         activations=kept,
         working=working,
         overhead=round((kept + working) * shape.overhead),
@@ -177,8 +219,12 @@ def largest_pack(
 _MOST_LANES = 256
 
 
-class _Pack:
-    """The lanes of one pack, in stream order, with what they have where."""
+class _Pass:
+    """Lanes that run through the backbone together, with what they have where.
+
+    Attributes:
+        lanes: In stream order.
+    """
 
     def __init__(
         self,
@@ -188,11 +234,11 @@ class _Pack:
         weights: Weights,
     ) -> None:
         self._anatomy, self._shape, self._weights = anatomy, shape, weights
-        self._lanes = sorted(lanes, key=lambda lane: first_layer(lane, anatomy))
-        self._branches = [first_layer(lane, anatomy) for lane in self._lanes]
+        self.lanes = lanes
+        self._branches = [first_layer(lane, anatomy) for lane in lanes]
         self._uses: dict[tuple[int, str, str, str], list[tuple[int, Group, Place]]]
         self._uses = defaultdict(list)
-        for position, lane in enumerate(self._lanes):
+        for position, lane in enumerate(lanes):
             for group, place in placed_groups(lane, anatomy):
                 stack = str(registry[group.method].stack_key(group))
                 key = (place.layer, place.site, group.method, stack)
@@ -298,8 +344,8 @@ class _Pack:
 
     def evaluating(self) -> int:
         """An evaluation batch: no layer's tensors outlive it."""
-        lanes, longest = len(self._lanes), self._shape.tokens
-        tokens = max(lanes * longest, EVALUATION_TOKENS)
+        lanes, longest = len(self.lanes), self._shape.tokens
+        tokens = max(lanes * longest, self._shape.evaluation_tokens)
         if self._shape.evaluated:
             tokens = min(tokens, lanes * self._shape.evaluated * longest)
         return round(tokens * self._layer_width(gradients=False) + self._dequantised())

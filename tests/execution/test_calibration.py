@@ -107,7 +107,7 @@ def test_doubling_ends_where_it_gains_nothing(monkeypatch: pytest.MonkeyPatch) -
     tried: list[int] = []
 
     def steps(self: object, run: SimpleNamespace) -> list[float]:
-        lanes = len(run.pack.lanes)
+        lanes = len(run.lanes)
         tried.append(lanes)
         return [1.0 if lanes <= 16 else lanes / 16] * 2
 

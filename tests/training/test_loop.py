@@ -10,8 +10,9 @@ import torch
 
 from autopeft.configuration import Configuration, Group
 from autopeft.training.activations import CacheBudget
+from autopeft.training.batches import Batch
 from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.lanes.pack import Lane
+from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.state import LaneState
 from autopeft.training.loop import LoopSettings, PackRun, Trainer
 
@@ -126,7 +127,7 @@ def test_predictions_do_not_depend_on_the_pack() -> None:
     trainer = _trainer()
     pack = trainer.start(_lanes(1e-2, 1e-3, 5e-3, 2e-3))
     logits = pack.scores(trainer.validation)
-    order = [lane.number for lane in pack.pack.lanes]
+    order = [lane.number for lane in pack.lanes]
     for lane in _lanes(1e-2, 1e-3, 5e-3, 2e-3):
         own = trainer.start([lane]).scores(trainer.validation)[0]
         assert torch.allclose(own, logits[order.index(lane.number)], atol=1e-5)
@@ -206,3 +207,30 @@ def test_t5_hands_on_more_than_hidden_states_and_keeps_nothing() -> None:
     trainer = Trainer(backbone, data, settings, study_seed=3)
     assert not trainer.caches
     trainer.start(_lanes(1e-3)).train(2)
+
+
+@pytest.mark.parametrize("budget", [{}, {"memory_bytes": 1 << 20}])
+@pytest.mark.parametrize("size", [1, 2])
+def test_lanes_that_run_in_turns_share_the_trunk_and_end_in_the_same_place(
+    size: int, budget: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = _lanes(1e-3, 5e-4, 1e-3, 1e-3, 1e-3)
+    together = _trainer(lanes_per_pass=5).start(lanes)
+    together.train(STEPS)
+    rows: list[int] = []
+    trunk = Pack.trunk
+
+    def noting(self: Pack, batch: Batch, *args: object) -> dict[int, torch.Tensor]:
+        rows.append(len(batch))
+        return trunk(self, batch, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pack, "trunk", noting)
+    in_turns = _trainer(lanes_per_pass=size, **_cached(**budget)).start(lanes)
+    in_turns.train(STEPS)
+    assert len(in_turns.packs) == -(-5 // size)
+    assert _apart(together, in_turns) < 1e-5
+    assert sum(rows) == (48 if budget else 8 * STEPS), "the trunk ran once a batch, or once in all"
+    one, other = together.evaluate(), in_turns.evaluate()
+    assert all(one[n].values["accuracy"] == other[n].values["accuracy"] for n in one)
+    curves = together.drain_curve(), in_turns.drain_curve()
+    assert [p.value for p in curves[0][3]] == pytest.approx([p.value for p in curves[1][3]])

@@ -72,7 +72,7 @@ def trainer(kind: str) -> Trainer:
 
 def kept_by_autograd(trained: Trainer, run: PackRun) -> int:
     """Bytes of all storages that the graph of one step holds, parameters left out."""
-    parameters = [*trained.backbone.model.parameters(), *run.pack.parameters()]
+    parameters = [*trained.backbone.model.parameters(), *run.packs[0].parameters()]
     own = {each.untyped_storage().data_ptr() for each in parameters}
     kept: dict[int, int] = {}
 
@@ -84,8 +84,11 @@ def kept_by_autograd(trained: Trainer, run: PackRun) -> int:
 
     batch = trained.train.batch(np.arange(ROWS))
     uniform = StepUniform(run._seeds, 0, 0, ROWS, trained.device)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), run.pack.running():
-        logits = run.pack(batch, Call(training=True, uniform=uniform))
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        run.packs[0].running(),
+    ):
+        logits = run.packs[0](batch, Call(training=True, uniform=uniform))
     assert logits.requires_grad
     return sum(kept.values())
 
@@ -112,7 +115,7 @@ def test_activations_are_what_autograd_keeps(kind: str, name: str) -> None:
 def test_weights_gradients_and_moments_are_the_tensors_own() -> None:
     lanes, trained = PACKS["scattered"], trainer("bert")
     run = trained.start([Lane(number, each) for number, each in enumerate(lanes)])
-    scalars = sum(parameter.numel() for parameter in run.pack.parameters())
+    scalars = sum(parameter.numel() for parameter in run.packs[0].parameters())
     found = estimate(
         lanes,
         trained.backbone.anatomy,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe, pool_rows
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
@@ -46,6 +47,11 @@ class Lane:
 
     number: int
     configuration: Configuration
+
+
+def in_stream_order(lanes: Sequence[Lane], anatomy: Anatomy) -> list[Lane]:
+    """By branch point, then by number."""
+    return sorted(lanes, key=lambda lane: (first_layer(lane.configuration, anatomy), lane.number))
 
 
 class Pack(nn.Module):
@@ -86,11 +92,10 @@ class Pack(nn.Module):
             )
         self._backbone, self._recipe = backbone, recipe
         self.device = next(backbone.model.parameters()).device
-        self.lanes = sorted(
-            lanes, key=lambda lane: (first_layer(lane.configuration, anatomy), lane.number)
-        )
+        self.lanes = in_stream_order(lanes, anatomy)
         self.branch_points = [first_layer(lane.configuration, anatomy) for lane in self.lanes]
         self._stream = Stream()
+        self._is_running = False
         self._gates = self._make_gates(checkpointing) if anatomy.packable else None
         self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
         self._placed = [self._build(key, uses, seeds) for key, uses in self._uses()]
@@ -135,9 +140,26 @@ class Pack(nn.Module):
 
     # -- running ------------------------------------------------------------------------------
 
+    @property
+    def packable(self) -> bool:
+        """Whether the backbone has a trunk to be shared."""
+        return self._gates is not None
+
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Gates, hooks and attention are in place inside, and gone after."""
+        """Gates, hooks and attention are in place inside, and gone after; may be nested."""
+        if self._is_running:
+            yield
+            return
+        self._is_running = True
+        try:
+            with self._wired():
+                yield
+        finally:
+            self._is_running = False
+
+    @contextmanager
+    def _wired(self) -> Iterator[None]:
         model: Any = self._backbone.model
         anatomy = self._backbone.anatomy
         handles = wire(model, anatomy, self._placed, self._stream)

@@ -10,12 +10,13 @@ from autopeft.methods.base import Call
 from autopeft.training.activations import ActivationCache
 from autopeft.training.batches import Batch, PaddedExamples, evaluation_order
 from autopeft.training.lanes.pack import Pack
-from autopeft.training.memory import EVALUATION_TOKENS
+from autopeft.training.lanes.trunk import SharedTrunk
+from autopeft.training.memory import evaluation_tokens
 
 
 @torch.no_grad()
 def predict(
-    pack: Pack,
+    packs: Sequence[Pack],
     examples: PaddedExamples,
     *,
     keep: Callable[[Tensor, Batch], Tensor] = lambda outputs, batch: outputs.float(),
@@ -24,23 +25,27 @@ def predict(
     """What is kept of every lane's outputs, [K, n, ...], in the data's order.
 
     Args:
-        pack: The lanes, not `running`.
+        packs: The lanes, in packs that run one after the other over each batch.
         examples: n of them.
-        keep: Makes [K, B, ...] of a pass's outputs and batch; by default the outputs, float32.
+        keep: Makes [k, B, ...] of a pass's outputs and batch; by default the outputs, float32.
         cache: Of these examples' frozen activations.
     """
-    longest = int(examples.lengths.max())
-    batch_size = max(1, EVALUATION_TOKENS // (len(pack.lanes) * longest))
+    lanes = max(len(pack.lanes) for pack in packs)
+    tokens = evaluation_tokens(examples.device.type)
+    batch_size = max(1, tokens // (lanes * int(examples.lengths.max())))
     order = evaluation_order(examples.lengths, batch_size)
-    call = Call(training=False, uniform=_no_draws)
+    trunk, call = SharedTrunk(packs, cache), Call(training=False, uniform=_no_draws)
     parts = []
-    with pack.running():
-        for numbers in order:
-            batch = examples.batch(numbers)
-            known = {} if cache is None else cache.known(pack, numbers)
-            parts.append(keep(pack(batch, call, known), batch))
+    for numbers in order:
+        batch = examples.batch(numbers)
+        known = trunk.known(batch, numbers)
+        outputs = []
+        for pack in packs:
+            with pack.running():
+                outputs.append(keep(pack(batch, call, known), batch))
+        parts.append(torch.cat(outputs))
     inverse = torch.from_numpy(np.argsort(np.concatenate(order)))
-    return torch.cat(parts, dim=1)[:, inverse.to(pack.device)]
+    return torch.cat(parts, dim=1)[:, inverse.to(examples.device)]
 
 
 def _no_draws(name: str, shape: Sequence[int]) -> Tensor:

@@ -112,7 +112,7 @@ def _greedy(run: PackRun, backbone: Backbone, prompt: np.ndarray, length: int) -
     for _ in range(length):
         answer = np.array([0], dtype=np.int32)
         padded = run._trainer.padded(_examples([np.array(ids, dtype=np.int32)], [answer]))
-        hidden = predict(run.pack, padded)[0, 0, len(ids) - 1]
+        hidden = predict(run.packs, padded)[0, 0, len(ids) - 1]
         ids.append(int(backbone.lm_head.logits(hidden).argmax()))
     return ids[len(prompt) :]
 
