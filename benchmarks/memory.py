@@ -107,7 +107,8 @@ def _trainer(case: Case) -> Any:
 
     from autopeft.backbone.loading import backbone_of
     from autopeft.training.data.examples import Examples, TaskData
-    from autopeft.training.loop import LoopSettings, Trainer
+    from autopeft.training.loop import Trainer
+    from autopeft.training.settings import LoopSettings
 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

@@ -154,7 +154,7 @@ class _Estimate:
         }
 
     def _rungs(self) -> dict[float, int]:
-        from autopeft.training.loop import warmup_steps
+        from autopeft.training.lanes.passes import warmup_steps
 
         ratio = problems.longest_warmup(self.definition, self.problem.space)
         return rung_steps(

@@ -128,7 +128,7 @@ class Preparation:
 
     def _warmup_steps(self, total_steps: int) -> int:
         """The longest warm-up of any configuration."""
-        from autopeft.training.loop import warmup_steps
+        from autopeft.training.lanes.passes import warmup_steps
 
         return warmup_steps(problems.longest_warmup(self._definition, self._space), total_steps)
 

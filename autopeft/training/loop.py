@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,53 +18,20 @@ from autopeft.training.activations import ActivationCache, CacheBudget
 from autopeft.training.batches import Batch, PaddedExamples, steps_per_epoch, training_order
 from autopeft.training.caching import make_caches
 from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.lanes.optimizer import LaneAdamW, schedule
-from autopeft.training.lanes.pack import Lane, Pack, in_stream_order
+from autopeft.training.lanes.pack import Lane, in_stream_order
+from autopeft.training.lanes.passes import LanePass
 from autopeft.training.lanes.predict import predict
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.state import LaneState, put_state, take_state
-from autopeft.training.lanes.steps import Steps, autocast, recorder_for
+from autopeft.training.lanes.steps import autocast
 from autopeft.training.lanes.trunk import SharedTrunk
 from autopeft.training.memory import lanes_per_pass
 from autopeft.training.profile import Profile
+from autopeft.training.settings import LoopSettings
 from autopeft.training.tasks import CausalTask, SequenceTask, Task
 
 CURVE_POINTS = 20
 """Points of the training-loss curve over the full budget."""
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """What one study's trials share.
-
-    Attributes:
-        task: `sequence-classification`, `regression` or `causal-lm`.
-        metrics: Validation metrics to compute, `loss` included where wanted.
-        total_steps: Optimizer steps of the full budget.
-        batch_size: Examples per optimizer step and lane.
-        micro_batch_size: Examples per forward pass and lane.
-        lr_scheduler: `linear`, `cosine` or `constant`.
-        max_grad_norm: Per lane, or None.
-        precision: `fp32` or `bf16` (autocast; trained weights stay float32).
-        gradient_checkpointing: Recompute the lanes' layers in the backward pass.
-        backbone_dropout: Run the backbone's own dropout; nothing is cached then.
-        cache: How much of the trunk's activations may be kept.
-        lanes_per_pass: Lanes that run through the backbone together, or 0 for what suits device
-            and shapes.
-    """
-
-    task: str
-    metrics: tuple[str, ...]
-    total_steps: int
-    batch_size: int
-    micro_batch_size: int
-    lr_scheduler: str = "linear"
-    max_grad_norm: float | None = 1.0
-    precision: str = "fp32"
-    gradient_checkpointing: bool = False
-    backbone_dropout: bool = False
-    cache: CacheBudget = field(default_factory=CacheBudget)
-    lanes_per_pass: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,7 +157,13 @@ class PackRun:
         self.lanes = in_stream_order(lanes, trainer.backbone.anatomy)
         size = trainer.lanes_per_pass
         self._passes = [
-            _Pass(trainer, self.lanes[start : start + size], self._seeds)
+            LanePass(
+                trainer.backbone,
+                trainer.task,
+                self.lanes[start : start + size],
+                self._settings,
+                self._seeds,
+            )
             for start in range(0, len(self.lanes), size)
         ]
         self.packs = [each.pack for each in self._passes]
@@ -317,59 +290,6 @@ class PackRun:
                 torch.cuda.synchronize()
             spent = getattr(self.profile, figure) + time.perf_counter() - began
             setattr(self.profile, figure, spent)
-
-
-class _Pass:
-    """Lanes that run through the backbone together, with what updates them."""
-
-    def __init__(self, trainer: Trainer, lanes: Sequence[Lane], seeds: Seeds) -> None:
-        settings = trainer.settings
-        self.pack = Pack(
-            trainer.backbone,
-            trainer.recipe,
-            lanes,
-            seeds=seeds,
-            checkpointing=settings.gradient_checkpointing,
-            backbone_dropout=settings.backbone_dropout,
-        )
-        values = [lane.configuration.training_value for lane in self.pack.lanes]
-        self.optimizer = LaneAdamW(
-            self.pack.stacked(),
-            len(lanes),
-            learning_rates=[value("learning_rate") for value in values],
-            weight_decays=[value("weight_decay") for value in values],
-            max_grad_norm=settings.max_grad_norm,
-        )
-        total = settings.total_steps
-        self._factors = schedule(
-            settings.lr_scheduler,
-            total=total,
-            warmup_steps=[warmup_steps(value("warmup_ratio"), total) for value in values],
-            device=trainer.device,
-        )
-        self._steps = Steps(
-            self.pack,
-            self.optimizer,
-            trainer.task.loss_sums,
-            precision=settings.precision,
-            recorder=recorder_for(trainer.device),
-        )
-
-    def accumulate(
-        self, batch: Batch, known: Mapping[int, Tensor], draws: StepUniform, *, weight: int
-    ) -> Tensor:
-        """See `Steps.accumulate`."""
-        with self.pack.running():
-            return self._steps.accumulate(batch, known, draws, weight=weight)
-
-    def update(self, step: int) -> None:
-        """The update after `step` steps."""
-        self._steps.update(self._factors[step])
-
-
-def warmup_steps(ratio: float, total: int) -> int:
-    """Warm-up steps of a share of the full budget, rounded up as transformers does."""
-    return int(np.ceil(ratio * total))
 
 
 def _finite(value: float) -> float | None:

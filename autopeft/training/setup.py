@@ -18,8 +18,9 @@ from autopeft.training.batches import steps_per_epoch
 from autopeft.training.data.examples import TaskData
 from autopeft.training.data.request import DataRequest, Limits, Splits, Task
 from autopeft.training.data.tokenising import load_task_data
-from autopeft.training.loop import LoopSettings, Trainer
+from autopeft.training.loop import Trainer
 from autopeft.training.precision import forbid_tf32
+from autopeft.training.settings import LoopSettings
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from autopeft.training.batches import steps_per_epoch
 from autopeft.training.data.examples import TaskData
 from autopeft.training.lanes import pack as packing
 from autopeft.training.lanes.pack import Lane
-from autopeft.training.loop import LoopSettings, PackRun, Trainer
+from autopeft.training.loop import PackRun, Trainer
+from autopeft.training.settings import LoopSettings
 from benchmarks.speed.measuring import Measured, Stopwatch
 from benchmarks.speed.shapes import Subject
 

@@ -13,8 +13,9 @@ from autopeft.execution import calibration
 from autopeft.execution.calibration import Calibration, Question, calibrate, chosen_size
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane
-from autopeft.training.loop import LoopSettings, Trainer
+from autopeft.training.loop import Trainer
 from autopeft.training.precision import bf16_speedup, chosen_precision
+from autopeft.training.settings import LoopSettings
 
 GROUP = Group.of("lora", [0, 1, 2], ["query"], rank=2, alpha=4.0, dropout=0.1)
 REST = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0}

@@ -12,7 +12,8 @@ from autopeft.configuration import Configuration, Group
 from autopeft.execution import fitting
 from autopeft.execution.fitting import free_bytes, lanes_that_fit, pack_estimate
 from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.loop import LoopSettings, Trainer
+from autopeft.training.loop import Trainer
+from autopeft.training.settings import LoopSettings
 
 CPU = torch.device("cpu")
 GROUP = Group.of("lora", [0, 1, 2], ["query"], rank=2, alpha=4.0, dropout=0.0)

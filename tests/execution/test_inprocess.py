@@ -15,7 +15,8 @@ from autopeft.execution.states import CohortStates
 from autopeft.methods.counting import training_flops
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.state import LaneState
-from autopeft.training.loop import LoopSettings, Trainer
+from autopeft.training.loop import Trainer
+from autopeft.training.settings import LoopSettings
 
 STEPS = 8
 

@@ -14,7 +14,8 @@ from autopeft.training.batches import Batch
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.state import LaneState
-from autopeft.training.loop import LoopSettings, PackRun, Trainer
+from autopeft.training.loop import PackRun, Trainer
+from autopeft.training.settings import LoopSettings
 
 STEPS = 12
 

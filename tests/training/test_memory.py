@@ -13,7 +13,7 @@ from autopeft.methods.base import Call
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.seeds import StepUniform
-from autopeft.training.loop import LoopSettings, PackRun, Trainer
+from autopeft.training.loop import PackRun, Trainer
 from autopeft.training.memory import (
     PERSISTENT_BYTES,
     MemoryEstimate,
@@ -22,6 +22,7 @@ from autopeft.training.memory import (
     estimate,
     largest_pack,
 )
+from autopeft.training.settings import LoopSettings
 
 ROWS, TOKENS = 64, 24
 REST = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}

@@ -13,7 +13,8 @@ from autopeft.configuration import Configuration, Group
 from autopeft.training.data.examples import Choices, Examples, TaskData
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.predict import predict
-from autopeft.training.loop import LoopSettings, PackRun, Trainer
+from autopeft.training.loop import PackRun, Trainer
+from autopeft.training.settings import LoopSettings
 
 TRAINING = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0}
 METRICS = ("loss", "token_accuracy", "exact_match", "choice_accuracy")

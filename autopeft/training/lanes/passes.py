@@ -1,0 +1,86 @@
+"""Passes: lanes that run through the backbone together, and are updated together."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from autopeft.backbone.loading import Backbone
+from autopeft.training.batches import Batch
+from autopeft.training.lanes.optimizer import LaneAdamW, schedule
+from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.seeds import Seeds, StepUniform
+from autopeft.training.lanes.steps import Steps, recorder_for
+from autopeft.training.settings import LoopSettings
+from autopeft.training.tasks import Task
+
+
+class LanePass:
+    """Lanes that run through the backbone together, with what updates them.
+
+    Args:
+        backbone: Frozen.
+        task: Gives the head and the loss.
+        lanes: At least one.
+        settings: Shared by all trials.
+        seeds: Of the replicate.
+
+    Attributes:
+        pack: The lanes.
+        optimizer: Of the pack's tensors.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        task: Task,
+        lanes: Sequence[Lane],
+        settings: LoopSettings,
+        seeds: Seeds,
+    ) -> None:
+        self.pack = Pack(
+            backbone,
+            task.recipe,
+            lanes,
+            seeds=seeds,
+            checkpointing=settings.gradient_checkpointing,
+            backbone_dropout=settings.backbone_dropout,
+        )
+        values = [lane.configuration.training_value for lane in self.pack.lanes]
+        self.optimizer = LaneAdamW(
+            self.pack.stacked(),
+            len(lanes),
+            learning_rates=[value("learning_rate") for value in values],
+            weight_decays=[value("weight_decay") for value in values],
+            max_grad_norm=settings.max_grad_norm,
+        )
+        total = settings.total_steps
+        self._factors = schedule(
+            settings.lr_scheduler,
+            total=total,
+            warmup_steps=[warmup_steps(value("warmup_ratio"), total) for value in values],
+            device=self.pack.device,
+        )
+        self._steps = Steps(
+            self.pack,
+            self.optimizer,
+            task.loss_sums,
+            precision=settings.precision,
+            recorder=recorder_for(self.pack.device),
+        )
+
+    def accumulate(
+        self, batch: Batch, known: Mapping[int, Tensor], draws: StepUniform, *, weight: int
+    ) -> Tensor:
+        """See `Steps.accumulate`."""
+        with self.pack.running():
+            return self._steps.accumulate(batch, known, draws, weight=weight)
+
+    def update(self, step: int) -> None:
+        """The update after `step` steps."""
+        self._steps.update(self._factors[step])
+
+
+def warmup_steps(ratio: float, total: int) -> int:
+    """Warm-up steps of a share of the full budget, rounded up as transformers does."""
+    return int(np.ceil(ratio * total))
