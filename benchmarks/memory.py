@@ -68,7 +68,13 @@ def _measure(case: Case) -> dict[str, float]:
 
     from autopeft.execution.peak_memory import peak_bytes, reset_peak, resident_bytes
     from autopeft.training.lanes.pack import Lane
-    from autopeft.training.memory import RESIDENT_OVERHEAD, StepShape, Weights, estimate
+    from autopeft.training.memory import (
+        RESIDENT_OVERHEAD,
+        StepShape,
+        Weights,
+        estimate,
+        evaluation_tokens,
+    )
 
     trainer = _trainer(case)
     configurations = [_configuration(case, n, trainer.backbone.anatomy) for n in range(case.lanes)]
@@ -87,6 +93,8 @@ def _measure(case: Case) -> dict[str, float]:
             case.rows,
             case.tokens,
             evaluated=len(trainer.validation),
+            evaluation_tokens=evaluation_tokens(trainer.device.type),
+            lanes_per_pass=trainer.lanes_per_pass,
             compute=case.compute,
             overhead=RESIDENT_OVERHEAD,
         ),
