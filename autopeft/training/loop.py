@@ -83,7 +83,9 @@ class Trainer:
 
     @property
     def lanes_per_pass(self) -> int:
-        """Lanes that run through the backbone together, see `memory.lanes_per_pass`."""
+        """Lanes that run together, see `memory.lanes_per_pass`; one where none can share a pass."""
+        if not self.backbone.anatomy.packable:
+            return 1
         return self.settings.lanes_per_pass or lanes_per_pass(
             self.device.type,
             rows=min(self.settings.micro_batch_size, len(self.train)),

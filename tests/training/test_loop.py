@@ -235,3 +235,26 @@ def test_lanes_that_run_in_turns_share_the_trunk_and_end_in_the_same_place(
     assert all(one[n].values["accuracy"] == other[n].values["accuracy"] for n in one)
     curves = together.drain_curve(), in_turns.drain_curve()
     assert [p.value for p in curves[0][3]] == pytest.approx([p.value for p in curves[1][3]])
+
+
+def test_lanes_that_cannot_share_a_pass_run_in_turns() -> None:
+    backbone = tiny.tiny_backbone("deberta-v2", torch.float32)
+    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
+    data = TaskData(_examples(16, 0), _examples(8, 1), ("a", "b", "c"), "", ())
+    settings = LoopSettings(
+        "sequence-classification",
+        ("loss",),
+        total_steps=4,
+        batch_size=8,
+        micro_batch_size=8,
+        cache=CacheBudget(memory_bytes=1 << 20),
+        lanes_per_pass=2,
+    )
+    trainer = Trainer(backbone, data, settings, study_seed=3)
+    pack = trainer.start(_lanes(1e-3, 2e-3))
+    alone = trainer.start(_lanes(1e-3, 2e-3)[1:])
+    pack.train(4)
+    alone.train(4)
+    assert len(pack.packs) == 2
+    for name, tensor in alone.states()[1].weights().items():
+        assert torch.equal(tensor, pack.states()[1].weights()[name])
