@@ -29,7 +29,7 @@ def configuration_file(record: StudyRecord, trial: TrialRecord, *, how: str) -> 
     return ConfigurationFile(
         model=definition.model,
         data=definition.data,
-        training=definition.training,
+        training=definition.training.model_copy(update=_resolved(record)),
         seed=trial.seed,
         configuration=trial.configuration,
         model_fingerprint=record.fingerprints["backbone"],
@@ -47,6 +47,12 @@ def configuration_file(record: StudyRecord, trial: TrialRecord, *, how: str) -> 
             "versions": package_versions(),
         },
     )
+
+
+def _resolved(record: StudyRecord) -> dict[str, object]:
+    """What the study found for `auto`, and trained with."""
+    auto = record.definition["training"].get("precision", "auto") == "auto"
+    return {"precision": record.facts["precision"]} if auto and "precision" in record.facts else {}
 
 
 def export_trial(

@@ -4,7 +4,7 @@ Sizes, counts, FLOPs and memory are closed forms over the model's configuration 
 data; no weights are read. Hours need a measurement on the machine, which `probe` asks for.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -189,18 +189,19 @@ class _Estimate:
             available = round(free * (1.0 - MARGIN))
             return largest_pack(self._largest(), lambda lanes: needs(lanes).total, available)
 
-        recompute = self.definition.training.gradient_checkpointing
-        needs = self._needs(device, precision, checkpointing=recompute is True)
-        largest = fitting(needs)
         wanted = LEAST_PACK if given == "auto" else int(given)
-        if recompute == "auto" and self.anatomy.packable and (largest or wanted) < wanted:
-            recompute, needs = True, self._needs(device, precision, checkpointing=True)
+        wanted = wanted if self.anatomy.packable else 1
+        for recomputed, rows in self._ways():  # as `fitting.fitted_settings` tries them
+            needs = self._needs(device, precision, checkpointing=recomputed, rows=rows)
             largest = fitting(needs)
+            if largest is None or largest >= wanted:
+                break
         pack = self._pack(given, calibration, largest)
         return {
             "device": device.type,
             "precision": precision,
-            "gradient_checkpointing": recompute is True,
+            "gradient_checkpointing": recomputed,
+            "micro_batch_size": rows,
             "free_bytes": free,
             "margin": MARGIN,
             "pack_size": pack,
@@ -209,7 +210,23 @@ class _Estimate:
             "baseline_total_bytes": needs([self._lane()] * pack).total,
         }
 
-    def _needs(self, device: "torch.device", precision: str, *, checkpointing: bool) -> Needs:
+    def _ways(self) -> Iterator[tuple[bool, int]]:
+        """Whether layers are recomputed, and rows at once: from fast to sparing."""
+        training = self.definition.training
+        given, micro = training.gradient_checkpointing, training.micro_batch_size
+        rows = min(_batch(self.definition) if micro == "auto" else micro, len(self.data.train))
+        recomputed = given is True
+        yield recomputed, rows
+        if given == "auto" and self.anatomy.packable:
+            recomputed = True
+            yield recomputed, rows
+        while micro == "auto" and rows > 1:
+            rows = -(-rows // 2)
+            yield recomputed, rows
+
+    def _needs(
+        self, device: "torch.device", precision: str, *, checkpointing: bool, rows: int
+    ) -> Needs:
         """What a pack of lanes needs in the study's largest step."""
         from autopeft.backbone.memory import backbone_bytes
         from autopeft.execution.fitting import step_overhead
@@ -217,8 +234,7 @@ class _Estimate:
         from autopeft.training.setup import backbone_request
         from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
 
-        model, micro = self.definition.model, self.definition.training.micro_batch_size
-        rows = min(_batch(self.definition) if micro == "auto" else micro, len(self.data.train))
+        model = self.definition.model
         shape = memory.StepShape(
             rows=rows,
             tokens=max(self.data.train.longest, self.data.validation.longest),

@@ -87,7 +87,7 @@ class Preparation:
         self._enqueued = problems.enqueued(definition, anatomy)
         if faults := problems.barred(self._enqueued, self._problem):
             raise InputError(faults)
-        self._materials = materials = self._recomputing(materials, listener)
+        self._materials = materials = self._fitted(materials, listener)
         self._rungs = rung_steps(
             definition.search.rungs,
             total_steps=materials.total_steps,
@@ -95,26 +95,29 @@ class Preparation:
         )
         listener.on_event(self._summary())
 
-    def _recomputing(self, materials: "Materials", listener: Listener) -> "Materials":
-        """The materials, with gradient checkpointing where `auto` finds that memory asks for it.
-
-        It changes no result: a layer is recomputed as it was.
-        """
+    def _fitted(self, materials: "Materials", listener: Listener) -> "Materials":
+        """The materials, with layers recomputed and fewer rows at once where memory asks."""
         from autopeft.execution.calibration import LEAST_PACK
-        from autopeft.execution.fitting import needs_checkpointing
+        from autopeft.execution.fitting import fitted_settings
         from autopeft.training.setup import with_settings
 
-        pack = self._definition.search.pack
+        pack, trainer = self._definition.search.pack, materials.trainer
         lanes = LEAST_PACK if pack == "auto" else int(pack)
-        if self._definition.training.gradient_checkpointing != "auto" or not needs_checkpointing(
-            self.largest_configuration(), materials.trainer, lanes=lanes
-        ):
+        lanes = lanes if materials.backbone.anatomy.packable else 1
+        training = self._definition.training
+        fitted = fitted_settings(trainer, self.largest_configuration(), training, lanes=lanes)
+        if fitted == trainer.settings:
             return materials
+        recomputed = "layers recomputed, " if fitted.gradient_checkpointing else ""
         listener.on_event(
-            f"gradient checkpointing: {lanes} lanes of the space's largest configuration do not "
-            "fit into memory without it"
+            f"{recomputed}{fitted.micro_batch_size} of {fitted.batch_size} rows at once: "
+            f"{lanes} lanes of the space's largest configuration fit into memory no other way"
         )
-        return with_settings(materials, gradient_checkpointing=True)
+        return with_settings(
+            materials,
+            gradient_checkpointing=fitted.gradient_checkpointing,
+            micro_batch_size=fitted.micro_batch_size,
+        )
 
     def _summary(self) -> str:
         """One line on what is about to happen."""
@@ -226,6 +229,7 @@ class Preparation:
                 "proposals": self._proposals(calibration.pack_size),
                 "precision": calibration.precision,
                 "tf32": False,
+                "micro_batch_size": self._materials.trainer.settings.micro_batch_size,
                 "calibration": calibration.to_dict() if calibration.seconds else None,
                 "head_params": self._materials.head_params,
                 "data_notes": list(data.notes),
@@ -309,7 +313,11 @@ class Preparation:
         definition, record = self._definition, store.study(self._definition.study.name)
         budget = definition.budget
         precision = str(record.facts.get("precision", "fp32"))
-        trainer = with_settings(self._materials, precision=precision).trainer
+        own = self._materials.trainer.settings.micro_batch_size
+        micro = min(own, int(record.facts.get("micro_batch_size", own)))
+        trainer = with_settings(
+            self._materials, precision=precision, micro_batch_size=micro
+        ).trainer
         listener.on_event(f"packs of at most {record.facts['pack_size']} trials, {precision}")
         settings = TunerSettings(
             trials=budget.trials,

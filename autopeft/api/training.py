@@ -9,6 +9,7 @@ from typing import Any
 
 from autopeft.api.place import output_folder
 from autopeft.errors import Fault, InputError, TrialError
+from autopeft.execution.fitting import fitted_settings
 from autopeft.export.adapter import CONFIGURATION, Adapter, save_adapter
 from autopeft.export.configuration_file import ConfigurationFile, load_configuration_file
 from autopeft.methods import counting, registry
@@ -16,7 +17,7 @@ from autopeft.study.configuration_check import check_configuration
 from autopeft.study.metrics import DEFAULT_QUALITY, METRICS
 from autopeft.study.progress import Listener, Progress, Silent
 from autopeft.training.lanes.pack import Lane
-from autopeft.training.setup import Materials, device_name, load_materials
+from autopeft.training.setup import Materials, device_name, load_materials, with_settings
 
 
 def train(
@@ -69,7 +70,7 @@ def train(
 
 def _materials(file: ConfigurationFile) -> Materials:
     study = re.sub(r"[^A-Za-z0-9._-]+|^\.+", "-", str(file.origin.get("study", "train")))
-    return load_materials(
+    materials = load_materials(
         file.model,
         file.data,
         file.training,
@@ -77,6 +78,12 @@ def _materials(file: ConfigurationFile) -> Materials:
         seed=file.seed,
         device=device_name("auto"),
         output_dir=output_folder(study),
+    )
+    fitted = fitted_settings(materials.trainer, file.configuration, file.training, lanes=1)
+    return with_settings(
+        materials,
+        gradient_checkpointing=fitted.gradient_checkpointing,
+        micro_batch_size=fitted.micro_batch_size,
     )
 
 

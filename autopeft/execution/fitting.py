@@ -1,6 +1,8 @@
 """How much memory a device has to give, and what of it a pack of a study may take."""
 
+import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +10,7 @@ import torch
 from autopeft.backbone.loading import Backbone
 from autopeft.backbone.memory import backbone_bytes
 from autopeft.configuration import Configuration
+from autopeft.study.blocks import TrainingBlock
 from autopeft.training.loop import Trainer
 from autopeft.training.memory import (
     MARGIN,
@@ -19,6 +22,7 @@ from autopeft.training.memory import (
     evaluation_tokens,
     largest_pack,
 )
+from autopeft.training.settings import LoopSettings
 from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
 
 MEMINFO = Path("/proc/meminfo")
@@ -99,15 +103,38 @@ def pack_estimate(lanes: list[Configuration], trainer: Trainer) -> MemoryEstimat
     )
 
 
-def needs_checkpointing(configuration: Configuration, trainer: Trainer, *, lanes: int) -> bool:
-    """Whether a pack of so many lanes fits only if its layers are recomputed.
+def fitted_settings(
+    trainer: Trainer, configuration: Configuration, training: TrainingBlock, *, lanes: int
+) -> LoopSettings:
+    """Settings with which a pack fits into memory; neither change changes what is computed.
 
-    False where the device does not tell its memory, and where nothing can be recomputed.
+    What `training` leaves to `auto` gives way: layers are recomputed first, then fewer rows run
+    at once, by halves. Where even that does not suffice, the pack will have to be smaller.
+
+    Args:
+        trainer: The study's, with every row at once and nothing recomputed.
+        configuration: What every lane trains: the most demanding one of a space.
+        training: The study's block.
+        lanes: Of the pack.
     """
-    if trainer.settings.gradient_checkpointing or not trainer.backbone.anatomy.packable:
-        return False
-    fitting = lanes_that_fit(configuration, trainer)
-    return fitting is not None and fitting < lanes
+    tried = copy.copy(trainer)
+
+    def fits() -> bool:
+        fitting = lanes_that_fit(configuration, tried)
+        return fitting is None or fitting >= lanes
+
+    if not fits() and training.gradient_checkpointing == "auto" and _recomputes(trainer):
+        tried.settings = replace(tried.settings, gradient_checkpointing=True)
+    while (
+        training.micro_batch_size == "auto" and tried.settings.micro_batch_size > 1 and not fits()
+    ):
+        half = -(-tried.settings.micro_batch_size // 2)
+        tried.settings = replace(tried.settings, micro_batch_size=half)
+    return tried.settings
+
+
+def _recomputes(trainer: Trainer) -> bool:
+    return trainer.backbone.anatomy.packable
 
 
 def lanes_that_fit(configuration: Configuration, trainer: Trainer) -> int | None:

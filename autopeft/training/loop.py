@@ -83,7 +83,7 @@ class Trainer:
 
     @property
     def lanes_per_pass(self) -> int:
-        """Lanes that run together, see `memory.lanes_per_pass`; one where none can share a pass."""
+        """Lanes that run together (`memory.lanes_per_pass`); one where none can share."""
         if not self.backbone.anatomy.packable:
             return 1
         return self.settings.lanes_per_pass or lanes_per_pass(

@@ -1,5 +1,7 @@
 """Free memory: of the machine, of a container, and what of it a pack may take."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,13 @@ import torch
 
 from autopeft.configuration import Configuration, Group
 from autopeft.execution import fitting
-from autopeft.execution.fitting import free_bytes, lanes_that_fit, pack_estimate
+from autopeft.execution.fitting import (
+    fitted_settings,
+    free_bytes,
+    lanes_that_fit,
+    pack_estimate,
+)
+from autopeft.study.blocks import TrainingBlock
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.loop import Trainer
 from autopeft.training.settings import LoopSettings
@@ -48,9 +56,7 @@ def test_without_either_half_the_machine_counts(machine: Path) -> None:
     assert (free_bytes(CPU) or 0) > 2**28
 
 
-def test_a_pack_keeps_the_margin_and_one_lane_is_always_tried(
-    machine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _trainer_of_eight_rows() -> Trainer:
     rng = np.random.default_rng(0)
     ids = tuple(rng.integers(4, 64, 8).astype(np.int32) for _ in range(16))
     examples = Examples(ids, rng.integers(0, 3, 16))
@@ -58,10 +64,55 @@ def test_a_pack_keeps_the_margin_and_one_lane_is_always_tried(
     object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
     settings = LoopSettings("sequence-classification", ("loss",), 3, 8, 8)
     data = TaskData(examples, examples, ("a", "b", "c"), "", ())
-    trainer = Trainer(backbone, data, settings, study_seed=0)
+    return Trainer(backbone, data, settings, study_seed=0)
+
+
+def test_a_pack_keeps_the_margin_and_one_lane_is_always_tried(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = _trainer_of_eight_rows()
     five = pack_estimate([ONE] * 5, trainer).training
     for free, lanes in ((five / 0.85 + 10, 5), (five / 0.85 - 10_000, 4), (1, 1)):
         monkeypatch.setattr(fitting, "free_bytes", lambda device, free=free: round(free))
         assert lanes_that_fit(ONE, trainer) == lanes
     monkeypatch.setattr(fitting, "free_bytes", lambda device: None)
     assert lanes_that_fit(ONE, trainer) is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "free", "expected"),
+    [
+        ({}, "all", (False, 8)),
+        ({}, "recomputed", (True, 8)),
+        ({}, "fewer rows", (True, 2)),
+        ({"gradient_checkpointing": False}, "fewer rows", (False, 1)),
+        ({"micro_batch_size": 4}, "fewer rows", (True, 8)),
+        ({}, "nothing", (True, 1)),
+    ],
+)
+def test_what_is_left_open_gives_way_to_memory(
+    keys: dict[str, object],
+    free: str,
+    expected: tuple[bool, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = _trainer_of_eight_rows()
+
+    def needed(checkpointing: bool, rows: int) -> int:
+        tried = copy.copy(trainer)
+        tried.settings = replace(
+            trainer.settings, gradient_checkpointing=checkpointing, micro_batch_size=rows
+        )
+        return pack_estimate([ONE] * 2, tried).training
+
+    bytes_free = {
+        "all": needed(False, 8),
+        "recomputed": needed(True, 8),
+        "fewer rows": needed(True, 2),
+        "nothing": 1,
+    }[free]
+    assert needed(True, 8) < needed(False, 8)
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: round(bytes_free / 0.85 + 10))
+    training = TrainingBlock(batch_size=8, **keys)
+    found = fitted_settings(trainer, ONE, training, lanes=2)
+    assert (found.gradient_checkpointing, found.micro_batch_size) == expected

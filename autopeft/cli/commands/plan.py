@@ -77,6 +77,7 @@ def _memory_lines(memory: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from autopeft.cli.wording import byte_count
 
     recomputed = ", layers recomputed" if memory["gradient_checkpointing"] else ""
+    recomputed += f", {memory['micro_batch_size']} rows of a trial at once"
     size, precision = memory["pack_size"], memory["precision"]
     yield "pack", f"{size} trials, {precision}{recomputed}, on {memory['device']}"
     parts = ("backbone", "lanes", "activations", "working", "overhead")
