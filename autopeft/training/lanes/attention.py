@@ -5,8 +5,9 @@ stream's prefixes put before keys and values) together with a mask function: an 
 without one would get no mask, silently wrong on padded batches.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,15 @@ ATTENTION = "autopeft_lanes"
 _BINDING = "autopeft_attention"
 
 
+class Taken(Exception):  # noqa: N818
+    """Ends a layer's run at its attention, once keys and values are there."""
+
+
 class LayerAttention:
     """What lanes add to one layer's attention: prefixes, and dropout that lanes share.
+
+    It also lets a layer be run in two parts: up to its keys and values (`taking`), and again, on
+    fewer tokens, with these keys and values in place of its own (`giving`).
 
     Args:
         name: Names the draws of its dropout.
@@ -41,6 +49,35 @@ class LayerAttention:
     ) -> None:
         self._name, self._operators, self._stream = name, operators, stream
         self._dropout = dropout
+        self._phase: Literal["whole", "taking", "giving"] = "whole"
+        self._taken: tuple[Tensor, Tensor] | None = None
+
+    @contextmanager
+    def taking(self) -> Iterator[None]:
+        """Inside, the attention keeps its keys and values and raises `Taken`."""
+        self._phase = "taking"
+        try:
+            yield
+        finally:
+            self._phase = "whole"
+
+    @contextmanager
+    def giving(self) -> Iterator[None]:
+        """Inside, the attention reads the keys and values that were taken."""
+        self._phase = "giving"
+        try:
+            yield
+        finally:
+            self._phase, self._taken = "whole", None
+
+    def keys_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's keys and values in this phase; raises `Taken` where that is all."""
+        if self._phase == "taking":
+            self._taken = key, value
+            raise Taken
+        if self._phase == "giving" and self._taken is not None:
+            return self._taken
+        return key, value
 
     @property
     def has_prefixes(self) -> bool:
@@ -123,7 +160,10 @@ def lane_attention(
         **kwargs: Passed on to transformers (`scaling`, `dropout`, ...).
     """
     layer: LayerAttention | None = getattr(module, _BINDING, None)
-    keep = None if layer is None else layer.keep([*query.shape[:3], key.shape[2]])
+    keep = None
+    if layer is not None:
+        key, value = layer.keys_values(key, value)
+        keep = layer.keep([*query.shape[:3], key.shape[2]])
     if layer is not None and layer.has_prefixes:
         prefix_keys, prefix_values, valid = layer.assemble(key)
         if attention_mask is None:

@@ -96,9 +96,10 @@ class Pack(nn.Module):
         self.branch_points = [first_layer(lane.configuration, anatomy) for lane in self.lanes]
         self._stream = Stream()
         self._is_running = False
-        self._gates = self._make_gates(checkpointing) if anatomy.packable else None
         self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
         self._placed = [self._build(key, uses, seeds) for key, uses in self._uses()]
+        self._attention = self._layer_attention()
+        self._gates = self._make_gates(checkpointing) if anatomy.packable else None
         self.operators = nn.ModuleList(item.operator for item in self._placed)
         self.head = LaneHead(
             recipe, len(lanes), seeds, std=getattr(backbone.config, "initializer_range", 0.02)
@@ -184,31 +185,46 @@ class Pack(nn.Module):
     def _make_gates(self, checkpointing: bool) -> Gates:
         anatomy = self._backbone.anatomy
         layers = [self._backbone.model.get_submodule(layer.module) for layer in anatomy.layers]
-        return Gates(layers, self._stream, checkpointing=checkpointing)
+        last = self._attention[len(layers) - 1] if self._reads_first_token() else None
+        return Gates(layers, self._stream, checkpointing=checkpointing, last_attention=last)
 
     def _bind_attention(self) -> list[nn.Module]:
-        """Give attention modules their prefixes and dropout; the modules that got any."""
+        """Give attention modules what lanes add to them; the modules that got any."""
+        if not self._attention:
+            return []
         model: Any = self._backbone.model
-        layers = self._backbone.anatomy.layers
+        model.set_attn_implementation(attention.ATTENTION)
+        modules = []
+        for layer, own in self._attention.items():
+            module = model.get_submodule(self._backbone.anatomy.layers[layer].attention)
+            attention.bind(module, own)
+            modules.append(module)
+        return modules
+
+    def _layer_attention(self) -> dict[int, attention.LayerAttention]:
+        """What lanes add to attention, by layer: prefixes, dropout, the last layer's shortcut."""
+        anatomy = self._backbone.anatomy
         by_layer = defaultdict(list)
         for item in self._placed:
             if isinstance(item.operator, PrefixOperator):
                 by_layer[item.place.layer].append((item.operator, item.members))
         rate = 0.0 if self._dropout is None else self._dropout.attention_rate
-        touched = range(len(layers)) if rate else sorted(by_layer)
-        if not touched:
-            return []
-        model.set_attn_implementation(attention.ATTENTION)
-        modules = []
-        for layer in touched:
-            module = model.get_submodule(layers[layer].attention)
-            name = f"backbone.{layer}.attention"
-            attention.bind(
-                module,
-                attention.LayerAttention(name, by_layer[layer], self._stream, dropout=rate),
+        touched = set(by_layer) | (set(range(len(anatomy.layers))) if rate else set())
+        if self._reads_first_token():
+            touched.add(len(anatomy.layers) - 1)
+        return {
+            layer: attention.LayerAttention(
+                f"backbone.{layer}.attention", by_layer[layer], self._stream, dropout=rate
             )
-            modules.append(module)
-        return modules
+            for layer in sorted(touched)
+        }
+
+    def _reads_first_token(self) -> bool:
+        """Whether the head reads the first token alone, and the last layer can be run on it."""
+        anatomy, config = self._backbone.anatomy, self._backbone.config
+        attends_by_interface = anatomy.carries_prefix and config._attn_implementation == "sdpa"
+        first = self._recipe.pool in ("first", "pooler") and not anatomy.causal
+        return anatomy.packable and attends_by_interface and first
 
     def forward(
         self, batch: Batch, call: Call, known: Mapping[int, Tensor] | None = None
