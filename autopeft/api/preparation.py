@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 ACCURACY_LIKE = ("accuracy", "f1", "matthews", "exact_match", "choice_accuracy")
 """Qualities that are shares of the validation rows, or near it: their noise is binomial."""
 
+PROPOSALS = {"cpu": 4}
+DEFAULT_PROPOSALS = 16
+"""Trials of an automatic cohort. On a CPU they gain little by being many, and every smaller ask
+lets the searcher learn sooner; a GPU needs many lanes to be busy."""
+
 
 class Preparation:
     """Everything loaded and checked for one study.
@@ -184,7 +189,8 @@ class Preparation:
         from autopeft.execution.fitting import lanes_that_fit
 
         given, precision = self._definition.search.pack, self._definition.training.precision
-        largest = lanes_that_fit(self.largest_configuration(), self._materials.trainer) or most
+        fitting = lanes_that_fit(self.largest_configuration(), self._materials.trainer)
+        largest = most if fitting is None else max(1, fitting)
         packable = self._materials.backbone.anatomy.packable
         pack = (None if given == "auto" else int(given)) if packable else 1
         return Question(pack, None if precision == "auto" else precision, largest)
@@ -226,7 +232,7 @@ class Preparation:
                 "constant_quality": self._constant,
                 "param_range": problems.param_range(space, self._definition, backbone.anatomy),
                 "pack_size": calibration.pack_size,
-                "proposals": self._proposals(calibration.pack_size),
+                "proposals": self._proposals(),
                 "precision": calibration.precision,
                 "tf32": False,
                 "micro_batch_size": self._materials.trainer.settings.micro_batch_size,
@@ -241,14 +247,18 @@ class Preparation:
             },
         )
 
-    def _proposals(self, pack_size: int) -> int:
-        """Trials of a cohort: what the study says, else one pack: the searcher learns sooner.
+    def _proposals(self) -> int:
+        """Trials of a cohort: what the study says, else its pack size, else a constant.
 
-        More than a pack lets survivors of several packs share one; but no rung ends more than the
-        worse half, which seldom saves a pack, while every larger ask is a blinder one.
+        Never what a calibration found: timing may decide how trials are grouped, which changes no
+        result, but not how many are proposed at once, which changes what is proposed.
         """
-        given = self._definition.search.proposals
-        return pack_size if given == "auto" else int(given)
+        given, pack = self._definition.search.proposals, self._definition.search.pack
+        if given != "auto":
+            return int(given)
+        if not self._materials.backbone.anatomy.packable:
+            return 1
+        return PROPOSALS.get(self._device, DEFAULT_PROPOSALS) if pack == "auto" else int(pack)
 
     def _memory_limit(self, record: StudyRecord) -> int | None:
         """Lanes that fitted where larger packs did not, in earlier sittings on such a device."""

@@ -21,6 +21,7 @@ from autopeft.training.generation import generate
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.predict import predict
 from autopeft.training.lanes.seeds import Seeds
+from autopeft.training.precision import forbid_tf32
 from autopeft.training.setup import backbone_request, data_request, device_name
 
 
@@ -38,6 +39,7 @@ class TrainedModel:
     """
 
     def __init__(self, adapter: Adapter, *, device: str) -> None:
+        forbid_tf32()
         self.adapter = adapter
         self._backbone = load_backbone(backbone_request(adapter.file.model, device=device))
         trained_on = adapter.file.model_fingerprint

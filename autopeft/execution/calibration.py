@@ -12,9 +12,12 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
+import torch
+
 from autopeft.configuration import Configuration
 from autopeft.errors import TrialError
 from autopeft.training.activations import CacheBudget
+from autopeft.training.batches import steps_per_epoch
 from autopeft.training.data.examples import TaskData
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.loop import PackRun, Trainer
@@ -36,7 +39,10 @@ searcher learn sooner."""
 
 MOST_LANES = 64
 STEPS, REPEATS = 2, 3
-"""Timed steps of a repeat, and repeats, after one warm-up step."""
+"""Timed steps of a repeat, and repeats."""
+
+WARM_STEPS = 3
+"""Steps before: on a GPU the first runs eagerly, the second is captured."""
 
 LIMIT_S = 20.0
 """Seconds after which no further size, repeat or precision is begun."""
@@ -161,8 +167,16 @@ def calibrate(
 
 
 def _probing(trainer: Trainer, data: TaskData, precision: str) -> Trainer:
-    """A trainer of its own, with steps enough however short the trials are, that keeps nothing."""
-    steps = max(trainer.settings.total_steps, 1 + STEPS * REPEATS)
+    """A trainer of its own that keeps nothing, on one batch of middling length.
+
+    Every step has the same shape, so that a repeat differs from another by noise alone, and a GPU
+    replays what it has captured.
+    """
+    epoch = trainer.order(0, steps_per_epoch(len(trainer.train), trainer.settings.batch_size))
+    whole = [rows for rows in epoch if len(rows) == len(epoch[0])]
+    rows = sorted(whole, key=trainer.train.width)[len(whole) // 2]
+    data = replace(data, train=data.train.rows(rows))
+    steps = WARM_STEPS + STEPS * REPEATS
     settings = replace(
         trainer.settings, precision=precision, total_steps=steps, cache=CacheBudget()
     )
@@ -221,9 +235,12 @@ class _Probe:
             if lanes > LEAST_PACK and not _gained(timed, lanes):
                 break
         for _ in range(REPEATS - 1):
-            for lanes in timed:
+            for lanes in list(timed):
                 if self._clock.more():
-                    timed[lanes] += self.steps(runs[lanes])
+                    try:
+                        timed[lanes] += self.steps(runs[lanes])
+                    except TrialError:  # beside the other sizes there is no room for it
+                        del timed[lanes], runs[lanes]
         return {lanes: median(seconds) for lanes, seconds in timed.items()}
 
     def precisions(self, lanes: int, other: "_Probe") -> tuple[float, tuple[float, float]] | None:
@@ -241,14 +258,17 @@ class _Probe:
 
     def _warm(self, lanes: int) -> PackRun:
         run = self._trainer.start([Lane(n, self._configuration) for n in range(lanes)])
-        run.train(1)
+        run.train(WARM_STEPS)
         return run
 
     def steps(self, run: PackRun) -> list[float]:
         """Seconds of each of the next steps."""
+        cuda = self._trainer.device.type == "cuda"
         marks = [time.perf_counter()]
 
         def mark(_: int) -> bool:
+            if cuda:
+                torch.cuda.synchronize()  # else a step's time is that of its launches
             marks.append(time.perf_counter())
             return True
 

@@ -11,6 +11,7 @@ from autopeft.backbone.loading import Backbone
 from autopeft.backbone.memory import backbone_bytes
 from autopeft.configuration import Configuration
 from autopeft.study.blocks import TrainingBlock
+from autopeft.training import machine
 from autopeft.training.loop import Trainer
 from autopeft.training.memory import (
     MARGIN,
@@ -26,7 +27,6 @@ from autopeft.training.settings import LoopSettings
 from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
 
 MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -36,7 +36,7 @@ def free_bytes(device: torch.device) -> int | None:
         return int(free)
     if device.type != "cpu":
         return None
-    bounds = [bound for bound in (_available(), _left_in_container()) if bound is not None]
+    bounds = [bound for bound in (_available(), machine.left_in_container()) if bound is not None]
     return min(bounds) if bounds else _half_of_physical()
 
 
@@ -46,15 +46,6 @@ def _available() -> int | None:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return None
-
-
-def _left_in_container() -> int | None:
-    """What a control group leaves of its limit, of which `MemAvailable` knows nothing."""
-    try:
-        limit = int((CGROUP / "memory.max").read_text())
-        return max(0, limit - int((CGROUP / "memory.current").read_text()))
-    except (OSError, ValueError):  # no group, or "max": no limit
         return None
 
 
@@ -138,16 +129,17 @@ def _recomputes(trainer: Trainer) -> bool:
 
 
 def lanes_that_fit(configuration: Configuration, trainer: Trainer) -> int | None:
-    """Lanes of the largest pack beside the loaded backbone, `MARGIN` left free; at least 1.
+    """Lanes of the largest pack beside the loaded backbone, `MARGIN` left free.
 
-    None where the device does not tell its memory.
+    0 where not even one is thought to fit; None where the device does not tell its memory. What
+    the activation cache may still take is not free.
     """
     free = free_bytes(trainer.device)
     if free is None:
         return None
-    fitting = largest_pack(
+    room = sum(cache.memory_room for cache in trainer.caches.values())
+    return largest_pack(
         configuration,
         lambda lanes: pack_estimate(list(lanes), trainer).training,
-        round(free * (1.0 - MARGIN)),
+        round(free * (1.0 - MARGIN)) - room,
     )
-    return max(1, fitting)

@@ -9,6 +9,7 @@ on the order of the trials; against a pass without the cache they agree to round
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autopeft.training import machine
 from autopeft.training.batches import Batch, PaddedExamples, on_device
 
 logger = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ class ActivationCache:
         examples: n of them.
         blocks: Example numbers that are computed together; each example in exactly one block.
         homes: Where each layer may be kept, see `planned_homes`.
+        width: d.
         folder: For layers at home on disk.
         key: Everything that the activations depend on beside the examples' numbers: backbone,
             data, blocks, precision, versions.
@@ -102,9 +105,11 @@ class ActivationCache:
         blocks: Sequence[np.ndarray],
         *,
         homes: Mapping[int, Home],
+        width: int,
         folder: Path | None = None,
         key: str = "",
     ) -> None:
+        self._width = width
         self._examples, self._blocks, self._homes = examples, blocks, dict(homes)
         self._folder, self._key = folder, key
         self._block_of = np.empty(len(examples), dtype=np.int64)
@@ -154,8 +159,10 @@ class ActivationCache:
     def _find(self, layer: int) -> None:
         """Take up what an earlier process left on disk, if anything."""
         note, tokens = self._file(layer, ".json"), self._file(layer, TOKENS)
-        if note.exists() and tokens.exists():
-            facts = json.loads(note.read_text())
+        if not (note.exists() and tokens.exists()):
+            return
+        facts = json.loads(note.read_text())
+        if facts["boot"] == machine.boot():  # a crashed system may have lost what was not synced
             self._layers[layer] = self._map(layer, facts["width"], getattr(torch, facts["dtype"]))
 
     def _keep(self, layer: int, block: int, hidden: Tensor) -> None:
@@ -172,20 +179,35 @@ class ActivationCache:
         kept.filled[block] = 1  # after the tokens: a killed process leaves no half of a block
 
     def _open(self, layer: int, like: Tensor) -> bool:
-        """Make room for a layer; where the disk has none, the layer is not kept."""
-        if self._homes[layer] == "memory":
-            self._layers[layer] = _Layer(
-                torch.zeros(self._n_tokens, like.shape[-1], dtype=like.dtype, device=like.device),
-                torch.zeros(len(self._blocks), dtype=torch.uint8),
-            )
-            return True
+        """Make room for a layer; where there is none, the layer is not kept."""
+        home, width = self._homes[layer], like.shape[-1]
         try:
-            self._layers[layer] = self._create(layer, like.shape[-1], like.dtype)
-        except (OSError, RuntimeError) as error:
-            logger.warning("layer %d's activations are not kept on disk: %s", layer, error)
+            self._layers[layer] = (
+                self._in_memory(width, like)
+                if home == "memory"
+                else self._create(layer, width, like.dtype)
+            )
+        except (OSError, RuntimeError) as error:  # out of memory is a RuntimeError
+            logger.warning("layer %d's activations are not kept on %s: %s", layer, home, error)
             del self._homes[layer]
             return False
         return True
+
+    def _in_memory(self, width: int, like: Tensor) -> "_Layer":
+        return _Layer(
+            torch.zeros(self._n_tokens, width, dtype=like.dtype, device=like.device),
+            torch.zeros(len(self._blocks), dtype=torch.uint8),
+        )
+
+    @property
+    def memory_room(self) -> int:
+        """Bytes of memory that are still to be filled, at 4 bytes a value."""
+        waiting = [
+            layer
+            for layer, home in self._homes.items()
+            if home == "memory" and layer not in self._layers
+        ]
+        return len(waiting) * self._n_tokens * self._width * 4
 
     def _create(self, layer: int, width: int, dtype: torch.dtype) -> "_Layer":
         """Memory-mapped files; their note is written last, so that they are whole or absent."""
@@ -194,11 +216,13 @@ class ActivationCache:
         needed = self._n_tokens * width * dtype.itemsize
         if shutil.disk_usage(folder).free < 2 * needed:
             raise OSError(f"{needed} bytes would fill more than half of what is free")
-        for suffix in (TOKENS, BLOCKS):
+        for suffix in (".json", TOKENS, BLOCKS):
             self._file(layer, suffix).unlink(missing_ok=True)
+        _reserve(self._file(layer, TOKENS), needed)
         kept = self._map(layer, width, dtype)
         partial = self._file(layer, ".partial")
-        partial.write_text(json.dumps({"width": width, "dtype": str(dtype).split(".")[-1]}))
+        facts = {"width": width, "dtype": str(dtype).split(".")[-1], "boot": machine.boot()}
+        partial.write_text(json.dumps(facts))
         partial.replace(self._file(layer, ".json"))
         return kept
 
@@ -244,6 +268,13 @@ class _Layer:
 
     tokens: Tensor
     filled: Tensor
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Take the disk's blocks now: a write to a mapped file on a full disk kills the process."""
+    with file.open("wb") as opened:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(opened.fileno(), 0, size)
 
 
 def _runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -234,6 +234,20 @@ def evaluation_order(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
 
 
+def token_batches(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Row indices of batches by length, each of at most so many tokens, padding included.
+
+    A row that is longer is a batch by itself.
+    """
+    rows = np.argsort(lengths, kind="stable")
+    batches, start = [], 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or (end - start + 1) * lengths[rows[end]] > tokens:
+            batches.append(rows[start:end])
+            start = end
+    return batches
+
+
 def steps_per_epoch(n_rows: int, batch_size: int) -> int:
     """Optimizer steps of one epoch."""
     return math.ceil(n_rows / batch_size)

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from autopeft.backbone.loading import Backbone
+from autopeft.training import machine
 from autopeft.training.activations import ActivationCache, CacheBudget, planned_homes
 from autopeft.training.batches import PaddedExamples, evaluation_order
 
@@ -47,7 +47,7 @@ def cache_budget(
 def _memory_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine.memory_bytes()
 
 
 def make_caches(
@@ -62,14 +62,14 @@ def make_caches(
     """A cache for each set of examples; none where nothing can be kept.
 
     Args:
-        backbone: Whose activations they are.
+        backbone: Whose activations they are; its layers can be left out (`skips_layers`).
         sets: Examples, with the batches of an epoch in which they are first met; None = by length.
         budget: Shared by all sets.
         max_rows: Examples of a pass.
         precision: Of the passes.
         fingerprint: Of the data.
     """
-    if not (budget.memory_bytes or budget.disk_bytes) or not _can_keep(backbone):
+    if not (budget.memory_bytes or budget.disk_bytes):
         return {}
     n_layers = len(backbone.anatomy.layers)
     width = backbone.anatomy.hidden_size * next(backbone.model.parameters()).element_size()
@@ -81,7 +81,12 @@ def make_caches(
         blocks = [part for batch in batches for part in _parts(batch, max_rows)]
         key = _key(backbone, examples, blocks, precision, fingerprint)
         caches[examples] = ActivationCache(
-            examples, blocks, homes=own, folder=budget.folder, key=key
+            examples,
+            blocks,
+            homes=own,
+            width=backbone.anatomy.hidden_size,
+            folder=budget.folder,
+            key=key,
         )
     return caches
 
@@ -117,10 +122,10 @@ def _key(
 
 
 @torch.no_grad()
-def _can_keep(backbone: Backbone) -> bool:
+def skips_layers(backbone: Backbone) -> bool:
     """Whether layers hand on hidden states and nothing else, so that lower ones can be left out.
 
-    T5's first layer computes a position bias that all others read.
+    T5's first layer computes a position bias that all others read. Runs two tokens.
     """
     anatomy = backbone.anatomy
     model: Any = backbone.model
@@ -140,5 +145,5 @@ def _can_keep(backbone: Backbone) -> bool:
         for hook in hooks:
             hook.remove()
     if not all(alone):
-        logger.info("%s: layers hand on more than hidden states; none are kept", backbone.name)
+        logger.info("%s: layers hand on more than hidden states; none is left out", backbone.name)
     return all(alone)

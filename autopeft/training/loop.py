@@ -16,7 +16,7 @@ from autopeft.study.metrics import CAUSAL_LM, REGRESSION
 from autopeft.study.records import Measurement
 from autopeft.training.activations import ActivationCache, CacheBudget
 from autopeft.training.batches import Batch, PaddedExamples, steps_per_epoch, training_order
-from autopeft.training.caching import make_caches
+from autopeft.training.caching import make_caches, skips_layers
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane, in_stream_order
 from autopeft.training.lanes.passes import LanePass
@@ -61,6 +61,7 @@ class Trainer:
         train: The examples that train.
         validation: The examples that choose.
         caches: Kept activations, by examples.
+        skips_layers: Whether layers can be left out below what is known.
     """
 
     def __init__(
@@ -72,10 +73,12 @@ class Trainer:
         self.train = self.padded(data.train)
         self.validation = self.padded(data.validation)
         epoch = steps_per_epoch(len(self.train), settings.batch_size)
+        self.skips_layers = skips_layers(backbone)
+        keeps = self.skips_layers and not settings.backbone_dropout
         self.caches: dict[PaddedExamples, ActivationCache] = make_caches(
             backbone,
             {self.train: self.order(0, epoch), self.validation: None},
-            CacheBudget() if settings.backbone_dropout else settings.cache,
+            settings.cache if keeps else CacheBudget(),
             max_rows=settings.micro_batch_size,
             precision=settings.precision,
             fingerprint=data.fingerprint,
@@ -170,7 +173,7 @@ class PackRun:
         ]
         self.packs = [each.pack for each in self._passes]
         self._order = trainer.order(replicate, self._settings.total_steps)
-        self._trunk = SharedTrunk(self.packs, trainer.caches.get(trainer.train))
+        self._trunk = self._trunk_of(trainer.train)
         self.step = 0
         self.profile = Profile()
         self._curve: list[tuple[int, Tensor]] = []
@@ -179,6 +182,11 @@ class PackRun:
             for each in self._passes:
                 put_state(each.pack, each.optimizer, states)
             self.step = next(iter(states.values())).step
+
+    @property
+    def replayed(self) -> int:
+        """Forward and backward passes that were replayed as CUDA graphs."""
+        return sum(each.replayed for each in self._passes)
 
     def states(self) -> dict[int, LaneState]:
         """Every lane's state now, by trial number."""
@@ -235,6 +243,11 @@ class PackRun:
         self.profile.samples += rows
         return total
 
+    def _trunk_of(self, examples: PaddedExamples) -> SharedTrunk:
+        trainer = self._trainer
+        cache = trainer.caches.get(examples)
+        return SharedTrunk(self.packs, cache, skips=trainer.skips_layers)
+
     def _known(self, batch: Batch, rows: np.ndarray) -> dict[int, Tensor]:
         """Trunk inputs for all passes; none where dropout makes every pass its own."""
         if self._settings.backbone_dropout:
@@ -267,7 +280,7 @@ class PackRun:
                 self.packs,
                 examples,
                 keep=self._trainer.task.scores,
-                cache=self._trainer.caches.get(examples),
+                trunk=self._trunk_of(examples),
             )
 
     def evaluate(self, examples: PaddedExamples | None = None) -> dict[int, Evaluation]:

@@ -24,6 +24,7 @@ import torch
 import transformers
 
 from autopeft.training.data.examples import TaskData
+from autopeft.training.precision import forbid_tf32
 from benchmarks.speed import rows
 from benchmarks.speed.bench import Bench, Plan
 from benchmarks.speed.decoders import gpu_decoder
@@ -87,7 +88,7 @@ class CannotMeasureError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; a scenario that cannot run here is skipped with the reason."""
     options = _parser().parse_args(arguments)
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, on both sides; no CPU has it
+    forbid_tf32()  # on both sides: it is off in the product, and by default in torch
     results: list[Result] = []
     print(_machine(options))
     for scenario in options.scenario:

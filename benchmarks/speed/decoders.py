@@ -53,7 +53,14 @@ def gpu_decoder(
     one_by_one = f"{name}: HF one by one / one pack"
     lines = (
         Line(one_by_one, Work("hf"), Work("pack"), "train", per_sample=True, bar=1.5),
-        Line("our solo runs / one pack", Work("solo"), Work("pack"), "train", per_sample=True),
+        Line(
+            "our solo runs / one pack",
+            Work("solo"),
+            Work("pack"),
+            "train",
+            per_sample=True,
+            bar=1.5,
+        ),
         Line("trunk shared", Work("pack, no trunk"), Work("pack"), "train", per_sample=True),
         Fact("achieved in the pack", _achieved("pack", flops), unit=" TFLOP/s"),
         Fact("achieved solo", _achieved("solo", flops), unit=" TFLOP/s"),

@@ -88,7 +88,12 @@ def run_lanes(subject: Subject, trainer: Trainer, lanes: Sequence[Lane], ours: O
         train=trained,
         evaluation=evaluation if ours.evaluate else (0.0, 0.0),
         samples=(run.profile.samples - uncounted) * len(lanes),
-        details={"accuracy": accuracies, "tokens": run.profile.tokens, "curves": _curves(run)},
+        details={
+            "accuracy": accuracies,
+            "tokens": run.profile.tokens,
+            "replayed": run.replayed,
+            "curves": _curves(run),
+        },
     )
 
 

@@ -23,7 +23,8 @@ PLAN: dict[str, Any] = {
     "flops": {"min": 1.2e12, "max": 2.6e12, "mean": 1.8e12, "evaluation": 1e11},
     "memory": {
         "device": "cpu", "precision": "fp32", "free_bytes": 8 * 2**30, "margin": 0.15,
-        "pack_size": 4, "largest_pack": 20, "gradient_checkpointing": False, "micro_batch_size": 32,
+        "pack_size": 4, "largest_pack": 20, "gradient_checkpointing": False,
+        "micro_batch_size": 32,
         "backbone_bytes": 90 * 2**20,
         "lanes_bytes": 180 * 2**20, "activations_bytes": 640 * 2**20,
         "working_bytes": 60 * 2**20, "overhead_bytes": 0, "total_bytes": 970 * 2**20,

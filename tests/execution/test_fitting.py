@@ -19,6 +19,7 @@ from autopeft.execution.fitting import (
     pack_estimate,
 )
 from autopeft.study.blocks import TrainingBlock
+from autopeft.training import machine
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.loop import Trainer
 from autopeft.training.settings import LoopSettings
@@ -30,29 +31,29 @@ ONE = Configuration.of([GROUP], training=REST)
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def small_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with 1,000 KiB available and no control group."""
     (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:   1000 kB\n")
     monkeypatch.setattr(fitting, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(fitting, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     return tmp_path
 
 
-def test_what_is_available_is_free(machine: Path) -> None:
+def test_what_is_available_is_free(small_machine: Path) -> None:
     assert free_bytes(CPU) == 1000 * 1024
-    (machine / "memory.max").write_text("max\n")
-    (machine / "memory.current").write_text("77\n")
+    (small_machine / "memory.max").write_text("max\n")
+    (small_machine / "memory.current").write_text("77\n")
     assert free_bytes(CPU) == 1000 * 1024
 
 
-def test_a_container_has_less_than_its_machine(machine: Path) -> None:
-    (machine / "memory.max").write_text("5000\n")
-    (machine / "memory.current").write_text("2000\n")
+def test_a_container_has_less_than_its_machine(small_machine: Path) -> None:
+    (small_machine / "memory.max").write_text("5000\n")
+    (small_machine / "memory.current").write_text("2000\n")
     assert free_bytes(CPU) == 3000
 
 
-def test_without_either_half_the_machine_counts(machine: Path) -> None:
-    (machine / "meminfo").unlink()
+def test_without_either_half_the_machine_counts(small_machine: Path) -> None:
+    (small_machine / "meminfo").unlink()
     assert (free_bytes(CPU) or 0) > 2**28
 
 
@@ -67,12 +68,10 @@ def _trainer_of_eight_rows() -> Trainer:
     return Trainer(backbone, data, settings, study_seed=0)
 
 
-def test_a_pack_keeps_the_margin_and_one_lane_is_always_tried(
-    machine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pack_keeps_the_margin(small_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = _trainer_of_eight_rows()
     five = pack_estimate([ONE] * 5, trainer).training
-    for free, lanes in ((five / 0.85 + 10, 5), (five / 0.85 - 10_000, 4), (1, 1)):
+    for free, lanes in ((five / 0.85 + 10, 5), (five / 0.85 - 10_000, 4), (1, 0)):
         monkeypatch.setattr(fitting, "free_bytes", lambda device, free=free: round(free))
         assert lanes_that_fit(ONE, trainer) == lanes
     monkeypatch.setattr(fitting, "free_bytes", lambda device: None)
@@ -84,8 +83,8 @@ def test_a_pack_keeps_the_margin_and_one_lane_is_always_tried(
     [
         ({}, "all", (False, 8)),
         ({}, "recomputed", (True, 8)),
-        ({}, "fewer rows", (True, 2)),
-        ({"gradient_checkpointing": False}, "fewer rows", (False, 1)),
+        ({}, "fewer rows", (True, 4)),
+        ({"gradient_checkpointing": False}, "four rows", (False, 4)),
         ({"micro_batch_size": 4}, "fewer rows", (True, 8)),
         ({}, "nothing", (True, 1)),
     ],
@@ -108,11 +107,19 @@ def test_what_is_left_open_gives_way_to_memory(
     bytes_free = {
         "all": needed(False, 8),
         "recomputed": needed(True, 8),
-        "fewer rows": needed(True, 2),
+        "fewer rows": needed(True, 4),
+        "four rows": needed(False, 4),
         "nothing": 1,
     }[free]
-    assert needed(True, 8) < needed(False, 8)
+    assert needed(True, 4) < needed(True, 8) < needed(False, 8)
+    assert needed(False, 4) < needed(False, 8)
     monkeypatch.setattr(fitting, "free_bytes", lambda device: round(bytes_free / 0.85 + 10))
     training = TrainingBlock(batch_size=8, **keys)
     found = fitted_settings(trainer, ONE, training, lanes=2)
     assert (found.gradient_checkpointing, found.micro_batch_size) == expected
+
+
+def test_a_lone_lane_that_does_not_fit_gives_way_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: 1)
+    found = fitted_settings(_trainer_of_eight_rows(), ONE, TrainingBlock(batch_size=8), lanes=1)
+    assert (found.gradient_checkpointing, found.micro_batch_size) == (True, 1)

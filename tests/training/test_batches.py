@@ -10,6 +10,7 @@ from autopeft.training.batches import (
     PaddedExamples,
     evaluation_order,
     steps_per_epoch,
+    token_batches,
     training_order,
 )
 from autopeft.training.data.examples import Examples
@@ -75,3 +76,14 @@ def test_micro_batches_see_their_rows_of_one_draw() -> None:
     other = StepUniform(seeds, 8, 0, 6, cpu)("site", (6, 3, 2))
     assert not torch.equal(whole, other)
     assert float(whole.mean()) == pytest.approx(0.5, abs=0.2)
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60), tokens=st.integers(1, 200))
+def test_batches_of_an_evaluation_hold_so_many_tokens(lengths: list[int], tokens: int) -> None:
+    own = np.array(lengths)
+    batches = token_batches(own, tokens)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(own)))
+    for rows, after in zip(batches, [*batches[1:], None], strict=True):
+        assert len(rows) == 1 or len(rows) * own[rows].max() <= tokens
+        if after is not None:
+            assert (len(rows) + 1) * own[after[0]] > tokens, "the next row would have fitted"

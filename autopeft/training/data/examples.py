@@ -31,6 +31,15 @@ class Examples:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def rows(self, numbers: np.ndarray) -> "Examples":
+        """Some of the examples, in the order given, without their candidates."""
+
+        def some(arrays: tuple[np.ndarray, ...] | None) -> tuple[np.ndarray, ...] | None:
+            return None if arrays is None else tuple(arrays[number] for number in numbers)
+
+        ids = tuple(self.token_ids[number] for number in numbers)
+        return Examples(ids, self.labels[numbers], some(self.token_types), some(self.targets))
+
     @property
     def n_tokens(self) -> int:
         """Tokens of all examples, without padding."""

@@ -100,6 +100,7 @@ class Gates:
         self._trunk: Tensor | None = None
         self._lanes: Tensor | None = None
         self._passed: Tensor | None = None
+        self._version = 0
 
     def install(self) -> None:
         """Patch every layer's forward."""
@@ -142,7 +143,7 @@ class Gates:
     def _enter(self, index: int, hidden: Tensor) -> None:
         if index == 0:
             self._trunk = hidden
-        elif hidden is not self._passed:
+        elif hidden is not self._passed or hidden._version != self._version:
             raise BackboneError(
                 Fault(
                     "backbone",
@@ -251,6 +252,7 @@ class Gates:
             self._passed = self._trunk
         else:
             self._passed = hidden if self._lanes is None else self._lanes
+        self._version = 0 if self._passed is None else self._passed._version
         return self._passed if others is None else (self._passed, *others)
 
 

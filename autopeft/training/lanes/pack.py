@@ -141,11 +141,6 @@ class Pack(nn.Module):
 
     # -- running ------------------------------------------------------------------------------
 
-    @property
-    def packable(self) -> bool:
-        """Whether the backbone has a trunk to be shared."""
-        return self._gates is not None
-
     @contextmanager
     def running(self) -> Iterator[None]:
         """Gates, hooks and attention are in place inside, and gone after; may be nested."""

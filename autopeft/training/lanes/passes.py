@@ -69,6 +69,11 @@ class LanePass:
             recorder=recorder_for(self.pack.device),
         )
 
+    @property
+    def replayed(self) -> int:
+        """Forward and backward passes that were replayed, not launched one kernel at a time."""
+        return self._steps.replayed
+
     def accumulate(
         self, batch: Batch, known: Mapping[int, Tensor], draws: StepUniform, *, weight: int
     ) -> Tensor:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from autopeft.methods.base import Call
-from autopeft.training.activations import ActivationCache
-from autopeft.training.batches import Batch, PaddedExamples, evaluation_order
+from autopeft.training.batches import Batch, PaddedExamples, token_batches
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.trunk import SharedTrunk
 from autopeft.training.memory import evaluation_tokens
@@ -20,7 +19,7 @@ def predict(
     examples: PaddedExamples,
     *,
     keep: Callable[[Tensor, Batch], Tensor] = lambda outputs, batch: outputs.float(),
-    cache: ActivationCache | None = None,
+    trunk: SharedTrunk | None = None,
 ) -> Tensor:
     """What is kept of every lane's outputs, [K, n, ...], in the data's order.
 
@@ -28,13 +27,12 @@ def predict(
         packs: The lanes, in packs that run one after the other over each batch.
         examples: n of them.
         keep: Makes [k, B, ...] of a pass's outputs and batch; by default the outputs, float32.
-        cache: Of these examples' frozen activations.
+        trunk: What the packs share; by default nothing.
     """
     lanes = max(len(pack.lanes) for pack in packs)
-    tokens = evaluation_tokens(examples.device.type)
-    batch_size = max(1, tokens // (lanes * int(examples.lengths.max())))
-    order = evaluation_order(examples.lengths, batch_size)
-    trunk, call = SharedTrunk(packs, cache), Call(training=False, uniform=_no_draws)
+    order = token_batches(examples.lengths, evaluation_tokens(examples.device.type) // lanes)
+    trunk = trunk or SharedTrunk(packs)
+    call = Call(training=False, uniform=_no_draws)
     parts = []
     for numbers in order:
         batch = examples.batch(numbers)

@@ -6,6 +6,7 @@ activations, random draws, learning-rate factors) is copied into fixed buffers b
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from autopeft.training.lanes.seeds import StepUniform
 
 logger = logging.getLogger(__name__)
 
-MAX_GRAPHS = 64
-"""Shapes that are captured; later ones run eagerly. Each graph keeps its activations' memory."""
+MAX_GRAPHS = 32
+"""Shapes that are captured; later ones run eagerly."""
 
 Loss: TypeAlias = Callable[[Tensor, Batch], Tensor]
 """A pack's outputs and their batch to every lane's summed loss, [K]; see `Task.loss_sums`."""
@@ -88,6 +89,7 @@ class Steps:
         self._precision, self._recorder = precision, recorder
         self._seen: dict[_Shape, Mapping[str, Sequence[int]]] = {}
         self._passes: dict[_Shape, _RecordedPass] = {}
+        self._draws: dict[str, Tensor] = {}
         self._update: tuple[Tensor, Callable[[], Tensor]] | None = None
         self.replayed = 0
 
@@ -106,7 +108,7 @@ class Steps:
             Every lane's share of the step's loss, [K].
         """
         shape = _Shape.of(batch, known)
-        if shape in self._passes or self._record(shape, batch, known, uniform):
+        if shape in self._passes or self._record(shape, batch, known):
             self.replayed += 1
             return self._passes[shape].replay(batch, known, uniform, 1.0 / weight)
         draws = _Noting(uniform)
@@ -134,18 +136,18 @@ class Steps:
         torch.autograd.backward(losses.sum())
         return losses.detach()
 
-    def _record(
-        self, shape: "_Shape", batch: Batch, known: Mapping[int, Tensor], uniform: StepUniform
-    ) -> bool:
+    def _record(self, shape: "_Shape", batch: Batch, known: Mapping[int, Tensor]) -> bool:
         """Capture a shape that has been seen before; whether it can be replayed."""
         if shape not in self._seen or len(self._passes) >= MAX_GRAPHS or self._recorder is None:
             return False
-        recorded = _RecordedPass(batch, known, self._seen[shape], uniform)
         try:
+            recorded = _RecordedPass(batch, known, self._seen[shape], self._draws)
             recorded.record(self._recorder, self._pass)
-        except RuntimeError as error:
+        except RuntimeError as error:  # out of memory is one too: no graph keeps any then
             logger.warning("steps run eagerly, since one could not be captured: %s", error)
             self._recorder = None
+            self._passes.clear()
+            self._draws.clear()
             return False
         self._passes[shape] = recorded
         return True
@@ -211,28 +213,41 @@ class _Noting:
         return self._uniform(name, shape)
 
 
+def _buffer(
+    storage: dict[str, Tensor], name: str, shape: Sequence[int], device: torch.device
+) -> Tensor:
+    """A view of a name's flat buffer, which is made anew where it is too small."""
+    size = math.prod(shape)
+    if name not in storage or storage[name].numel() < size:
+        storage[name] = torch.empty(size, device=device)
+    return storage[name][:size].view(*shape)
+
+
 class _RecordedPass:
     """One pass on fixed buffers.
 
     Args:
         batch: Gives the shapes.
         known: Gives the shapes.
-        draws: Names and shapes of the pass's random draws.
-        uniform: Gives their first values.
+        shapes: Of the pass's random draws, by name.
+        storage: Flat buffers by name that all passes use in turns; larger ones replace them.
     """
 
     def __init__(
         self,
         batch: Batch,
         known: Mapping[int, Tensor],
-        draws: Mapping[str, Sequence[int]],
-        uniform: StepUniform,
+        shapes: Mapping[str, Sequence[int]],
+        storage: dict[str, Tensor],
     ) -> None:
         self._batch = batch.clone()
         self._known = {layer: tensor.clone() for layer, tensor in known.items()}
-        self._shapes = dict(draws)
-        self._draws = {name: uniform(name, shape).clone() for name, shape in draws.items()}
-        self._scale = _scalar(0.0, batch.mask.device)
+        device = batch.mask.device
+        self._shapes = dict(shapes)
+        self._draws = {
+            name: _buffer(storage, name, shape, device) for name, shape in shapes.items()
+        }
+        self._scale = _scalar(0.0, device)
         self._replay: Callable[[], Tensor] | None = None
 
     def record(

@@ -5,6 +5,7 @@ respect to the hidden states. That is computed chunk by chunk in the forward pas
 logits are there, and kept in their place: [N, d] in place of [N, vocabulary].
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ def token_losses(hidden: Tensor, tokens: Tensor, head: LmHead) -> tuple[Tensor, 
         float32 [N] in nats (float64 where the hidden states are), differentiable with respect to
         `hidden`; bool [N].
     """
+    if torch.is_autocast_enabled(hidden.device.type):  # once, not in every chunk
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        head = replace(head, weight=head.weight.to(dtype))
     losses, correct = _TokenLosses.apply(hidden, tokens, head)  # type: ignore[no-untyped-call]
     return losses, correct
 

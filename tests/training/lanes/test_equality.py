@@ -152,3 +152,28 @@ def test_state_files_round_trip(
     loaded = LaneState.load(path)
     assert furthest(loaded, states[0]) == 0.0
     assert (loaded.step, loaded.updates, loaded.active) == (3, 3, True)
+
+
+def test_float32_agrees_on_every_architecture(
+    architecture: str,
+    make_backbone: Callable[..., Backbone],
+    make_batch: Callable[..., Batch],
+    make_configuration: Callable[..., Configuration],
+) -> None:
+    backbone = make_backbone(architecture, torch.float32)
+    if not backbone.anatomy.packable:
+        pytest.skip("its lanes run one by one")
+    rng = np.random.default_rng(21)
+    lanes = [Lane(number, make_configuration(backbone, rng)) for number in range(3)]
+
+    def batches(step: int) -> Batch:
+        batch = make_batch(architecture, rows=ROWS, seed=step)
+        inputs = {k: v.float() if v.is_floating_point() else v for k, v in batch.inputs.items()}
+        return Batch(inputs, batch.mask, batch.labels)
+
+    packed = Training(backbone, lanes, torch.float32).run(without_cache(batches))
+    for lane in lanes:
+        alone = Training(backbone, [lane], torch.float32).run(without_cache(batches))
+        for name, tensor in alone[lane.number].weights().items():
+            apart = float((tensor - packed[lane.number].weights()[name]).abs().max())
+            assert apart < 1e-5, (name, apart)

@@ -69,7 +69,7 @@ def _make(examples: PaddedExamples, cache: ActivationCache | None = None) -> Mak
 def _cache(examples: PaddedExamples, n_layers: int, home: str, folder: Path) -> ActivationCache:
     homes = dict.fromkeys(range(1, n_layers + 1), home)
     blocks = [_order(0), _order(1), _order(2)]
-    return ActivationCache(examples, blocks, homes=homes, folder=folder)  # type: ignore[arg-type]
+    return ActivationCache(examples, blocks, homes=homes, width=32, folder=folder)  # type: ignore[arg-type]
 
 
 def _backbone(name: str) -> Backbone:
