@@ -228,6 +228,8 @@ class _Estimate:
         self, device: "torch.device", precision: str, *, checkpointing: bool, rows: int
     ) -> Needs:
         """What a pack of lanes needs in the study's largest step."""
+        import torch
+
         from autopeft.backbone.memory import backbone_bytes
         from autopeft.execution.fitting import step_overhead
         from autopeft.training import memory
@@ -249,6 +251,7 @@ class _Estimate:
                 rows=rows,
                 mean_tokens=self.data.train.n_tokens / len(self.data.train),
                 intermediate_size=self.anatomy.intermediate_size,
+                threads=torch.get_num_threads(),
             ),
         )
         weights = memory.Weights(

@@ -94,6 +94,7 @@ class Trainer:
             rows=min(self.settings.micro_batch_size, len(self.train)),
             mean_tokens=float(self.train.lengths.mean()),
             intermediate_size=self.backbone.anatomy.intermediate_size,
+            threads=torch.get_num_threads(),
         )
 
     @property

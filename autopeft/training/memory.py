@@ -51,14 +51,17 @@ environment it is 0.01, at some cost in time). A GPU's own allocator counts what
 _ATTENTION = ("query", "key", "value", "output", "attention", "prefix")
 
 
-CPU_PASS_BYTES = 4 << 20
-"""The widest activations of a pass on a CPU. MiniLM, 32 x 14 tokens, 1 thread, milliseconds per
-lane and step: 384 with one lane (2.6 MiB), 417 with two, 446 with eight."""
+CPU_PASS_BYTES = 3 << 20
+"""The widest activations of a pass on a CPU, per thread. MiniLM, 32 x 14 tokens (2.6 MiB a lane),
+milliseconds per lane and step with 1, 2, 3 (or 4) and 8 lanes: 384, 417, 418 and 446 on one
+thread, 175, 163, 171 and 168 on two."""
 
 ALL_LANES = 1 << 16
 
 
-def lanes_per_pass(device: str, *, rows: int, mean_tokens: float, intermediate_size: int) -> int:
+def lanes_per_pass(
+    device: str, *, rows: int, mean_tokens: float, intermediate_size: int, threads: int
+) -> int:
     """Lanes of a pack that run through the backbone together, the others after them.
 
     On a GPU all of them: a pass is bound by launches. A CPU is bound by arithmetic, and several
@@ -69,10 +72,12 @@ def lanes_per_pass(device: str, *, rows: int, mean_tokens: float, intermediate_s
         rows: Examples of a pass per lane.
         mean_tokens: Of an example.
         intermediate_size: The backbone's widest activation.
+        threads: Of the process.
     """
     if device != "cpu":
         return ALL_LANES
-    return max(1, int(CPU_PASS_BYTES / (rows * mean_tokens * intermediate_size * FLOAT32)))
+    lane_bytes = rows * mean_tokens * intermediate_size * FLOAT32
+    return max(1, int(threads * CPU_PASS_BYTES / lane_bytes))
 
 
 @dataclass(frozen=True)
