@@ -233,6 +233,7 @@ class _Estimate:
         from autopeft.backbone.memory import backbone_bytes
         from autopeft.execution.fitting import step_overhead
         from autopeft.training import memory
+        from autopeft.training.lanes.pack import reads_first_token
         from autopeft.training.setup import backbone_request
         from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
 
@@ -252,6 +253,11 @@ class _Estimate:
                 mean_tokens=self.data.train.n_tokens / len(self.data.train),
                 intermediate_size=self.anatomy.intermediate_size,
                 threads=torch.get_num_threads(),
+            ),
+            first_token=reads_first_token(
+                self.anatomy,
+                self.head,
+                attention=model.attn_implementation.replace("auto", "sdpa"),
             ),
         )
         weights = memory.Weights(

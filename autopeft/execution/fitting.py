@@ -12,6 +12,7 @@ from autopeft.backbone.memory import backbone_bytes
 from autopeft.configuration import Configuration
 from autopeft.study.blocks import TrainingBlock
 from autopeft.training import machine
+from autopeft.training.lanes.pack import reads_first_token
 from autopeft.training.loop import Trainer
 from autopeft.training.memory import (
     MARGIN,
@@ -74,6 +75,11 @@ def step_shape(trainer: Trainer) -> StepShape:
         logits=0 if trainer.backbone.lm_head is None else CHUNK_ELEMENTS,
         overhead=step_overhead(trainer.device),
         lanes_per_pass=trainer.lanes_per_pass,
+        first_token=reads_first_token(
+            trainer.backbone.anatomy,
+            trainer.recipe,
+            attention=str(trainer.backbone.config._attn_implementation),
+        ),
     )
 
 

@@ -96,6 +96,7 @@ class StepShape:
             together; 0 for other tasks.
         overhead: Share that the device's allocator loses, see `RESIDENT_OVERHEAD`.
         lanes_per_pass: Lanes that run together, the others after them; 0 = all.
+        first_token: Whether the last layer runs on the first token but for keys and values.
     """
 
     rows: int
@@ -108,6 +109,7 @@ class StepShape:
     logits: int = 0
     overhead: float = 0.0
     lanes_per_pass: int = 0
+    first_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,22 @@ class _Pass:
         whole = self._attention_trains(index)
         norms = (2 if whole else 1) * self._anatomy.hidden_size * FLOAT32
         attention = self._attention(layer) if whole else 0
-        return rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
+        kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
+        if not self._is_cut(index):
+            return kept
+        # Of every token but the first: keys, values and what made them, and the layer's input,
+        # which the first token's view keeps alive.
+        keys_values = 2 * self._anatomy.n_kv_heads * self._anatomy.head_dim
+        others = (keys_values + self._anatomy.hidden_size) * self._activation
+        return (
+            rows * others
+            + self._operators_in(index, only=("key", "value"))
+            + kept / self._shape.tokens
+        )
+
+    def _is_cut(self, index: int) -> bool:
+        """Whether a layer runs on one token, all but its keys and values."""
+        return self._shape.first_token and index == len(self._anatomy.layers) - 1
 
     def _attention_trains(self, index: int) -> bool:
         """Whether gradients flow through a layer's attention: some lane trains in or below it."""
@@ -311,11 +328,13 @@ class _Pass:
         inner = self._anatomy.intermediate_size * self._activation
         return 3 * inner if "gate" in layer.sites else inner
 
-    def _operators_in(self, index: int) -> float:
+    def _operators_in(self, index: int, *, only: Sequence[str] = ()) -> float:
         """What the operators of a layer keep: their inputs, and their narrow sides."""
         kept, shared = 0.0, set()
         for (layer, site, method, _), uses in self._uses.items():
             if layer != index or method == "prefix":
+                continue
+            if only and site not in only:
                 continue
             positions = [position for position, _, _ in uses]
             together = positions[-1] - positions[0] + 1 == len(positions)

@@ -54,6 +54,18 @@ def in_stream_order(lanes: Sequence[Lane], anatomy: Anatomy) -> list[Lane]:
     return sorted(lanes, key=lambda lane: (first_layer(lane.configuration, anatomy), lane.number))
 
 
+def reads_first_token(anatomy: Anatomy, recipe: HeadRecipe, *, attention: str) -> bool:
+    """Whether the head reads the first token alone, and the last layer can be run on it.
+
+    Args:
+        anatomy: The backbone's.
+        recipe: The task head.
+        attention: The backbone's attention implementation.
+    """
+    first = recipe.pool in ("first", "pooler") and not anatomy.causal
+    return first and anatomy.packable and anatomy.carries_prefix and attention == "sdpa"
+
+
 class Pack(nn.Module):
     """Operators and heads of several lanes, wired into a backbone while `running`.
 
@@ -98,6 +110,9 @@ class Pack(nn.Module):
         self._is_running = False
         self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
         self._placed = [self._build(key, uses, seeds) for key, uses in self._uses()]
+        self._cut = reads_first_token(
+            anatomy, recipe, attention=str(backbone.config._attn_implementation)
+        )
         self._attention = self._layer_attention()
         self._gates = self._make_gates(checkpointing) if anatomy.packable else None
         self.operators = nn.ModuleList(item.operator for item in self._placed)
@@ -180,7 +195,7 @@ class Pack(nn.Module):
     def _make_gates(self, checkpointing: bool) -> Gates:
         anatomy = self._backbone.anatomy
         layers = [self._backbone.model.get_submodule(layer.module) for layer in anatomy.layers]
-        last = self._attention[len(layers) - 1] if self._reads_first_token() else None
+        last = self._attention[len(layers) - 1] if self._cut else None
         return Gates(layers, self._stream, checkpointing=checkpointing, last_attention=last)
 
     def _bind_attention(self) -> list[nn.Module]:
@@ -205,7 +220,7 @@ class Pack(nn.Module):
                 by_layer[item.place.layer].append((item.operator, item.members))
         rate = 0.0 if self._dropout is None else self._dropout.attention_rate
         touched = set(by_layer) | (set(range(len(anatomy.layers))) if rate else set())
-        if self._reads_first_token():
+        if self._cut:
             touched.add(len(anatomy.layers) - 1)
         return {
             layer: attention.LayerAttention(
@@ -213,13 +228,6 @@ class Pack(nn.Module):
             )
             for layer in sorted(touched)
         }
-
-    def _reads_first_token(self) -> bool:
-        """Whether the head reads the first token alone, and the last layer can be run on it."""
-        anatomy, config = self._backbone.anatomy, self._backbone.config
-        attends_by_interface = anatomy.carries_prefix and config._attn_implementation == "sdpa"
-        first = self._recipe.pool in ("first", "pooler") and not anatomy.causal
-        return anatomy.packable and attends_by_interface and first
 
     def forward(
         self, batch: Batch, call: Call, known: Mapping[int, Tensor] | None = None
