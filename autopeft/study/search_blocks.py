@@ -105,7 +105,7 @@ class SearchBlock(Block):
     proposals: Annotated[int | Literal["auto"], read_with(auto_or(whole(1, hint="or auto")))] = (
         Field(
             default="auto",
-            description="configurations proposed at once: auto (the pack), or a number",
+            description="trials proposed at once: auto, or a number",
         )
     )
     rungs: tuple[float, ...] = Field(

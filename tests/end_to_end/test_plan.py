@@ -103,7 +103,8 @@ def test_what_calibration_chose_is_stored_and_never_asked_again(
     first, second = Heard(), Heard()
     facts = _search(tmp_path, study, 1, first).record.facts
     chosen = facts["calibration"]
-    assert facts["pack_size"] == facts["proposals"] == chosen["pack_size"] >= 4
+    assert facts["pack_size"] == chosen["pack_size"] >= 4
+    assert facts["proposals"] == 4, "how many are proposed at once is not for timing to decide"
     assert facts["precision"] == chosen["precision"]
     assert facts["tf32"] is False
     assert chosen["margins"] == {"pack_gain": 0.05, "bf16_speedup": 1.15, "limit_seconds": 20.0}
