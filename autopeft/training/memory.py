@@ -53,8 +53,8 @@ _ATTENTION = ("query", "key", "value", "output", "attention", "prefix")
 
 CPU_PASS_BYTES = 3 << 20
 """The widest activations of a pass on a CPU, per thread. MiniLM, 32 x 14 tokens (2.6 MiB a lane),
-milliseconds per lane and step with 1, 2, 3 (or 4) and 8 lanes: 384, 417, 418 and 446 on one
-thread, 175, 163, 171 and 168 on two."""
+milliseconds per lane and step with 1, 2, 3 (or 4) and 8 lanes, single probes: 384, 417, 418 and
+446 on one thread, 175, 163, 171 and 168 on two."""
 
 ALL_LANES = 1 << 16
 
