@@ -345,6 +345,7 @@ class Preparation:
             stop_after_s=stop_after,
             states=states_folder(self._folder, record.created_at),
             accuracy_like=self._quality in ACCURACY_LIKE,
+            stops=definition.search.stopping != "none",
         )
         return Tuner(
             Ledger(store, definition.study.name, token),

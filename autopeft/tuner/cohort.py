@@ -59,7 +59,7 @@ class CohortTraining:
         for share in self._settings.rung_steps:
             for pack in self._packs_to(cohort, previous, share):
                 self._packs.run(pack, share)
-            if share < 1.0:
+            if share < 1.0 and self._settings.stops:
                 self._decide(cohort, share)
             previous = share
         CohortStates(self._settings.states, cohort).clear()

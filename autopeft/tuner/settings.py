@@ -29,6 +29,7 @@ class TunerSettings:
         stop_after_s: Seconds of this sitting, or None.
         states: Folder of the lane states.
         accuracy_like: Whether quality is a share of correct answers (binomial noise).
+        stops: Whether rungs end trials, or only measure them.
     """
 
     trials: int
@@ -46,6 +47,7 @@ class TunerSettings:
     stop_after_s: float | None
     states: Path
     accuracy_like: bool
+    stops: bool = True
 
     @property
     def total_steps(self) -> int:

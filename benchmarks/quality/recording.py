@@ -1,0 +1,83 @@
+"""Records a table: real trials, trained in packs by `autopeft.search`.
+
+A search that measures at every rung and stops nothing is all that is needed, so a recording is
+as resumable as a search: kill it and start it again.
+"""
+
+import time
+from pathlib import Path
+
+import pandas as pd
+
+import autopeft
+from autopeft.study.definition import parse_definition
+from autopeft.study.progress import Listener, Progress
+from autopeft.study.records import TrialState
+from benchmarks.quality.tables import write_table
+from benchmarks.quality.tasks import REPEATED, SEEDS, Task
+
+
+class Log:
+    """Prints a line per event."""
+
+    def on_progress(self, progress: Progress) -> None:
+        """Nothing: a log has no use for it."""
+
+    def on_event(self, text: str) -> None:
+        """Something worth a line."""
+        print(f"  {time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def record(task: Task, *, data: Path, work: Path, tables: Path) -> Path:
+    """Train what the task's table lacks, and write the table.
+
+    Args:
+        task: What to record.
+        data: Folder of all data sets.
+        work: Where databases, lane states and data go; what lies there is gone on with.
+        tables: Where the table is written, after every study.
+
+    Returns:
+        The table's file.
+
+    Raises:
+        NotHereError: The data are not there.
+    """
+    folder = work / task.name
+    if not (folder / "data" / "validation.csv").exists():
+        task.materialise(data, folder / "data")
+    first = _searched(task, folder, seed=SEEDS[0])
+    studies = [first]
+    path = write_table(tables, task.name, studies)
+    chosen = repeated(first)
+    for seed in SEEDS[1:]:
+        studies.append(_searched(task, folder, seed=seed, enqueue=chosen))
+        path = write_table(tables, task.name, studies)
+    return path
+
+
+def _searched(
+    task: Task, folder: Path, *, seed: int, enqueue: list[dict[str, object]] | None = None
+) -> autopeft.Study:
+    plain = task.study(folder / "data", seed=seed, enqueue=enqueue or ())
+    definition = parse_definition(plain, where=f"table {task.name}", base=None)
+    print(f"{definition.study.name}: {definition.budget.trials} trials", flush=True)
+    listener: Listener = Log()
+    return autopeft.search(
+        definition,
+        storage=f"sqlite:///{folder / 'table.db'}",
+        output_dir=folder / definition.study.name,
+        listener=listener,
+    )
+
+
+def repeated(study: autopeft.Study) -> list[dict[str, object]]:
+    """The configurations to train with more seeds: evenly spaced in rank of quality."""
+    trials = [
+        trial
+        for trial in study.trials()
+        if trial.state is TrialState.COMPLETED and trial.baseline is None
+    ]
+    ranked = sorted(trials, key=lambda trial: (trial.objectives["accuracy"], trial.number))
+    places = pd.Series(range(len(ranked))).quantile([i / (REPEATED - 1) for i in range(REPEATED)])
+    return [ranked[round(place)].configuration.to_dict() for place in places]
