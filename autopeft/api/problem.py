@@ -117,6 +117,7 @@ def make_problem(
         n_validation=facts.n_validation,
         seed=definition.study.seed,
         initial=min(definition.search.initial, definition.budget.trials),
+        portfolio=definition.search.portfolio,
     )
     faults = _cap_faults(definition, ranges) or _feasibility_faults(definition, problem)
     if faults:

@@ -26,7 +26,9 @@ class Problem:
         flops: A configuration -> training FLOPs of a full trial, closed form: the cost model.
         n_validation: Validation examples (the binomial noise floor of an accuracy).
         seed: The study's seed.
-        initial: How many space-filling trials start the search.
+        initial: How many trials start the search, space-filling ones and those of the portfolio.
+        portfolio: Whether `gp` may begin with what publications found good
+            (`autopeft.searchers.portfolio`); no other searcher does.
     """
 
     space: BoundSpace
@@ -40,6 +42,7 @@ class Problem:
     n_validation: int
     seed: int
     initial: int
+    portfolio: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Proposal:
 
     Attributes:
         configuration: What to train; feasible, and never proposed or told before.
-        origin: `INITIAL` or `SEARCHER`.
+        origin: `INITIAL` or `SEARCHER`; `ENQUEUED` or `WARM_START` where no searcher proposed it.
         details: Why (expected gain, predicted quality and its uncertainty, parent, ...), JSON.
     """
 

@@ -22,6 +22,7 @@ from autopeft.searchers.features import Features
 from autopeft.searchers.history import History, stream
 from autopeft.searchers.initial import InitialDesign, spread
 from autopeft.searchers.locate import Locator
+from autopeft.searchers.portfolio import portfolio
 from autopeft.searchers.surrogate import fit_objectives, numerics
 from autopeft.study.records import Origin
 
@@ -46,7 +47,8 @@ class GPSearcher:
         self._history = History(problem)
         self._candidates = Candidates(problem)
         self._features = Features(problem)
-        self._initial = InitialDesign(problem, self._candidates, self._features)
+        known = [each.proposal for each in portfolio(problem)] if problem.portfolio else []
+        self._initial = InitialDesign(problem, self._candidates, self._features, known)
         self._locator = Locator(problem)
 
     def tell(self, observations: Sequence[Observation]) -> None:

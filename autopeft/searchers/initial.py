@@ -5,8 +5,12 @@ over the whole range of trainable parameters. So a pool of samples is cut into a
 equal width in log parameters as configurations are wanted, and each stratum gives the sample
 that lies farthest from those chosen before (greedy maximin over the features). The space's
 smallest and largest configurations are in the pool, as samples seldom reach them.
+
+Configurations that are known to be good take turns with them, the known ones first, and are at
+most half of the start: what holds for a new task is yet to be seen.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,30 +27,56 @@ POOL = 256
 
 
 class InitialDesign:
-    """The first `problem.initial` configurations: a function of the problem alone."""
+    """The first `problem.initial` configurations: a function of the problem alone.
 
-    def __init__(self, problem: Problem, candidates: Candidates, features: Features) -> None:
+    Args:
+        problem: The study's.
+        candidates: Draw from its space.
+        features: Say how far two configurations are apart.
+        known: What is known to be good, the best bets first.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        candidates: Candidates,
+        features: Features,
+        known: Sequence[Proposal] = (),
+    ) -> None:
         self._problem = problem
         self._candidates = candidates
         self._features = features
-        self._design: list[Candidate] | None = None
+        self._known = known[: problem.initial // 2]
+        self._design: list[Proposal] | None = None
 
     @property
-    def design(self) -> list[Candidate]:
+    def design(self) -> list[Proposal]:
         """The configurations, in the order in which they should be tried."""
         if self._design is None:
-            n = self._problem.initial
-            rng = stream(self._problem.seed, 0, "initial")
-            pool = self._candidates.sample(rng, max(POOL, 8 * n), frozenset()) if n > 0 else []
-            ends = self._candidates.extremes({each.hash for each in pool}) if n > 0 else []
-            self._design = spread([*pool, *ends], n, self._features)
+            details = {"reason": "space-filling start"}
+            filling = [
+                Proposal(each.configuration, Origin.INITIAL, details) for each in self._filling()
+            ]
+            turns = itertools.zip_longest(self._known, filling)
+            self._design = [each for turn in turns for each in turn if each is not None]
         return self._design
+
+    def _filling(self) -> list[Candidate]:
+        """The space-filling part, none of it known."""
+        n = self._problem.initial - len(self._known)
+        if n <= 0:
+            return []
+        known = frozenset(each.configuration.hash for each in self._known)
+        rng = stream(self._problem.seed, 0, "initial")
+        pool = self._candidates.sample(rng, max(POOL, 8 * n), known)
+        ends = self._candidates.extremes({*known, *(each.hash for each in pool)})
+        return spread([*pool, *ends], n, self._features)
 
     def propose(self, q: int, history: History, seen: frozenset[str]) -> list[Proposal]:
         """The next `q` of the design that were not seen, noted as proposed."""
-        left = [each for each in self.design if each.hash not in seen][:q]
+        left = [each for each in self.design if each.configuration.hash not in seen][:q]
         history.propose(each.configuration for each in left)
-        return [Proposal(each.configuration, Origin.INITIAL) for each in left]
+        return left
 
 
 def spread(pool: Sequence[Candidate], n: int, features: Features) -> list[Candidate]:

@@ -166,6 +166,20 @@ class Dimension:
         sizes = [int(value) for value in self.values if value != 0]
         return min(sizes, key=lambda value: (abs(math.log(value / size)), value))
 
+    def closest(self, value: Scalar) -> Scalar:
+        """The legal value closest to any other: by ratio where all are positive; a name's own."""
+        if self.kind in ("flag", "category"):
+            return value if value in self.values else self.values[0]
+        wanted = float(value)
+        if self.continuous:
+            return self._rounded(min(max(wanted, self.low), self.high))
+        if isinstance(self.values, range):
+            return min(max(round(wanted), self.values[0]), self.values[-1])
+        numbers = [float(each) for each in self.values]
+        if wanted > 0.0 and min(numbers) > 0.0:
+            return min(self.values, key=lambda each: abs(math.log(float(each) / wanted)))
+        return min(self.values, key=lambda each: abs(float(each) - wanted))
+
     def to_dict(self) -> dict[str, Any]:
         """A plain description."""
         plain: dict[str, Any] = {"name": self.name, "kind": self.kind}

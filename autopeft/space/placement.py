@@ -94,6 +94,9 @@ class Placement(Protocol):
     def allows(self, layers: Layers) -> bool:
         """Whether the layer set is among the choices."""
 
+    def nearest(self, layers: Layers) -> Layers:
+        """The allowed layer set that differs from any other in the fewest layers."""
+
     def sample(self, rng: np.random.Generator) -> Layers:
         """A non-empty layer set, uniform in the number of layers."""
 
@@ -131,6 +134,10 @@ class FixedPlacement:
     def allows(self, layers: Layers) -> bool:
         """Whether it is the layer set."""
         return layers == self.layers
+
+    def nearest(self, layers: Layers) -> Layers:
+        """The layer set."""
+        return self.layers
 
     def sample(self, rng: np.random.Generator) -> Layers:
         """The layer set."""
@@ -178,6 +185,10 @@ class BitPlacement:
     def allows(self, layers: Layers) -> bool:
         """Whether all layers exist."""
         return set(layers) <= set(self.largest)
+
+    def nearest(self, layers: Layers) -> Layers:
+        """Those that exist."""
+        return tuple(layer for layer in self.largest if layer in layers)
 
     def sample(self, rng: np.random.Generator) -> Layers:
         """A number of layers, then that many: independent flags would rarely give few layers."""
@@ -242,6 +253,12 @@ class RangePlacement:
         """Whether they are one block within the backbone."""
         return len(_blocks(layers)) == 1 and 0 <= layers[0] <= layers[-1] < self._n
 
+    def nearest(self, layers: Layers) -> Layers:
+        """The block closest to them; of equally close ones the smaller, then the higher."""
+        ends = range(self._n)
+        blocks = [tuple(range(a, b + 1)) for a in reversed(ends) for b in ends if a <= b]
+        return min(blocks, key=lambda block: (_difference(block, layers), len(block)))
+
     def sample(self, rng: np.random.Generator) -> Layers:
         """A length, then a place for it."""
         length = int(rng.integers(1, self._n + 1))
@@ -295,6 +312,11 @@ class LastPlacement:
         """Whether they are the top ones."""
         return bool(layers) and layers == self.largest[-len(layers) :]
 
+    def nearest(self, layers: Layers) -> Layers:
+        """The top layers closest to them; of equally close ones the fewer."""
+        tops = [self.largest[-number:] for number in range(1, self.count + 1)]
+        return min(tops, key=lambda top: _difference(top, layers))
+
     def sample(self, rng: np.random.Generator) -> Layers:
         """Any number, each as often."""
         return self.largest[-int(rng.integers(1, self.count + 1)) :]
@@ -302,6 +324,11 @@ class LastPlacement:
     def near(self, layers: Layers, rng: np.random.Generator) -> Layers:
         """One layer more or fewer, or at times another number."""
         return self.largest[-int(self.number.near(len(layers) or 1, rng)) :]
+
+
+def _difference(some: Layers, others: Layers) -> int:
+    """How many layers only one of the two sets has."""
+    return len(set(some) ^ set(others))
 
 
 def _blocks(layers: Layers) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.errors import SpaceError
-from autopeft.space import counting, neighbours, sampling
+from autopeft.space import counting, neighbours, projection, sampling
 from autopeft.space.binding import MethodSpace, bind
 from autopeft.space.dimension import Dimension, Point
 from autopeft.space.layout import Layout
@@ -124,6 +124,10 @@ class BoundSpace:
     def neighbours(self, point: Point, rng: np.random.Generator, n: int) -> list[Point]:
         """Up to `n` valid points, one deliberate change away, all different."""
         return list(neighbours.neighbours(self.layout, point, rng, n))
+
+    def nearest(self, plain: Mapping[str, Any]) -> Point | None:
+        """The point nearest to a configuration in plain form; see `autopeft.space.projection`."""
+        return projection.nearest(self.layout, plain)
 
     def largest(self) -> Point:
         """Every method at its largest size, in all layers and sites."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_serializer, field_validator
 
-from autopeft.study.blocks import Block, read_with
+from autopeft.study.blocks import NAME_PATTERN, Block, read_with
 from autopeft.study.configuration_form import form_findings
 from autopeft.study.faults import LATER, Finding, refusal, refusals
 from autopeft.study.metrics import METRICS, Goal, Kind, metrics_of
@@ -15,6 +15,7 @@ from autopeft.study.readers import (
     collected,
     duration_s,
     each,
+    flag,
     json_value,
     nullable,
     number,
@@ -90,6 +91,9 @@ class Constraint(Block):
         return bound(value, in_bytes=METRICS[name].in_bytes) if name else 0
 
 
+_study_name = string("a study's name", pattern=NAME_PATTERN)
+
+
 class SearchBlock(Block):
     """How the space is searched."""
 
@@ -97,8 +101,18 @@ class SearchBlock(Block):
         Literal["random", "evolution", "gp"], read_with(one_of("random", "evolution", "gp"))
     ] = Field(default="gp", description="random, evolution, gp (Bayesian)")
     initial: Annotated[int, read_with(whole(1))] = Field(
-        default=16, description="space-filling trials before the searcher proposes"
+        default=16, description="trials of the start, before the searcher proposes"
     )
+    portfolio: Annotated[bool, read_with(flag)] = Field(
+        default=True, description="begin with what publications found good; gp alone does"
+    )
+    warm_start: Annotated[
+        tuple[str, ...],
+        read_with(each(_study_name, allowed="a list of stored studies' names")),
+    ] = Field(default=(), description="stored studies whose best configurations are tried first")
+    warm_start_trials: Annotated[
+        int | Literal["auto"], read_with(auto_or(whole(1, hint="or auto")))
+    ] = Field(default="auto", description="how many of them: auto, a third of `initial`; a number")
     pack: Annotated[int | Literal["auto"], read_with(auto_or(whole(1, hint="or auto")))] = Field(
         default="auto", description="trials trained together: auto, or a number; 1 = one by one"
     )

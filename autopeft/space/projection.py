@@ -1,0 +1,80 @@
+"""The point of a space that comes nearest to a configuration from elsewhere.
+
+Every dimension takes its legal value closest to what the configuration says, each by itself: no
+search and no chance, and a configuration that the space can express comes out exactly. A space
+has one group of every method; where the configuration has several, they count as one on all their
+layers and sites, with the settings of the group on most layers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autopeft.space.layout import Layout
+from autopeft.space.method import BoundMethod, Setting
+from autopeft.space.placement import Layers
+from autopeft.space.schema import Scalar
+
+Groups = Sequence[Mapping[str, Any]]
+
+
+def nearest(layout: Layout, plain: Mapping[str, Any]) -> dict[str, Scalar] | None:
+    """The canonical point nearest to a configuration, or None where no method is left of it.
+
+    Args:
+        layout: The space.
+        plain: The form of `Configuration.to_dict`. Settings and training values may be left out:
+            they are then the defaults, or the middle of what the space allows.
+    """
+    raw: dict[str, Scalar] = {}
+    for method in layout.methods:
+        raw |= _method(method, plain.get(method.name, ()))
+    if layout.shared:
+        sharing = [plain.get(method.name, ()) for method in layout.methods if not method.layers]
+        raw |= layout.shared.write(
+            layout.shared.nearest(_layers([entry for groups in sharing for entry in groups]))
+        )
+    training = plain.get("training", {})
+    for setting in layout.training:
+        if dimension := setting.dimension:
+            value = training.get(setting.parameter.name)
+            raw[dimension.name] = (
+                dimension.decode(0.5) if value is None else dimension.closest(value)
+            )
+    point = layout.canonical(raw)
+    return point if layout.parts(point) else None
+
+
+def _method(method: BoundMethod, groups: Groups) -> dict[str, Scalar]:
+    """Values of the method's own dimensions; one that cannot be off is at its smallest."""
+    if not groups:
+        own = method.layers.smallest[0] if method.layers else None
+        smallest = method.extreme(largest=False, sites=method.sites.smallest[0], layers=own)
+        return method.absence or smallest
+    leading = max(groups, key=lambda entry: len(entry["layers"]))
+    raw: dict[str, Scalar] = {method.present.name: True} if method.present else {}
+    for setting in method.settings:
+        if dimension := setting.dimension:
+            value = _wanted(setting, leading, method.schema.size)
+            is_size = setting is method.size
+            if value is None:
+                raw[dimension.name] = dimension.decode(0.5)
+            else:
+                closest = dimension.nearest if is_size else dimension.closest
+                raw[dimension.name] = closest(float(value) if is_size else value)
+    chosen = {site for entry in groups for site in entry.get("sites", ())}
+    raw |= method.sites.write(tuple(site for site in method.sites.sites if site in chosen))
+    if method.layers:
+        raw |= method.layers.write(method.layers.nearest(_layers(groups)))
+    return raw
+
+
+def _wanted(setting: Setting, entry: Mapping[str, Any], size: str) -> Scalar | None:
+    """What the entry says of a setting: its value, or what that is per size."""
+    value: Scalar | None = entry.get(setting.parameter.name)
+    if setting.per_size:
+        return None if value is None else float(value) / float(entry[size])
+    return setting.parameter.default if value is None else value
+
+
+def _layers(groups: Groups) -> Layers:
+    return tuple(sorted({int(layer) for entry in groups for layer in entry["layers"]}))
