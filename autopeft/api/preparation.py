@@ -1,5 +1,7 @@
 """What a search needs before its first trial: loaded and checked once, in a few seconds."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,11 +10,13 @@ from autopeft.api.checks import study_faults
 from autopeft.api.place import activations_folder
 from autopeft.api.study import bounds
 from autopeft.api.versions import package_versions
+from autopeft.api.warm_start import Ground, Source, warm_start
 from autopeft.configuration import Configuration
 from autopeft.errors import Fault, InputError, InterruptedStudyError, StudyMismatchError
 from autopeft.execution.states import states_folder
 from autopeft.searchers.baselines import baselines
 from autopeft.searchers.rungs import rung_steps
+from autopeft.searchers.warm_start import Carried
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import Listener, Stopper
 from autopeft.study.records import NewStudy, StudyRecord
@@ -208,8 +212,26 @@ class Preparation:
         """The configuration of the space that needs most memory."""
         return self._problem.build(self._space.largest())
 
-    def new_study(self, calibration: "Calibration") -> NewStudy:
-        """The record to create, with what the calibration chose."""
+    def warm_start(self, sources: Sequence[Source], listener: Listener) -> list[Carried]:
+        """What of earlier studies is tried first; what differs between them is told.
+
+        Raises:
+            InputError: A study of which nothing fits, with the differences.
+        """
+        ground = Ground(
+            self._definition,
+            self._problem,
+            self._space.hash,
+            self._materials.backbone.fingerprint,
+        )
+        tried_anyway = (*self._baselines.values(), *self._enqueued)
+        found, notes = warm_start(ground, sources, frozenset(each.hash for each in tried_anyway))
+        for note in notes:
+            listener.on_event(note)
+        return found
+
+    def new_study(self, calibration: "Calibration", carried: Sequence[Carried] = ()) -> NewStudy:
+        """The record to create, with what the calibration chose and earlier studies gave."""
         data, backbone = self._materials.data, self._materials.backbone
         space = self._space
         return NewStudy(
@@ -244,6 +266,7 @@ class Preparation:
                 "distinct": space.distinct,
                 "continuous": space.continuous,
                 "device": self._device,
+                "warm_start": [each.to_dict() for each in carried],
             },
         )
 
@@ -329,6 +352,10 @@ class Preparation:
             self._materials, precision=precision, micro_batch_size=micro
         ).trainer
         listener.on_event(f"packs of at most {record.facts['pack_size']} trials, {precision}")
+        known = [Carried.from_dict(each) for each in record.facts.get("warm_start", ())]
+        # They are a part of the start, which so does not grow by them.
+        initial = max(0, self._problem.initial - len(known))
+        problem = replace(self._problem, initial=initial)
         settings = TunerSettings(
             trials=budget.trials,
             proposals=int(record.facts.get("proposals", record.facts["pack_size"])),
@@ -346,11 +373,12 @@ class Preparation:
             states=states_folder(self._folder, record.created_at),
             accuracy_like=self._quality in ACCURACY_LIKE,
             stops=definition.search.stopping != "none",
+            warm_start=[each.proposal for each in known],
         )
         return Tuner(
             Ledger(store, definition.study.name, token),
-            problem=self._problem,
-            searcher=make_searcher(definition.search.searcher, self._problem),
+            problem=problem,
+            searcher=make_searcher(definition.search.searcher, problem),
             runner=InProcessRunner(trainer),
             settings=settings,
             listener=listener,

@@ -10,6 +10,7 @@ from autopeft.api.loading import open_existing, open_store
 from autopeft.api.place import output_folder
 from autopeft.api.preparation import Preparation
 from autopeft.api.study import Study
+from autopeft.api.warm_start import sources
 from autopeft.errors import InputError, StudyMismatchError
 from autopeft.study.definition import (
     StudyDefinition,
@@ -110,11 +111,13 @@ class _Sitting:
         store = open_existing(self._storage)
         existing = self._existing(store) if store is not None else None
         if store is None or existing is None:
+            earlier = sources(self._definition, store)
             prepared = self._prepare()
+            known = prepared.warm_start(earlier, self._listener)
             calibration = prepared.calibrate(self._listener, self._stopper)
             store = store or open_store(self._storage, create=True)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
-                store.create_study(prepared.new_study(calibration))
+                store.create_study(prepared.new_study(calibration, known))
             with self._lease(store) as token:
                 self._search(prepared, store, token)
         elif not self._is_finished(existing):

@@ -1,9 +1,9 @@
 """The portfolio: configurations that publications found good, as points of a study's space.
 
-A space-filling start knows nothing; but much is known. Each recipe below says what its source says,
-relative to a backbone: a method, a size (a number, or a share of the hidden size), sites, and the
-top share of the layers. On a study's space it becomes the nearest point; where that is something
-else than the source speaks of, it is left out:
+A space-filling start knows nothing; but much is known. Each recipe below says what its source
+says, relative to a backbone: a method, a size (a number, or a share of the hidden size), sites,
+and the top share of the layers. On a study's space it becomes the nearest point; where that is
+something else than the source speaks of, it is left out:
 
 - the methods must be those of the recipe, no more and no fewer;
 - of the places (layer and site) that either occupies, both must occupy more than half;
@@ -33,6 +33,10 @@ MOST_FACTOR = 2.0
 
 MOST = 6
 """Entries of a portfolio: enough to span the sizes, few enough to leave a start room."""
+
+LEVEL, LEVEL_WIDTH = 7e-3, 384
+"""The rate of rank 1 on a backbone of this width. It gives rank 8 2.5e-3; of 3e-4, 1e-3 and 3e-3,
+LoRA of rank 8 does best at 3e-3 there (TREC-6, 1000 questions, 96 steps: docs/results.md)."""
 
 ALL, UPPER_HALF, UPPER_QUARTER = Fraction(1), Fraction(1, 2), Fraction(1, 4)
 
@@ -74,16 +78,19 @@ class Use:
     sites: tuple[str, ...] = ()
     layers: Fraction = ALL
 
+    def size_on(self, anatomy: Anatomy) -> int:
+        """The size as a number."""
+        if isinstance(self.size, Fraction):
+            return max(1, int(self.size * anatomy.hidden_size))
+        return self.size
+
     def to_dict(self, anatomy: Anatomy) -> dict[str, Any]:
         """A group of a configuration's plain form; sites that the backbone lacks among them."""
         n = len(anatomy.layers)
         share = math.ceil(self.layers * n)
-        size = self.size
-        if isinstance(size, Fraction):
-            size = max(1, int(size * anatomy.hidden_size))
         plain: dict[str, Any] = {"layers": list(range(n - share, n))}
         plain |= {"sites": list(self.sites)} if self.sites else {}
-        return plain | {registry[self.method].schema.size: size}
+        return plain | {registry[self.method].schema.size: self.size_on(anatomy)}
 
 
 @dataclass(frozen=True)
@@ -145,15 +152,20 @@ RECIPES: tuple[Recipe, ...] = (
 """In the order in which they are tried: any first few span the sizes."""
 
 
-def short_rate(hidden_size: int) -> float:
-    """The learning rate of short trainings for a backbone of this width.
+def short_rate(uses: Sequence[Use], anatomy: Anatomy) -> float:
+    """The learning rate of a short training, two significant digits.
 
-    LoRA's best rate is 10 times that of full fine-tuning whatever its rank, 15 times in short
-    runs, and falls with the width as (2000 / width)^p from 5e-5 (Schulman et al. 2025, "LoRA
-    Without Regret", and its published formula, where p is 0.08 for one family of models and 0.78
-    for another; here between them). At width 384 it gives 1.5e-3; measured there: 1e-3 to 2e-3.
+    Adam moves every weight by about the rate, so what r ranks (or units of a bottleneck) do
+    together grows with r. LoRA's own 1 / r takes that back, too much (rsLoRA, arXiv 2312.03732:
+    1 / sqrt r is right); here scales do not fall with the size, so the rate falls with its root.
+    A longer prefix adds nothing up: its softmax shares out. With the hidden size the rate falls as
+    in "LoRA Without Regret" (Schulman et al. 2025): by a power that is 0.08 for one family of
+    models and 0.78 for another. Of several methods it is the geometric mean.
     """
-    return float(f"{15.0 * 5e-5 * (2000.0 / hidden_size) ** 0.43:.2g}")
+    width = (LEVEL_WIDTH / anatomy.hidden_size) ** 0.43
+    sizes = [use.size_on(anatomy) if use.method != "prefix" else 1 for use in uses]
+    logs = [math.log(LEVEL * width / math.sqrt(size)) for size in sizes]
+    return float(f"{math.exp(sum(logs) / len(logs)):.2g}")
 
 
 def portfolio(problem: Problem, recipes: Sequence[Recipe] = RECIPES) -> list[PortfolioEntry]:
@@ -176,7 +188,7 @@ def _located(recipe: Recipe, problem: Problem) -> Configuration | None:
     """The recipe on the study's space, or None where that is something else."""
     anatomy = problem.anatomy
     wanted = {use.method: use.to_dict(anatomy) for use in recipe.uses}
-    training = {"learning_rate": short_rate(anatomy.hidden_size)}
+    training = {"learning_rate": short_rate(recipe.uses, anatomy)}
     plain = {method: [entry] for method, entry in wanted.items()}
     point = problem.space.nearest({**plain, "training": training})
     if point is None:

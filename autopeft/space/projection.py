@@ -29,7 +29,9 @@ def nearest(layout: Layout, plain: Mapping[str, Any]) -> dict[str, Scalar] | Non
     for method in layout.methods:
         raw |= _method(method, plain.get(method.name, ()))
     if layout.shared:
-        sharing = [plain.get(method.name, ()) for method in layout.methods if not method.layers]
+        sharing = [
+            plain.get(method.name, ()) for method in layout.methods if method.layers is None
+        ]
         raw |= layout.shared.write(
             layout.shared.nearest(_layers([entry for groups in sharing for entry in groups]))
         )

@@ -113,6 +113,15 @@ class StudyDefinition(Block):
             raise refusals([Finding((i, "metric"), names[i], "every metric once") for i in twice])
         return value
 
+    @field_validator("search", mode="after")
+    @classmethod
+    def _other_studies(cls, value: SearchBlock, info: ValidationInfo) -> SearchBlock:
+        study = info.data.get("study")
+        if study is not None and study.name in value.warm_start:
+            loc = ("warm_start", value.warm_start.index(study.name))
+            raise refusals([Finding(loc, study.name, "an earlier study, not this one")])
+        return value
+
     def to_plain(self) -> dict[str, Any]:
         """The definition as JSON can carry it; `parse_definition` gives it back."""
         return self.model_dump(mode="json", by_alias=True)

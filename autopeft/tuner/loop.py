@@ -13,7 +13,7 @@ from autopeft.configuration import Configuration
 from autopeft.execution.base import Runner
 from autopeft.execution.states import keep_cohorts
 from autopeft.searchers import front as fronts
-from autopeft.searchers.base import Observation, Problem, Searcher
+from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
 from autopeft.study.progress import Listener, Stopper
 from autopeft.study.records import NewTrial, Origin, StudyState, TrialRecord, TrialState
 from autopeft.tuner.cohort import CohortTraining
@@ -91,7 +91,7 @@ class Tuner:
     # -- proposing ----------------------------------------------------------------------------
 
     def _propose(self, trials: Sequence[TrialRecord]) -> list[NewTrial]:
-        """The next cohort: baselines, then what was enqueued, then what the searcher gives."""
+        """The next cohort: baselines, the enqueued, earlier studies' best, the searcher's."""
         cohort = max((trial.pack for trial in trials), default=-1) + 1
         begun = sum(trial.baseline is None for trial in trials)
         most, baselines = self._settings.proposals, list(self._settings.baselines.items())
@@ -105,6 +105,9 @@ class Tuner:
             return []
         if enqueued := self._settings.enqueued[begun : begun + q]:
             return [self._new_trial(each, Origin.ENQUEUED, cohort) for each in enqueued]
+        first = begun - len(self._settings.enqueued)
+        if known := self._settings.warm_start[first : first + q]:
+            return self._proposed(known, cohort)
         return self._ask(q, trials, cohort)
 
     def _ask(self, q: int, trials: Sequence[TrialRecord], cohort: int) -> list[NewTrial]:
@@ -116,6 +119,9 @@ class Tuner:
         self._ledger.spend(suggest_seconds=time.perf_counter() - started)
         if not proposals:
             self._reporter.event("every feasible configuration of the space has been tried")
+        return self._proposed(proposals, cohort)
+
+    def _proposed(self, proposals: Sequence[Proposal], cohort: int) -> list[NewTrial]:
         return [
             self._new_trial(p.configuration, p.origin, cohort, details=p.details)
             for p in proposals

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.configuration import Configuration
+from autopeft.searchers.base import Proposal
 from autopeft.searchers.front import Bound
 
 
@@ -22,6 +23,7 @@ class TunerSettings:
         rung_steps: Optimizer step at the end of each rung, ascending by share.
         baselines: Run first, by name.
         enqueued: Run next, within the budget.
+        warm_start: Run after those, within the budget: what earlier studies found good.
         head_params: Parameters of the task head.
         bounds: Caps and floors of the front.
         wall_clock_s: Seconds over all sittings, or None.
@@ -48,6 +50,7 @@ class TunerSettings:
     states: Path
     accuracy_like: bool
     stops: bool = True
+    warm_start: Sequence[Proposal] = ()
 
     @property
     def total_steps(self) -> int:

@@ -86,7 +86,8 @@ def test_flags_become_overrides_and_set_wins(run: Run, played: PlayedSearch) -> 
     run(
         "search", "study.yaml", "--name", "n", "--model", "a: b", "--data", "d.csv", "--space",
         "lora", "--trials", "4", "--seed", "0", "--executor", "local", "--devices", "cpu",
-        "--stop-after", "1h30m", "--set", "budget.trials=5", "--set", "model.revision=007",
+        "--warm-start", "old, older", "--stop-after", "1h30m",
+        "--set", "budget.trials=5", "--set", "model.revision=007",
     )  # fmt: skip
     assert played.given["study"] == Path("study.yaml")
     assert played.given["name"] == "n"
@@ -94,6 +95,7 @@ def test_flags_become_overrides_and_set_wins(run: Run, played: PlayedSearch) -> 
     assert list(played.given["overrides"]) == [
         'model.name_or_path="a: b"', 'data.source="d.csv"', 'space="lora"', "budget.trials=4",
         "study.seed=0", 'execution.executor="local"', 'execution.devices="cpu"',
+        'search.warm_start=["old", "older"]',
         "budget.trials=5", "model.revision=007",
     ]  # fmt: skip
 
@@ -101,8 +103,10 @@ def test_flags_become_overrides_and_set_wins(run: Run, played: PlayedSearch) -> 
 def test_overrides_from_flags_are_read_as_text(place: Path) -> None:
     from autopeft.study.definition import default_definition
 
-    definition = default_definition(['model.name_or_path="a: b"', "study.seed=3"])
+    flags = ['model.name_or_path="a: b"', "study.seed=3", 'search.warm_start=["old", "7"]']
+    definition = default_definition(flags)
     assert definition.model.name_or_path == "a: b"
+    assert definition.search.warm_start == ("old", "7")
     assert definition.study.seed == 3
 
 

@@ -154,6 +154,18 @@ def test_samples_are_valid_and_survive_encoding(
     assert space.decode(vector) == point
 
 
+@given(block=blocks(), seed=st.integers(0, 2**32))
+@example(block=SHARED_BESIDE_OWN, seed=0)
+@example(block=SHARED_WITHOUT_SWITCH, seed=0)
+@settings(max_examples=60, deadline=None)
+def test_the_point_nearest_to_a_configuration_of_the_space_is_its_own(
+    bound: Bind, block: dict[str, Any], seed: int
+) -> None:
+    space = bound(block)
+    point = space.sample(np.random.default_rng(seed))
+    assert space.nearest(configuration(space, point).to_dict()) == point
+
+
 @given(block=blocks(), data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_any_vector_decodes_to_a_canonical_point(

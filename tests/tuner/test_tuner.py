@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autopeft.configuration import Configuration
 from autopeft.errors import AutopeftError, InterruptedStudyError, TrialError
+from autopeft.searchers.base import Proposal
 from autopeft.study.records import Origin, StudyState, TrialState
 
 Lanes = Sequence[tuple[int, Configuration]]
@@ -157,6 +159,26 @@ def test_enqueued_configurations_come_after_the_baselines(make_desk: Make) -> No
     assert trials[3].configuration == wanted
     assert trials[3].origin is Origin.ENQUEUED
     assert len(trials) == 15
+
+
+def test_what_earlier_studies_found_comes_after_what_was_enqueued(make_desk: Make) -> None:
+    desk = make_desk()
+    rng = np.random.default_rng(5)
+    wanted, *known = (desk.problem.build(desk.space.sample(rng)) for _ in range(6))
+    why = {"reason": "known", "source": "study old"}
+    desk.changes["enqueued"] = [wanted]
+    desk.changes["warm_start"] = [Proposal(each, Origin.WARM_START, why) for each in known]
+    desk.create()
+    trials = finish(desk)
+    assert [trial.configuration for trial in trials[3:9]] == [wanted, *known]
+    assert [trial.origin for trial in trials[3:10]] == [
+        Origin.ENQUEUED,
+        *[Origin.WARM_START] * 5,
+        Origin.SEARCHER,
+    ]
+    assert all(trial.details == why for trial in trials[4:9])
+    assert len(trials) == 15
+    assert len({trial.hash for trial in trials}) == 15
 
 
 def test_a_small_space_ends_the_search_early(make_desk: Make) -> None:

@@ -45,6 +45,13 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
     devices: Annotated[
         str | None, typer.Option(metavar="NAME", help="Sets execution.devices.")
     ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STUDY[,STUDY...]",
+            help="Sets search.warm_start: try first what these stored studies found good.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="Sets any key; may be repeated."),
@@ -71,6 +78,7 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
         "study.seed": seed,
         "execution.executor": executor,
         "execution.devices": devices,
+        "search.warm_start": _names(warm_start),
     }
     overrides = (*_overrides(flags), *(settings or ()))
     request = _Request(study, name, overrides, _seconds(stop_after), Place(storage, output_dir))
@@ -112,7 +120,12 @@ class _Request:
         return command(*words, *self.place.flags)
 
 
-def _overrides(flags: Mapping[str, str | int | None]) -> list[str]:
+def _names(listed: str | None) -> list[str] | None:
+    """The names of a list with commas."""
+    return None if listed is None else [name.strip() for name in listed.split(",")]
+
+
+def _overrides(flags: Mapping[str, str | int | list[str] | None]) -> list[str]:
     """The flags that were given, as `key.path=value` texts; strings quoted, so that they stay."""
     return [f"{key}={json.dumps(given)}" for key, given in flags.items() if given is not None]
 
