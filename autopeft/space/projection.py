@@ -57,12 +57,12 @@ def _method(method: BoundMethod, groups: Groups) -> dict[str, Scalar]:
     for setting in method.settings:
         if dimension := setting.dimension:
             value = _wanted(setting, leading, method.schema.size)
-            is_size = setting is method.size
             if value is None:
                 raw[dimension.name] = dimension.decode(0.5)
+            elif setting is method.size:
+                raw[dimension.name] = dimension.nearest(float(value))
             else:
-                closest = dimension.nearest if is_size else dimension.closest
-                raw[dimension.name] = closest(float(value) if is_size else value)
+                raw[dimension.name] = dimension.closest(value)
     chosen = {site for entry in groups for site in entry.get("sites", ())}
     raw |= method.sites.write(tuple(site for site in method.sites.sites if site in chosen))
     if method.layers:
