@@ -89,7 +89,7 @@ class Searcher(Protocol):
     """
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        """Learn; a trial told again at a higher rung replaces its lower rung's objectives."""
+        """Learn; a trial is told once for each rung that it reached, in any order."""
 
     def ask(self, q: int, *, pending: Sequence[Configuration] = ()) -> list[Proposal]:
         """At most `q` proposals; `pending` are configurations proposed and not yet told."""

@@ -110,7 +110,9 @@ class Emulator:
             return mean
         near = np.argsort(np.abs(self.table.levels - mean[-1]), kind="stable")[:NEAREST]
         rng = np.random.default_rng([seed, zlib.crc32(configuration.hash.encode())])
-        drawn = self.table.deviations[rng.choice(near), rng.integers(self.table.deviations.shape[1])]
+        drawn = self.table.deviations[
+            rng.choice(near), rng.integers(self.table.deviations.shape[1])
+        ]
         n = self._problem.n_validation
         return np.clip(np.round((mean + drawn) * n) / n, 0.0, 1.0)
 
