@@ -27,6 +27,8 @@ class Problem:
         n_validation: Validation examples (the binomial noise floor of an accuracy).
         seed: The study's seed.
         initial: How many space-filling trials start the search.
+        trunk_flops: A configuration -> those of `flops` that a pack shares: the frozen layers
+            below its branch point.
     """
 
     space: BoundSpace
@@ -40,6 +42,7 @@ class Problem:
     n_validation: int
     seed: int
     initial: int
+    trunk_flops: Callable[[Configuration], float] = lambda configuration: 0.0
 
 
 @dataclass(frozen=True)

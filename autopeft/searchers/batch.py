@@ -5,14 +5,14 @@ neighbours are scored and join the pool. The best candidate found is chosen, cou
 then on, and the next proposal is sought.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from autopeft.configuration import Configuration
 from autopeft.searchers.acquisition import Acquisition
 from autopeft.searchers.candidates import Candidate, Candidates
+from autopeft.searchers.cost import PackCost
 
 CLIMBERS = 6
 """Best candidates whose neighbours are scored in each round of the local search."""
@@ -35,7 +35,7 @@ class Choice:
     Attributes:
         candidate: What was chosen.
         gain: The expected gain in hypervolume.
-        cost: What it costs to train, relative to a mean trial.
+        cost: What it costs to train alone, relative to a mean trial.
     """
 
     candidate: Candidate
@@ -62,7 +62,7 @@ class Batch:
     def __init__(
         self,
         acquisition: Acquisition,
-        cost: Callable[[Configuration], float],
+        cost: PackCost,
         candidates: Candidates,
         rng: np.random.Generator,
         seen: frozenset[str],
@@ -80,10 +80,13 @@ class Batch:
         while scored and len(chosen) < n:
             self._climb(scored)
             best = scored.pop(0)
-            chosen.append(Choice(best.candidate, best.gain, best.cost))
+            chosen.append(
+                Choice(best.candidate, best.gain, self._cost.alone(best.candidate.configuration))
+            )
             self._seen |= {best.candidate.hash}
             if len(chosen) < n:
                 self._acquisition.choose(best.candidate.configuration)
+                self._cost.choose(best.candidate.configuration)
                 scored = self._scored([each.candidate for each in scored[:KEPT]])
         return chosen
 

@@ -58,8 +58,8 @@ class Prior:
     fine: float = 0.7
     spread: float = 0.75
     weights: tuple[float, float] = (0.7, 0.5)
-    shared: float = 0.8
-    own: float = 0.35
+    shared: float = 0.6
+    own: float = 0.5
     noise: float = 0.02
 
 
@@ -95,8 +95,7 @@ class Layout:
         spreads = [
             np.full(self.n_coarse + self.n_inputs, prior.spread),
             np.full(2, 0.7),
-            np.full(lower, 0.4),
-            np.full(lower, 0.7),
+            np.full(2 * lower, 1.0),
             np.full(self.n_rungs, 1.0),
         ]
         return np.concatenate(means), np.concatenate(spreads)

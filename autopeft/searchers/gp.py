@@ -16,6 +16,7 @@ from autopeft.searchers.acquisition import Acquisition
 from autopeft.searchers.base import Observation, Problem, Proposal
 from autopeft.searchers.batch import Batch, Choice
 from autopeft.searchers.candidates import Candidate, Candidates
+from autopeft.searchers.cost import PackCost
 from autopeft.searchers.encoding import Encoding
 from autopeft.searchers.features import Features
 from autopeft.searchers.gaussian_process import Prior
@@ -104,11 +105,7 @@ class GPSearcher:
         encoding = Encoding.of(self._problem, self._features, every)
         acquisition = self._acquisition(encoding, measurements, waiting, int(rng.integers(2**31)))
         mean = float(np.mean([self._problem.flops(m.configuration) for m in measurements]))
-
-        def cost(configuration: Configuration) -> float:
-            return self._problem.flops(configuration) / mean
-
-        batch = Batch(acquisition, cost, self._candidates, rng, seen)
+        batch = Batch(acquisition, PackCost(self._problem, mean), self._candidates, rng, seen)
         choices = batch.choose(pool, wanted)
         chosen = [choice.candidate.configuration for choice in choices]
         predicted = zip(*acquisition.predict(chosen), strict=True)

@@ -20,6 +20,9 @@ TRIALS = 200
 
 FULL = (1.0,)
 
+OURS = "autopeft"
+"""The contender that the others are compared with."""
+
 
 @dataclass(frozen=True)
 class Contender:

@@ -72,6 +72,11 @@ def test_the_encoding_scales_and_drops_constants(make_problem) -> None:
     assert not set(fine) & SINGLE
     assert encoding.known == (1,)
     assert encoding.costs(every) == pytest.approx(
-        np.array([[utility(problem.frame[1], params(each))] for each in every])
+        np.array(
+            [
+                [utility(problem.frame[1], problem.known(each)["trainable_params"])]
+                for each in every
+            ]
+        )
     )
     assert encoding.rows([]).shape == (0, F.shape[1])
