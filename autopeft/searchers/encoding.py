@@ -22,7 +22,9 @@ from autopeft.searchers.front import utility
 
 Matrix = NDArray[np.float64]
 
-SINGLE = frozenset({"params", "reach", "layers", "learning rate", "weight decay", "warm-up"})
+SINGLE = frozenset(
+    {"params", "reach", "layers", "learning rate", "movement", "weight decay", "warm-up"}
+)
 """Features that are a group each."""
 
 FAMILIES = frozenset({"layer", "role", "method"})
