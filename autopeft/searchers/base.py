@@ -29,6 +29,8 @@ class Problem:
         initial: How many trials start the search, space-filling ones and those of the portfolio.
         portfolio: Whether `gp` may begin with what publications found good
             (`autopeft.searchers.portfolio`); no other searcher does.
+        trunk_flops: A configuration -> those of `flops` that a pack shares: the frozen layers
+            below its branch point.
     """
 
     space: BoundSpace
@@ -43,6 +45,7 @@ class Problem:
     seed: int
     initial: int
     portfolio: bool = False
+    trunk_flops: Callable[[Configuration], float] = lambda configuration: 0.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Searcher(Protocol):
     """
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        """Learn; a trial told again at a higher rung replaces its lower rung's objectives."""
+        """Learn; a trial is told once for each rung that it reached, in any order."""
 
     def ask(self, q: int, *, pending: Sequence[Configuration] = ()) -> list[Proposal]:
         """At most `q` proposals; `pending` are configurations proposed and not yet told."""
