@@ -1,6 +1,5 @@
 """Points, encoding, counts and neighbourhoods, on spaces that Hypothesis makes up."""
 
-import itertools
 import math
 import pickle
 import subprocess
@@ -28,6 +27,8 @@ from autopeft.space.schema import MethodSchema, Scalar, Shape
 from autopeft.space.space import BoundSpace, Point
 
 Bind = Callable[..., BoundSpace]
+
+
 @given(block=blocks())
 @example(block=SHARED_WITHOUT_SWITCH)
 @settings(max_examples=30, deadline=None)
