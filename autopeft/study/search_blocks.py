@@ -94,8 +94,12 @@ class SearchBlock(Block):
     """How the space is searched."""
 
     searcher: Annotated[
-        Literal["random", "evolution", "gp"], read_with(one_of("random", "evolution", "gp"))
-    ] = Field(default="gp", description="random, evolution, gp (Bayesian)")
+        Literal["random", "evolution", "gp", "tpe", "nsga2", "nsga3", "gpsampler"],
+        read_with(one_of("random", "evolution", "gp", "tpe", "nsga2", "nsga3", "gpsampler")),
+    ] = Field(
+        default="gp",
+        description="random, evolution, gp (Bayesian); Optuna's tpe, nsga2, nsga3, gpsampler",
+    )
     initial: Annotated[int, read_with(whole(1))] = Field(
         default=16, description="space-filling trials before the searcher proposes"
     )

@@ -18,12 +18,14 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
+from typer.testing import CliRunner
 
 import storage as storage_package
 from autopeft.api import problem as problems
 from autopeft.api.study import Study
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.skeleton import config_anatomy
+from autopeft.cli.main import app
 from autopeft.configuration import Configuration
 from autopeft.errors import ExportError, StorageError
 from autopeft.searchers.baselines import baselines
@@ -349,6 +351,26 @@ def test_small_studies(
 ) -> None:
     stored(trials[:n_trials]).export_study(url)
     assert len(optuna.load_study(study_name="mine", storage=read(url)).get_trials()) == n_trials
+
+
+def test_the_command_line_says_what_it_wrote(
+    stored: Callable[..., Study], trials: list[Trial], tmp_path: Path, read: Read
+) -> None:
+    stored(trials)
+    place, log = f"sqlite:///{tmp_path}/optuna.db", str(tmp_path / "optuna.log")
+    words = ["export", "--format", "optuna", "--storage", f"sqlite:///{tmp_path}/autopeft.db"]
+    told = CliRunner().invoke(app, [*words, "-o", place])
+    assert told.exit_code == 0
+    assert told.stdout == ""
+    assert f"wrote study mine with its 9 trials to {place}" in told.stderr
+    assert f"optuna-dashboard {place}" in told.stderr
+    plain = json.loads(CliRunner().invoke(app, [*words, "-o", log, "--json"]).stdout)
+    assert (plain["trial"], plain["format"], plain["output"]) == (None, "optuna", log)
+    assert plain["trials"]["COMPLETE"] == 4
+    again = CliRunner().invoke(app, [*words, "-o", place, "--json"])
+    assert again.exit_code == 2
+    assert json.loads(again.stdout)["errors"][0]["where"] == "-o"
+    assert optuna.get_all_study_names(read(place)) == ["mine"]
 
 
 # -- what is refused ------------------------------------------------------------------------------
