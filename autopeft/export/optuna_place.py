@@ -53,12 +53,13 @@ def opened(url: str) -> Iterator[BaseStorage]:
 
 
 def _storage(url: str) -> BaseStorage:
-    if "://" not in url:
-        return JournalStorage(JournalFileBackend(str(_journal(Path(url)))))
-    if url.startswith("sqlite"):
+    is_url = "://" in url
+    if is_url and url.startswith("sqlite"):
         _check_sqlite(url)
+    elif not is_url:
+        _check_journal(Path(url))
     try:
-        return RDBStorage(url)
+        return RDBStorage(url) if is_url else JournalStorage(JournalFileBackend(url))
     except Exception as error:  # drivers raise what they like; a missing one is an ImportError
         raise _unusable(url, error) from None  # the cause may quote the URL with its password
 
@@ -76,15 +77,14 @@ def _without_secrets(text: str, url: str) -> str:
     return text
 
 
-def _journal(path: Path) -> Path:
-    """The path of a new journal file, or of one of Optuna's."""
+def _check_journal(path: Path) -> None:
+    """Refuse what looks like a database, and a file that is no journal."""
     if path.suffix in (".db", ".sqlite", ".sqlite3"):
         hint = f"write sqlite:///{path} for a database"
         raise ExportError(Fault("-o", "", str(path), ALLOWED, hint))
     _make_folder(path)
     if path.exists() and path.stat().st_size and not _is_journal(path):
         raise _foreign(str(path), "a file that is no journal of Optuna's")
-    return path
 
 
 def _make_folder(path: Path) -> None:
@@ -108,7 +108,7 @@ def _check_sqlite(url: str) -> None:
     """Refuse what would not last, and a file that another program keeps its data in."""
     match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", url)
     if match is None or match[1] == ":memory:":
-        raise ExportError(Fault("-o", "", url, ALLOWED, "name a file"))
+        raise ExportError(Fault("-o", "", shown(url), ALLOWED, "name a file"))
     path = Path(match[1])
     _make_folder(path)
     if not path.exists():
@@ -118,9 +118,9 @@ def _check_sqlite(url: str) -> None:
             rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             tables = {name for (name,) in rows}
     except sqlite3.DatabaseError as error:
-        raise _foreign(url, str(error)) from error
+        raise _foreign(shown(url), str(error)) from error
     if tables and "version_info" not in tables:  # the table that Optuna alone has
-        raise _foreign(url, "a database of another program")
+        raise _foreign(shown(url), "a database of another program")
 
 
 def _foreign(given: str, what: str) -> ExportError:

@@ -32,6 +32,7 @@ from optuna.distributions import (
 )
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
@@ -100,9 +101,10 @@ def write_optuna_study(contents: StudyContents, url: str) -> dict[str, int]:
 
 
 def _new_study(record: StudyRecord, storage: BaseStorage, url: str) -> optuna.Study:
-    goals = ["maximize" if frame.goal == "max" else "minimize" for frame in record.frame]
+    goals = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+    directions = [goals[frame.goal] for frame in record.frame]
     try:
-        study = optuna.create_study(study_name=record.name, storage=storage, directions=goals)
+        study = optuna.create_study(study_name=record.name, storage=storage, directions=directions)
     except DuplicatedStudyError:
         raise ExportError(
             Fault(

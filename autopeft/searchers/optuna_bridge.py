@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import optuna
@@ -33,6 +34,7 @@ from optuna.samplers import (
     NSGAIISampler,
     TPESampler,
 )
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from autopeft.configuration import Configuration
@@ -141,7 +143,7 @@ class OptunaSearcher:
         last: Candidate | None = None
         for _ in range(self._recipe.attempts):
             trial = study.ask()
-            point, _ = self._problem.space.dialogue(lambda each, of=trial: suggested(of, each))
+            point, _ = self._problem.space.dialogue(partial(suggested, trial))
             candidate = self._candidates.of(point)
             if self._may_be_proposed(candidate, seen):
                 return self._proposal(study, candidate.configuration)
@@ -184,7 +186,7 @@ class OptunaSearcher:
 
     def _study(self, sampler: BaseSampler, pending: Sequence[Configuration]) -> optuna.Study:
         """A study in memory that holds all that was told and is pending."""
-        directions = ["maximize"] * len(self._problem.frame)
+        directions = [StudyDirection.MAXIMIZE] * len(self._problem.frame)
         study = optuna.create_study(sampler=sampler, directions=directions)
         told = [(trial, self._parameters(trial.configuration)) for trial in self._history.trials()]
         inside = [(trial, parameters) for trial, parameters in told if parameters]
@@ -192,8 +194,8 @@ class OptunaSearcher:
             study.add_trial(parameters.told(self._utilities(trial), self._marks(index)))
         self._choose_parents(study, len(inside))
         for configuration in self._history.pending(pending).values():
-            if parameters := self._parameters(configuration):
-                study.add_trial(parameters.running())
+            if waiting := self._parameters(configuration):
+                study.add_trial(waiting.running())
         return study
 
     def _parameters(self, configuration: Configuration) -> Parameters | None:

@@ -29,7 +29,7 @@ def suggested(trial: Trial, dimension: Dimension) -> Scalar:
         return trial.suggest_int(name, int(values[0]), int(values[-1]), log=dimension.log)
     if dimension.kind == "ordered":
         return values[trial.suggest_int(name, 0, len(values) - 1)]
-    return trial.suggest_categorical(name, list(values))
+    return values[values.index(trial.suggest_categorical(name, list(values)))]
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:

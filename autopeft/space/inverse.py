@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from autopeft.errors import SpaceError
+from autopeft.space.dimension import Dimension
 from autopeft.space.layout import Layout
 from autopeft.space.method import BoundMethod, Setting, SiteChoice
 from autopeft.space.placement import Layers, Placement
@@ -105,14 +106,17 @@ def _settings(
 
 def _source_value(setting: Setting, value: Scalar, factor: float) -> Scalar:
     """The legal value of a setting's source that times `factor` is `value`."""
-    dimension = setting.dimension
-    if dimension and dimension.continuous:
+    source = setting.source
+    if isinstance(source, Dimension) and source.continuous:
         return float(value) / factor
-    legal = dimension.values if dimension else (setting.source,)
+    legal = source.values if isinstance(source, Dimension) else (source,)
     for each in legal:
-        if not isinstance(each, str) and not isinstance(value, str):
-            if math.isclose(float(each) * factor, float(value), rel_tol=_TOLERANCE):
-                return each
-        elif each == value:
+        if _same(each, value, factor):
             return each
     raise _OutsideError
+
+
+def _same(each: Scalar, value: Scalar, factor: float) -> bool:
+    if isinstance(each, str) or isinstance(value, str):
+        return each == value
+    return math.isclose(each * factor, value, rel_tol=_TOLERANCE)

@@ -96,10 +96,7 @@ class SearchBlock(Block):
     searcher: Annotated[
         Literal["random", "evolution", "gp", "tpe", "nsga2", "nsga3", "gpsampler"],
         read_with(one_of("random", "evolution", "gp", "tpe", "nsga2", "nsga3", "gpsampler")),
-    ] = Field(
-        default="gp",
-        description="random, evolution, gp (Bayesian); Optuna's tpe, nsga2, nsga3, gpsampler",
-    )
+    ] = Field(default="gp", description="gp, evolution, random, tpe, nsga2, nsga3, gpsampler")
     initial: Annotated[int, read_with(whole(1))] = Field(
         default=16, description="space-filling trials before the searcher proposes"
     )

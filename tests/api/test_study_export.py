@@ -265,9 +265,9 @@ def test_states_values_and_curves(
     for number in (0, 1, 2, 3, 4):
         assert exported[number].values == [trials[number][2], ours[number].trainable_params]
     assert all(exported[number].values is None for number in (5, 6, 7, 8))
-    assert exported[1].intermediate_values == {6: 0.07, 19: pytest.approx(0.231), 60: 0.7}
+    assert exported[1].intermediate_values == pytest.approx({6: 0.07, 19: 0.231, 60: 0.7})
     assert exported[4].intermediate_values == {}
-    assert exported[4].user_attrs["curve"] == {"6": 0.05, "19": 0.165}
+    assert exported[4].user_attrs["curve"] == pytest.approx({"6": 0.05, "19": 0.165})
     assert (exported[4].user_attrs["rung"], exported[4].user_attrs["state"]) == (0.33, "stopped")
     assert exported[5].user_attrs["cause"] == "diverged"
     assert exported[5].user_attrs["message"] == "the loss is nan"
@@ -339,7 +339,7 @@ def test_one_objective_keeps_pruned_curves(
     found = optuna.load_study(study_name="mine", storage=read(url), sampler=sampler)
     pruned = found.get_trials()[4]
     assert (pruned.state, pruned.value) == (OptunaState.PRUNED, 0.5)
-    assert pruned.intermediate_values == {6: 0.05, 19: 0.165}
+    assert pruned.intermediate_values == pytest.approx({6: 0.05, 19: 0.165})
     assert "curve" not in pruned.user_attrs
     trial = found.ask()
     trial.suggest_categorical("lora.rank", RANKS)
