@@ -6,7 +6,7 @@ import types
 
 import autopeft
 
-HEAVY = "{'torch', 'transformers', 'datasets', 'botorch', 'sqlalchemy', 'streamlit'}"
+HEAVY = "{'torch', 'transformers', 'datasets', 'botorch', 'sqlalchemy', 'streamlit', 'optuna'}"
 
 
 def _loaded(statement: str) -> str:

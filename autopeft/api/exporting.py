@@ -69,7 +69,8 @@ def export_trial(
         ExportError: An unknown format, or one that cannot carry the configuration.
     """
     if format not in FORMATS:
-        raise ExportError(Fault("--format", "", format, ", ".join(FORMATS)))
+        hint = "optuna holds a whole study: Study.export_study" if format == "optuna" else ""
+        raise ExportError(Fault("--format", "", format, ", ".join(FORMATS), hint))
     if format == "peft":
         return _peft(record, trial, output)
     text = write_configuration(configuration_file(record, trial, how=how))

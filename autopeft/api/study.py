@@ -136,6 +136,26 @@ class Study:
         how = f"trial {trial}" if trial is not None else pick
         return export_trial(self.record, chosen, how=how, format=format, output=output)
 
+    def export_study(self, output: str, *, format: str = "optuna") -> dict[str, Any]:  # noqa: A002
+        """The whole study in a format that other tools read, as it is now.
+
+        Args:
+            output: The URL of a database of Optuna's, or the path of a journal file; made where
+                it is missing. Relative paths start at the working directory.
+            format: `optuna`.
+
+        Returns:
+            `{"study", "output", "trials": {state of Optuna's: n}}`; without passwords.
+
+        Raises:
+            ExportError: There is a study of that name, the place is another program's, or the
+                space can no longer be read as it was.
+            StorageError: The place cannot be reached.
+        """
+        from autopeft.api.study_export import export_study
+
+        return export_study(self, output, format=format)
+
 
 def bounds(record: StudyRecord) -> list[Bound]:
     """Caps and floors of a study's objectives and constraints."""

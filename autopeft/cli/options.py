@@ -27,10 +27,11 @@ class TableFormat(StrEnum):
 
 
 class ExportFormat(StrEnum):
-    """What a configuration is exported as."""
+    """What a configuration, or for optuna the whole study, is exported as."""
 
     YAML = "yaml"
     PEFT = "peft"
+    OPTUNA = "optuna"
 
 
 StudyArgument = Annotated[

@@ -80,12 +80,19 @@ class Bound:
 
     def keeps(self, trial: TrialRecord) -> bool:
         """Whether the trial keeps the bound; one that was not measured breaks none."""
+        return self.excess(trial) <= 0.0
+
+    def excess(self, trial: TrialRecord) -> float:
+        """How far the trial is beyond the bound, in the metric's unit; at most 0 if it keeps it.
+
+        One that was not measured is taken to be at the bound.
+        """
         value = _value(trial, self.metric)
         if value is None:
-            return True
-        return (self.cap is None or value <= self.cap) and (
-            self.floor is None or value >= self.floor
-        )
+            return 0.0
+        over = -math.inf if self.cap is None else value - self.cap
+        under = -math.inf if self.floor is None else self.floor - value
+        return max(over, under)
 
 
 def front(

@@ -25,10 +25,20 @@ def _gp(problem: Problem) -> Searcher:
     return GPSearcher(problem)
 
 
+def _optuna(name: str) -> Callable[[Problem], Searcher]:
+    def make(problem: Problem) -> Searcher:
+        from autopeft.searchers.optuna_bridge import OptunaSearcher  # imports Optuna
+
+        return OptunaSearcher(problem, name)
+
+    return make
+
+
 SEARCHERS: Mapping[str, Callable[[Problem], Searcher]] = {
     "evolution": _evolution,
     "gp": _gp,
     "random": _random,
+    **{name: _optuna(name) for name in ("gpsampler", "nsga2", "nsga3", "tpe")},
 }
 """Every searcher; each is imported when it is made, as some take seconds to import."""
 

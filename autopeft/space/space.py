@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.errors import SpaceError
-from autopeft.space import counting, neighbours, projection, sampling
+from autopeft.space import counting, dialogue, inverse, neighbours, projection, sampling
 from autopeft.space.binding import MethodSpace, bind
 from autopeft.space.dimension import Dimension, Point
 from autopeft.space.layout import Layout
@@ -136,6 +136,26 @@ class BoundSpace:
     def smallest(self) -> list[Point]:
         """Candidates for the fewest parameters: each method alone, smallest, at each place."""
         return list(sampling.smallest(self.layout))
+
+    def dialogue(self, choose: dialogue.Choose) -> tuple[Point, dict[str, Scalar]]:
+        """The point that answers give, one dimension after another, and the answers.
+
+        Only what means something given the answers so far is asked for; the point may lack a
+        method, and is then not valid. See `autopeft.space.dialogue`.
+        """
+        return dialogue.dialogue(self.layout, choose)
+
+    def answers(self, point: Point) -> dict[str, Scalar]:
+        """What a dialogue asks on the way to a point, with the answers."""
+        return dialogue.answers(self.layout, point)
+
+    def point_of(self, plain: Mapping[str, Any]) -> Point | None:
+        """The point of a configuration's plain form: the inverse of `assignment`.
+
+        None where the configuration does not lie in the space. Training values that the space
+        does not set are not looked at.
+        """
+        return inverse.point_of(self.layout, plain)
 
     # -- encoding -----------------------------------------------------------------------------
 

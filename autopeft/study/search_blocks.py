@@ -98,8 +98,9 @@ class SearchBlock(Block):
     """How the space is searched."""
 
     searcher: Annotated[
-        Literal["random", "evolution", "gp"], read_with(one_of("random", "evolution", "gp"))
-    ] = Field(default="gp", description="random, evolution, gp (Bayesian)")
+        Literal["random", "evolution", "gp", "tpe", "nsga2", "nsga3", "gpsampler"],
+        read_with(one_of("random", "evolution", "gp", "tpe", "nsga2", "nsga3", "gpsampler")),
+    ] = Field(default="gp", description="gp, evolution, random, tpe, nsga2, nsga3, gpsampler")
     initial: Annotated[int, read_with(whole(1))] = Field(
         default=16, description="trials of the start, before the searcher proposes"
     )

@@ -57,6 +57,23 @@ def test_export_refuses_two_choices_at_once(run: Run, stored: Path) -> None:
     assert run("export", "--trial", "1", "--pick", "best").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ([], ["-o"]),
+        (["--trial", "1"], ["--trial", "-o"]),
+        (["--pick", "best", "-o", "sqlite:///optuna.db"], ["--pick"]),
+    ],
+)
+def test_export_of_a_study_is_of_all_of_it(
+    run: Run, stored: Path, words: list[str], flags: list[str]
+) -> None:
+    result = run("export", "--format", "optuna", *words, "--json")
+    assert result.exit_code == 2
+    assert [each["where"] for each in json.loads(result.stdout)["errors"]] == flags
+    assert not (stored / "optuna.db").exists()
+
+
 def test_a_place_that_cannot_be_written_is_a_fault(run: Run, stored: Path) -> None:
     (stored / "file").write_text("")
     for words in (["export", "-o", "file/x.yaml"], ["front", "--save", "file/x.csv"]):

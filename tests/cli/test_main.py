@@ -39,7 +39,7 @@ COMMANDS = [
 
 HEAVY = (
     "torch", "transformers", "datasets", "botorch", "sklearn", "streamlit", "sqlalchemy",
-    "alembic", "plotly", "plotext", "pandas", "peft",
+    "alembic", "plotly", "plotext", "pandas", "peft", "optuna",
 )  # fmt: skip
 
 HELP_OF_ALL = f"""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import grid_points
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.searchers import batch, gp, surrogate
 from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
 from autopeft.searchers.registry import SEARCHERS, make_searcher
+from autopeft.space.dimension import Dimension
 from autopeft.study.records import ObjectiveFrame, Origin
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -69,6 +71,26 @@ class GridSpace:
             if value != point[name]
         ]
         return [every[index] for index in rng.permutation(len(every))[:n]]
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        return grid_points.dimensions(self.choices)
+
+    def dialogue(self, choose: Callable[[Dimension], Any]) -> tuple[dict[str, Any], ...]:
+        return grid_points.dialogue(self.choices, choose)
+
+    def answers(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        return grid_points.answers(self.choices, point)
+
+    def point_of(self, plain: Mapping[str, Any]) -> dict[str, Any] | None:
+        [group] = plain["lora"]
+        point = {
+            "rank": group["rank"],
+            **{role: role in group["sites"] for role in ("query", "down")},
+            **{f"layer {layer}": layer in group["layers"] for layer in range(4)},
+            "learning_rate": plain["training"]["learning_rate"],
+        }
+        return grid_points.legal(self.choices, point)
 
 
 def build(point: Mapping[str, Any]) -> Configuration:

@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import grid_points
 import numpy as np
 import pytest
+from bound_problems import bound_problem
 
 import autopeft.searchers.bo  # noqa: F401 - first, as it quiets the imports of BoTorch and gpytorch
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration, Group
 from autopeft.searchers.base import Observation, Problem
+from autopeft.space.dimension import Dimension
 from autopeft.study.records import ObjectiveFrame, Origin, TrialRecord, TrialState
 
 ROLES = ("query", "value", "up", "down")
@@ -37,8 +40,26 @@ class FakeSpace:
         }
 
     @property
-    def dimensions(self) -> tuple[str, ...]:
-        return tuple(self.values)
+    def dimensions(self) -> tuple[Dimension, ...]:
+        return grid_points.dimensions(self.values)
+
+    def dialogue(self, choose: Callable[[Dimension], Any]) -> tuple[dict[str, Any], ...]:
+        return grid_points.dialogue(self.values, choose)
+
+    def answers(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        return grid_points.answers(self.values, point)
+
+    def point_of(self, plain: Mapping[str, Any]) -> dict[str, Any] | None:
+        point = {name: values[0] for name, values in self.values.items()}
+        for group in plain.get("lora", ()):
+            point |= {"lora.rank": group["rank"]}
+            point |= {f"lora.sites.{site}": True for site in group["sites"]}
+            point |= {f"layers.{layer}": True for layer in group["layers"]}
+        for group in plain.get("prefix", ()):
+            point |= {"prefix.length": group["length"]}
+            point |= {f"layers.{layer}": True for layer in group["layers"]}
+        point["learning_rate"] = plain["training"]["learning_rate"]
+        return grid_points.legal(self.values, point)
 
     def contains(self, point: Mapping[str, Any]) -> bool:
         return all(point[name] in values for name, values in self.values.items())
@@ -59,7 +80,7 @@ class FakeSpace:
     ) -> list[dict[str, Any]]:
         near = []
         for _ in range(n):
-            name = self.dimensions[int(rng.integers(len(self.values)))]
+            name = list(self.values)[int(rng.integers(len(self.values)))]
             others = [value for value in self.values[name] if value != point[name]]
             if others:
                 near.append({**point, name: others[int(rng.integers(len(others)))]})
@@ -163,6 +184,12 @@ def make_problem() -> Callable[..., Problem]:
         return Problem(**(fields | changes))
 
     return make
+
+
+@pytest.fixture
+def make_bound_problem() -> Callable[..., Problem]:
+    """On a space that comes with autopeft, by name."""
+    return bound_problem
 
 
 @pytest.fixture

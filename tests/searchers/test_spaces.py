@@ -2,64 +2,15 @@
 
 import numpy as np
 import pytest
+from bound_problems import bound_problem as problem
 
-from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration
-from autopeft.methods import registry
-from autopeft.methods.counting import site_params, trainable_params
 from autopeft.searchers.base import Observation, Problem
 from autopeft.searchers.candidates import Candidates
 from autopeft.searchers.features import Features
 from autopeft.searchers.initial import InitialDesign
 from autopeft.searchers.locate import Locator
-from autopeft.searchers.registry import make_searcher
-from autopeft.space.library import load_space
-from autopeft.study.records import ObjectiveFrame
-
-HIDDEN, INNER, LAYERS = 384, 1536, 6
-WIDTHS = {
-    "query": (HIDDEN, HIDDEN),
-    "key": (HIDDEN, HIDDEN),
-    "value": (HIDDEN, HIDDEN),
-    "output": (HIDDEN, HIDDEN),
-    "up": (HIDDEN, INNER),
-    "down": (INNER, HIDDEN),
-}
-
-
-def anatomy() -> Anatomy:
-    layers = tuple(
-        Layer(i, f"{i}", {r: Site(i, r, f"{i}.{r}", *w) for r, w in WIDTHS.items()}, f"{i}.self")
-        for i in range(LAYERS)
-    )
-    return Anatomy("bert", layers, HIDDEN, INNER, 12, 12, 32, 22_700_000)
-
-
-def problem(name: str, **changes) -> Problem:
-    body = anatomy()
-    schemas = registry.schemas()
-    space = load_space(name, schemas=schemas).bind(body.shape(frozenset(schemas)))
-    params = ObjectiveFrame("trainable_params", "min", "log10", worst=2e6, best=768)
-
-    def build(point) -> Configuration:
-        plain = space.assignment(point)
-        defaults = {"learning_rate": 2e-4, "weight_decay": 0.0, "warmup_ratio": 0.06}
-        return Configuration.from_dict({**plain, "training": defaults | plain["training"]})
-
-    fields = {
-        "space": space,
-        "anatomy": body,
-        "frame": (ObjectiveFrame("accuracy", "max", "linear", 0.2, 1.0), params),
-        "build": build,
-        "known": lambda c: {"trainable_params": float(trainable_params(c, body))},
-        "site_params": lambda c: site_params(c, body),
-        "feasible": lambda c: trainable_params(c, body) <= 2e6,
-        "flops": lambda c: float(trainable_params(c, body)),
-        "n_validation": 500,
-        "seed": 0,
-        "initial": 8,
-    }
-    return Problem(**(fields | changes))
+from autopeft.searchers.registry import SEARCHERS, make_searcher
 
 
 def observed(number: int, given: Problem, configuration: Configuration) -> Observation:
@@ -71,7 +22,7 @@ def observed(number: int, given: Problem, configuration: Configuration) -> Obser
 
 
 @pytest.mark.parametrize("name", ["autopeft", "lora", "mixed", "quick"])
-@pytest.mark.parametrize("searcher", ["random", "evolution", "gp"])
+@pytest.mark.parametrize("searcher", sorted(SEARCHERS))
 def test_every_space_can_be_searched(name: str, searcher: str) -> None:
     given = problem(name)
     chosen = make_searcher(searcher, given)

@@ -53,7 +53,7 @@ def test_baselines_first_then_the_budget_in_packs(make_desk: Make) -> None:
     assert 0 < snapshots[-1].hypervolume < 1
 
 
-@pytest.mark.parametrize("searcher", ["random", "evolution", "gp"])
+@pytest.mark.parametrize("searcher", ["random", "evolution", "gp", "tpe"])
 def test_a_kill_changes_nothing_but_the_time(make_desk: Make, searcher: str) -> None:
     calm = make_desk("calm", search={"searcher": searcher})
     calm.create()

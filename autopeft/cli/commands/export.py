@@ -1,4 +1,4 @@
-"""`autopeft export`: one configuration as a file that trains elsewhere."""
+"""`autopeft export`: one configuration as a file that trains elsewhere, or a whole study."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,39 +40,77 @@ def export(
         ),
     ] = ExportFormat.YAML,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "-o", "--output", metavar="PATH", help="File (yaml) or folder (peft); else stdout."
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="File (yaml) or folder (peft), else stdout; for optuna, a URL or a journal file.",
         ),
     ] = None,
     storage: StorageOption = None,
     output_dir: OutputDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a configuration as a file that trains elsewhere.
+    """Export a configuration as a file that trains elsewhere, or the whole study.
 
     Without --trial or --pick, the knee of the front is taken. A format that cannot carry the
-    configuration is refused.
+    configuration is refused. --format optuna writes every trial to a database or journal file
+    that optuna-dashboard opens, such as -o sqlite:///optuna.db.
     """
     from autopeft import api
 
-    if trial is not None and pick is not None:
-        raise InputError(Fault("--pick", "", "--trial as well", "one of --trial and --pick"))
+    _refuse_contradictions(trial, pick, form, output)
     loaded = api.load_study(study, storage=storage, output_dir=output_dir)
+    if form is ExportFormat.OPTUNA and output is not None:
+        _export_study(loaded, output, as_json)
+        return
     how = (pick or Pick.KNEE).value
     number, why = _choose(loaded, trial, how)
-    with writing(output or Path(), flag="-o"):
-        text = loaded.export(output, trial=trial, pick=how, format=form.value)
+    path = None if output is None else Path(output)
+    with writing(path or Path(), flag="-o"):
+        text = loaded.export(path, trial=trial, pick=how, format=form.value)
     if as_json:
-        written = None if output is None else str(output)
+        written = None if path is None else str(path)
         plain = {"trial": number, "why": why, "format": form.value, "output": written}
         print_json({**plain, "text": text})
         return
     say(why)
-    if output is None:
+    if path is None:
         typer.echo(text, nl=not text.endswith("\n"))
     else:
-        _tell_written(output, form)
+        _tell_written(path, form)
+
+
+def _refuse_contradictions(
+    trial: int | None, pick: Pick | None, form: ExportFormat, output: str | None
+) -> None:
+    faults = []
+    if trial is not None and pick is not None:
+        faults.append(Fault("--pick", "", "--trial as well", "one of --trial and --pick"))
+    if form is ExportFormat.OPTUNA:
+        chosen = {"--trial": trial is not None, "--pick": pick is not None}
+        faults += [
+            Fault(flag, "", "--format optuna as well", "every trial", f"leave {flag} out")
+            for flag, given in chosen.items()
+            if given
+        ]
+        if output is None:
+            allowed = "a URL such as sqlite:///optuna.db, or a journal file such as optuna.log"
+            faults.append(Fault("-o", "", "nothing", allowed))
+    if faults:
+        raise InputError(faults)
+
+
+def _export_study(study: "Study", output: str, as_json: bool) -> None:
+    written = study.export_study(output)
+    if as_json:
+        why = "every trial of the study"
+        print_json({"trial": None, "why": why, "format": "optuna", "text": None, **written})
+        return
+    count = sum(written["trials"].values())
+    say(f"wrote study {written['study']} with its {count} trials to {written['output']}")
+    say(f"  optuna-dashboard {written['output']}    # pip install optuna-dashboard; browse it")
 
 
 def _choose(study: "Study", trial: int | None, how: str) -> tuple[int, str]:
