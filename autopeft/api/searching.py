@@ -112,9 +112,10 @@ class _Sitting:
         if store is None or existing is None:
             prepared = self._prepare()
             calibration = prepared.calibrate(self._listener, self._stopper)
+            probes = prepared.probe_space(calibration, self._listener, self._stopper)
             store = store or open_store(self._storage, create=True)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
-                store.create_study(prepared.new_study(calibration))
+                store.create_study(prepared.new_study(calibration, probes))
             with self._lease(store) as token:
                 self._search(prepared, store, token)
         elif not self._is_finished(existing):
@@ -160,7 +161,7 @@ class _Sitting:
     def _is_finished(self, record: StudyRecord) -> bool:
         return (
             record.state is StudyState.FINISHED
-            and record.definition["budget"] == self._definition.to_plain()["budget"]
+            and _with_defaults(record)["budget"] == self._definition.to_plain()["budget"]
         )
 
     def _prepare(self) -> Preparation:

@@ -104,7 +104,8 @@ class GPSearcher:
         encoding = Encoding.of(self._problem, self._features, every, lowest)
         full = [m.configuration for m in measurements if m.rung >= 1.0 and not m.failed]
         with numerics(int(rng.integers(2**31))):
-            model = joint_model(fit_objectives(self._problem, encoding, measurements))
+            probes = self._history.probes()
+            model = joint_model(fit_objectives(self._problem, encoding, measurements, probes))
             acquisition = Acquisition(
                 model,
                 torch.from_numpy(encoding.rows(full)),

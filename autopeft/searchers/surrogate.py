@@ -35,7 +35,7 @@ from autopeft.searchers.bo import (
     fit_gpytorch_mll,
 )
 from autopeft.searchers.encoding import Encoding
-from autopeft.searchers.front import utility
+from autopeft.searchers.front import reach, utility
 from autopeft.study.records import ObjectiveFrame
 
 _log = logging.getLogger(__name__)
@@ -106,7 +106,10 @@ def noise_variance(frame: ObjectiveFrame, values: list[float], n_validation: int
 
 
 def fit_objectives(
-    problem: Problem, encoding: Encoding, measurements: Sequence[Observation]
+    problem: Problem,
+    encoding: Encoding,
+    measurements: Sequence[Observation],
+    probes: Sequence[Observation] = (),
 ) -> list[SingleTaskGP | int]:
     """A surrogate per objective, in the frame's order: a GP, or the column of a known utility.
 
@@ -115,32 +118,69 @@ def fit_objectives(
         encoding: Turns measurements into rows.
         measurements: At least one, those that matter most first. Failed ones count as utility 0
             at the full budget, as the trial will never be better.
+        probes: Every trial once, for costs that are measured; by default the measurements.
     """
-    rungs = [1.0 if each.failed else each.rung for each in measurements]
-    X = torch.from_numpy(encoding.rows([each.configuration for each in measurements], rungs))
     surrogates: list[SingleTaskGP | int] = []
     for index, frame in enumerate(problem.frame):
         if index in encoding.known:
             surrogates.append(encoding.n_inputs + encoding.known.index(index))
-            continue
-        values = [each.objectives.get(frame.name) for each in measurements]
-        sound = [
-            value
-            for value, each in zip(values, measurements, strict=True)
-            if value is not None and not each.failed
-        ]
-        y = [
-            0.0 if each.failed else utility(frame, value)
-            for value, each in zip(values, measurements, strict=True)
-        ]
-        noise = noise_variance(frame, sound, problem.n_validation)
-        target = torch.tensor(y, dtype=torch.float64)
-        surrogates.append(
-            fit_surrogate(
-                X, target, n_inputs=encoding.n_inputs, n_groups=encoding.n_groups, noise=noise
-            )
-        )
+        elif index == 0:
+            surrogates.append(_fit_quality(problem, encoding, measurements))
+        else:
+            surrogates.append(fit_cost(frame, encoding, probes or measurements))
     return surrogates
+
+
+def _fit_quality(
+    problem: Problem, encoding: Encoding, measurements: Sequence[Observation]
+) -> SingleTaskGP:
+    frame = problem.frame[0]
+    rungs = [1.0 if each.failed else each.rung for each in measurements]
+    X = torch.from_numpy(encoding.rows([each.configuration for each in measurements], rungs))
+    values = [each.objectives.get(frame.name) for each in measurements]
+    sound = [
+        value
+        for value, each in zip(values, measurements, strict=True)
+        if value is not None and not each.failed
+    ]
+    y = [
+        0.0 if each.failed else utility(frame, value)
+        for value, each in zip(values, measurements, strict=True)
+    ]
+    return fit_surrogate(
+        X,
+        torch.tensor(y, dtype=torch.float64),
+        n_inputs=encoding.n_inputs,
+        n_groups=encoding.n_groups,
+        noise=noise_variance(frame, sound, problem.n_validation),
+    )
+
+
+def fit_cost(
+    frame: ObjectiveFrame, encoding: Encoding, probes: Sequence[Observation]
+) -> SingleTaskGP:
+    """A surrogate of a measured cost's reach on its frame (see `front.reach`), so on log scale.
+
+    A probe measures at no rung, so all rows stand at the full budget, and a trial counts once,
+    however many rungs it reached, whether it failed or was trained at all. Where nothing was
+    measured, the cost is thought to be what it is in the middle of the frame.
+
+    Args:
+        frame: Of an objective or of a limit.
+        encoding: Turns trials into rows.
+        probes: At least one trial; those without a value are left out.
+    """
+    told = {each.number: each for each in probes if frame.name in each.objectives}
+    rows = list(told.values()) or list(probes[:1])
+    X = torch.from_numpy(encoding.rows([each.configuration for each in rows]))
+    y = [reach(frame, each.objectives[frame.name]) if told else 0.5 for each in rows]
+    return fit_surrogate(
+        X,
+        torch.tensor(y, dtype=torch.float64),
+        n_inputs=encoding.n_inputs,
+        n_groups=encoding.n_groups,
+        noise=0.0,
+    )
 
 
 def fit_surrogate(

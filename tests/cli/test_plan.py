@@ -32,10 +32,15 @@ PLAN: dict[str, Any] = {
     },
     "calibration": None,
     "hours": None,
+    "measured": {"latency_seconds": None},
 }  # fmt: skip
 PROBED = PLAN | {
     "calibration": {"samples_per_second": {"1": 100.4, "4": 160.2}, "bf16_speedup": 0.9},
     "hours": {"min": 0.5, "max": 1.25},
+    "measured": {
+        "latency_seconds": {"min": 0.0123, "max": 0.0456},
+        "peak_memory_bytes": {"min": 2**27, "max": 2**30},
+    },
 }
 
 
