@@ -172,9 +172,7 @@ class _Estimate:
             "memory": self._memory(calibration),
             "calibration": None if calibration is None else dict(calibration),
             "hours": None if calibration is None else self._hours(calibration, flops),
-            "measured": {
-                name: found.range_of(name) for name in self.definition.measured
-            },
+            "measured": {name: found.range_of(name) for name in self.definition.measured},
         }
 
     def _rungs(self) -> dict[float, int]:

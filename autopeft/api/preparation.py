@@ -417,7 +417,7 @@ class Preparation:
             Ledger(store, definition.study.name, token),
             problem=problem,
             searcher=make_searcher(definition.search.searcher, problem),
-            runner=InProcessRunner(trainer, probes and self._solo_probe(trainer)),
+            runner=InProcessRunner(trainer, None if probes is None else self._solo_probe(trainer)),
             settings=settings,
             listener=listener,
             stopper=stopper,

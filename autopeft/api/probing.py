@@ -81,7 +81,7 @@ class SpaceProbes:
         """What the user should know: a line for every metric, and one for a cap that is odd."""
         for name, (low, high) in self.ranges.items():
             yield f"{name} of one trial by itself: {low:.4g} to {high:.4g} ({self.machine})"
-        for entry in (*definition.objectives, *definition.constraints):
+        for entry in definition.bounded:
             cap, low = entry.cap, self.ranges.get(entry.metric, (0.0, 0.0))[0]
             if cap is not None and METRICS[entry.metric].kind == "measured" and cap < low:
                 yield (

@@ -204,9 +204,8 @@ def barred(configurations: Sequence[Configuration], problem: Problem) -> list[Fa
 
 def _caps(definition: StudyDefinition) -> dict[str, float]:
     """Caps of objectives and constraints; the stricter of two."""
-    capped: list[Objective | Constraint] = [*definition.objectives[1:], *definition.constraints]
     caps: dict[str, float] = {}
-    for entry in capped:
+    for entry in definition.bounded:
         if entry.cap is not None:
             caps[entry.metric] = min(float(entry.cap), caps.get(entry.metric, float("inf")))
     return caps

@@ -89,7 +89,7 @@ def added_peak(device: torch.device) -> Iterator[Callable[[], int]]:
         yield lambda: storages.peak
 
 
-class _LiveStorages(TorchDispatchMode):
+class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that operations make and that still live.
 
     Attributes:
@@ -97,7 +97,7 @@ class _LiveStorages(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._live: dict[int, int] = {}
         self._now = self.peak = 0
 

@@ -101,10 +101,10 @@ class SoloProbe:
         }
 
     def _peak_memory(self, configuration: Configuration) -> Mapping[str, Any]:
-        on_gpu = self.device.type == "cuda"
+        trainer = self._longest  # made outside: it stays from probe to probe
+        steps = WARM_STEPS if self.device.type == "cuda" else MEMORY_STEPS
         with added_peak(self.device) as bytes_added:
-            run = self._started(self._longest, configuration)
-            run.train(WARM_STEPS if on_gpu else MEMORY_STEPS)
+            self._started(trainer, configuration).train(steps)
             wait_for(self.device)
             added = bytes_added()
         return {"peak_memory_bytes": backbone_bytes(self._trainer.backbone) + added}

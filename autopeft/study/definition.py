@@ -123,9 +123,14 @@ class StudyDefinition(Block):
         return value
 
     @property
+    def bounded(self) -> list[Objective | Constraint]:
+        """Everything that may carry a cap: objectives, then constraints."""
+        return [*self.objectives, *self.constraints]
+
+    @property
     def measured(self) -> tuple[str, ...]:
         """Metrics of objectives and constraints that a probe has to measure."""
-        named = dict.fromkeys(each.metric for each in (*self.objectives, *self.constraints))
+        named = dict.fromkeys(each.metric for each in self.bounded)
         return tuple(name for name in named if METRICS[name].kind == "measured")
 
     def to_plain(self) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def test_what_this_release_cannot_do_is_refused(blocks: dict[str, Any], key: str
         ([{"metric": "accuracy"}, {"metric": "flops", "cap": "20GiB"}], "objectives.1.cap"),
         ([{"metric": "accuracy"}, {"metric": "latency_seconds", "floor": 1}],
          "objectives.1.floor"),
-        ([{"metric": "train_seconds"}, {"metric": "accuracy"}], "objectives.0.metric"),
+        ([{"metric": "train_seconds"}, {"metric": "flops"}], "objectives.0.metric"),
         ([{"metric": "accuracy"}], "objectives"),
         ([], "objectives"),
         ([{"metric": "acuracy"}, {"metric": "flops"}], "objectives.0.metric"),

@@ -73,9 +73,7 @@ def test_a_kill_measures_nothing_twice(make_measured: Make, searcher: str) -> No
     for kind in ("probing", "training", "probing"):
         before = len(desk.runner.probed)
 
-        def dies_probing(
-            configuration: Configuration, before: int = before
-        ) -> dict[str, Any]:
+        def dies_probing(configuration: Configuration, before: int = before) -> dict[str, Any]:
             if len(desk.runner.probed) == before + 2:
                 raise Killed
             return probe(configuration)
