@@ -85,6 +85,7 @@ class Costs:
         self._anatomy, self._head, self._tokens = anatomy, head_params, train_tokens
         self.known = lru_cache(CACHED)(self._known)
         self.flops = lru_cache(CACHED)(self._flops)
+        self.trunk_flops = lru_cache(CACHED)(self._trunk_flops)
         self.site_params = lru_cache(CACHED)(self._site_params)
 
     def _known(self, configuration: Configuration) -> Mapping[str, float]:
@@ -97,6 +98,9 @@ class Costs:
 
     def _flops(self, configuration: Configuration) -> float:
         return counting.training_flops(configuration, self._anatomy, self._tokens)
+
+    def _trunk_flops(self, configuration: Configuration) -> float:
+        return counting.trunk_flops(configuration, self._anatomy, self._tokens)
 
     def _site_params(self, configuration: Configuration) -> Mapping[tuple[int, str], int]:
         return counting.site_params(configuration, self._anatomy)
@@ -142,6 +146,7 @@ def make_problem(
         n_validation=facts.n_validation,
         seed=definition.study.seed,
         initial=min(definition.search.initial, definition.budget.trials),
+        trunk_flops=costs.trunk_flops,
         limits=_limits(definition, frames),
     )
     faults = _cap_faults(definition, ranges) or _feasibility_faults(definition, problem)

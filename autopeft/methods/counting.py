@@ -61,11 +61,22 @@ def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) 
     Forward through all layers; backward (gradients of activations only, the weights are frozen)
     down to the branch point; forward, activation and weight gradients of the trained parameters.
     """
-    per_layer = [
-        sum(site.in_features * site.out_features for site in layer.sites.values())
-        for layer in anatomy.layers
-    ]
+    per_layer = _layer_sizes(anatomy)
     branch = first_layer(configuration, anatomy)
     forward, backward = sum(per_layer), sum(per_layer[branch:])
     trained = training_params(configuration, anatomy)
     return float(tokens) * (2.0 * (forward + backward) + 6.0 * trained)
+
+
+def trunk_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:
+    """Those of `training_flops` spent below the branch point, which lanes of a pack share."""
+    branch = first_layer(configuration, anatomy)
+    return float(tokens) * 2.0 * sum(_layer_sizes(anatomy)[:branch])
+
+
+def _layer_sizes(anatomy: Anatomy) -> list[int]:
+    """Weights of each layer's linear maps."""
+    return [
+        sum(site.in_features * site.out_features for site in layer.sites.values())
+        for layer in anatomy.layers
+    ]

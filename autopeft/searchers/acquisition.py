@@ -1,116 +1,111 @@
-"""The acquisition: expected gain in hypervolume, scored over a discrete set of candidates.
+"""The acquisition: expected gain in hypervolume per unit of cost, over a discrete set.
 
-qLogNEHVI (Daulton et al., arXiv 2105.08195; Ament et al., arXiv 2310.20708) against the reference
-point 0 in utility space. Known objectives enter as deterministic models that read their exact
-utilities from columns of `X`. With a single objective it is qLogNEI.
+Given what is believed (the surrogates' worlds) and the front in each world, see
+`autopeft.searchers.improvement`. The cost of a trial is its closed-form FLOPs, so that no timing
+enters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from scipy.stats import norm, qmc
 
-from autopeft.searchers.bo import (
-    GenericDeterministicModel,
-    ModelList,
-    SingleTaskGP,
-    get_sampler,
-    is_non_dominated,
-    qLogNoisyExpectedHypervolumeImprovement,
-    qLogNoisyExpectedImprovement,
-)
+from autopeft.configuration import Configuration
+from autopeft.searchers.encoding import Encoding
+from autopeft.searchers.improvement import Cells
+from autopeft.searchers.surrogate import Surrogate
 
-SAMPLES = 64
-SAMPLES_3D = 32
-"""Monte-Carlo samples with two objectives and with more, where each sample needs a partitioning
-of its own in Python."""
+Array = NDArray[np.float64]
 
-CHUNK = 256
-"""Candidates scored at once: bounds memory, and is as fast as more."""
+WORLDS = 32
+"""Worlds over which the front's uncertainty is averaged; the candidate's own is integrated."""
+
+IMAGINED = 256
+"""Values that can be imagined in one ask: the front, what is pending and the batch."""
 
 MARGIN = 2.0
 """Standard deviations by which a told point must be dominated to be left out of account."""
 
 
-def joint_model(surrogates: Sequence[SingleTaskGP | int]) -> ModelList:
-    """One model of all objectives: a GP, or the column of `X` that holds a known utility."""
-    return ModelList(*(_column(each) if isinstance(each, int) else each for each in surrogates))
-
-
-def _column(index: int) -> GenericDeterministicModel:
-    return GenericDeterministicModel(lambda X: X[..., index : index + 1], num_outputs=1)
-
-
 class Acquisition:
-    """Scores candidates one at a time, given those that are pending or chosen already."""
+    """Scores candidates one at a time, given those that are pending or chosen already.
 
-    def __init__(self, model: ModelList, baseline: Tensor, pending: Tensor, seed: int) -> None:
-        """Prepare the acquisition.
-
-        Args:
-            model: The joint model of m objectives.
-            baseline: `[b, D]` points measured at the full budget; may be empty.
-            pending: `[p, D]` points in training; may be empty.
-            seed: Seeds the Monte-Carlo samples.
-        """
-        self._model = model
-        self._n_objectives = model.num_outputs
-        self._baseline = contenders(model, baseline)
-        self._pending = pending
-        self._seed = seed
-        self._function = self._built()
-
-    def choose(self, x: Tensor) -> None:
-        """Take the `[D]` point as chosen: what it is expected to gain is gained."""
-        self._pending = torch.cat([self._pending, x.unsqueeze(0)])
-        self._function = self._built()
-
-    def score(self, X: Tensor) -> NDArray[np.float64]:
-        """The logarithm of the expected gain of each of the `[n, D]` candidates; `[n]`."""
-        with torch.no_grad():
-            scores = [self._function(chunk.unsqueeze(1)) for chunk in torch.split(X, CHUNK)]
-        found: NDArray[np.float64] = torch.cat(scores).nan_to_num(nan=-torch.inf).numpy()
-        return found
-
-    def _built(self) -> Callable[[Tensor], Tensor]:
-        X = torch.cat([self._baseline, self._pending])
-        n_samples = SAMPLES if self._n_objectives <= 2 else SAMPLES_3D
-        with torch.no_grad():
-            one = self._model.posterior(X.new_zeros(1, X.shape[-1]))
-        sampler = get_sampler(one, sample_shape=torch.Size([n_samples]), seed=self._seed)
-        if self._n_objectives == 1:
-            # Without a measurement to improve on, anything would be an improvement.
-            X = X if len(X) else X.new_zeros(1, X.shape[-1])
-            gain: Callable[[Tensor], Tensor] = qLogNoisyExpectedImprovement(
-                self._model, X, sampler=sampler, prune_baseline=False, cache_root=False
-            )
-        else:
-            gain = qLogNoisyExpectedHypervolumeImprovement(
-                self._model,
-                [0.0] * self._n_objectives,
-                X,
-                sampler=sampler,
-                prune_baseline=False,
-                cache_root=False,
-            )
-        return gain
-
-
-def contenders(model: ModelList, X: Tensor) -> Tensor:
-    """The points of `X` that may be on the front: those that no other surely dominates.
-
-    Cheaper than BoTorch's sampling, and without memory quadratic in the points.
+    Args:
+        encoding: Turns configurations into rows and known costs.
+        quality: The quality's surrogate.
+        measured: Surrogates of measured costs by position in the frame.
+        front: Configurations measured at the full budget; may be empty.
+        pending: Configurations in training; may be empty.
+        seed: Seeds the worlds.
     """
-    if not len(X):
-        return X
-    with torch.no_grad():
-        posteriors = [each.posterior(X) for each in model.models]
-    mean = torch.cat([posterior.mean for posterior in posteriors], dim=-1)
-    margin = MARGIN * torch.cat([p.variance.clamp_min(0.0).sqrt() for p in posteriors], dim=-1)
-    upper, lower = mean + margin, mean - margin
-    sure = lower[is_non_dominated(lower)]
-    worse = (sure.unsqueeze(0) >= upper.unsqueeze(1)).all(-1)
-    strictly = (sure.unsqueeze(0) > upper.unsqueeze(1)).any(-1)
-    return X[~(worse & strictly).any(-1)]
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        quality: Surrogate,
+        measured: dict[int, Surrogate],
+        *,
+        front: Sequence[Configuration],
+        pending: Sequence[Configuration],
+        seed: int,
+    ) -> None:
+        self._encoding = encoding
+        draws = _normal(WORLDS, IMAGINED, seed)
+        self._quality = quality.worlds(draws)
+        self._belief = quality.worlds(np.zeros((1, 0)))
+        self._measured = {i: each.worlds(draws[::-1]) for i, each in measured.items()}
+        kept = self._contenders(front)[: IMAGINED // 2]
+        held = [*kept, *pending[: IMAGINED // 4]]
+        self._rows, self._costs = encoding.rows(held), self._mean_costs(held)
+        self._qualities = self._quality.imagine(self._rows)
+        self._cells = Cells.of(self._costs, self._qualities)
+
+    def choose(self, configuration: Configuration) -> None:
+        """Take a configuration as chosen: what it is expected to gain is gained."""
+        row = self._encoding.rows([configuration])
+        self._costs = np.concatenate([self._costs, self._mean_costs([configuration])])
+        self._qualities = np.concatenate([self._qualities, self._quality.imagine(row)])
+        self._cells = Cells.of(self._costs, self._qualities)
+
+    def gains(self, configurations: Sequence[Configuration]) -> Array:
+        """The expected gain in hypervolume of each candidate, `[n]`."""
+        rows = self._encoding.rows(configurations)
+        mean, sd = self._quality.predict(rows)
+        return self._cells.gains(self._mean_costs(configurations, rows), mean, sd)
+
+    def predict(self, configurations: Sequence[Configuration]) -> tuple[Array, Array]:
+        """Means and standard deviations of the quality's utility, from the data alone; `[n]`."""
+        mean, sd = self._belief.predict(self._encoding.rows(configurations))
+        return mean[:, 0], sd
+
+    def _contenders(self, front: Sequence[Configuration]) -> list[Configuration]:
+        """Those that may be on the front: no other surely dominates them; the best first."""
+        if not front:
+            return []
+        rows = self._encoding.rows(front)
+        mean, sd = self.predict(front)
+        costs = self._mean_costs(front, rows)
+        better = (costs[None] >= costs[:, None]).all(-1)
+        beaten = better & ((mean - MARGIN * sd)[None] > (mean + MARGIN * sd)[:, None])
+        order = np.argsort(-mean, kind="stable")
+        return [front[index] for index in order if not beaten[index].any()]
+
+    def _mean_costs(
+        self, configurations: Sequence[Configuration], rows: Array | None = None
+    ) -> Array:
+        """`[n, k]` utilities of all costs in the frame's order: exact, or as expected."""
+        columns = dict(
+            zip(self._encoding.known, self._encoding.costs(configurations).T, strict=True)
+        )
+        for index, worlds in self._measured.items():
+            rows = self._encoding.rows(configurations) if rows is None else rows
+            columns[index] = worlds.predict(rows)[0][:, 0].clip(0.0, 1.0)
+        every = [columns[index] for index in sorted(columns) if index > 0]
+        return np.stack(every, 1) if every else np.empty((len(configurations), 0))
+
+
+def _normal(n: int, dimensions: int, seed: int) -> Array:
+    """`[n, dimensions]` standard normal draws, spread evenly (scrambled Sobol)."""
+    draws = qmc.Sobol(dimensions, seed=seed).random(n)
+    return np.asarray(norm.ppf(draws.clip(1e-9, 1.0 - 1e-9)))

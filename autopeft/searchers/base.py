@@ -61,6 +61,8 @@ class Problem:
         n_validation: Validation examples (the binomial noise floor of an accuracy).
         seed: The study's seed.
         initial: How many space-filling trials start the search.
+        trunk_flops: A configuration -> those of `flops` that a pack shares: the frozen layers
+            below its branch point.
         limits: Caps on measured costs and floors on quality.
     """
 
@@ -75,6 +77,7 @@ class Problem:
     n_validation: int
     seed: int
     initial: int
+    trunk_flops: Callable[[Configuration], float] = lambda configuration: 0.0
     limits: tuple[Limit, ...] = ()
 
 
@@ -134,7 +137,7 @@ class Searcher(Protocol):
     """
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        """Learn; a trial told again at a higher rung replaces its lower rung's objectives."""
+        """Learn; a trial is told once for each rung that it reached, in any order."""
 
     def ask(self, q: int, *, pending: Sequence[Configuration] = ()) -> list[Proposal]:
         """At most `q` proposals; `pending` are configurations proposed and not yet told."""

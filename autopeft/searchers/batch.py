@@ -5,17 +5,14 @@ neighbours are scored and join the pool. The best candidate found is chosen, cou
 then on, and the next proposal is sought.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from autopeft.searchers.acquisition import Acquisition
 from autopeft.searchers.candidates import Candidate, Candidates
-from autopeft.searchers.encoding import Encoding
+from autopeft.searchers.cost import PackCost
 
 CLIMBERS = 6
 """Best candidates whose neighbours are scored in each round of the local search."""
@@ -37,21 +34,26 @@ class Choice:
 
     Attributes:
         candidate: What was chosen.
-        x: Its `[D]` row.
-        gain: The expected gain in hypervolume (the acquisition's value, not its logarithm).
+        gain: The expected gain in hypervolume.
+        cost: What it costs to train alone, relative to a mean trial.
     """
 
     candidate: Candidate
-    x: Tensor
     gain: float
+    cost: float
 
 
 @dataclass
 class _Scored:
     candidate: Candidate
-    x: Tensor
-    score: float
+    gain: float
+    cost: float
     climbed: bool = False
+
+    @property
+    def order(self) -> tuple[float, float, str]:
+        """Best first: by gain per cost, then by cost, then by hash."""
+        return (-self.gain / self.cost, self.cost, self.candidate.hash)
 
 
 class Batch:
@@ -60,13 +62,13 @@ class Batch:
     def __init__(
         self,
         acquisition: Acquisition,
-        encoding: Encoding,
+        cost: PackCost,
         candidates: Candidates,
         rng: np.random.Generator,
         seen: frozenset[str],
     ) -> None:
         self._acquisition = acquisition
-        self._encoding = encoding
+        self._cost = cost
         self._candidates = candidates
         self._rng = rng
         self._seen = seen
@@ -78,10 +80,13 @@ class Batch:
         while scored and len(chosen) < n:
             self._climb(scored)
             best = scored.pop(0)
-            chosen.append(Choice(best.candidate, best.x, math.exp(best.score)))
+            chosen.append(
+                Choice(best.candidate, best.gain, self._cost.alone(best.candidate.configuration))
+            )
             self._seen |= {best.candidate.hash}
             if len(chosen) < n:
-                self._acquisition.choose(best.x)
+                self._acquisition.choose(best.candidate.configuration)
+                self._cost.choose(best.candidate.configuration)
                 scored = self._scored([each.candidate for each in scored[:KEPT]])
         return chosen
 
@@ -98,16 +103,16 @@ class Batch:
             if not fresh:
                 return
             scored.extend(self._scored(list(fresh.values())))
-            scored.sort(key=lambda each: (-each.score, each.candidate.hash))
+            scored.sort(key=lambda each: each.order)
 
     def _scored(self, candidates: Sequence[Candidate]) -> list[_Scored]:
         """The candidates with their scores, best first; equal scores by hash."""
         if not candidates:
             return []
-        X = torch.from_numpy(self._encoding.rows([each.configuration for each in candidates]))
-        scores = self._acquisition.score(X)
+        configurations = [each.configuration for each in candidates]
+        gains = self._acquisition.gains(configurations)
         scored = [
-            _Scored(candidate, x, float(score))
-            for candidate, x, score in zip(candidates, X, scores, strict=True)
+            _Scored(candidate, float(gain), self._cost(candidate.configuration))
+            for candidate, gain in zip(candidates, gains, strict=True)
         ]
-        return sorted(scored, key=lambda each: (-each.score, each.candidate.hash))
+        return sorted(scored, key=lambda each: each.order)

@@ -1,12 +1,10 @@
-"""The surrogate's view of configurations: scaled features, the rung, and the known costs.
+"""The surrogate's view of configurations: scaled features, and the known costs beside them.
 
 Features come in groups (one per layer, one per role, ...). A group of g features is scaled down by
 sqrt(g), so that a priori every group matters as much as a single feature such as the learning
-rate: with few measurements the many details would otherwise drown what counts.
-
-Notation: `X` is `[n, d + 1 + k]`: `d` features scaled to the range that the space gives them, one
-column for the rung (the share of the budget, as a logarithm; 1 at the full budget), and the exact
-utilities of the `k` known objectives, which only the deterministic models read.
+rate: with few measurements the many details would otherwise drown what counts. The coarse features
+(how much is trained, where it begins, how fast) come first: the surrogate's first kernel reads
+them alone.
 """
 
 import math
@@ -24,7 +22,9 @@ from autopeft.searchers.front import utility
 
 Matrix = NDArray[np.float64]
 
-SINGLE = frozenset({"params", "reach", "layers", "learning rate", "weight decay", "warm-up"})
+SINGLE = frozenset(
+    {"params", "reach", "layers", "learning rate", "movement", "weight decay", "warm-up"}
+)
 """Features that are a group each."""
 
 FAMILIES = frozenset({"layer", "role", "method"})
@@ -33,16 +33,16 @@ FAMILIES = frozenset({"layer", "role", "method"})
 
 @dataclass(frozen=True)
 class Encoding:
-    """How configurations become rows of `X`, fixed for one `ask`.
+    """How configurations become rows, fixed for one `ask`.
 
     Attributes:
         problem: Gives the known objectives.
         features: Gives the features.
-        columns: Names of the features that vary.
-        low: Smallest value of each.
-        width: Range of each, times the square root of the size of its group.
-        n_groups: Groups of features, the rung among them.
-        lowest_rung: Where the rung's column is 0; 1.0 where only full trials were told.
+        columns: Names of the `d` features that vary, coarse ones first.
+        low: `[d]` smallest value of each.
+        width: `[d]` range of each, times the square root of the size of its group.
+        n_coarse: How many of them are coarse.
+        n_groups: Groups of features.
         known: Positions in the frame of the objectives that are known in closed form.
     """
 
@@ -51,20 +51,18 @@ class Encoding:
     columns: tuple[str, ...]
     low: NDArray[np.float64]
     width: NDArray[np.float64]
+    n_coarse: int
     n_groups: int
-    lowest_rung: float
     known: tuple[int, ...]
 
     @classmethod
     def of(
-        cls,
-        problem: Problem,
-        features: Features,
-        configurations: Sequence[Configuration],
-        lowest_rung: float,
+        cls, problem: Problem, features: Features, configurations: Sequence[Configuration]
     ) -> "Encoding":
         """The encoding for these configurations; features that are constant there are dropped."""
-        columns = features.columns(configurations)
+        columns = sorted(
+            features.columns(configurations), key=lambda name: (name not in SINGLE, name)
+        )
         F = features.matrix(configurations, columns)
         kept = _informative(F)
         names = tuple(columns[index] for index in kept)
@@ -77,36 +75,24 @@ class Encoding:
             columns=names,
             low=F.min(axis=0)[kept],
             width=np.ptp(F, axis=0)[kept] * crowd,
-            n_groups=len(groups) + 1,
-            lowest_rung=lowest_rung,
+            n_coarse=sum(name in SINGLE for name in names),
+            n_groups=len(groups),
             known=tuple(i for i, frame in enumerate(problem.frame) if frame.name in known),
         )
 
-    @property
-    def n_inputs(self) -> int:
-        """Columns that a GP reads: the features and the rung."""
-        return len(self.columns) + 1
+    def rows(self, configurations: Sequence[Configuration]) -> Matrix:
+        """`[n, d]` features of the configurations, scaled."""
+        F = self.features.matrix(configurations, self.columns)
+        return np.asarray((F - self.low) / self.width)
 
-    def rows(
-        self, configurations: Sequence[Configuration], rungs: Sequence[float] | None = None
-    ) -> Matrix:
-        """`X` of the configurations at these rungs, or all at the full budget."""
-        F = (self.features.matrix(configurations, self.columns) - self.low) / self.width
-        at = np.array([self._rung(rung) for rung in rungs or [1.0] * len(configurations)])
-        costs = np.array([self._costs(each) for each in configurations]).reshape(
-            len(F), len(self.known)
-        )
-        return np.concatenate([F, at.reshape(-1, 1), costs], axis=1)
-
-    def _rung(self, rung: float) -> float:
-        if self.lowest_rung >= 1.0:
-            return 1.0
-        return 1.0 - math.log(min(rung, 1.0)) / math.log(self.lowest_rung)
-
-    def _costs(self, configuration: Configuration) -> list[float]:
-        values: Mapping[str, float] = self.problem.known(configuration)
+    def costs(self, configurations: Sequence[Configuration]) -> Matrix:
+        """`[n, k]` exact utilities of the `k` known objectives."""
         frames = [self.problem.frame[index] for index in self.known]
-        return [utility(frame, values[frame.name]) for frame in frames]
+        rows = []
+        for each in configurations:
+            values: Mapping[str, float] = self.problem.known(each)
+            rows.append([utility(frame, values[frame.name]) for frame in frames])
+        return np.array(rows, dtype=np.float64).reshape(len(configurations), len(frames))
 
 
 def _informative(F: Matrix) -> list[int]:

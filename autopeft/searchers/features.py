@@ -39,6 +39,8 @@ def describe(problem: Problem, configuration: Configuration) -> dict[str, float]
         features[f"method {method}"] = math.log1p(total)
         features |= _settings(method, groups)
     features |= _training(configuration)
+    # Adam moves every weight by about the rate, so outputs move with the root of their number.
+    features["movement"] = features["learning rate"] + features["params"] / 2.0
     for name, value in configuration.sparsity:
         features |= _numbers(f"sparsity {name}", value)
     return features

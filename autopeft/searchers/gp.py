@@ -9,20 +9,21 @@ proposed is exactly what was scored: nothing is rounded, repaired or duplicated 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
+from threadpoolctl import threadpool_limits
 
 from autopeft.configuration import Configuration
-from autopeft.searchers.acquisition import Acquisition, joint_model
+from autopeft.searchers.acquisition import Acquisition
 from autopeft.searchers.base import Observation, Problem, Proposal
 from autopeft.searchers.batch import Batch, Choice
-from autopeft.searchers.bo import ModelList
 from autopeft.searchers.candidates import Candidate, Candidates
+from autopeft.searchers.cost import PackCost
 from autopeft.searchers.encoding import Encoding
 from autopeft.searchers.features import Features
+from autopeft.searchers.gaussian_process import Prior
 from autopeft.searchers.history import History, stream
 from autopeft.searchers.initial import InitialDesign, spread
 from autopeft.searchers.locate import Locator
-from autopeft.searchers.surrogate import fit_objectives, numerics
+from autopeft.searchers.surrogate import fit_cost, fit_quality
 from autopeft.study.records import Origin
 
 SAMPLED = 384
@@ -65,7 +66,8 @@ class GPSearcher:
         pool = self._pool(rng, seen)
         if pool and len(self._history.measurements()) >= 2:
             waiting = list(self._history.pending(pending).values())
-            found = self._optimised(pool, min(wanted, len(pool)), waiting, rng, seen)
+            with threadpool_limits(1):  # sums, and so choices, the same on every machine
+                found = self._optimised(pool, min(wanted, len(pool)), waiting, rng, seen)
         else:
             details = {"reason": "space-filling: fewer than two measurements"}
             chosen = spread(pool, wanted, self._features)
@@ -100,38 +102,50 @@ class GPSearcher:
             *(each.configuration for each in measurements),
             *(each.configuration for each in pool),
         ]
-        lowest = min(1.0, *(each.rung for each in measurements))
-        encoding = Encoding.of(self._problem, self._features, every, lowest)
-        full = [m.configuration for m in measurements if m.rung >= 1.0 and not m.failed]
-        with numerics(int(rng.integers(2**31))):
-            probes = self._history.probes()
-            model = joint_model(fit_objectives(self._problem, encoding, measurements, probes))
-            acquisition = Acquisition(
-                model,
-                torch.from_numpy(encoding.rows(full)),
-                torch.from_numpy(encoding.rows(waiting)),
-                seed=int(rng.integers(2**31)),
-            )
-            batch = Batch(acquisition, encoding, self._candidates, rng, seen)
-            return [
-                Proposal(choice.candidate.configuration, Origin.SEARCHER, self._why(choice, model))
-                for choice in batch.choose(pool, wanted)
-            ]
+        encoding = Encoding.of(self._problem, self._features, every)
+        acquisition = self._acquisition(encoding, measurements, waiting, int(rng.integers(2**31)))
+        mean = float(np.mean([self._problem.flops(m.configuration) for m in measurements]))
+        batch = Batch(acquisition, PackCost(self._problem, mean), self._candidates, rng, seen)
+        choices = batch.choose(pool, wanted)
+        chosen = [choice.candidate.configuration for choice in choices]
+        predicted = zip(*acquisition.predict(chosen), strict=True)
+        return [
+            Proposal(choice.candidate.configuration, Origin.SEARCHER, self._why(choice, *found))
+            for choice, found in zip(choices, predicted, strict=True)
+        ]
 
-    def _why(self, choice: Choice, model: ModelList) -> dict[str, object]:
+    def _acquisition(
+        self,
+        encoding: Encoding,
+        measurements: Sequence[Observation],
+        waiting: Sequence[Configuration],
+        seed: int,
+    ) -> Acquisition:
+        """What is believed now, as the acquisition."""
+        problem, probes = self._problem, self._history.probes()
+        modelled = {i: f for i, f in enumerate(problem.frame) if i and i not in encoding.known}
+        costs = {i: fit_cost(f, encoding, probes, Prior()) for i, f in modelled.items()}
+        return Acquisition(
+            encoding,
+            fit_quality(problem, encoding, measurements, Prior()),
+            {index: found for index, found in costs.items() if found is not None},
+            front=[m.configuration for m in measurements if m.rung >= 1.0 and not m.failed],
+            pending=waiting,
+            seed=seed,
+        )
+
+    def _why(self, choice: Choice, mean: float, sd: float) -> dict[str, object]:
         """The details of a proposal; predictions in the quality metric's own unit."""
         frame = self._problem.frame[0]
-        with torch.no_grad():
-            posterior = model.models[0].posterior(choice.x.unsqueeze(0))
         span = frame.best - frame.worst
         return {
+            "source": "acquisition",
             "reason": "expected hypervolume gain",
             "expected_gain": choice.gain,
+            "relative_cost": choice.cost,
+            "gain_per_cost": choice.gain / choice.cost,
             "predicted": {
-                frame.name: {
-                    "mean": frame.worst + span * float(posterior.mean),
-                    "sd": abs(span) * float(posterior.variance.clamp_min(0.0).sqrt()),
-                }
+                frame.name: {"mean": frame.worst + span * float(mean), "sd": abs(span) * float(sd)}
             },
             "known": dict(self._problem.known(choice.candidate.configuration)),
         }

@@ -20,7 +20,7 @@ def _evolution(problem: Problem) -> Searcher:
 
 
 def _gp(problem: Problem) -> Searcher:
-    from autopeft.searchers.gp import GPSearcher  # imports torch and BoTorch
+    from autopeft.searchers.gp import GPSearcher
 
     return GPSearcher(problem)
 
@@ -30,7 +30,7 @@ SEARCHERS: Mapping[str, Callable[[Problem], Searcher]] = {
     "gp": _gp,
     "random": _random,
 }
-"""Every searcher; each is imported when it is made, as BoTorch takes seconds."""
+"""Every searcher; each is imported when it is made, as some take seconds to import."""
 
 
 def make_searcher(name: str, problem: Problem) -> Searcher:

@@ -1,249 +1,172 @@
-"""The surrogate of one measured objective: a Gaussian process over features.
+"""The surrogates: what the searcher believes of the objectives that it cannot compute.
 
-BoTorch's `SingleTaskGP` with a Matern-5/2 kernel, one lengthscale per feature under a log-normal
-prior that grows with the root of the dimension (Hvarfner et al., arXiv 2402.02229), outputs
-standardised, float64. Changed: the dimension counts groups of features, the prior is narrower, the
-noise has a floor (an accuracy on n examples cannot be known better than its binomial error), and
-hyper-parameters are fitted on a bounded number of rows.
+Each is a Gaussian process (`autopeft.searchers.gaussian_process`) in utilities. Quality is learnt
+from every rung of every trial; what a value may be off is at least what the validation set's size
+says (an accuracy on n examples is not known better than its binomial error), and the rest is
+fitted. Measured costs do not depend on the rung, and lie on log scale.
 """
 
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from autopeft.searchers.base import Observation, Problem
-from autopeft.searchers.bo import (
-    ExactMarginalLogLikelihood,
-    GaussianLikelihood,
-    GreaterThan,
-    InputDataWarning,
-    LogNormalPrior,
-    MaternKernel,
-    ModelFittingError,
-    NanError,
-    NotPSDError,
-    NumericalWarning,
-    NumericsWarning,
-    OptimizationWarning,
-    SingleTaskGP,
-    Standardize,
-    fit_gpytorch_mll,
-)
 from autopeft.searchers.encoding import Encoding
 from autopeft.searchers.front import reach, utility
+from autopeft.searchers.gaussian_process import Data, Kernel, Layout, Prior, Worlds, fit
 from autopeft.study.records import ObjectiveFrame
 
-_log = logging.getLogger(__name__)
+Array = NDArray[np.float64]
 
-FIT_ROWS = 256
+FIT_ROWS = 400
 """Rows that hyper-parameters are fitted on (the first ones given); a fit costs rows cubed, and
 hyper-parameters change little beyond a few hundred."""
 
-MAX_ITERATIONS = 150
+ITERATIONS = 25
+"""Steps of a fit. On recorded tables, 15 predicted as well as 40."""
 
-LEAST_NOISE = 1e-4
-"""Smallest noise variance, of standardised outputs (BoTorch's own bound)."""
-
-MODE = 0.5
-SCALE = 0.75
-"""The lengthscales' prior. BoTorch's (0.2 and 1.73) is wide: with the dozen measurements of a
-small study, single features got lengthscales so short that the fit explained noise. Narrower ones
-won on synthetic studies of 24 trials, with little difference between modes 0.4 and 0.7."""
-
-SHORTEST = 0.025
-"""Shortest lengthscale (BoTorch's own bound)."""
-
-MOST_FLOOR = 0.25
-"""Largest noise floor, of standardised outputs: where all trials look alike within the binomial
-error, the fit may still find more noise, but must be free to find some signal."""
+LEAST_SPREAD = 1e-3
+"""Standard deviation in utility below which values count as all equal."""
 
 
-@contextmanager
-def numerics(seed: int) -> Iterator[None]:
-    """Runs a block in a random stream of its own, on one thread, without known warnings.
+@dataclass(frozen=True)
+class Surrogate:
+    """One objective's process.
 
-    One thread makes sums, and so choices, the same on every machine size; the matrices are too
-    small to gain from more. The random state and the thread count are restored afterwards.
-
-    Args:
-        seed: Seeds torch within the block.
+    Attributes:
+        data: What it is conditioned on, standardised.
+        kernel: Fitted.
+        centre: Utility of a standardised 0.
+        scale: Utility of a standardised 1.
     """
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Jitter on a nearly singular matrix, and an optimiser that stops at its bound, are
-        # expected here; constant outputs and inputs beyond the unit cube are handled.
-        for benign in (NumericalWarning, NumericsWarning, OptimizationWarning, InputDataWarning):
-            warnings.simplefilter("ignore", benign)
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+
+    data: Data
+    kernel: Kernel
+    centre: float
+    scale: float
+
+    def worlds(self, draws: Array) -> "UtilityWorlds":
+        """Its posterior as worlds, in units of utility; see `Worlds`."""
+        return UtilityWorlds(Worlds(self.data, self.kernel, draws), self.centre, self.scale)
 
 
-def noise_variance(frame: ObjectiveFrame, values: list[float], n_validation: int) -> float:
-    """The binomial variance of a share of `n_validation` examples, in units of utility.
+class UtilityWorlds:
+    """`Worlds` in units of utility."""
 
-    Shares are metrics to be maximised whose best value is 1 (accuracy; F1 and correlations are
-    near enough). Others have none: 0.
+    def __init__(self, worlds: Worlds, centre: float, scale: float) -> None:
+        self._worlds, self._centre, self._scale = worlds, centre, scale
 
-    Args:
-        frame: The metric's frame.
-        values: Values measured so far; the variance is that of their median.
-        n_validation: Validation examples.
-    """
-    if frame.goal != "max" or frame.best != 1.0 or n_validation < 1 or not values:
-        return 0.0
-    median = sorted(values)[len(values) // 2]
-    share = min(max(median, 1.0 / (n_validation + 2)), 1.0 - 1.0 / (n_validation + 2))
-    return share * (1.0 - share) / n_validation / (frame.best - frame.worst) ** 2
+    def predict(self, X: Array) -> tuple[Array, Array]:
+        """Means `[n, S]` and standard deviations `[n]` at the full budget, without noise."""
+        mean, sd = self._worlds.predict(X)
+        return self._centre + self._scale * mean, self._scale * sd
+
+    def imagine(self, X: Array) -> Array:
+        """Draw the values of points `[m, d]` in every world, `[m, S]`; they are known then."""
+        return np.asarray(self._centre + self._scale * self._worlds.imagine(X))
 
 
-def fit_objectives(
-    problem: Problem,
-    encoding: Encoding,
-    measurements: Sequence[Observation],
-    probes: Sequence[Observation] = (),
-) -> list[SingleTaskGP | int]:
-    """A surrogate per objective, in the frame's order: a GP, or the column of a known utility.
+def fit_quality(
+    problem: Problem, encoding: Encoding, measurements: Sequence[Observation], prior: Prior
+) -> Surrogate:
+    """The surrogate of the quality, from all rungs.
 
     Args:
         problem: Gives the frame.
-        encoding: Turns measurements into rows.
+        encoding: Turns configurations into rows.
         measurements: At least one, those that matter most first. Failed ones count as utility 0
             at the full budget, as the trial will never be better.
-        probes: Every trial once, for costs that are measured; by default the measurements.
+        prior: Over the hyper-parameters.
     """
-    surrogates: list[SingleTaskGP | int] = []
-    for index, frame in enumerate(problem.frame):
-        if index in encoding.known:
-            surrogates.append(encoding.n_inputs + encoding.known.index(index))
-        elif index == 0:
-            surrogates.append(_fit_quality(problem, encoding, measurements))
-        else:
-            surrogates.append(fit_cost(frame, encoding, probes or measurements))
-    return surrogates
-
-
-def _fit_quality(
-    problem: Problem, encoding: Encoding, measurements: Sequence[Observation]
-) -> SingleTaskGP:
     frame = problem.frame[0]
-    rungs = [1.0 if each.failed else each.rung for each in measurements]
-    X = torch.from_numpy(encoding.rows([each.configuration for each in measurements], rungs))
-    values = [each.objectives.get(frame.name) for each in measurements]
-    sound = [
-        value
-        for value, each in zip(values, measurements, strict=True)
-        if value is not None and not each.failed
+    shares = np.array([1.0 if each.failed else min(each.rung, 1.0) for each in measurements])
+    rungs = np.unique(np.append(shares, 1.0))
+    values = [
+        frame.worst if each.failed else each.objectives.get(frame.name) for each in measurements
     ]
-    y = [
-        0.0 if each.failed else utility(frame, value)
-        for value, each in zip(values, measurements, strict=True)
-    ]
-    return fit_surrogate(
-        X,
-        torch.tensor(y, dtype=torch.float64),
-        n_inputs=encoding.n_inputs,
-        n_groups=encoding.n_groups,
-        noise=noise_variance(frame, sound, problem.n_validation),
+    y = np.array([utility(frame, value) for value in values])
+    floor = np.array([noise_variance(frame, value, problem.n_validation) for value in values])
+    return _fitted(
+        encoding, measurements, np.searchsorted(rungs, shares), y, floor, len(rungs), prior
     )
 
 
 def fit_cost(
-    frame: ObjectiveFrame, encoding: Encoding, probes: Sequence[Observation]
-) -> SingleTaskGP:
-    """A surrogate of a measured cost's reach on its frame (see `front.reach`), so on log scale.
+    frame: ObjectiveFrame, encoding: Encoding, probes: Sequence[Observation], prior: Prior
+) -> Surrogate | None:
+    """The surrogate of a measured cost, or None where nothing was measured yet.
 
-    A probe measures at no rung, so all rows stand at the full budget, and a trial counts once,
-    however many rungs it reached, whether it failed or was trained at all. Where nothing was
-    measured, the cost is thought to be what it is in the middle of the frame.
-
-    Args:
-        frame: Of an objective or of a limit.
-        encoding: Turns trials into rows.
-        probes: At least one trial; those without a value are left out.
-    """
-    told = {each.number: each for each in probes if frame.name in each.objectives}
-    rows = list(told.values()) or list(probes[:1])
-    X = torch.from_numpy(encoding.rows([each.configuration for each in rows]))
-    y = [reach(frame, each.objectives[frame.name]) if told else 0.5 for each in rows]
-    return fit_surrogate(
-        X,
-        torch.tensor(y, dtype=torch.float64),
-        n_inputs=encoding.n_inputs,
-        n_groups=encoding.n_groups,
-        noise=0.0,
-    )
-
-
-def fit_surrogate(
-    X: Tensor, y: Tensor, *, n_inputs: int, n_groups: int, noise: float
-) -> SingleTaskGP:
-    """A GP fitted to the rows.
-
-    Where the fit fails, the hyper-parameters stay at their priors' modes: a fit remembered from
-    before would make the searcher's choices depend on when it was started.
+    It is of the cost's reach on its frame, which is its utility but for not being clipped: bounds
+    may lie outside the frame, and a clipped value would say less than was measured.
 
     Args:
-        X: `[n, D]` float64 inputs, n >= 1, the rows that matter most first.
-        y: `[n]` float64 outputs.
-        n_inputs: The GP reads the first `n_inputs` columns.
-        n_groups: How many independent inputs these amount to.
-        noise: Floor of the noise variance, in units of y squared.
+        frame: Of an objective, or of a limit on a cost that is none.
+        encoding: Turns configurations into rows.
+        probes: Trials, those that were never trained among them; a cost is measured at no rung,
+            so each counts once.
+        prior: Over the hyper-parameters.
     """
-    fitted = _model(X[:FIT_ROWS], y[:FIT_ROWS], n_inputs, n_groups, noise)
-    at_modes = {name: value.clone() for name, value in fitted.state_dict().items()}
-    try:
-        fit_gpytorch_mll(
-            ExactMarginalLogLikelihood(fitted.likelihood, fitted),
-            optimizer_kwargs={"options": {"maxiter": MAX_ITERATIONS}},
-            max_attempts=1,
-        )
-    except (ModelFittingError, NotPSDError, NanError) as error:
-        _log.warning("the surrogate's fit failed (%s); its priors' modes are used", error)
-        fitted.load_state_dict(at_modes)
-    model = fitted
-    if len(X) > FIT_ROWS:
-        model = _model(X, y, n_inputs, n_groups, noise)
-        for part in ("mean_module", "covar_module", "likelihood"):
-            getattr(model, part).load_state_dict(getattr(fitted, part).state_dict())
-    model.eval()
-    return model
+    by_trial = {p.number: p for p in probes if p.objectives.get(frame.name) is not None}
+    trials = list(by_trial.values())
+    if not trials:
+        return None
+    y = np.array([reach(frame, each.objectives[frame.name]) for each in trials])
+    rungs = np.zeros(len(trials), dtype=np.int64)
+    return _fitted(encoding, trials, rungs, y, np.zeros(len(trials)), 1, prior)
 
 
-def _model(X: Tensor, y: Tensor, n_inputs: int, n_groups: int, noise: float) -> SingleTaskGP:
-    spread = float(y.var()) if len(y) > 1 else 0.0
-    floor = min(max(noise / spread, LEAST_NOISE), MOST_FLOOR) if spread > 0 else LEAST_NOISE
-    prior = LogNormalPrior(loc=-4.0, scale=1.0)
-    return SingleTaskGP(
-        X,
-        y.unsqueeze(-1),
-        likelihood=GaussianLikelihood(
-            noise_prior=prior,
-            noise_constraint=GreaterThan(
-                floor, transform=None, initial_value=max(float(prior.mode), 1.5 * floor)
-            ),
-        ),
-        covar_module=_kernel(n_inputs, n_groups),
-        outcome_transform=Standardize(m=1),
+def noise_variance(frame: ObjectiveFrame, value: float | None, n_validation: int) -> float:
+    """The binomial variance of a share of `n_validation` examples, in units of utility squared.
+
+    0 for objectives that are not shares of correct answers, whose noise is left to the fit.
+
+    Args:
+        frame: The objective.
+        value: What was measured.
+        n_validation: Examples that it was measured on.
+    """
+    if (
+        frame.goal != "max"
+        or frame.scale != "linear"
+        or not 0.0 <= frame.worst < frame.best <= 1.0
+    ):
+        return 0.0
+    if value is None or math.isnan(value):
+        return 0.0
+    least = 1.0 / (n_validation + 2)
+    share = min(max(value, least), 1.0 - least)
+    return share * (1.0 - share) / n_validation / (frame.best - frame.worst) ** 2
+
+
+def _fitted(
+    encoding: Encoding,
+    trials: Sequence[Observation],
+    rungs: NDArray[np.int64],
+    y: Array,
+    floor: Array,
+    n_rungs: int,
+    prior: Prior,
+) -> Surrogate:
+    X = encoding.rows([each.configuration for each in trials])
+    centre, scale = _standard(y, rungs == n_rungs - 1)
+    data = Data(X, rungs, (y - centre) / scale, floor / scale**2)
+    layout = Layout(
+        n_coarse=encoding.n_coarse,
+        n_inputs=X.shape[1],
+        n_rungs=n_rungs,
+        scale_coarse=math.sqrt(max(encoding.n_coarse, 1)),
+        scale_fine=math.sqrt(max(encoding.n_groups, 1)),
     )
+    first = Data(*(part[:FIT_ROWS] for part in (data.X, data.r, data.y, data.floor)))
+    theta = fit(first, layout, prior, iterations=ITERATIONS)
+    return Surrogate(data, Kernel(layout, theta), centre, scale)
 
 
-def _kernel(n_inputs: int, n_groups: int) -> MaternKernel:
-    """Matern-5/2 with a log-normal prior on each lengthscale, its mode `MODE * sqrt(n_groups)`."""
-    mode = MODE * math.sqrt(n_groups)
-    prior = LogNormalPrior(loc=math.log(mode) + SCALE**2, scale=SCALE)
-    return MaternKernel(
-        nu=2.5,
-        ard_num_dims=n_inputs,
-        active_dims=tuple(range(n_inputs)),
-        lengthscale_prior=prior,
-        lengthscale_constraint=GreaterThan(SHORTEST, transform=None, initial_value=mode),
-    )
+def _standard(y: Array, full: NDArray[np.bool_]) -> tuple[float, float]:
+    """Mean and spread of the values, of full-budget ones where there are some."""
+    chosen = y[full] if full.sum() >= 3 else y
+    spread = float(chosen.std())
+    return float(chosen.mean()), spread if spread > LEAST_SPREAD else 1.0

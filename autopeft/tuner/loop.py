@@ -8,6 +8,7 @@ trial numbers, trains what was left waiting in the same packs, and goes on askin
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Runner
@@ -221,13 +222,32 @@ class Tuner:
         )
 
     def _tell(self, trials: Sequence[TrialRecord]) -> None:
-        """Tell what is new, in the order of the numbers."""
+        """Tell what is new at every rung it reached, in the order of the numbers."""
         new = [trial for trial in trials if trial.state.final and trial.number not in self._seen]
         self._seen.update(trial.number for trial in new)
-        observations = [found for trial in new if (found := self._observation(trial))]
+        last = [found for trial in new if (found := self._observation(trial))]
+        observations = [*self._on_the_way(last), *last]
         if observations:
+            observations.sort(key=lambda each: (each.number, each.rung))
             self._searcher.tell(observations)
             self._told.update(observation.number for observation in observations)
+
+    def _on_the_way(self, last: Sequence[Observation]) -> list[Observation]:
+        """What the trials measured at rungs below their last one: their partial curves."""
+        found = []
+        for share, step in self._settings.rung_steps.items():
+            beyond = [each for each in last if each.rung > share and not each.failed]
+            values = self._ledger.values_at(step=step, metric=self._quality.name) if beyond else {}
+            found += [
+                replace(
+                    each,
+                    rung=share,
+                    objectives={**each.objectives, self._quality.name: values[each.number]},
+                )
+                for each in beyond
+                if each.number in values
+            ]
+        return found
 
     def _observation(self, trial: TrialRecord) -> Observation | None:
         """What a trial taught; failures of the machine teach nothing."""

@@ -1,6 +1,7 @@
 """The command line of `benchmarks/search_quality.py`."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -23,9 +24,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     recording.add_argument("--work", type=Path, default=Path("autopeft-runs/tables"))
     recording.add_argument("--tables", type=Path, default=TABLES)
+    recording.set_defaults(run=_record)
+    tracing = commands.add_parser("trace", help="run searchers on the emulated tasks")
+    tracing.add_argument("--searchers", help="comma-separated; all by default")
+    tracing.add_argument("--tasks", help="comma-separated; all that are recorded by default")
+    tracing.add_argument("--seeds", type=int, help="fewer seeds than each has")
+    tracing.add_argument("--tables", type=Path, default=TABLES)
+    tracing.set_defaults(run=_trace)
+    reporting = commands.add_parser("report", help="tables and picture from the traces")
+    reporting.add_argument("--tables", type=Path, default=TABLES)
+    reporting.add_argument("--picture", type=Path, help="an .svg, .png or .html file")
+    reporting.add_argument("--json", type=Path, dest="json_file")
+    reporting.set_defaults(run=_report)
     arguments = parser.parse_args(argv)
     try:
-        return _record(arguments)
+        code: int = arguments.run(arguments)
+        return code
     except NotHereError as error:
         print(f"skipped: {error}", file=sys.stderr)
         return 77
@@ -43,4 +57,52 @@ def _record(arguments: argparse.Namespace) -> int:
         tables=arguments.tables,
     )
     print(path)
+    return 0
+
+
+def _recorded(tables: Path) -> list[str]:
+    found = [name for name in TASKS if (tables / f"{name}.parquet").exists()]
+    if not found:
+        raise NotHereError(f"no table in {tables}: record one")
+    return found
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    from benchmarks.quality.traces import CONTENDERS, record_traces
+
+    names = arguments.searchers.split(",") if arguments.searchers else list(CONTENDERS)
+    tasks = arguments.tasks.split(",") if arguments.tasks else _recorded(arguments.tables)
+    unknown = [*(set(names) - set(CONTENDERS)), *(set(tasks) - set(TASKS))]
+    if unknown:
+        allowed = ", ".join([*CONTENDERS, *TASKS])
+        print(f"unknown: {', '.join(unknown)}; there are {allowed}", file=sys.stderr)
+        return 2
+    print(record_traces(arguments.tables, names, tasks, most_seeds=arguments.seeds))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from benchmarks.quality import report
+    from benchmarks.quality.traces import OURS, load_table, load_traces
+
+    traces = load_traces(arguments.tables)
+    if traces.empty:
+        raise NotHereError(f"no traces in {arguments.tables}: run trace")
+    every = report.runs(traces)
+    for task in _recorded(arguments.tables):
+        print(report.emulator_line(load_table(arguments.tables, task)))
+    print(report.markdown(report.summary(every)))
+    found = {}
+    for other in sorted({run.searcher for run in every} - {OURS}):
+        table = report.paired(every, OURS, other)
+        found[other] = table.to_dict("records")
+        print(f"\n{OURS} - {other}")
+        print(report.markdown(table))
+        for share in report.SHARES:
+            ratio, pairs = report.speedup(every, OURS, other, share)
+            print(f"cost to {share:.0%}: {ratio:.2f}x less (median of {pairs} pairs)")
+    if arguments.picture:
+        report.picture(every, arguments.picture)
+    if arguments.json_file:
+        arguments.json_file.write_text(json.dumps(found, indent=1) + "\n")
     return 0

@@ -7,8 +7,6 @@ as resumable as a search: kill it and start it again.
 import time
 from pathlib import Path
 
-import pandas as pd
-
 import autopeft
 from autopeft.study.definition import parse_definition
 from autopeft.study.progress import Listener, Progress
@@ -79,5 +77,5 @@ def repeated(study: autopeft.Study) -> list[dict[str, object]]:
         if trial.state is TrialState.COMPLETED and trial.baseline is None
     ]
     ranked = sorted(trials, key=lambda trial: (trial.objectives["accuracy"], trial.number))
-    places = pd.Series(range(len(ranked))).quantile([i / (REPEATED - 1) for i in range(REPEATED)])
-    return [ranked[round(place)].configuration.to_dict() for place in places]
+    places = [round(i * (len(ranked) - 1) / (REPEATED - 1)) for i in range(REPEATED)]
+    return [ranked[place].configuration.to_dict() for place in places]

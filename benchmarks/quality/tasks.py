@@ -18,6 +18,9 @@ EPOCHS, BATCH_SIZE = 3, 8
 
 RUNGS = (0.1, 0.2, 0.33, 1.0)
 
+PACK = 8
+"""Trials proposed and trained together; fixed, so that every machine records the same trials."""
+
 INITIAL, TRIALS = 112, 168
 """Configurations drawn from the space (spread over its range of parameters), and all: the rest are
 single mutations of the front, so that the table is dense where searchers go."""
@@ -80,7 +83,7 @@ class Task:
             seed: The study's seed.
             enqueue: Plain configurations.
         """
-        search: dict[str, Any] = {"rungs": list(RUNGS), "stopping": "none"}
+        search: dict[str, Any] = {"rungs": list(RUNGS), "stopping": "none", "pack": PACK}
         if enqueue:
             search |= {"searcher": "random", "enqueue": list(enqueue), "baselines": []}
         else:

@@ -156,7 +156,7 @@ def small_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """The contract is not about quality: the GP looks at fewer candidates."""
     monkeypatch.setattr(gp, "SAMPLED", 48)
     monkeypatch.setattr(batch, "ROUNDS", 1)
-    monkeypatch.setattr(surrogate, "MAX_ITERATIONS", 20)
+    monkeypatch.setattr(surrogate, "ITERATIONS", 10)
 
 
 Make = Callable[[Problem], Searcher]

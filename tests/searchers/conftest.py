@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import autopeft.searchers.bo  # noqa: F401 - first, as it quiets the imports of BoTorch and gpytorch
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration, Group
 from autopeft.searchers.base import Observation, Problem

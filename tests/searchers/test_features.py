@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from autopeft.configuration import Configuration, Group
-from autopeft.searchers.encoding import Encoding
+from autopeft.searchers.encoding import SINGLE, Encoding
 from autopeft.searchers.features import Features, describe
+from autopeft.searchers.front import utility
 
 
 def lora(layers, sites=("query",), rank=4, rate=1e-3, **extra) -> Configuration:
@@ -55,17 +56,27 @@ def test_words_become_flags(make_problem) -> None:
 def test_the_encoding_scales_and_drops_constants(make_problem) -> None:
     problem = make_problem()
     every = [lora([0]), lora([3], rate=1e-2), lora([0, 3], rank=32)]
-    encoding = Encoding.of(problem, Features(problem), every, lowest_rung=0.1)
-    X = encoding.rows(every, [0.1, 1.0, 1.0])
-    F = X[:, : len(encoding.columns)]
-    assert X.dtype == np.float64
+    encoding = Encoding.of(problem, Features(problem), every)
+    F = encoding.rows(every)
+    assert F.dtype == np.float64
+    assert F.shape == (3, len(encoding.columns))
     assert F.min(axis=0) == pytest.approx(0.0)
     largest = dict(zip(encoding.columns, F.max(axis=0), strict=True))
     assert largest["learning rate"] == pytest.approx(1.0)
     assert largest["layer 0"] == pytest.approx(1 / math.sqrt(2))
     assert "lora dropout" not in encoding.columns
     assert "warm-up" not in encoding.columns
-    assert X[:, encoding.n_inputs - 1] == pytest.approx([0.0, 1.0, 1.0])
-    assert X.shape == (3, encoding.n_inputs + 1)
+    coarse, fine = encoding.columns[: encoding.n_coarse], encoding.columns[encoding.n_coarse :]
+    assert "learning rate" in coarse
+    assert set(coarse) <= SINGLE
+    assert not set(fine) & SINGLE
     assert encoding.known == (1,)
-    assert encoding.rows([]).shape == (0, X.shape[1])
+    assert encoding.costs(every) == pytest.approx(
+        np.array(
+            [
+                [utility(problem.frame[1], problem.known(each)["trainable_params"])]
+                for each in every
+            ]
+        )
+    )
+    assert encoding.rows([]).shape == (0, F.shape[1])

@@ -108,6 +108,19 @@ def test_without_it_nothing_ends_early(make_promising: Make) -> None:
     }
 
 
+def test_the_gp_searcher_ends_by_what_it_expects(make_desk: Make) -> None:
+    """Four of the start, then a cohort that promises less than nearly everything, then the end."""
+    desk = make_desk(search={"searcher": "gp"}, min_gain=0.9, trials=24)
+    desk.create()
+    desk.tuner().run()
+    own = [trial for trial in desk.store.trials(NAME) if trial.baseline is None]
+    assert len(own) == 8
+    ended = desk.store.study(NAME).facts["ended"]
+    assert (ended["reason"], ended["left"]["trials"]) == ("min_gain", 16)
+    assert 0 < min(ended["gains"]) <= max(ended["gains"]) < 0.9
+    assert ended["gains"][0] == best_gain(trial.details for trial in own[4:])
+
+
 def test_time_that_runs_out_is_named(make_promising: Make) -> None:
     desk = make_promising(*[0.5] * 5, wall_clock_s=1e-6)
     desk.tuner().run()

@@ -1,0 +1,168 @@
+"""A search replayed on an emulator: what the tuner does, with recorded curves for training.
+
+The cost of a search is training, by closed-form FLOPs, in units of the table's mean full trial;
+suggestions cost their CPU seconds over the recorded seconds of such a trial.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopeft.configuration import Configuration
+from autopeft.searchers.base import Observation, Problem, Searcher
+from autopeft.searchers.dominance import hypervolume, non_dominated
+from autopeft.searchers.front import utilities
+from autopeft.searchers.rungs import noise_margin, stopped_at_rung
+from benchmarks.quality.emulator import Emulator
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a search is run.
+
+    Attributes:
+        q: Proposals of an ask.
+        rungs: Shares of the budget, ascending, the last 1.0.
+        stops: Whether rungs end trials.
+        trials: Configurations tried at most.
+        cost: Mean full trials that may be spent.
+    """
+
+    q: int
+    rungs: tuple[float, ...]
+    stops: bool
+    trials: int
+    cost: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """The state after a cohort.
+
+    Attributes:
+        trials: Configurations tried.
+        cost: Spent so far, training and suggesting, in mean full trials.
+        suggest_s: CPU seconds of suggesting so far.
+        hypervolume: Of the noise-free values of the measured front.
+        measured: Of the measured values themselves.
+    """
+
+    trials: int
+    cost: float
+    suggest_s: float
+    hypervolume: float
+    measured: float
+
+
+class Simulation:
+    """One search.
+
+    Args:
+        problem: What is searched.
+        emulator: What trains.
+        searcher: Who proposes.
+        setup: How.
+        seed: Of the noise.
+    """
+
+    def __init__(
+        self, problem: Problem, emulator: Emulator, searcher: Searcher, setup: Setup, seed: int
+    ) -> None:
+        self._problem, self._emulator, self._searcher = problem, emulator, searcher
+        self._setup, self._seed = setup, seed
+        mean = np.mean([problem.flops(each) for each in emulator.table.configurations])
+        self._flops = float(mean)
+        self._measured: dict[float, dict[int, tuple[float, ...]]] = {r: {} for r in setup.rungs}
+        self._full: list[tuple[Configuration, float]] = []
+        self._training, self._suggesting, self._count = 0.0, 0.0, 0
+
+    def points(self) -> NDArray[np.float64]:
+        """Noise-free utilities of every configuration trained in full, `[n, m]`."""
+        return self._points([float(self._emulator.curve(each)[-1]) for each, _ in self._full])
+
+    def run(self) -> list[Step]:
+        """Search until the budget is spent or nothing is left to propose."""
+        steps = []
+        setup = self._setup
+        while self._count < setup.trials and self._cost() < setup.cost:
+            started = time.process_time()
+            asked = self._searcher.ask(min(setup.q, setup.trials - self._count))
+            self._suggesting += time.process_time() - started
+            if not asked:
+                break
+            self._cohort([each.configuration for each in asked])
+            steps.append(self._step())
+        return steps
+
+    def _cost(self) -> float:
+        return self._training + self._suggesting / self._emulator.table.seconds
+
+    def _cohort(self, configurations: Sequence[Configuration]) -> None:
+        """Train a cohort through the rungs, and tell what was measured."""
+        numbers = range(self._count, self._count + len(configurations))
+        self._count += len(configurations)
+        left = dict(zip(numbers, configurations, strict=True))
+        curves = {n: self._curve(each) for n, each in left.items()}
+        told: list[Observation] = []
+        previous = 0.0
+        for rung in self._setup.rungs:
+            for number, configuration in left.items():
+                self._training += (
+                    (rung - previous) * self._problem.flops(configuration) / self._flops
+                )
+                told.append(self._observation(number, configuration, curves[number], rung))
+                self._measured[rung][number] = utilities(self._problem.frame, told[-1].objectives)
+            if rung < 1.0 and self._setup.stops:
+                left = self._survivors(left, rung)
+            previous = rung
+        self._full += [(each, curves[n][1.0]) for n, each in left.items()]
+        started = time.process_time()
+        self._searcher.tell(sorted(told, key=lambda each: (each.number, each.rung)))
+        self._suggesting += time.process_time() - started
+
+    def _curve(self, configuration: Configuration) -> Mapping[float, float]:
+        values = self._emulator.measured(configuration, self._seed)
+        return dict(zip(self._emulator.rungs, map(float, values), strict=True))
+
+    def _observation(
+        self, number: int, configuration: Configuration, curve: Mapping[float, float], rung: float
+    ) -> Observation:
+        quality = self._problem.frame[0].name
+        known = self._problem.known(configuration)
+        return Observation(number, configuration, {**known, quality: curve[rung]}, rung=rung)
+
+    def _survivors(
+        self, left: Mapping[int, Configuration], rung: float
+    ) -> dict[int, Configuration]:
+        measured = self._measured[rung]
+        quality = self._problem.frame[0]
+        span = quality.best - quality.worst
+        top = quality.worst + span * max(point[0] for point in measured.values())
+        margin = noise_margin(
+            top, self._problem.n_validation, worst=quality.worst, best=quality.best
+        )
+        stopped = stopped_at_rung(list(left), measured, margin=margin)
+        return {n: each for n, each in left.items() if n not in stopped}
+
+    def _step(self) -> Step:
+        measured = self._points([value for _, value in self._full])
+        true = self.points()
+        front = non_dominated(measured)
+        return Step(
+            self._count,
+            self._cost(),
+            self._suggesting,
+            hypervolume(true[front]),
+            hypervolume(measured),
+        )
+
+    def _points(self, values: Sequence[float]) -> NDArray[np.float64]:
+        frame = self._problem.frame
+        rows = [
+            utilities(frame, {**self._problem.known(each), frame[0].name: value})
+            for (each, _), value in zip(self._full, values, strict=True)
+        ]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(frame))
