@@ -143,6 +143,10 @@ def _clock(view: StudyView) -> tuple[str, str]:
 def _news(view: StudyView) -> None:
     if view.running and view.record.stop_requested:
         st.info("The search was asked to stop.", icon=":material/stop_circle:")
+    ended = view.record.facts.get("ended")
+    if ended and ended["reason"] != "trials":
+        text = words.markdown(ended["text"])
+        st.info(text[0].upper() + text[1:], icon=":material/flag:")
     if view.lost:
         st.warning(words.KILLED, icon=":material/hourglass_disabled:")
     elif not view.trials:

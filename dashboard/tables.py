@@ -1,7 +1,7 @@
 """Trials as one table: a row per trial, a column per thing that can stand on an axis."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -73,7 +73,9 @@ def axes(table: pd.DataFrame, frames: Sequence[ObjectiveFrame]) -> list[Axis]:
     first = [*(frame.name for frame in frames), "trainable_params", "head_params"]
     rest = [name for name in table.columns if name not in _FIXED]
     names = dict.fromkeys([*first, *_PROFILE_FIRST, "learning_rate", *sorted(rest)])
-    return [Axis.of(name) for name in names if name in table.columns]
+    found = [Axis.of(name) for name in names if name in table.columns]
+    scaled = {frame.name for frame in frames if frame.scale == "log10"}
+    return [replace(axis, log=axis.log or axis.name in scaled) for axis in found]
 
 
 def _row(trial: TrialRecord, on_front: bool, objectives: Sequence[str]) -> dict[str, object]:

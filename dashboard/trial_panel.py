@@ -205,7 +205,10 @@ def _cost(profile: Mapping[str, Any]) -> None:
         ]
         st.dataframe(pd.DataFrame(rows), hide_index=True)
         st.caption("A pack's seconds are shared out by the FLOPs of its trials.")
-    shown = {*seconds, *(f"pack_{name}" for name in seconds)}
+    if probe := profile.get("probe"):
+        st.caption("By itself, measured before it was trained:")
+        _pairs({name: probe[name] for name in words.MEASURED if name in probe}, "")
+    shown = {"probe", *seconds, *(f"pack_{name}" for name in seconds)}
     rest = {name: value for name, value in profile.items() if name not in shown}
     _pairs(rest, "" if seconds else "Nothing has been recorded yet.")
 

@@ -18,6 +18,7 @@ from autopeft.study.placement import SIZE_NAMES
 
 NOTHING = "-"
 QUALITIES = metrics_of("quality")
+MEASURED = metrics_of("measured")
 
 KILLED = "Killed? No process holds it: the same `autopeft search` command goes on."
 """What is said of a study that calls itself running, but has lost its process."""
@@ -35,6 +36,7 @@ _LABELS = {
     "samples": "examples",
     "tokens": "tokens, padded",
     "peak_memory_bytes": "peak memory",
+    "latency_seconds": "latency",
 }
 PROFILE_SECONDS = ("train_seconds", "evaluation_seconds", "loading_seconds", "waiting_seconds")
 """The seconds of a profile; `pack_` before the name are those of all lanes together."""

@@ -17,6 +17,7 @@ from autopeft.api import problem as problems
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.loading import config_anatomy
 from autopeft.errors import Fault, InputError
+from autopeft.execution.peak_memory import MEASURABLE
 from autopeft.methods import registry
 from autopeft.searchers.baselines import baselines
 from autopeft.space.library import load_space
@@ -24,7 +25,7 @@ from autopeft.study.configuration_check import check_configuration
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.paths import BUILTIN, resolve_source
 from autopeft.training.data.text import load_text_data
-from autopeft.training.setup import backbone_request, data_request
+from autopeft.training.setup import backbone_request, data_request, device_name
 
 _T = TypeVar("_T")
 
@@ -56,6 +57,7 @@ def study_faults(definition: StudyDefinition, *, where: str, output_dir: Path) -
         return faults + written_faults(definition, where=where)
     space = tried(lambda: problems.bind_space(definition, anatomy), faults, where=where)
     faults += _search_faults(definition, anatomy, where)
+    faults += _probe_faults(definition, where)
     if space is not None:
         faults += _placed(problems.cap_faults(definition, anatomy, space), where)
     return faults
@@ -108,6 +110,24 @@ def _search_faults(definition: StudyDefinition, anatomy: Anatomy, where: str) ->
     tried(lambda: baselines(names, anatomy, training=training), faults, where=where)
     tried(lambda: problems.enqueued(definition, anatomy), faults, where=where)
     return faults
+
+
+def _probe_faults(definition: StudyDefinition, where: str) -> list[Fault]:
+    """Measured costs that the study's device cannot tell."""
+    device = device_name(definition.execution.devices)
+    if device in MEASURABLE:
+        return []
+    named = {
+        f"{block}.{index}.metric": entry.metric
+        for block in ("objectives", "constraints")
+        for index, entry in enumerate(getattr(definition, block))
+    }
+    hint = f"{device} does not tell the peak of one trial; execution.devices names the device"
+    return [
+        Fault(where, key, metric, f"on {' or '.join(MEASURABLE)} alone", hint)
+        for key, metric in named.items()
+        if metric == "peak_memory_bytes"
+    ]
 
 
 def _placed(faults: Sequence[Fault], where: str) -> list[Fault]:

@@ -61,7 +61,8 @@ def plan(
         listener: Told what the probe does.
 
     Returns:
-        Plain JSON; `calibration` and `hours` are None where nothing was timed.
+        Plain JSON; `calibration` and `hours` are None where nothing was timed, as are the ranges
+        of measured costs in `measured`.
 
     Raises:
         InputError: Faults of the study, its model, data or space, all at once.
@@ -72,10 +73,30 @@ def plan(
     with TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as scratch:
         place = folder if folder.is_dir() else Path(scratch)
         estimate = _Estimate.of(definition, place)
-        calibration = _stored_calibration(definition, storage) if probe else None
-        if probe and calibration is None:
-            calibration = _measured(definition, place, listener)
-    return estimate.to_dict(calibration)
+        found = _Measured()
+        if probe:
+            found = _stored(definition, storage) or _measured(definition, place, listener)
+    return estimate.to_dict(found)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a run on the machine found.
+
+    Attributes:
+        calibration: Pack size, precision, timings; None where nothing was timed.
+        probes: Measured costs at the ends of the space; None where the study has none.
+    """
+
+    calibration: Mapping[str, Any] | None = None
+    probes: Mapping[str, Any] | None = None
+
+    def range_of(self, metric: str) -> dict[str, float] | None:
+        """The least and the largest value of a measured cost; None where nothing was measured."""
+        if not self.probes or metric not in self.probes["ranges"]:
+            return None
+        low, high = self.probes["ranges"][metric]
+        return {"min": low, "max": high}
 
 
 @dataclass(frozen=True)
@@ -126,8 +147,8 @@ class _Estimate:
             total,
         )
 
-    def to_dict(self, calibration: Mapping[str, Any] | None) -> dict[str, Any]:
-        space, total = self.problem.space, self.total_steps
+    def to_dict(self, found: _Measured) -> dict[str, Any]:
+        space, total, calibration = self.problem.space, self.total_steps, found.calibration
         flops = self._flops()
         return {
             "study": self.definition.study.name,
@@ -151,6 +172,7 @@ class _Estimate:
             "memory": self._memory(calibration),
             "calibration": None if calibration is None else dict(calibration),
             "hours": None if calibration is None else self._hours(calibration, flops),
+            "measured": {name: found.range_of(name) for name in self.definition.measured},
         }
 
     def _rungs(self) -> dict[float, int]:
@@ -337,22 +359,23 @@ def _batch(definition: StudyDefinition) -> int:
     return definition.training.batch_size
 
 
-def _stored_calibration(
-    definition: StudyDefinition, storage: str | None
-) -> Mapping[str, Any] | None:
-    """What the study of that name was created with, where there is one."""
+def _stored(definition: StudyDefinition, storage: str | None) -> _Measured | None:
+    """What the study of that name was created with, where there is one with a calibration."""
     from autopeft.api.loading import open_existing
 
     store = open_existing(storage)
     if store is None:
         return None
     found = next((r for r in store.studies() if r.name == definition.study.name), None)
-    calibration: Mapping[str, Any] | None = found.facts.get("calibration") if found else None
-    return calibration
+    if found is None or not found.facts.get("calibration"):
+        return None
+    return _Measured(found.facts["calibration"], found.facts.get("probes"))
 
 
-def _measured(definition: StudyDefinition, folder: Path, listener: Listener) -> Mapping[str, Any]:
+def _measured(definition: StudyDefinition, folder: Path, listener: Listener) -> _Measured:
     from autopeft.api.preparation import Preparation
 
-    prepared = Preparation(definition, folder, listener)
-    return prepared.calibrate(listener, Stopper(), timed=True).to_dict()
+    prepared, stopper = Preparation(definition, folder, listener), Stopper()
+    calibration = prepared.calibrate(listener, stopper, timed=True)
+    probes = prepared.probe_space(calibration, listener, stopper)
+    return _Measured(calibration.to_dict(), None if probes is None else probes.to_dict())

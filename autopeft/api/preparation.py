@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from autopeft.api import problem as problems
 from autopeft.api.checks import study_faults
 from autopeft.api.place import activations_folder
+from autopeft.api.probing import SpaceProbes, probe_ends
 from autopeft.api.study import bounds
 from autopeft.api.versions import package_versions
 from autopeft.api.warm_start import Ground, Source, warm_start
@@ -24,6 +25,9 @@ from autopeft.study.store import Store
 
 if TYPE_CHECKING:
     from autopeft.execution.calibration import Calibration, Question
+    from autopeft.execution.probe import SoloProbe
+    from autopeft.searchers.base import Problem
+    from autopeft.training.loop import Trainer
     from autopeft.training.setup import Materials
     from autopeft.tuner import Tuner
 
@@ -83,14 +87,14 @@ class Preparation:
         self._constant = setup.constant_quality(
             self._quality, materials.data, n_vocabulary=materials.n_vocabulary
         )
-        facts = problems.Facts(
+        self._facts = problems.Facts(
             constant_quality=self._constant,
             best_quality=best_value(self._quality),
             head_params=materials.head_params,
             train_tokens=materials.train_tokens,
             n_validation=len(materials.data.validation),
         )
-        self._problem = problems.make_problem(definition, anatomy, self._space, facts)
+        self._problem = problems.make_problem(definition, anatomy, self._space, self._facts)
         defaults = problems.training_defaults(definition)
         self._baselines = baselines(definition.search.baselines, anatomy, training=defaults)
         self._enqueued = problems.enqueued(definition, anatomy)
@@ -178,14 +182,59 @@ class Preparation:
             go_on=lambda: not stopper.reason,
             timed=timed,
         )
+        self._go_on(stopper)
+        listener.on_event(found.sentence())
+        return found
+
+    def probe_space(
+        self, calibration: "Calibration", listener: Listener, stopper: Stopper
+    ) -> "SpaceProbes | None":
+        """What the study's measured costs are at the ends of its space; None without such costs.
+
+        Raises:
+            InterruptedStudyError: Asked to stop meanwhile; nothing is stored yet.
+            InputError: Not even one end could be measured.
+        """
+        if not self._definition.measured:
+            return None
+        probe = self._solo_probe(self._trainer_of(calibration.precision))
+        ends = problems.probed_ends(self._problem)
+        return probe_ends(
+            probe, ends, self._definition, listener, go_on=lambda: self._go_on(stopper)
+        )
+
+    def _solo_probe(self, trainer: "Trainer") -> "SoloProbe":
+        from autopeft.execution.probe import SoloProbe
+
+        return SoloProbe(
+            trainer,
+            self._materials.data,
+            metrics=self._definition.measured,
+            max_length=self._definition.data.max_length,
+        )
+
+    def _trainer_of(self, precision: str, micro_batch_size: int | None = None) -> "Trainer":
+        """The trainer of a study's trials."""
+        from autopeft.training.setup import with_settings
+
+        own = self._materials.trainer.settings.micro_batch_size
+        micro = min(own, micro_batch_size or own)
+        return with_settings(self._materials, precision=precision, micro_batch_size=micro).trainer
+
+    def _measured_problem(self, measured: "problems.Ranges") -> "Problem":
+        """The problem with the frames of measured costs."""
+        anatomy = self._materials.backbone.anatomy
+        return problems.make_problem(
+            self._definition, anatomy, self._space, self._facts, measured=measured
+        )
+
+    def _go_on(self, stopper: Stopper) -> None:
         if stopper.reason:
             raise InterruptedStudyError(
                 f"study {self._definition.study.name!r} was stopped ({stopper.reason}) before it "
                 "began; nothing is stored",
                 hint="the same command starts it",
             )
-        listener.on_event(found.sentence())
-        return found
 
     def _question(self, most: int) -> "Question":
         """What the study leaves to calibration; sizes that memory forbids are not tried."""
@@ -230,15 +279,22 @@ class Preparation:
             listener.on_event(note)
         return found
 
-    def new_study(self, calibration: "Calibration", carried: Sequence[Carried] = ()) -> NewStudy:
-        """The record to create, with what the calibration chose and earlier studies gave."""
+    def new_study(
+        self,
+        calibration: "Calibration",
+        carried: Sequence[Carried] = (),
+        probes: "SpaceProbes | None" = None,
+    ) -> NewStudy:
+        """The record to create: what calibration and probes found, what earlier studies gave."""
         data, backbone = self._materials.data, self._materials.backbone
-        space = self._space
+        space, problem = self._space, self._problem
+        if probes is not None:
+            problem = self._measured_problem(probes.ranges)
         return NewStudy(
             name=self._definition.study.name,
             definition=self._definition.to_plain(),
             space_hash=space.hash,
-            frame=self._problem.frame,
+            frame=problem.frame,
             fingerprints={"data": data.fingerprint, "backbone": backbone.fingerprint},
             versions=package_versions(),
             facts={
@@ -259,6 +315,7 @@ class Preparation:
                 "tf32": False,
                 "micro_batch_size": self._materials.trainer.settings.micro_batch_size,
                 "calibration": calibration.to_dict() if calibration.seconds else None,
+                "probes": None if probes is None else probes.to_dict(),
                 "head_params": self._materials.head_params,
                 "data_notes": list(data.notes),
                 "space_name": space.name,
@@ -319,8 +376,21 @@ class Preparation:
                     "the space file has changed since the study was created",
                 )
             )
+        stored = SpaceProbes.stored(record)
+        if stored is not None and record.facts["device"] != self._device:
+            faults.append(
+                Fault(
+                    f"study {record.name}",
+                    "execution.devices",
+                    self._device,
+                    str(record.facts["device"]),
+                    f"{' and '.join(stored.ranges)} of two devices do not compare",
+                )
+            )
         if faults:
             raise StudyMismatchError(faults)
+        if stored is not None and (note := stored.elsewhere(self._materials.trainer.device)):
+            listener.on_event(note)
         installed = package_versions()
         for package, before in record.versions.items():
             if (now_is := installed.get(package)) != before:
@@ -339,23 +409,19 @@ class Preparation:
         """The tuner of one sitting."""
         from autopeft.execution.inprocess import InProcessRunner
         from autopeft.searchers.registry import make_searcher
-        from autopeft.training.setup import with_settings
         from autopeft.tuner import Tuner, TunerSettings
         from autopeft.tuner.ledger import Ledger
 
         definition, record = self._definition, store.study(self._definition.study.name)
         budget = definition.budget
         precision = str(record.facts.get("precision", "fp32"))
-        own = self._materials.trainer.settings.micro_batch_size
-        micro = min(own, int(record.facts.get("micro_batch_size", own)))
-        trainer = with_settings(
-            self._materials, precision=precision, micro_batch_size=micro
-        ).trainer
+        trainer = self._trainer_of(precision, record.facts.get("micro_batch_size"))
+        probes = SpaceProbes.stored(record)
+        problem = self._problem if probes is None else self._measured_problem(probes.ranges)
         listener.on_event(f"packs of at most {record.facts['pack_size']} trials, {precision}")
         known = [Carried.from_dict(each) for each in record.facts.get("warm_start", ())]
         # They are a part of the start, which so does not grow by them.
-        initial = max(0, self._problem.initial - len(known))
-        problem = replace(self._problem, initial=initial)
+        problem = replace(problem, initial=max(0, problem.initial - len(known)))
         settings = TunerSettings(
             trials=budget.trials,
             proposals=int(record.facts.get("proposals", record.facts["pack_size"])),
@@ -374,12 +440,14 @@ class Preparation:
             accuracy_like=self._quality in ACCURACY_LIKE,
             stops=definition.search.stopping != "none",
             warm_start=[each.proposal for each in known],
+            probes=probes is not None,
+            min_gain=budget.min_gain,
         )
         return Tuner(
             Ledger(store, definition.study.name, token),
             problem=problem,
             searcher=make_searcher(definition.search.searcher, problem),
-            runner=InProcessRunner(trainer),
+            runner=InProcessRunner(trainer, None if probes is None else self._solo_probe(trainer)),
             settings=settings,
             listener=listener,
             stopper=stopper,

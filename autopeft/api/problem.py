@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 
@@ -10,17 +12,26 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import TRAINING_KEYS, Configuration
 from autopeft.errors import Fault, InputError
 from autopeft.methods import counting, registry
-from autopeft.searchers.base import Problem
+from autopeft.searchers.base import Limit, Problem
 from autopeft.searchers.candidates import Candidates
 from autopeft.space.library import load_space
 from autopeft.space.space import BoundSpace, Point
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.configuration_form import complete_configuration
 from autopeft.study.definition import StudyDefinition
+from autopeft.study.metrics import METRICS
 from autopeft.study.records import ObjectiveFrame
 from autopeft.study.search_blocks import Constraint, Objective
 
 CACHED = 100_000
+
+Ranges: TypeAlias = Mapping[str, tuple[float, float]]
+"""The least and the largest value of metrics, by name."""
+
+SLACK = 1.25
+"""A measured cost's frame reaches this factor beyond what the space's ends were measured at:
+trials a little beyond keep their places, and where all configurations take alike, the noise of a
+clock does not fill the frame."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +107,22 @@ class Costs:
 
 
 def make_problem(
-    definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace, facts: Facts
+    definition: StudyDefinition,
+    anatomy: Anatomy,
+    space: BoundSpace,
+    facts: Facts,
+    *,
+    measured: Ranges = MappingProxyType({}),
 ) -> Problem:
     """The problem of a study.
+
+    Args:
+        definition: The study.
+        anatomy: Its backbone.
+        space: Bound to the backbone.
+        facts: What the data fix.
+        measured: What probes of the space's ends found, by metric (see `probed_ends`). Without
+            it, the problem lacks the frames of measured costs: enough to check and to plan.
 
     Raises:
         InputError: No configuration of the space keeps the caps or fits `deploy`.
@@ -109,10 +133,11 @@ def make_problem(
         return build(definition, space, point)
 
     ranges = _ranges(space, built, costs)
+    frames = _frames(definition, facts, ranges, measured)
     problem = Problem(
         space=space,
         anatomy=anatomy,
-        frame=_frame(definition, facts, ranges),
+        frame=tuple(frames[o.metric] for o in definition.objectives if o.metric in frames),
         build=built,
         known=costs.known,
         site_params=costs.site_params,
@@ -123,6 +148,7 @@ def make_problem(
         initial=min(definition.search.initial, definition.budget.trials),
         portfolio=definition.search.portfolio,
         trunk_flops=costs.trunk_flops,
+        limits=_limits(definition, frames),
     )
     faults = _cap_faults(definition, ranges) or _feasibility_faults(definition, problem)
     if faults:
@@ -183,17 +209,32 @@ def barred(configurations: Sequence[Configuration], problem: Problem) -> list[Fa
 
 
 def _caps(definition: StudyDefinition) -> dict[str, float]:
-    """Caps on known objectives, of objectives and constraints; the stricter of two."""
-    capped: list[Objective | Constraint] = [*definition.objectives[1:], *definition.constraints]
+    """Caps of objectives and constraints; the stricter of two."""
     caps: dict[str, float] = {}
-    for entry in capped:
+    for entry in definition.bounded:
         if entry.cap is not None:
             caps[entry.metric] = min(float(entry.cap), caps.get(entry.metric, float("inf")))
     return caps
 
 
+def _known_caps(definition: StudyDefinition) -> dict[str, float]:
+    return {name: cap for name, cap in _caps(definition).items() if METRICS[name].kind == "known"}
+
+
+def _limits(
+    definition: StudyDefinition, frames: Mapping[str, ObjectiveFrame]
+) -> tuple[Limit, ...]:
+    """Bounds that nobody can check beforehand, as far as their frames are known."""
+    quality = definition.objectives[0]
+    known = _known_caps(definition)
+    caps = {name: cap for name, cap in _caps(definition).items() if name not in known}
+    floor = {} if quality.floor is None else {quality.metric: float(quality.floor)}
+    bounds = floor | caps
+    return tuple(Limit(frames[name], bound) for name, bound in bounds.items() if name in frames)
+
+
 def _feasible(definition: StudyDefinition, costs: Costs) -> Callable[[Configuration], bool]:
-    caps, peft_only = _caps(definition), "peft" in definition.deploy
+    caps, peft_only = _known_caps(definition), "peft" in definition.deploy
 
     def feasible(configuration: Configuration) -> bool:
         if peft_only and not all(registry[m].peft_type for m in configuration.methods):
@@ -204,18 +245,14 @@ def _feasible(definition: StudyDefinition, costs: Costs) -> Callable[[Configurat
     return feasible
 
 
-def _ranges(
-    space: BoundSpace, built: Callable[[Point], Configuration], costs: Costs
-) -> dict[str, tuple[float, float]]:
-    """Known objectives of the space's smallest and largest configurations: the frame's ends."""
+def _ranges(space: BoundSpace, built: Callable[[Point], Configuration], costs: Costs) -> Ranges:
+    """Known costs of the space's smallest and largest configurations: the frame's ends."""
     smallest = [costs.known(built(point)) for point in space.smallest()]
     largest = costs.known(built(space.largest()))
     return {name: (min(values[name] for values in smallest), largest[name]) for name in largest}
 
 
-def _cap_faults(
-    definition: StudyDefinition, ranges: Mapping[str, tuple[float, float]]
-) -> list[Fault]:
+def _cap_faults(definition: StudyDefinition, ranges: Ranges) -> list[Fault]:
     blocks: list[tuple[str, Sequence[Objective | Constraint]]] = [
         ("objectives", definition.objectives),
         ("constraints", definition.constraints),
@@ -230,7 +267,7 @@ def _cap_faults(
         )
         for block, entries in blocks
         for index, entry in enumerate(entries)
-        if entry.cap is not None and entry.cap < ranges[entry.metric][0]
+        if entry.cap is not None and entry.metric in ranges and entry.cap < ranges[entry.metric][0]
     ]
 
 
@@ -238,7 +275,7 @@ def _feasibility_faults(definition: StudyDefinition, problem: Problem) -> list[F
     """A fault where all caps and `deploy` together leave nothing."""
     if Candidates(problem).sample(np.random.default_rng(0), 1, frozenset()):
         return []
-    bars = [*_caps(definition), *(f"deploy {form}" for form in definition.deploy)]
+    bars = [*_known_caps(definition), *(f"deploy {form}" for form in definition.deploy)]
     given = ", ".join(bars) or "its own conditions"
     return [
         Fault(
@@ -251,21 +288,41 @@ def _feasibility_faults(definition: StudyDefinition, problem: Problem) -> list[F
     ]
 
 
-def _frame(
-    definition: StudyDefinition, facts: Facts, ranges: Mapping[str, tuple[float, float]]
-) -> tuple[ObjectiveFrame, ...]:
-    quality, *costs = definition.objectives
-    caps = _caps(definition)
-    frames = [
-        ObjectiveFrame(
+def _frames(
+    definition: StudyDefinition, facts: Facts, known: Ranges, measured: Ranges
+) -> dict[str, ObjectiveFrame]:
+    """The frames of all objectives and of measured costs that are only capped, by metric."""
+    quality, caps = definition.objectives[0], _caps(definition)
+    frames = {
+        quality.metric: ObjectiveFrame(
             quality.metric, quality.goal, "linear", facts.constant_quality, facts.best_quality
         )
-    ]
-    for cost in costs:
-        low, high = ranges[cost.metric]
-        worst = min(high, caps.get(cost.metric, high))
-        frames.append(ObjectiveFrame(cost.metric, "min", "log10", worst, low))
-    return tuple(frames)
+    }
+    for name, (low, high) in known.items():
+        frames[name] = ObjectiveFrame(name, "min", "log10", min(high, caps.get(name, high)), low)
+    for name, (low, high) in measured.items():
+        worst = min(high * SLACK, caps.get(name, high * SLACK))
+        best = min(low / SLACK, worst / SLACK**2)
+        frames[name] = ObjectiveFrame(name, "min", "log10", worst, best)
+    return frames
+
+
+def probed_ends(problem: Problem) -> dict[str, Configuration]:
+    """The configurations whose probes span the frames of measured costs, by what they are.
+
+    Of the space's smallest ones, that with the fewest parameters and that with the least work,
+    which lies in higher layers; and the largest.
+    """
+    smallest = [problem.build(point) for point in problem.space.smallest()]
+
+    def fewest(configuration: Configuration) -> float:
+        return problem.known(configuration)["trainable_params"]
+
+    return {
+        "smallest": min(smallest, key=fewest),
+        "lightest": min(smallest, key=problem.flops),
+        "largest": problem.build(problem.space.largest()),
+    }
 
 
 def longest_warmup(definition: StudyDefinition, space: BoundSpace) -> float:

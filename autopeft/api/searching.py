@@ -115,9 +115,10 @@ class _Sitting:
             prepared = self._prepare()
             known = prepared.warm_start(earlier, self._listener)
             calibration = prepared.calibrate(self._listener, self._stopper)
+            probes = prepared.probe_space(calibration, self._listener, self._stopper)
             store = store or open_store(self._storage, create=True)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
-                store.create_study(prepared.new_study(calibration, known))
+                store.create_study(prepared.new_study(calibration, known, probes))
             with self._lease(store) as token:
                 self._search(prepared, store, token)
         elif not self._is_finished(existing):
@@ -163,7 +164,7 @@ class _Sitting:
     def _is_finished(self, record: StudyRecord) -> bool:
         return (
             record.state is StudyState.FINISHED
-            and record.definition["budget"] == self._definition.to_plain()["budget"]
+            and _with_defaults(record)["budget"] == self._definition.to_plain()["budget"]
         )
 
     def _prepare(self) -> Preparation:

@@ -207,6 +207,7 @@ def status(store: Store, record: StudyRecord) -> dict[str, Any]:
             "wall_seconds": wall,
         },
         "failures": store.failures(record.name),
+        "ended": record.facts.get("ended"),
         "held": store.holder(record.name) is not None,
         "objectives": [frame.name for frame in record.frame],
         "created_at": record.created_at.isoformat(),

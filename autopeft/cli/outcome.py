@@ -25,15 +25,26 @@ def print_outcome(study: "Study", place: Place, *, finished_before: bool) -> Non
         finished_before: Whether there was nothing left to do.
     """
     if finished_before:
-        say(f"study {study.name} is already finished; a larger --trials lets it go on")
+        say(f"study {study.name} is already finished; {_goes_on(study)}")
     target = console()
     print_front(study, target)
     target.print(study.verdict(), soft_wrap=True)
+    ended = study.record.facts.get("ended")
+    if ended and ended["reason"] != "trials":
+        target.print(ended["text"], soft_wrap=True)
     if study.front():
         target.print()
         target.print("Next:")
         for line in listed(after_search(study.name, study.pick("knee")[0].number, place)):
             target.print(line, soft_wrap=True)
+
+
+def _goes_on(study: "Study") -> str:
+    """What lets a finished study go on."""
+    ended = study.record.facts.get("ended") or {}
+    if ended.get("reason") == "min_gain":
+        return "a smaller budget.min_gain (--set budget.min_gain=null) lets it go on"
+    return "a larger --trials lets it go on"
 
 
 def print_front(study: "Study", target: "Console") -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from autopeft.cli.streams import ascii_only, draw
 from autopeft.cli.wording import compact
+from autopeft.searchers.front import on_scale
 from autopeft.study.records import Measurement, ObjectiveFrame, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _point(
     x, y = trial.objectives.get(cost.name), trial.objectives.get(quality.name)
     if trial.state is not TrialState.COMPLETED or trial.rung != 1.0 or x is None or y is None:
         return None
-    return (math.log10(max(x, 1.0)) if cost.scale == "log10" else x), y
+    return on_scale(cost, x), y
 
 
 def _print(

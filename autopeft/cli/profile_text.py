@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from autopeft.cli.wording import byte_count, number, plain_text, seconds
+from autopeft.cli.wording import byte_count, metric_value, number, plain_text, seconds
+from autopeft.study.metrics import metrics_of
 
 _COUNTS = {
     "packs": "packs",
@@ -22,7 +23,8 @@ _SECONDS = {
 
 def profile_lines(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A label and a text for every entry; entries that are unknown here come last, as they are."""
-    known = {*_COUNTS, *_SECONDS, *(f"pack_{name}" for name in _SECONDS), "peak_memory_bytes"}
+    seconds_of_pack = (f"pack_{name}" for name in _SECONDS)
+    known = {*_COUNTS, *_SECONDS, *seconds_of_pack, "peak_memory_bytes", "probe"}
     for name, label in _COUNTS.items():
         if name in profile:
             yield label, number(profile[name])
@@ -35,3 +37,12 @@ def profile_lines(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "peak memory", byte_count(profile["peak_memory_bytes"])
     for name in sorted(set(profile) - known):
         yield name, plain_text(profile[name])
+
+
+def probe_lines(probe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a trial costs by itself; how that came about is left to the JSON."""
+    for name in metrics_of("measured"):
+        if name in probe:
+            yield name, metric_value(name, probe[name])
+    if "seconds" in probe:
+        yield "probing", seconds(probe["seconds"])

@@ -28,7 +28,7 @@ LINE_EVERY_S = 10.0
 LOADING = "loading model and data"
 """What is shown before the first trial; it may take tens of seconds."""
 
-WORKING = frozenset({"suggesting", "training", "evaluating"})
+WORKING = frozenset({"suggesting", "probing", "training", "evaluating"})
 """Phases in which a search does something: one that shows none had nothing left to do."""
 
 

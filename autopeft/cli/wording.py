@@ -20,6 +20,13 @@ def objective(frame: ObjectiveFrame, value: float | None) -> str:
     return f"{value:.4f}"
 
 
+def metric_value(metric: str, value: float) -> str:
+    """A metric's value with its unit, where its name tells one."""
+    if metric.endswith("_bytes"):
+        return byte_count(value)
+    return seconds(value) if metric.endswith("_seconds") else number(value)
+
+
 def number(value: float | None) -> str:
     """Any number: thousands with commas, others with four significant digits."""
     if value is None:

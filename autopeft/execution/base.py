@@ -50,6 +50,15 @@ class Run(Protocol):
 class Runner(Protocol):
     """Trains packs."""
 
+    def probe(self, configuration: Configuration) -> dict[str, Any]:
+        """What a configuration costs by itself, measured in a few steps; plain JSON.
+
+        The study's measured metrics by name, and what else `autopeft.execution.probe` tells.
+
+        Raises:
+            TrialError: It does not run on this device, by itself.
+        """
+
     def start(
         self,
         lanes: Sequence[tuple[int, Configuration]],

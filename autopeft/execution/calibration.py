@@ -7,17 +7,13 @@ the study, so that a resumed study never asks again and timing never changes its
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
-import torch
-
 from autopeft.configuration import Configuration
 from autopeft.errors import TrialError
-from autopeft.training.activations import CacheBudget
-from autopeft.training.batches import steps_per_epoch
+from autopeft.execution.steady import middling_batch, steady_trainer, timed_steps
 from autopeft.training.data.examples import TaskData
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.loop import PackRun, Trainer
@@ -167,20 +163,9 @@ def calibrate(
 
 
 def _probing(trainer: Trainer, data: TaskData, precision: str) -> Trainer:
-    """A trainer of its own that keeps nothing, on one batch of middling length.
-
-    Every step has the same shape, so that a repeat differs from another by noise alone, and a GPU
-    replays what it has captured.
-    """
-    epoch = trainer.order(0, steps_per_epoch(len(trainer.train), trainer.settings.batch_size))
-    whole = [rows for rows in epoch if len(rows) == len(epoch[0])]
-    rows = sorted(whole, key=trainer.train.width)[len(whole) // 2]
-    data = replace(data, train=data.train.rows(rows))
     steps = WARM_STEPS + STEPS * REPEATS
-    settings = replace(
-        trainer.settings, precision=precision, total_steps=steps, cache=CacheBudget()
-    )
-    return Trainer(trainer.backbone, data, settings, study_seed=trainer.study_seed)
+    rows = middling_batch(trainer)
+    return steady_trainer(trainer, data, rows, precision=precision, steps=steps)
 
 
 class _Clock:
@@ -263,17 +248,7 @@ class _Probe:
 
     def steps(self, run: PackRun) -> list[float]:
         """Seconds of each of the next steps."""
-        cuda = self._trainer.device.type == "cuda"
-        marks = [time.perf_counter()]
-
-        def mark(_: int) -> bool:
-            if cuda:
-                torch.cuda.synchronize()  # else a step's time is that of its launches
-            marks.append(time.perf_counter())
-            return True
-
-        run.train(run.step + STEPS, on_step=mark)
-        return [after - before for before, after in pairwise(marks)]
+        return timed_steps(run, STEPS, self._trainer.device)
 
 
 def _doubling(largest: int) -> Iterator[int]:

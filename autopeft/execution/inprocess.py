@@ -12,6 +12,7 @@ import torch
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Result, Run, state_path
 from autopeft.execution.peak_memory import peak_bytes, reset_peak
+from autopeft.execution.probe import SoloProbe
 from autopeft.execution.profile import PackFigures, trial_profile
 from autopeft.methods.counting import training_flops
 from autopeft.study.records import Measurement
@@ -25,10 +26,18 @@ class InProcessRunner:
 
     Args:
         trainer: Holds backbone and data.
+        probe: Measures configurations by themselves; None where a study asks for nothing of it.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    def __init__(self, trainer: Trainer, probe: SoloProbe | None = None) -> None:
+        self._trainer, self._probe = trainer, probe
+
+    def probe(self, configuration: Configuration) -> dict[str, Any]:
+        """See `Runner.probe`; nothing where a study has no measured metric."""
+        if self._probe is None:
+            return {}
+        self._clear()
+        return self._probe.measure(configuration)
 
     def start(
         self,
@@ -38,10 +47,8 @@ class InProcessRunner:
         waited: Mapping[int, float],
     ) -> Run:
         """See `Runner.start`."""
-        device = self._trainer.device
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # a pack that ran out of memory may have left fragments
-        reset_peak(device)
+        self._clear()
+        reset_peak(self._trainer.device)
         began = time.perf_counter()
         states = {number: LaneState.load(path) for number, path in resume.items()}
         before = {
@@ -51,6 +58,10 @@ class InProcessRunner:
         run = self._trainer.start(pack, states=states or None)
         loading_s = time.perf_counter() - began
         return InProcessRun(self._trainer, run, Start(loading_s, waited, before))
+
+    def _clear(self) -> None:
+        if self._trainer.device.type == "cuda":
+            torch.cuda.empty_cache()  # a pack that ran out of memory may have left fragments
 
 
 @dataclass(frozen=True)

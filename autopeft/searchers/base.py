@@ -6,8 +6,40 @@ from typing import Any, Protocol
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration
+from autopeft.searchers.front import reach
 from autopeft.space.space import BoundSpace, Point
 from autopeft.study.records import ObjectiveFrame, Origin
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound that nobody can check beforehand: a cap on a measured cost, a floor on quality.
+
+    Searchers weigh a candidate by the probability that it keeps every limit. All is in the
+    frame's terms, so that a model of `front.reach` answers: a value keeps the limit where its
+    reach is at least `least`.
+
+    Attributes:
+        frame: Of the metric; that of an objective, or one of its own where it is only bounded.
+        bound: The cap, where smaller is better, or the floor, where greater is; in its unit.
+    """
+
+    frame: ObjectiveFrame
+    bound: float
+
+    @property
+    def metric(self) -> str:
+        """The metric's name, as in `Observation.objectives`."""
+        return self.frame.name
+
+    @property
+    def least(self) -> float:
+        """The reach of the bound: not clipped, as it may lie outside the frame."""
+        return reach(self.frame, self.bound)
+
+    def keeps(self, value: float) -> bool:
+        """Whether a measured value keeps it."""
+        return value <= self.bound if self.frame.goal == "min" else value >= self.bound
 
 
 @dataclass(frozen=True)
@@ -18,11 +50,13 @@ class Problem:
         space: The search space, bound to the backbone.
         anatomy: The backbone's layers and sites.
         frame: The objectives, quality first; utilities are maximised, reference point all 0.
+            Costs that `known` does not give are measured: a trial's probe tells them before it is
+            trained, at no rung.
         build: A point of the space -> the configuration it stands for.
         known: A configuration -> its known objectives by name (exact, closed form).
         site_params: A configuration -> trainable parameters per (layer, site) it occupies,
             exact; sites of a method that implies its place are keyed by the method's name.
-        feasible: Whether a configuration keeps every cap on known objectives.
+        feasible: Whether a configuration keeps every cap on known costs.
         flops: A configuration -> training FLOPs of a full trial, closed form: the cost model.
         n_validation: Validation examples (the binomial noise floor of an accuracy).
         seed: The study's seed.
@@ -31,6 +65,7 @@ class Problem:
             (`autopeft.searchers.portfolio`); no other searcher does.
         trunk_flops: A configuration -> those of `flops` that a pack shares: the frozen layers
             below its branch point.
+        limits: Caps on measured costs and floors on quality.
     """
 
     space: BoundSpace
@@ -46,19 +81,28 @@ class Problem:
     initial: int
     portfolio: bool = False
     trunk_flops: Callable[[Configuration], float] = lambda configuration: 0.0
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)
 class Observation:
     """What a trial taught: told once per rung it reached.
 
+    A trial whose probe breaks a cap is never trained. It is told all the same, with what was
+    measured, so that models of costs learn from it: `failed` and `infeasible`. As of any failed
+    trial its quality is the constant predictor's, which keeps searchers away that know of nothing
+    else; a model of quality leaves it out, as nothing was learnt of that.
+
     Attributes:
         number: The trial's number.
         configuration: What was trained; baselines lie outside the space.
-        objectives: Value per objective name, in the metric's unit.
+        objectives: Value per objective name, in the metric's unit; measured costs that are only
+            capped are among them.
         rung: Share of the full budget at which quality was measured.
-        failed: Whether it diverged or erred; quality is then the constant predictor's.
+        failed: Whether it diverged, erred or is infeasible; quality is then the constant
+            predictor's.
         baseline: Whether it is a baseline.
+        infeasible: Whether its probe broke a cap, so that it was not trained.
     """
 
     number: int
@@ -67,6 +111,7 @@ class Observation:
     rung: float
     failed: bool = False
     baseline: bool = False
+    infeasible: bool = False
 
 
 @dataclass(frozen=True)

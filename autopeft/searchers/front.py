@@ -27,10 +27,12 @@ __all__ = [
     "hypervolume",
     "non_dominated",
     "non_dominated_ranks",
+    "on_scale",
     "pick_best",
     "pick_knee",
     "pick_smallest",
     "pick_within",
+    "reach",
     "utilities",
     "utility",
     "utility_points",
@@ -40,17 +42,30 @@ Frames = Sequence[ObjectiveFrame]
 Choice = tuple[TrialRecord, str]
 
 
+def on_scale(frame: ObjectiveFrame, value: float) -> float:
+    """A value on its frame's scale: itself, or its logarithm; a count of 0 is as one of 1."""
+    if frame.scale != "log10":
+        return value
+    return math.log10(value) if value > 0.0 else 0.0
+
+
+def reach(frame: ObjectiveFrame, value: float) -> float:
+    """Where a value lies on its frame: 0 at the worst, 1 at the best, and not clipped.
+
+    What bounds are held against: a cap or a floor may lie outside the frame.
+    """
+    worst, best, value = (on_scale(frame, each) for each in (frame.worst, frame.best, value))
+    if worst == best:
+        reached = value >= best if frame.goal == "max" else value <= best
+        return 1.0 if reached else 0.0
+    return (value - worst) / (best - worst)
+
+
 def utility(frame: ObjectiveFrame, value: float | None) -> float:
     """The utility of one objective's value, in [0, 1]; what is not a number has none (0)."""
     if value is None or math.isnan(value):
         return 0.0
-    worst, best, value = frame.worst, frame.best, float(value)
-    if frame.scale == "log10":
-        worst, best, value = (math.log10(max(number, 1.0)) for number in (worst, best, value))
-    if worst == best:
-        reached = value >= best if frame.goal == "max" else value <= best
-        return 1.0 if reached else 0.0
-    return min(max((value - worst) / (best - worst), 0.0), 1.0)
+    return min(max(reach(frame, float(value)), 0.0), 1.0)
 
 
 def utilities(frames: Frames, objectives: Mapping[str, float | None]) -> tuple[float, ...]:
@@ -69,7 +84,8 @@ class Bound:
     """A constraint that a trial must keep to be on the front.
 
     Attributes:
-        metric: An objective, `trainable_params`, `head_params`, or an entry of the profile.
+        metric: An objective, `trainable_params`, `head_params`, or what the trial's solo probe
+            measured.
         cap: Largest allowed value, or None.
         floor: Smallest allowed value, or None.
     """
@@ -279,12 +295,12 @@ def _present(members: Sequence[TrialRecord]) -> Sequence[TrialRecord]:
 
 
 def _value(trial: TrialRecord, metric: str) -> float | None:
-    """A metric of a trial, wherever the record keeps it."""
+    """A metric of a trial, wherever the record keeps it; seconds and bytes are its probe's."""
     if metric in trial.objectives:
         return trial.objectives[metric]
     if metric in ("trainable_params", "head_params"):
         return float(getattr(trial, metric))
-    value = trial.profile.get(metric)
+    value = trial.profile.get("probe", {}).get(metric)
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -124,9 +124,9 @@ class GPSearcher:
         seed: int,
     ) -> Acquisition:
         """What is believed now, as the acquisition."""
-        problem = self._problem
-        modelled = (i for i in range(1, len(problem.frame)) if i not in encoding.known)
-        costs = {i: fit_cost(i, problem, encoding, measurements, Prior()) for i in modelled}
+        problem, probes = self._problem, self._history.probes()
+        modelled = {i: f for i, f in enumerate(problem.frame) if i and i not in encoding.known}
+        costs = {i: fit_cost(f, encoding, probes, Prior()) for i, f in modelled.items()}
         return Acquisition(
             encoding,
             fit_quality(problem, encoding, measurements, Prior()),

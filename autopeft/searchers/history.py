@@ -55,21 +55,37 @@ class History:
         return frozenset(self._told) | frozenset(self.pending(named))
 
     def measurements(self) -> list[Observation]:
-        """Every rung of every trial, by trial and rung."""
+        """Every rung of every trial that was trained, by trial and rung."""
         return [
-            self._rungs[number][rung]
-            for number in sorted(self._rungs)
-            for rung in sorted(self._rungs[number])
+            rungs[rung]
+            for _, rungs in sorted(self._rungs.items())
+            for rung in sorted(rungs)
+            if not rungs[rung].infeasible
         ]
 
-    def trials(self) -> list[Observation]:
-        """Each trial at its highest rung, by number."""
+    def probes(self) -> list[Observation]:
+        """Every trial once, by number, those that were not trained among them.
+
+        What models of measured costs learn from: a cost is measured once, and at no rung.
+        """
         return [rungs[max(rungs)] for _, rungs in sorted(self._rungs.items())]
 
+    def trials(self) -> list[Observation]:
+        """Each trial that was trained, at its highest rung, by number."""
+        return [each for each in self.probes() if not each.infeasible]
+
     def front(self) -> list[Observation]:
-        """The non-dominated full-budget trials; of all rungs while none is full. None failed."""
+        """The non-dominated full-budget trials; of all rungs while none is full. None failed.
+
+        Those that keep every limit, where any does.
+        """
         sound = [trial for trial in self.trials() if not trial.failed]
         trials = [trial for trial in sound if trial.rung >= 1.0] or sound
+        trials = [trial for trial in trials if self._keeps_limits(trial)] or trials
         points = np.array([utilities(self._problem.frame, t.objectives) for t in trials])
         flags = non_dominated(points.reshape(len(trials), len(self._problem.frame)))
         return [trial for trial, flag in zip(trials, flags, strict=True) if flag]
+
+    def _keeps_limits(self, trial: Observation) -> bool:
+        values = ((limit, trial.objectives.get(limit.metric)) for limit in self._problem.limits)
+        return all(value is None or limit.keeps(value) for limit, value in values)

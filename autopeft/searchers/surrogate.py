@@ -3,7 +3,7 @@
 Each is a Gaussian process (`autopeft.searchers.gaussian_process`) in utilities. Quality is learnt
 from every rung of every trial; what a value may be off is at least what the validation set's size
 says (an accuracy on n examples is not known better than its binomial error), and the rest is
-fitted. Measured costs do not depend on the rung, and their utilities are logarithms.
+fitted. Measured costs do not depend on the rung, and lie on log scale.
 """
 
 import math
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from autopeft.searchers.base import Observation, Problem
 from autopeft.searchers.encoding import Encoding
-from autopeft.searchers.front import utility
+from autopeft.searchers.front import reach, utility
 from autopeft.searchers.gaussian_process import Data, Kernel, Layout, Prior, Worlds, fit
 from autopeft.study.records import ObjectiveFrame
 
@@ -95,27 +95,25 @@ def fit_quality(
 
 
 def fit_cost(
-    index: int,
-    problem: Problem,
-    encoding: Encoding,
-    measurements: Sequence[Observation],
-    prior: Prior,
+    frame: ObjectiveFrame, encoding: Encoding, probes: Sequence[Observation], prior: Prior
 ) -> Surrogate | None:
     """The surrogate of a measured cost, or None where nothing was measured yet.
 
+    It is of the cost's reach on its frame, which is its utility but for not being clipped: bounds
+    may lie outside the frame, and a clipped value would say less than was measured.
+
     Args:
-        index: Its position in the frame.
-        problem: Gives the frame.
+        frame: Of an objective, or of a limit on a cost that is none.
         encoding: Turns configurations into rows.
-        measurements: Of any rung; the cost of a trial is the same at each.
+        probes: Trials, those that were never trained among them; a cost is measured at no rung,
+            so each counts once.
         prior: Over the hyper-parameters.
     """
-    frame = problem.frame[index]
-    by_trial = {m.number: m for m in measurements if m.objectives.get(frame.name) is not None}
+    by_trial = {p.number: p for p in probes if p.objectives.get(frame.name) is not None}
     trials = list(by_trial.values())
     if not trials:
         return None
-    y = np.array([utility(frame, each.objectives[frame.name]) for each in trials])
+    y = np.array([reach(frame, each.objectives[frame.name]) for each in trials])
     rungs = np.zeros(len(trials), dtype=np.int64)
     return _fitted(encoding, trials, rungs, y, np.zeros(len(trials)), 1, prior)
 

@@ -24,7 +24,7 @@ from autopeft.study.blocks import (
 from autopeft.study.data_block import DataBlock, task_context
 from autopeft.study.faults import Finding, faults_of, refusal, refusals
 from autopeft.study.layout import yaml_text
-from autopeft.study.metrics import DEFAULT_COST, DEFAULT_QUALITY
+from autopeft.study.metrics import DEFAULT_COST, DEFAULT_QUALITY, METRICS
 from autopeft.study.overrides import with_overrides
 from autopeft.study.paths import with_absolute_paths
 from autopeft.study.search_blocks import (
@@ -33,6 +33,7 @@ from autopeft.study.search_blocks import (
     ExecutionBlock,
     Objective,
     SearchBlock,
+    budget_findings,
     objective_findings,
     read_deploy,
     read_space,
@@ -68,10 +69,10 @@ class StudyDefinition(Block):
     data: DataBlock
     training: TrainingBlock = TrainingBlock()
     objectives: tuple[Objective, ...] = Field(
-        default=(), validate_default=True, description="a quality, then one or two known costs"
+        default=(), validate_default=True, description="a quality, then one or two costs"
     )
     constraints: tuple[Constraint, ...] = Field(
-        default=(), description="known costs, capped and not optimised"
+        default=(), description="costs, capped and not optimised"
     )
     space: Annotated[str | dict[str, Any], BeforeValidator(read_space)] = Field(
         default="mixed", description="a name (quick, lora, mixed, autopeft), a file, or a block"
@@ -121,6 +122,25 @@ class StudyDefinition(Block):
             loc = ("warm_start", value.warm_start.index(study.name))
             raise refusals([Finding(loc, study.name, "an earlier study, not this one")])
         return value
+
+    @field_validator("budget", mode="after")
+    @classmethod
+    def _fitting_budget(cls, value: BudgetBlock, info: ValidationInfo) -> BudgetBlock:
+        search = info.data.get("search")
+        if search is not None and (findings := budget_findings(value, search)):
+            raise refusals(findings)
+        return value
+
+    @property
+    def bounded(self) -> list[Objective | Constraint]:
+        """Everything that may carry a cap: objectives, then constraints."""
+        return [*self.objectives, *self.constraints]
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Metrics of objectives and constraints that a probe has to measure."""
+        named = dict.fromkeys(each.metric for each in self.bounded)
+        return tuple(name for name in named if METRICS[name].kind == "measured")
 
     def to_plain(self) -> dict[str, Any]:
         """The definition as JSON can carry it; `parse_definition` gives it back."""

@@ -24,7 +24,8 @@ class Metric:
         name: As in `objectives` and `constraints`.
         goal: Its own direction.
         kind: "quality" is measured on validation; "known" is computed in closed form before a
-            trial starts; "measured" comes from a probe.
+            trial starts; "measured" comes from a solo run of a few steps on the study's device
+            before a trial starts (see `autopeft.execution.probe` for what exactly).
         tasks: The tasks for which it can be computed; () = all.
         best: The value of utility 1, or None where the space decides (costs).
         worst_is_constant_predictor: Whether utility 0 is what the constant predictor reaches on

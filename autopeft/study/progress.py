@@ -10,7 +10,8 @@ class Progress:
 
     Attributes:
         study: Its name.
-        phase: `loading`, `suggesting`, `training`, `evaluating`, `finished` or `interrupted`.
+        phase: `loading`, `suggesting`, `probing`, `training`, `evaluating`, `finished` or
+            `interrupted`.
         done: Trials in a final state, baselines included.
         total: Trials that the budget foresees, baselines included.
         pack: Numbers of the trials in training.

@@ -85,7 +85,8 @@ class TrialRecord:
         baseline: A baseline's name, or None.
         configuration: What it trains.
         hash: `configuration.hash`.
-        objectives: Value of every objective at the highest rung reached; {} before the first.
+        objectives: Value of every objective at the highest rung reached; before the first rung,
+            those that its probe measured, or {}.
         trainable_params: Exact count of what a deployed adapter stores, without head.
         head_params: Parameters of the task head.
         rung: Highest rung measured, as a share of the full budget (1.0 = full), or None.
@@ -94,10 +95,12 @@ class TrialRecord:
         replicate: 0 in a search.
         pack: Number of its cohort: the trials that were proposed together.
         attempts: How often its training was started.
-        cause: Why it failed, or None.
+        cause: Why it failed, or None: "diverged", "out-of-memory", "infeasible" (its probe broke a
+            cap, so that it was not trained), "error".
         message: One line about the failure, or None.
         profile: Seconds, samples, tokens, peak memory of its training, plain JSON; see
-            `autopeft.execution.profile`.
+            `autopeft.execution.profile`. Under "probe", what its solo probe measured before it
+            was trained, where the study asks for that.
         details: Why it was proposed, plain JSON.
         created_at: When it was proposed.
         started_at: When its last attempt started, or None.
@@ -219,12 +222,14 @@ class ObjectiveFrame:
 
     Quality (`scale` "linear"): u = (value - worst) / (best - worst). Costs (`scale` "log10"):
     c = (log10 worst - log10 max(value, 1)) / (log10 worst - log10 max(best, 1)). Both clipped.
+    The 1 is for counts, which may be 0; seconds are above 0, and may be below 1.
 
     Attributes:
         name: The objective's metric.
         goal: "max" or "min".
         scale: "linear" or "log10".
-        worst: The value of utility 0 (the constant predictor; the cap or the space's largest).
+        worst: The value of utility 0 (the constant predictor; the cap or the space's largest;
+            of a measured cost, what its probes found).
         best: The value of utility 1.
     """
 

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_serializer, field_validator
 from autopeft.study.blocks import NAME_PATTERN, Block, read_with
 from autopeft.study.configuration_form import form_findings
 from autopeft.study.faults import LATER, Finding, refusal, refusals
-from autopeft.study.metrics import METRICS, Goal, Kind, metrics_of
+from autopeft.study.metrics import METRICS, Goal, metrics_of
 from autopeft.study.readers import (
     auto_or,
     bound,
@@ -25,9 +25,15 @@ from autopeft.study.readers import (
     whole,
 )
 
+COSTS = (*metrics_of("known"), *metrics_of("measured"))
+"""What may be minimised or capped beside the quality."""
+
+WITH_GAINS = ("gp",)
+"""Searchers that tell what each proposal is expected to gain, which `budget.min_gain` needs."""
+
 
 class Objective(Block):
-    """One thing to optimise: a quality, or a cost that is known before training.
+    """One thing to optimise: a quality, or a cost that is known or measured before training.
 
     Attributes:
         metric: A name of `METRICS`.
@@ -38,10 +44,8 @@ class Objective(Block):
 
     metric: Annotated[
         str,
-        read_with(
-            one_of(*metrics_of("quality"), *metrics_of("known"), later=metrics_of("measured"))
-        ),
-    ] = Field(description="quality first, then one or two known costs")
+        read_with(one_of(*metrics_of("quality"), *COSTS)),
+    ] = Field(description="quality first, then one or two costs")
     goal: Goal = Field(
         default=None, validate_default=True, description="the metric's own direction"
     )
@@ -77,11 +81,9 @@ class Objective(Block):
 
 
 class Constraint(Block):
-    """A known cost that is capped and not optimised."""
+    """A cost that is capped and not optimised."""
 
-    metric: Annotated[
-        str, read_with(one_of(*metrics_of("known"), later=metrics_of("measured")))
-    ] = Field(description="a known cost")
+    metric: Annotated[str, read_with(one_of(*COSTS))] = Field(description="a cost")
     cap: float | int = Field(description="a number such as 2M, or bytes such as 20MiB")
 
     @field_validator("cap", mode="before")
@@ -177,6 +179,10 @@ class BudgetBlock(Block):
         default=86400.0, description="45m, 24h, 1d; in Python: seconds"
     )
 
+    min_gain: Annotated[float | None, read_with(nullable(number(above=0.0, below=1.0)))] = Field(
+        default=None, description="end when a full trial promises less hypervolume; null = never"
+    )
+
     @field_serializer("wall_clock", when_used="json")
     def _written(self, seconds: float | None) -> str | None:
         if seconds is None:
@@ -234,14 +240,13 @@ def objective_findings(
         without_choices: Whether the data are known to give no candidate answers.
     """
     if not 2 <= len(objectives) <= 3:
-        allowed = "a quality and one or two known costs"
+        allowed = "a quality and one or two costs"
         return [Finding((), f"{len(objectives)} objectives", allowed)]
     findings = []
     for index, objective in enumerate(objectives):
         metric = METRICS[objective.metric]
-        wanted: Kind = "known" if index else "quality"
-        if metric.kind != wanted:
-            allowed = ", ".join(metrics_of(wanted))
+        if (metric.kind == "quality") != (index == 0):
+            allowed = ", ".join(COSTS if index else metrics_of("quality"))
             hint = "costs follow the quality" if index == 0 else f"a second quality is {LATER}"
             findings.append(Finding((index, "metric"), metric.name, allowed, hint))
         elif task is not None and not metric.fits(task):
@@ -255,3 +260,11 @@ def objective_findings(
         if objective.metric in [other.metric for other in objectives[:index]]:
             findings.append(Finding((index, "metric"), metric.name, "every metric once"))
     return findings
+
+
+def budget_findings(budget: BudgetBlock, search: SearchBlock) -> list[Finding]:
+    """The faults of a budget beside the searcher that is to spend it."""
+    if budget.min_gain is None or search.searcher in WITH_GAINS:
+        return []
+    hint = f"{search.searcher} expects nothing of its proposals: take {' or '.join(WITH_GAINS)}"
+    return [Finding(("min_gain",), f"{budget.min_gain:g}", "null", hint)]

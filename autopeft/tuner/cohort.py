@@ -14,9 +14,11 @@ from autopeft.searchers import front as fronts
 from autopeft.searchers.base import Problem
 from autopeft.searchers.rungs import noise_margin, stopped_at_rung
 from autopeft.study.records import TrialRecord, TrialState, TrialUpdate
+from autopeft.tuner.costs import costs
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.packing import grouped
 from autopeft.tuner.packs import PackTraining
+from autopeft.tuner.probes import Probing
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
 
@@ -33,6 +35,7 @@ class CohortTraining:
         settings: Its rungs.
         packs: Trains one pack to one rung.
         reporter: Whom to tell.
+        probing: Measures what trials cost by themselves; None where the study asks for nothing.
     """
 
     def __init__(
@@ -42,9 +45,10 @@ class CohortTraining:
         settings: TunerSettings,
         packs: PackTraining,
         reporter: Reporter,
+        probing: Probing | None = None,
     ) -> None:
         self._ledger, self._problem, self._settings = ledger, problem, settings
-        self._packs, self._reporter = packs, reporter
+        self._packs, self._reporter, self._probing = packs, reporter, probing
         self._quality = problem.frame[0]
 
     def run(self, cohort: int) -> None:
@@ -54,6 +58,8 @@ class CohortTraining:
             InterruptedStudyError: Asked to stop; the lanes are saved.
             AutopeftError: Several lone trials in a row failed with an error of the program.
         """
+        if self._probing is not None:
+            self._probing.run(self._trials(cohort))
         self._packs.expect([trial.number for trial in self._trials(cohort)])
         previous = 0.0
         for share in self._settings.rung_steps:
@@ -108,7 +114,7 @@ class CohortTraining:
         measured: dict[int, tuple[float, ...]] = {}
         for trial in self._ledger.trials():
             if trial.number in values:
-                known = self._problem.known(trial.configuration)
+                known = costs(self._problem, trial)
                 objectives = {**known, self._quality.name: values[trial.number]}
                 measured[trial.number] = fronts.utilities(self._problem.frame, objectives)
         candidates = [t.number for t in arrived if t.baseline is None and t.number in measured]
@@ -126,7 +132,8 @@ def _sets_out(trial: TrialRecord, previous: float, share: float) -> bool:
     """Whether a trial had not ended before a rung's packs were formed.
 
     One that failed on its way (out of memory, an error) has measured the rung before it; one that
-    was stopped or had diverged at a rung has measured that one.
+    was stopped or had diverged at a rung has measured that one. One that its probe ended counts
+    for the first rung's packs, so that no measured second decides who is in which.
     """
     reached = trial.rung or 0.0
     on_its_way = trial.state is TrialState.FAILED and trial.cause != "diverged"

@@ -15,11 +15,15 @@ from autopeft.execution.base import Runner
 from autopeft.execution.states import keep_cohorts
 from autopeft.searchers import front as fronts
 from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
+from autopeft.study.ending import Ending, Reason
 from autopeft.study.progress import Listener, Stopper
 from autopeft.study.records import NewTrial, Origin, StudyState, TrialRecord, TrialState
 from autopeft.tuner.cohort import CohortTraining
+from autopeft.tuner.costs import costs
+from autopeft.tuner.gains import short_of
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.packs import PackTraining
+from autopeft.tuner.probes import INFEASIBLE, Probing
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
 from autopeft.tuner.watch import Watch
@@ -54,17 +58,28 @@ class Tuner:
         self._watch = Watch(ledger, settings, stopper)
         self._reporter = Reporter(ledger, settings, self._quality, self._watch, listener)
         packs = PackTraining(ledger, problem, runner, settings, self._watch, self._reporter)
-        self._cohorts = CohortTraining(ledger, problem, settings, packs, self._reporter)
+        probing = Probing(ledger, problem, runner, packs, self._watch, self._reporter)
+        self._cohorts = CohortTraining(
+            ledger,
+            problem,
+            settings,
+            packs,
+            self._reporter,
+            probing if settings.probes else None,
+        )
         self._seen: set[int] = set()
         self._told: set[int] = set()
+        self._ending: Ending | None = None
 
     def run(self) -> None:
-        """Search until the budget is spent or the space is exhausted.
+        """Search until the budget is spent, the space is exhausted, or nothing is promised.
 
         Raises:
             InterruptedStudyError: Stopped before the end, with everything saved.
         """
         lost = self._ledger.begin()
+        if self._ledger.study().facts.get("ended"):
+            self._ledger.note(ended=None)  # its budget was raised
         if lost:
             shown = ", ".join(str(number) for number in lost)
             self._reporter.event(f"taking up trials {shown} again")
@@ -75,6 +90,14 @@ class Tuner:
                 self._after_cohort()
         finally:
             self._watch.note()
+        self._finish()
+
+    def _finish(self) -> None:
+        """Say and store how it ended."""
+        if self._ending is not None:
+            self._ledger.note(ended=self._ending.to_dict())
+            if self._ending.reason != "trials":
+                self._reporter.event(self._ending.sentence())
         self._ledger.set_state(StudyState.FINISHED)
         self._reporter.report("finished")
 
@@ -95,31 +118,30 @@ class Tuner:
         """The next cohort: baselines, the enqueued, earlier studies' best, the searcher's."""
         cohort = max((trial.pack for trial in trials), default=-1) + 1
         begun = sum(trial.baseline is None for trial in trials)
-        most, baselines = self._settings.proposals, list(self._settings.baselines.items())
+        baselines = list(self._settings.baselines.items())
         if left := baselines[len(trials) - begun :]:
             return [
                 self._new_trial(configuration, Origin.BASELINE, cohort, baseline=name)
-                for name, configuration in left[:most]
+                for name, configuration in left[: self._settings.proposals]
             ]
-        q = min(most, self._settings.trials - begun)
-        if q <= 0 or self._watch.budget_over():
-            return []
+        return self._search_on(trials, cohort, begun)
+
+    def _search_on(self, trials: Sequence[TrialRecord], cohort: int, begun: int) -> list[NewTrial]:
+        """What was enqueued, then what the searcher gives; nothing where the search ends."""
+        q = min(self._settings.proposals, self._settings.trials - begun)
+        spent = "trials" if q <= 0 else self._watch.spent()
+        if spent is not None:
+            return self._end(spent, begun)
         if enqueued := self._settings.enqueued[begun : begun + q]:
             return [self._new_trial(each, Origin.ENQUEUED, cohort) for each in enqueued]
         first = begun - len(self._settings.enqueued)
         if known := self._settings.warm_start[first : first + q]:
             return self._proposed(known, cohort)
-        return self._ask(q, trials, cohort)
-
-    def _ask(self, q: int, trials: Sequence[TrialRecord], cohort: int) -> list[NewTrial]:
-        self._reporter.report("suggesting")
-        untold = [trial.configuration for trial in trials if trial.number not in self._told]
-        self._watch.renew()
-        started = time.perf_counter()
-        proposals = self._searcher.ask(q, pending=untold)
-        self._ledger.spend(suggest_seconds=time.perf_counter() - started)
+        proposals = self._ask(q, trials)
         if not proposals:
-            self._reporter.event("every feasible configuration of the space has been tried")
+            return self._end("exhausted", begun)
+        if gains := self._falls_short(trials, proposals):
+            return self._end("min_gain", begun, gains)
         return self._proposed(proposals, cohort)
 
     def _proposed(self, proposals: Sequence[Proposal], cohort: int) -> list[NewTrial]:
@@ -127,6 +149,35 @@ class Tuner:
             self._new_trial(p.configuration, p.origin, cohort, details=p.details)
             for p in proposals
         ]
+
+    def _falls_short(
+        self, trials: Sequence[TrialRecord], proposals: Sequence[Proposal]
+    ) -> tuple[float, ...]:
+        """What the last asks promise, where that is not enough; else ()."""
+        wanted = self._settings.min_gain
+        if wanted is None:
+            return ()
+        return short_of(wanted, trials, [each.details for each in proposals]) or ()
+
+    def _end(self, reason: Reason, begun: int, gains: tuple[float, ...] = ()) -> list[NewTrial]:
+        """Note why nothing more is proposed."""
+        self._ending = Ending(
+            reason,
+            trials=max(0, self._settings.trials - begun),
+            min_gain=self._settings.min_gain if gains else None,
+            gains=gains,
+            **self._watch.left(),
+        )
+        return []
+
+    def _ask(self, q: int, trials: Sequence[TrialRecord]) -> list[Proposal]:
+        self._reporter.report("suggesting")
+        untold = [trial.configuration for trial in trials if trial.number not in self._told]
+        self._watch.renew()
+        started = time.perf_counter()
+        proposals = self._searcher.ask(q, pending=untold)
+        self._ledger.spend(suggest_seconds=time.perf_counter() - started)
+        return proposals
 
     def _new_trial(
         self,
@@ -207,17 +258,17 @@ class Tuner:
     def _observation(self, trial: TrialRecord) -> Observation | None:
         """What a trial taught; failures of the machine teach nothing."""
         failed = trial.state is TrialState.FAILED
-        if failed and trial.cause not in ("diverged", "error"):
+        if failed and trial.cause not in ("diverged", "error", INFEASIBLE):
             return None
         quality = trial.objectives.get(self._quality.name)
         if failed or quality is None:
             failed, quality = True, self._quality.worst
-        known = self._problem.known(trial.configuration)
         return Observation(
             trial.number,
             trial.configuration,
-            {**known, self._quality.name: quality},
+            {**costs(self._problem, trial), self._quality.name: quality},
             rung=trial.rung or 1.0,
             failed=failed,
             baseline=trial.baseline is not None,
+            infeasible=trial.cause == INFEASIBLE,
         )

@@ -10,6 +10,7 @@ from autopeft.execution.base import Result, Run, Runner
 from autopeft.execution.states import CohortStates
 from autopeft.searchers.base import Problem
 from autopeft.study.records import Measurement, TrialRecord, TrialState, TrialUpdate
+from autopeft.tuner.costs import costs, kept
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
@@ -24,6 +25,12 @@ ERRORS_IN_A_ROW = 3
 
 SAVE_S = 600.0
 """Lane state is saved at least this often."""
+
+
+def failure_of(error: Exception) -> tuple[str, str]:
+    """Cause and message of a trial that an error ended."""
+    cause = error.cause if isinstance(error, TrialError) else "error"
+    return cause, (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class PackTraining:
@@ -98,10 +105,9 @@ class PackTraining:
         try:
             self._to_rung(trials, share)
         except (TrialError, RuntimeError) as error:
-            self._run, self._numbers = None, []
+            self.release()
             logger.warning("trials %s failed: %s", numbers, error, exc_info=error)
-            cause = error.cause if isinstance(error, TrialError) else "error"
-            return cause, (str(error).splitlines() or [type(error).__name__])[0]
+            return failure_of(error)
         return None
 
     def _halves(
@@ -113,7 +119,15 @@ class PackTraining:
             self._reporter.event(f"trials {shown}: {message}; halving the pack")
             middle = len(trials) // 2
             return [list(trials[:middle]), list(trials[middle:])]
-        number = trials[0].number
+        self.fail(trials[0].number, cause, message)
+        return []
+
+    def fail(self, number: int, cause: str, message: str) -> None:
+        """End a lone trial that has failed.
+
+        Raises:
+            AutopeftError: As many as `ERRORS_IN_A_ROW` failed with an error of the program.
+        """
         failed = TrialUpdate(number, state=TrialState.FAILED, cause=cause, message=message)
         self._ledger.update([failed])
         self._reporter.ended(self._ledger.trial(number))
@@ -123,7 +137,10 @@ class PackTraining:
                 f"{self._errors} trials in a row failed with an error, the last: {message}",
                 hint="mend the cause; the same command goes on after these trials",
             )
-        return []
+
+    def release(self) -> None:
+        """Give back the memory of the last pack, for what is to run by itself."""
+        self._run, self._numbers = None, []
 
     def _remember(self, too_large: Sequence[int]) -> None:
         """Keep later packs within what has fitted, unless a lone trial was too large by itself."""
@@ -224,10 +241,9 @@ class PackTraining:
             Measurement(run.step, metric, "validation", value, rung=share)
             for metric, value in result.values.items()
         ]
-        known = self._problem.known(trial.configuration)
+        values = {**result.values, **costs(self._problem, trial)}
         objectives: dict[str, float | None] = {
-            frame.name: known.get(frame.name, result.values.get(frame.name))
-            for frame in self._problem.frame
+            frame.name: values.get(frame.name) for frame in self._problem.frame
         }
         completed = TrialState.COMPLETED if share == 1.0 else None
         return TrialUpdate(
@@ -236,7 +252,7 @@ class PackTraining:
             objectives,
             rung=share,
             optimizer_steps=run.step,
-            profile=run.profile(result.number),
+            profile={**run.profile(result.number), **kept(trial.profile)},
             state=TrialState.FAILED if result.diverged else completed,
             cause="diverged" if result.diverged else None,
             message=f"not finite by step {run.step}" if result.diverged else None,

@@ -32,6 +32,8 @@ class TunerSettings:
         states: Folder of the lane states.
         accuracy_like: Whether quality is a share of correct answers (binomial noise).
         stops: Whether rungs end trials, or only measure them.
+        probes: Whether trials are measured by themselves before they are trained.
+        min_gain: Hypervolume that a full trial has to promise, or None.
     """
 
     trials: int
@@ -51,6 +53,8 @@ class TunerSettings:
     accuracy_like: bool
     stops: bool = True
     warm_start: Sequence[Proposal] = ()
+    probes: bool = False
+    min_gain: float | None = None
 
     @property
     def total_steps(self) -> int:

@@ -1,11 +1,15 @@
 """The time of a sitting: budgets of seconds, the lease's renewal, requests to stop."""
 
 import time
+from typing import Literal, TypeAlias
 
 from autopeft.errors import InterruptedStudyError
 from autopeft.study.progress import Stopper
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.settings import TunerSettings
+
+Clock: TypeAlias = Literal["wall_clock", "gpu_hours"]
+"""A budget of time, by its key in the study file."""
 
 LEASE_S = 600.0
 """Length of the study's lease: longer than loading, a suggestion or a rung's evaluation takes."""
@@ -50,13 +54,20 @@ class Watch:
                 self._stopper.request("the time of this sitting is over")
         return bool(self._stopper.reason)
 
-    def budget_over(self) -> bool:
-        """Whether the study's wall clock or device time has run out."""
+    def spent(self) -> Clock | None:
+        """Which of the study's clocks has run out, if any."""
+        return next((clock for clock, left in self.left().items() if left == 0.0), None)
+
+    def left(self) -> dict[Clock, float | None]:
+        """Seconds of wall clock and hours of training left; None without such a budget."""
         wall, train = self._settings.wall_clock_s, self._settings.train_s
-        if wall is not None and self._wall_before + self.sitting_s >= wall:
-            return True
         spent = self._ledger.study().spent.get("train_seconds", 0.0)
-        return train is not None and spent >= train
+        wall_left = None if wall is None else wall - self._wall_before - self.sitting_s
+        train_left = None if train is None else (train - spent) / 3600.0
+        return {
+            "wall_clock": None if wall_left is None else max(0.0, wall_left),
+            "gpu_hours": None if train_left is None else max(0.0, train_left),
+        }
 
     def note(self) -> None:
         """Add the seconds since the last note to what the study has spent."""

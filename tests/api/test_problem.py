@@ -1,5 +1,8 @@
 """The problem of a study: exact ranges, caps checked before anything trains, baselines."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -7,12 +10,15 @@ import pytest
 import torch
 from tiny_backbones import tiny_backbone
 
+from autopeft.api import checks
 from autopeft.api import problem as problems
+from autopeft.api.probing import SpaceProbes
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.errors import InputError
 from autopeft.methods import counting
 from autopeft.searchers.base import Problem
 from autopeft.searchers.baselines import LEARNING_RATES, baselines
+from autopeft.searchers.front import utility
 from autopeft.study.definition import parse_definition
 
 FACTS = problems.Facts(0.25, 1.0, 99, 10_000, 500)
@@ -125,3 +131,101 @@ def test_baselines_are_lora_at_every_rate_and_unknown_ones_are_named(anatomy: An
     with pytest.raises(InputError) as caught:
         baselines(["lora-r8", "lroa-r8", "full"], anatomy, training=_REST)
     assert [fault.given for fault in caught.value.faults] == ["lroa-r8", "full"]
+
+
+# -- measured costs -------------------------------------------------------------------------------
+
+MEASURED = [{"metric": "accuracy", "floor": 0.5}, {"metric": "train_seconds"}]
+MEMORY = {"metric": "peak_memory_bytes", "cap": "1MiB"}
+
+
+def _measured(anatomy: Anatomy, ranges: Any, **blocks: Any) -> Problem:
+    plain = {"model": {"name_or_path": "m"}, "data": {"source": "d"}, "space": "lora"} | blocks
+    definition = parse_definition(plain, where="test", base=None)
+    bound = problems.bind_space(definition, anatomy)
+    return problems.make_problem(definition, anatomy, bound, FACTS, measured=ranges)
+
+
+def test_frames_of_measured_costs_are_what_the_ends_of_the_space_took(anatomy: Anatomy) -> None:
+    ranges = {"train_seconds": (0.2, 3.0), "peak_memory_bytes": (2e6, 5e6)}
+    problem = _measured(anatomy, ranges, objectives=MEASURED, constraints=[MEMORY])
+    quality, seconds = problem.frame
+    assert (seconds.name, seconds.goal, seconds.scale) == ("train_seconds", "min", "log10")
+    assert seconds.best == pytest.approx(0.2 / problems.SLACK)
+    assert seconds.worst == pytest.approx(3.0 * problems.SLACK)
+    floor, cap = problem.limits
+    assert (floor.metric, floor.bound, floor.frame) == ("accuracy", 0.5, quality)
+    assert (cap.metric, cap.bound) == ("peak_memory_bytes", 2**20)
+    assert cap.frame.best < cap.frame.worst == 2**20, "a cap below all leaves no frame"
+    sampled = problem.build(problem.space.sample(np.random.default_rng(0)))
+    assert problem.feasible(sampled), "nobody can know a measured cost beforehand"
+
+
+def test_a_cap_ends_the_frame_and_two_caps_are_one(anatomy: Anatomy) -> None:
+    objectives = [MEASURED[0], {"metric": "train_seconds", "cap": 2}]
+    constraints = [{"metric": "train_seconds", "cap": "1.5"}]
+    ranges = {"train_seconds": (0.2, 3.0)}
+    problem = _measured(anatomy, ranges, objectives=objectives, constraints=constraints)
+    assert problem.frame[1].worst == 1.5
+    assert [limit.bound for limit in problem.limits] == [0.5, 1.5]
+
+
+def test_configurations_that_all_take_alike_leave_room_for_noise(anatomy: Anatomy) -> None:
+    problem = _measured(anatomy, {"train_seconds": (1.0, 1.0)}, objectives=MEASURED)
+    assert utility(problem.frame[1], 1.0) == pytest.approx(0.5)
+
+
+def test_without_probes_only_the_measured_frames_are_missing(anatomy: Anatomy) -> None:
+    objectives = [*MEASURED, {"metric": "trainable_params"}]
+    problem = _measured(anatomy, {}, objectives=objectives, constraints=[MEMORY])
+    assert [frame.name for frame in problem.frame] == ["accuracy", "trainable_params"]
+    assert [limit.metric for limit in problem.limits] == ["accuracy"]
+
+
+def test_the_probed_ends_span_parameters_and_work(anatomy: Anatomy) -> None:
+    problem = _problem(anatomy, "lora")
+    ends = problems.probed_ends(problem)
+    params = {n: problem.known(c)["trainable_params"] for n, c in ends.items()}
+    work = {name: problem.flops(each) for name, each in ends.items()}
+    rng = np.random.default_rng(0)
+    sampled = [problem.build(problem.space.sample(rng)) for _ in range(200)]
+    assert params["smallest"] <= min(problem.known(c)["trainable_params"] for c in sampled)
+    assert work["lightest"] <= min(map(problem.flops, sampled))
+    assert work["largest"] >= max(map(problem.flops, sampled))
+
+
+def test_a_device_that_cannot_tell_a_peak_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {
+        "model": {"name_or_path": "m"},
+        "data": {"source": "d"},
+        "objectives": MEASURED,
+        "constraints": [MEMORY],
+        "execution": {"devices": "mps"},
+    }
+    definition = parse_definition(plain, where="test", base=None)
+    (fault,) = checks._probe_faults(definition, "study.yaml")
+    assert (fault.where, fault.key) == ("study.yaml", "constraints.0.metric")
+    assert fault.given == "peak_memory_bytes"
+    assert "cpu or cuda" in fault.allowed
+    plain["execution"] = {"devices": "cpu"}
+    assert not checks._probe_faults(parse_definition(plain, where="t", base=None), "study.yaml")
+
+
+def test_what_probes_found_survives_the_store() -> None:
+    plain = {
+        "model": {"name_or_path": "m"},
+        "data": {"source": "d"},
+        "objectives": [MEASURED[0], {"metric": "train_seconds", "cap": 0.1}],
+    }
+    definition = parse_definition(plain, where="test", base=None)
+    ends = {"smallest": {"train_seconds": 0.2}, "largest": {"train_seconds": 3.0}}
+    found = SpaceProbes.of(ends, definition, "a machine")
+    assert found.ranges == {"train_seconds": (0.2, 3.0)}
+    assert any("below all that was probed" in line for line in found.lines(definition))
+    record = SimpleNamespace(facts={"probes": json.loads(json.dumps(found.to_dict()))})
+    assert SpaceProbes.stored(record) == found  # type: ignore[arg-type]
+    assert SpaceProbes.stored(SimpleNamespace(facts={})) is None  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="train_seconds"):
+        SpaceProbes.of({}, definition, "a machine")

@@ -32,10 +32,15 @@ PLAN: dict[str, Any] = {
     },
     "calibration": None,
     "hours": None,
+    "measured": {"latency_seconds": None},
 }  # fmt: skip
 PROBED = PLAN | {
     "calibration": {"samples_per_second": {"1": 100.4, "4": 160.2}, "bf16_speedup": 0.9},
     "hours": {"min": 0.5, "max": 1.25},
+    "measured": {
+        "latency_seconds": {"min": 0.0123, "max": 0.0456},
+        "peak_memory_bytes": {"min": 2**27, "max": 2**30},
+    },
 }
 
 
@@ -64,7 +69,8 @@ def test_the_table_says_what_is_known_and_what_is_not(planned: Callable[..., Res
         "970 MiB (backbone 90 MiB, lanes 180 MiB",
         "20 trials in 8 GiB that are free",
         "1.2T to 2.6T",
-        "not measured",
+        "time not measured",
+        "latency_seconds not measured",
     ):
         assert part in text, part
 
@@ -74,6 +80,8 @@ def test_a_probe_gives_a_range_of_hours(planned: Callable[..., Result]) -> None:
     assert "30 min to 1 h 15 min" in text
     assert "1: 100, 4: 160" in text
     assert "0.90x as fast as fp32" in text
+    assert "latency_seconds 0.0123 s to 0.0456 s for one trial by itself" in text
+    assert "peak_memory_bytes 128 MiB to 1 GiB" in text
 
 
 def test_json_is_the_plan(planned: Callable[..., Result]) -> None:

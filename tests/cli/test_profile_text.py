@@ -1,6 +1,6 @@
 """A profile in words: units, and the pack's seconds beside the trial's."""
 
-from autopeft.cli.profile_text import profile_lines
+from autopeft.cli.profile_text import probe_lines, profile_lines
 
 
 def test_every_figure_has_its_unit_and_seconds_their_packs() -> None:
@@ -34,3 +34,20 @@ def test_every_figure_has_its_unit_and_seconds_their_packs() -> None:
         "novel": "1",
     }
     assert list(profile_lines({})) == []
+
+
+def test_a_probe_is_told_by_itself() -> None:
+    probe = {
+        "latency_seconds": 0.0123,
+        "train_seconds": 95.0,
+        "step_seconds": [0.9, 1.0],
+        "peak_memory_bytes": 3 * 2**29,
+        "seconds": 7.25,
+    }
+    assert list(probe_lines(probe)) == [
+        ("peak_memory_bytes", "1.5 GiB"),
+        ("train_seconds", "1 min 35 s"),
+        ("latency_seconds", "0.0123 s"),
+        ("probing", "7.25 s"),
+    ]
+    assert "probe" not in dict(profile_lines({"probe": probe}))

@@ -14,6 +14,7 @@ from typer.testing import Result
 import storage
 from autopeft.cli.options import ExportFormat, Pick
 from autopeft.searchers.front import PICKS
+from autopeft.study.ending import Ending
 from autopeft.study.records import Holder, StudyState
 
 Run = Callable[..., Result]
@@ -107,6 +108,19 @@ def test_status_in_words(run: Run, stored: Path) -> None:
     assert "demo (finished)" in text
     assert "5 completed, 1 stopped, 1 failed" in text
     assert "1 diverged" in text
+
+
+def test_status_says_how_a_search_ended(run: Run, stored: Path) -> None:
+    assert "ended" not in run("status").stdout
+    ending = Ending("min_gain", trials=7, wall_clock=5400.0, min_gain=0.01, gains=(0.009, 0.003))
+    with storage.open_store("sqlite:///autopeft.db") as store:
+        token = store.claim("demo", Holder("here", 1, ""), 60.0)
+        store.update_study("demo", token, facts={"ended": ending.to_dict()})
+        store.release("demo", token)
+    text = run("status").stdout
+    assert "ended:        the search ended by itself: a full trial was expected to gain" in text
+    assert "7 trials, 1.5 hours of wall clock were left" in text
+    assert json.loads(run("status", "--json").stdout)["ended"]["reason"] == "min_gain"
 
 
 def test_a_killed_study_does_not_count_as_running(

@@ -14,6 +14,7 @@ from autopeft.api.place import STORAGE_VARIABLE
 from autopeft.configuration import Configuration, Group
 from autopeft.searchers import front as fronts
 from autopeft.study.definition import parse_definition
+from autopeft.study.ending import Ending
 from autopeft.study.records import (
     Measurement,
     NewStudy,
@@ -229,6 +230,21 @@ def _beaten(store: SqlStore, name: str = "beaten") -> None:
     seeding.end(StudyState.FINISHED)
 
 
+def _ended(store: SqlStore, name: str = "ended") -> None:
+    """A search that ended by itself; what its trial costs by itself was measured."""
+    seeding = Seeding(store, name)
+    number = seeding.complete(4, 0.8)
+    second = seeding.add(2)
+    seeding.train(second, 0.7)
+    probe = {"latency_seconds": 0.0125, "peak_memory_bytes": 2**27, "step_seconds": [0.5]}
+    profile = {"train_seconds": 2.5, "pack_train_seconds": 10.0, "probe": probe}
+    store.finish_trial(name, seeding.token, second, TrialState.COMPLETED, profile=profile)
+    assert (number, second) == (0, 1)
+    ending = Ending("min_gain", trials=7, min_gain=0.01, gains=(0.009, 0.003))
+    store.update_study(name, seeding.token, facts={"ended": ending.to_dict()})
+    seeding.end(StudyState.FINISHED)
+
+
 def _no_trials(store: SqlStore, name: str = "no-trials") -> None:
     Seeding(store, name)
 
@@ -241,6 +257,7 @@ SITUATIONS: dict[str, Callable[[SqlStore], object]] = {
     "single": _single,
     "no-trials": _no_trials,
     "beaten": _beaten,
+    "ended": _ended,
     SPECIAL: lambda store: _finished(store, SPECIAL),
 }
 

@@ -239,6 +239,22 @@ def test_the_cost_of_a_trial_is_set_beside_its_packs(seed: Seed, served: str) ->
     assert counts in [dict(table.to_numpy()) for table in pairs]
 
 
+def test_what_a_trial_costs_by_itself_stands_apart(seed: Seed, served: str) -> None:
+    seed("ended")
+    app = _open("trial", study="ended", trial="1")
+    pairs = [d.value for d in app.dataframe if list(d.value.columns) == ["", "value"]]
+    alone = {"peak memory": "128 MiB", "latency": "0.0125 s"}
+    assert alone in [dict(table.to_numpy()) for table in pairs]
+
+
+def test_a_search_that_ended_by_itself_says_so(seed: Seed, served: str) -> None:
+    seed("ended", "finished")
+    (told,) = _open("front", study="ended").info
+    assert "The search ended by itself" in told.value
+    assert "7 trials were left" in told.value
+    assert not _open("front", study="finished").info
+
+
 def test_progress_lists_every_trial_newest_first(seed: Seed, served: str) -> None:
     seed("running")
     app = _open("progress", study="running")

@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
+from autopeft.study.records import ObjectiveFrame
 from dashboard import queries, tables
 from dashboard.queries import StudyView
 
@@ -49,6 +50,13 @@ def test_axes_are_objectives_counts_and_profile(view: StudyView) -> None:
         "head_params",
         "learning_rate",
     ]
+
+
+def test_a_measured_objective_has_a_logarithmic_axis(view: StudyView) -> None:
+    seconds = ObjectiveFrame("train_seconds", "min", "log10", 60.0, 2.0)
+    found = {axis.name: axis.log for axis in tables.axes(view.table, (*view.frames, seconds))}
+    assert found["train_seconds"]
+    assert not found["pack_train_seconds"]
 
 
 def test_no_trials_give_an_empty_table_with_axes(seed: Callable[..., None], url: str) -> None:

@@ -65,7 +65,7 @@ def test_the_front_is_of_full_trials_that_learnt_something(trials, frames) -> No
 def test_bounds_keep_trials_off_the_front(trials, frames, make_trial) -> None:
     assert numbers(front(trials, frames, [Bound("trainable_params", cap=4000)])) == [2, 3, 1]
     assert numbers(front(trials, frames, [Bound("accuracy", floor=0.84)])) == [1, 4]
-    heavy = make_trial(20, 0.9, 90, profile={"peak_memory_bytes": 5e9})
+    heavy = make_trial(20, 0.9, 90, profile={"probe": {"peak_memory_bytes": 5e9}})
     caps = [Bound("peak_memory_bytes", cap=4e9)]
     assert numbers(front([*trials, heavy], frames, caps)) == [2, 3, 1, 4]
 

@@ -183,10 +183,6 @@ def test_a_key_under_a_foreign_name_is_not_also_missing() -> None:
         ({"execution": {"executor": "ray"}}, "execution.executor"),
         ({"deploy": ["gguf"]}, "deploy.0"),
         ({"training": {"lr_scheduler": "polynomial"}}, "training.lr_scheduler"),
-        ({"constraints": [{"metric": "peak_memory_bytes", "cap": "20GiB"}]},
-         "constraints.0.metric"),
-        ({"objectives": [{"metric": "accuracy"}, {"metric": "latency_seconds"}]},
-         "objectives.1.metric"),
     ],
 )  # fmt: skip
 def test_what_this_release_cannot_do_is_refused(blocks: dict[str, Any], key: str) -> None:
@@ -208,6 +204,9 @@ def test_what_this_release_cannot_do_is_refused(blocks: dict[str, Any], key: str
         ([{"metric": "accuracy", "cap": 0.9}, {"metric": "flops"}], "objectives.0.cap"),
         ([{"metric": "accuracy"}, {"metric": "flops", "floor": 2}], "objectives.1.floor"),
         ([{"metric": "accuracy"}, {"metric": "flops", "cap": "20GiB"}], "objectives.1.cap"),
+        ([{"metric": "accuracy"}, {"metric": "latency_seconds", "floor": 1}],
+         "objectives.1.floor"),
+        ([{"metric": "train_seconds"}, {"metric": "flops"}], "objectives.0.metric"),
         ([{"metric": "accuracy"}], "objectives"),
         ([], "objectives"),
         ([{"metric": "acuracy"}, {"metric": "flops"}], "objectives.0.metric"),
@@ -215,6 +214,21 @@ def test_what_this_release_cannot_do_is_refused(blocks: dict[str, Any], key: str
 )  # fmt: skip
 def test_objectives_that_cannot_be(objectives: list[dict[str, Any]], key: str) -> None:
     assert list(faults(objectives=objectives)) == [key]
+
+
+def test_costs_may_be_measured_and_capped() -> None:
+    definition = parsed(
+        objectives=[{"metric": "accuracy"}, {"metric": "flops"}, {"metric": "train_seconds"}],
+        constraints=[
+            {"metric": "peak_memory_bytes", "cap": "20GiB"},
+            {"metric": "train_seconds", "cap": 600},
+        ],
+        budget={"min_gain": "1e-3"},
+    )
+    assert definition.measured == ("train_seconds", "peak_memory_bytes")
+    assert [c.cap for c in definition.constraints] == [20 * 2**30, 600]
+    assert definition.budget.min_gain == 0.001
+    assert parsed().measured == ()
 
 
 def test_candidates_are_compared_only_where_there_are_some() -> None:
@@ -271,6 +285,10 @@ def test_candidates_are_compared_only_where_there_are_some() -> None:
         ({"constraints": [{"metric": "flops", "cap": 1}, {"metric": "flops", "cap": 2}]},
          "constraints.1.metric"),
         ({"constraints": [{"metric": "flops"}]}, "constraints.0.cap"),
+        ({"constraints": [{"metric": "accuracy", "cap": 1}]}, "constraints.0.metric"),
+        ({"budget": {"min_gain": 0}}, "budget.min_gain"),
+        ({"budget": {"min_gain": 1.5}}, "budget.min_gain"),
+        ({"budget": {"min_gain": 0.01}, "search": {"searcher": "random"}}, "budget.min_gain"),
     ],
 )  # fmt: skip
 def test_values_that_cannot_be(blocks: dict[str, Any], key: str) -> None:
@@ -380,12 +398,18 @@ def plains(draw: st.DrawFn) -> dict[str, Any]:
         },
         "objectives": [
             {"metric": draw(st.sampled_from(quality[task]))},
-            {"metric": "trainable_params", "cap": draw(st.none() | positive)},
+            {
+                "metric": draw(st.sampled_from(["trainable_params", "train_seconds"])),
+                "cap": draw(st.none() | positive),
+            },
         ],
         "space": draw(name | st.just({"methods": {"lora": {"rank": {"choice": [1, 2]}}}})),
         "search": {"rungs": [*sorted(shares), 1.0], "pack": draw(st.just("auto") | count)},
         "deploy": draw(st.sampled_from([[], ["peft"]])),
-        "budget": {"wall_clock": draw(st.none() | count.map(lambda s: f"{s / 8}s"))},
+        "budget": {
+            "wall_clock": draw(st.none() | count.map(lambda s: f"{s / 8}s")),
+            "min_gain": draw(st.none() | st.floats(1e-6, 0.9)),
+        },
     }
 
 

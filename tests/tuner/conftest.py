@@ -12,7 +12,7 @@ from autopeft.api import problem as problems
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Result, Run, state_path
-from autopeft.searchers.base import Problem
+from autopeft.searchers.base import Problem, Searcher
 from autopeft.searchers.baselines import baselines
 from autopeft.searchers.registry import make_searcher
 from autopeft.study.definition import parse_definition
@@ -100,6 +100,13 @@ class StandIn:
         )
         self.diverges: Callable[[Configuration], bool] = lambda configuration: False
         self.resumed: list[int] = []
+        self.probed: list[str] = []
+        self.costs: Callable[[Configuration], dict[str, Any]] = lambda configuration: {}
+
+    def probe(self, configuration: Configuration) -> dict[str, Any]:
+        found = self.costs(configuration)
+        self.probed.append(configuration.hash)
+        return found
 
     def start(
         self,
@@ -158,13 +165,17 @@ class Desk:
             "search": {"initial": 4, "searcher": "random"} | changes.pop("search", {}),
             "budget": {"trials": 12},
         }
+        plain |= {key: changes.pop(key) for key in ("objectives", "constraints") if key in changes}
         self.definition = parse_definition(plain, where="test", base=None)
         self.changes = changes
         self.anatomy = anatomy()
         self.space = problems.bind_space(self.definition, self.anatomy)
         facts = problems.Facts(0.3, 1.0, 34, 1000, 2000)
         self.problem: Problem = problems.make_problem(
-            self.definition, self.anatomy, self.space, facts
+            self.definition, self.anatomy, self.space, facts, measured=changes.pop("measured", {})
+        )
+        self.searcher: Callable[[Problem], Searcher] = changes.pop(
+            "searcher", lambda problem: make_searcher(self.definition.search.searcher, problem)
         )
         self.runner, self.stopper = StandIn(), Stopper()
         self._token: int | None = None
@@ -207,7 +218,7 @@ class Desk:
         return Tuner(
             Ledger(self.store, NAME, token),
             problem=self.problem,
-            searcher=make_searcher(self.definition.search.searcher, self.problem),
+            searcher=self.searcher(self.problem),
             runner=self.runner,
             settings=TunerSettings(**(settings | self.changes)),
             listener=Silent(),

@@ -65,6 +65,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "FLOPs of a trial", f"{low} to {high}, {mean} on average"
     yield from _memory_lines(found["memory"])
     yield from _time_lines(found)
+    yield from _measured_lines(found)
 
 
 def _raw(space: Mapping[str, Any]) -> str:
@@ -107,3 +108,15 @@ def _time_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         low, high = (duration(3600.0 * hours[end]) for end in ("min", "max"))
         yield "time", f"{low} to {high}, proposing and loading not counted"
+
+
+def _measured_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the study's measured costs are at the ends of its space."""
+    from autopeft.cli.wording import metric_value
+
+    for name, ends in found["measured"].items():
+        if ends is None:
+            yield name, "not measured: --probe measures it at the ends of the space"
+        else:
+            low, high = (metric_value(name, ends[end]) for end in ("min", "max"))
+            yield name, f"{low} to {high} for one trial by itself"

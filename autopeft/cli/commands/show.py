@@ -130,13 +130,17 @@ def _print_curve(target: "Console", study: "Study", record: TrialRecord) -> None
 
 
 def _print_training(target: "Console", study: "Study", record: TrialRecord) -> None:
-    from autopeft.cli.profile_text import profile_lines
+    from autopeft.cli.profile_text import probe_lines, profile_lines
     from autopeft.cli.wording import duration, flattened, plain_text
 
     if record.details:
         _heading(target, "Why it was proposed")
         for key, value in flattened(record.details).items():
             _line(target, key, plain_text(value))
+    if probe := record.profile.get("probe"):
+        _heading(target, "By itself (solo probe)")
+        for label, text in probe_lines(probe):
+            _line(target, label, text)
     if record.profile:
         _heading(target, "Training")
         for label, text in profile_lines(record.profile):

@@ -45,5 +45,7 @@ def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     clock = left.get("wall_clock")
     yield "left", trials_left + ("" if clock is None else f", {duration(clock)} of wall clock")
     yield "time left", duration(plain["eta_seconds"])
+    if plain["ended"]:
+        yield "ended", plain["ended"]["text"]
     failures = ", ".join(f"{count} {cause}" for cause, count in plain["failures"].items())
     yield "failures", failures or "none"

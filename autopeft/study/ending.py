@@ -1,0 +1,66 @@
+"""How a search ended: why, and what of its budget was left; stored in a study's facts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Reason = Literal["trials", "wall_clock", "gpu_hours", "exhausted", "min_gain"]
+
+_WHY: Mapping[str, str] = {
+    "trials": "its trials are spent",
+    "wall_clock": "its wall clock is spent",
+    "gpu_hours": "its hours of training are spent",
+    "exhausted": "every feasible configuration of the space has been tried",
+}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a search ended, and what of its budget was left.
+
+    Attributes:
+        reason: What ran out; "exhausted" where it was the space, "min_gain" where proposals were
+            not worth their cost any more.
+        trials: Trials left.
+        wall_clock: Seconds left, or None without such a budget.
+        gpu_hours: Hours of training left, or None without such a budget.
+        min_gain: What a full trial had to promise, where that ended the search.
+        gains: The best promise of each of the last asks, where that ended the search.
+    """
+
+    reason: Reason
+    trials: int
+    wall_clock: float | None = None
+    gpu_hours: float | None = None
+    min_gain: float | None = None
+    gains: tuple[float, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, as in the facts and in `status`."""
+        left = {
+            "trials": self.trials,
+            "wall_clock": self.wall_clock,
+            "gpu_hours": self.gpu_hours,
+        }
+        plain: dict[str, Any] = {"reason": self.reason, "left": left, "text": self.sentence()}
+        if self.min_gain is not None:
+            plain |= {"min_gain": self.min_gain, "gains": list(self.gains)}
+        return plain
+
+    def sentence(self) -> str:
+        """One honest line."""
+        if self.reason != "min_gain":
+            return f"the search ended: {_WHY[self.reason]}{self._left()}"
+        gains = ", then ".join(f"{gain:.2g}" for gain in self.gains)
+        return (
+            f"the search ended by itself: a full trial was expected to gain {gains} hypervolume "
+            f"at best, less than budget.min_gain {self.min_gain:g}{self._left()}"
+        )
+
+    def _left(self) -> str:
+        parts = [f"{self.trials} trials"] if self.trials else []
+        if self.wall_clock:
+            parts.append(f"{self.wall_clock / 3600.0:.3g} hours of wall clock")
+        if self.gpu_hours:
+            parts.append(f"{self.gpu_hours:.3g} hours of training")
+        return f"; {', '.join(parts)} were left" if self.trials and parts else ""
