@@ -28,7 +28,7 @@ class TunerSettings:
         train_s: Device seconds of training, or None.
         stop_after_s: Seconds of this sitting, or None.
         states: Folder of the lane states.
-        accuracy_like: Whether quality is a share of correct answers (binomial noise).
+        accuracy_like: Whether quality is a share of examples answered rightly (binomial noise).
         stops: Whether rungs end trials, or only measure them.
     """
 

@@ -1,6 +1,7 @@
 """The command line of `benchmarks/search_quality.py`."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -23,9 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     recording.add_argument("--work", type=Path, default=Path("autopeft-runs/tables"))
     recording.add_argument("--tables", type=Path, default=TABLES)
+    rungs = commands.add_parser("rungs", help="replay rules for stopping on trained trials")
+    rungs.add_argument(
+        "--data", type=Path, default=os.environ.get("AUTOPEFT_BENCH_DATA"), help="data folder"
+    )
+    rungs.add_argument("--tables", type=Path, default=TABLES)
+    rungs.add_argument("--orders", type=int, default=50, help="random orders of the cohorts")
+    rungs.add_argument("--json", type=Path, help="where the figures go too")
     arguments = parser.parse_args(argv)
+    run = {"record": _record, "rungs": _rungs}[arguments.command]
     try:
-        return _record(arguments)
+        return run(arguments)
     except NotHereError as error:
         print(f"skipped: {error}", file=sys.stderr)
         return 77
@@ -43,4 +52,14 @@ def _record(arguments: argparse.Namespace) -> int:
         tables=arguments.tables,
     )
     print(path)
+    return 0
+
+
+def _rungs(arguments: argparse.Namespace) -> int:
+    from benchmarks.quality.rung_report import rung_report
+
+    data = None if arguments.data is None else Path(arguments.data)
+    found = rung_report(data=data, tables=arguments.tables, orders=arguments.orders)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
