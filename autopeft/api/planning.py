@@ -22,7 +22,7 @@ from autopeft.configuration import Configuration
 from autopeft.errors import InputError
 from autopeft.searchers.base import Problem
 from autopeft.searchers.baselines import baselines
-from autopeft.searchers.rungs import rung_steps
+from autopeft.searchers.rungs import KEEP, rung_steps
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.metrics import CAUSAL_LM, REGRESSION
 from autopeft.study.progress import Listener, Silent, Stopper
@@ -37,9 +37,6 @@ Needs: TypeAlias = Callable[[Sequence[Configuration]], MemoryEstimate]
 
 SAMPLED = 64
 """Configurations of the space whose mean FLOPs stand for a trial's."""
-
-SURVIVORS = 0.5
-"""Share of the trials that a rung lets pass at the least: no more than the worse half stops."""
 
 
 def plan(
@@ -346,7 +343,7 @@ class _Estimate:
         for passed, (_, step) in enumerate(rungs):
             share = (step - before) / self.total_steps
             cost = share * flops["mean"] + flops["evaluation"]
-            low, high, before = low + SURVIVORS**passed * cost, high + cost, step
+            low, high, before = low + KEEP**passed * cost, high + cost, step
         begun = self.definition.budget.trials
         full = len(self.baselines) * high
         return {

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from autopeft.training.setup import Materials
     from autopeft.tuner import Tuner
 
-ACCURACY_LIKE = ("accuracy", "f1", "matthews", "exact_match", "choice_accuracy")
-"""Qualities that are shares of the validation rows, or near it: their noise is binomial."""
+ACCURACY_LIKE = ("accuracy", "exact_match", "choice_accuracy")
+"""Qualities that are shares of the validation rows: their noise is binomial. The noise of all
+others is measured, by how they scatter between rungs."""
 
 PROPOSALS = {"cpu": 4}
 DEFAULT_PROPOSALS = 16
@@ -428,7 +429,7 @@ class Preparation:
             pack_size=int(record.facts["pack_size"]),
             memory_limit=self._memory_limit(record),
             device=self._device,
-            rung_steps=self._rungs,
+            rung_steps=_stored_rungs(record) or self._rungs,
             baselines=self._baselines,
             enqueued=self._enqueued,
             head_params=self._materials.head_params,
@@ -452,3 +453,9 @@ class Preparation:
             listener=listener,
             stopper=stopper,
         )
+
+
+def _stored_rungs(record: StudyRecord) -> dict[float, int]:
+    """Where the study's rungs were when it was created; its trials were measured there."""
+    stored = record.facts.get("rung_steps") or {}
+    return {float(share): int(step) for share, step in stored.items()}

@@ -7,12 +7,15 @@ cohort that goes on with the same packs.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+
+import numpy as np
 
 from autopeft.execution.states import CohortStates
 from autopeft.searchers import front as fronts
 from autopeft.searchers.base import Problem
-from autopeft.searchers.rungs import noise_margin, stopped_at_rung
+from autopeft.searchers.evidence import RungValues, Vector, readings
+from autopeft.searchers.rungs import stopped_at_rung
 from autopeft.study.records import TrialRecord, TrialState, TrialUpdate
 from autopeft.tuner.costs import costs
 from autopeft.tuner.ledger import Ledger
@@ -22,8 +25,8 @@ from autopeft.tuner.probes import Probing
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
 
-PLAIN_MARGIN = 0.05
-"""Utility below which qualities that are no share of correct answers are not told apart."""
+LOSS = "loss"
+"""What every task measures beside its quality."""
 
 
 class CohortTraining:
@@ -109,23 +112,44 @@ class CohortTraining:
 
     def _stopped(self, arrived: Sequence[TrialRecord], share: float) -> set[int]:
         """Trials that a rung ends, by all that was measured there so far; never baselines."""
-        step = self._settings.rung_steps[share]
-        values = self._ledger.values_at(step=step, metric=self._quality.name)
-        measured: dict[int, tuple[float, ...]] = {}
-        for trial in self._ledger.trials():
-            if trial.number in values:
-                known = costs(self._problem, trial)
-                objectives = {**known, self._quality.name: values[trial.number]}
-                measured[trial.number] = fronts.utilities(self._problem.frame, objectives)
-        candidates = [t.number for t in arrived if t.baseline is None and t.number in measured]
-        return stopped_at_rung(candidates, measured, margin=self._margin(measured))
+        step, frame = self._settings.rung_steps[share], self._problem.frame
+        at_rung = self._ledger.values_at(step=step, metric=self._quality.name)
+        measured = [trial for trial in self._ledger.trials() if trial.number in at_rung]
+        spent = [fronts.utilities(frame[1:], costs(self._problem, trial)) for trial in measured]
+        return stopped_at_rung(
+            [trial.number for trial in arrived if trial.baseline is None],
+            [trial.number for trial in measured],
+            np.array(spent, dtype=np.float64).reshape(len(measured), len(frame) - 1),
+            readings(self._values(measured, share)),
+        )
 
-    def _margin(self, measured: Mapping[int, tuple[float, ...]]) -> float:
-        if not measured or not self._settings.accuracy_like:
-            return PLAIN_MARGIN
-        worst, best = self._quality.worst, self._quality.best
-        top = worst + max(point[0] for point in measured.values()) * (best - worst)
-        return noise_margin(top, self._problem.n_validation, worst=worst, best=best)
+    def _values(self, trials: Sequence[TrialRecord], share: float) -> RungValues:
+        """What trials measured at a rung, and at the rung before it or, at the first, after it.
+
+        Of the rung after it only earlier cohorts count: of this one, more would be known when a
+        killed search decides once more than when it decided first.
+        """
+        shares = list(self._settings.rung_steps)
+        place, cohort = shares.index(share), max((trial.pack for trial in trials), default=0)
+        beside = shares[place - 1] if place else shares[1]
+        told = [trial for trial in trials if place or trial.pack < cohort]
+        name, sign = self._quality.name, 1.0 if self._quality.goal == "max" else -1.0
+        counted = self._settings.accuracy_like
+        return RungValues(
+            quality=sign * self._column(name, share, trials, trials),
+            loss=self._column(LOSS, share, trials, trials),
+            quality_beside=sign * self._column(name, beside, trials, told),
+            loss_beside=self._column(LOSS, beside, trials, told),
+            n_examples=self._problem.n_validation if counted else None,
+        )
+
+    def _column(
+        self, metric: str, share: float, trials: Sequence[TrialRecord], told: Sequence[TrialRecord]
+    ) -> Vector:
+        """A metric at a rung, one entry per trial; nan where it is unknown or not to be told."""
+        values = self._ledger.values_at(step=self._settings.rung_steps[share], metric=metric)
+        known = {trial.number: values.get(trial.number, np.nan) for trial in told}
+        return np.array([known.get(trial.number, np.nan) for trial in trials], dtype=np.float64)
 
 
 def _sets_out(trial: TrialRecord, previous: float, share: float) -> bool:

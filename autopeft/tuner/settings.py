@@ -30,7 +30,7 @@ class TunerSettings:
         train_s: Device seconds of training, or None.
         stop_after_s: Seconds of this sitting, or None.
         states: Folder of the lane states.
-        accuracy_like: Whether quality is a share of correct answers (binomial noise).
+        accuracy_like: Whether quality is a share of examples answered rightly (binomial noise).
         stops: Whether rungs end trials, or only measure them.
         probes: Whether trials are measured by themselves before they are trained.
         min_gain: Hypervolume that a full trial has to promise, or None.

@@ -36,6 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     reporting.add_argument("--picture", type=Path, help="an .svg, .png or .html file")
     reporting.add_argument("--json", type=Path, dest="json_file")
     reporting.set_defaults(run=_report)
+    rungs = commands.add_parser("rungs", help="replay rules for stopping on trained trials")
+    rungs.add_argument(
+        "--data", type=Path, default=os.environ.get("AUTOPEFT_BENCH_DATA"), help="data folder"
+    )
+    rungs.add_argument("--tables", type=Path, default=TABLES)
+    rungs.add_argument("--orders", type=int, default=50, help="random orders of the cohorts")
+    rungs.add_argument("--json", type=Path, help="where the figures go too")
+    rungs.set_defaults(run=_rungs)
     arguments = parser.parse_args(argv)
     try:
         code: int = arguments.run(arguments)
@@ -105,4 +113,14 @@ def _report(arguments: argparse.Namespace) -> int:
         report.picture(every, arguments.picture)
     if arguments.json_file:
         arguments.json_file.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+def _rungs(arguments: argparse.Namespace) -> int:
+    from benchmarks.quality.rung_report import rung_report
+
+    data = None if arguments.data is None else Path(arguments.data)
+    found = rung_report(data=data, tables=arguments.tables, orders=arguments.orders)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
