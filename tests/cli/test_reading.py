@@ -25,6 +25,7 @@ READING = [
     ["show", "1"],
     ["compare", "1", "2"],
     ["front"],
+    ["explain"],
     ["export"],
 ]
 STATUS_KEYS = {
