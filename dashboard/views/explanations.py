@@ -3,7 +3,7 @@
 import streamlit as st
 
 from autopeft.searchers.explain.choices import in_words
-from autopeft.searchers.explain.importances import Importances, ordered
+from autopeft.searchers.explain.importances import Importances, ordered, unexplained
 from autopeft.searchers.explain.predictions import NORMAL, Predictions
 from dashboard import explanation_charts, live, palette, words
 from dashboard.queries import Explanations, StudyView
@@ -40,10 +40,8 @@ def _importances(found: Explanations) -> None:
     with left:
         if told:
             _shares(told)
-        for each in found.importances.values():
-            if each.message:
-                text = f"{words.label(each.target)}: {each.basis()}; {each.message}"
-                st.info(words.markdown(words.sentence(text)), icon=":material/blur_on:")
+        for sentence in unexplained(list(found.importances.values())):
+            st.info(words.markdown(words.sentence(sentence)), icon=":material/blur_on:")
     with right:
         _basis(told)
 

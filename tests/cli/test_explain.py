@@ -37,7 +37,7 @@ def searched(place: Path, seed_study: Callable[..., None]) -> None:
 
 def _train(store: Any, token: int, index: int, *, stopped: bool) -> None:
     rank = 2 ** (index % 6)
-    group = Group.of("lora", [index % 3], ["query"], rank=rank, alpha=2 * rank, dropout=0.0)
+    group = Group.of("lora", [index // 6 % 3], ["query"], rank=rank, alpha=2 * rank, dropout=0.0)
     training = {"learning_rate": 1e-3 * (1 + index % 5), "weight_decay": 0.0, "warmup_ratio": 0.0}
     chosen = Configuration.of([group], training=training)
     known = {"trainable_params": 768.0 * rank}

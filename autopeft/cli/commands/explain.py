@@ -50,9 +50,13 @@ def _plain(
 
 
 def _print_importances(target: "Console", found: "Sequence[Importances]") -> None:
-    for each in found:
-        _line(target, "; ".join(filter(None, (f"{each.target}: {each.basis()}", each.message))))
+    from autopeft.searchers.explain.importances import unexplained
+
     told = [each for each in found if each.choices]
+    for each in told:
+        _line(target, f"{each.target}: {each.basis()}")
+    for sentence in unexplained(found):
+        _line(target, sentence)
     if told:
         _print_shares(target, told)
 

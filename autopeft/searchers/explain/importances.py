@@ -163,6 +163,16 @@ def ordered(told: Sequence[Importances]) -> tuple[list[str], list[str]]:
     return [n for n in names if n in clear], [n for n in names if n not in clear]
 
 
+def unexplained(found: Sequence[Importances]) -> list[str]:
+    """Why some targets have no importances, a sentence per reason."""
+    reasons: dict[str, list[str]] = {}
+    for each in found:
+        if each.message:
+            reason = f"{each.basis()}; {each.message}"
+            reasons.setdefault(reason, []).append(each.target.replace("_", " "))
+    return [f"{' and '.join(targets)}: {reason}" for reason, targets in reasons.items()]
+
+
 def _first(u: Points) -> Values:
     return np.asarray(u[..., 0])
 

@@ -15,6 +15,7 @@ from autopeft.searchers.explain.importances import (
     importances,
     ordered,
     rank_correlation,
+    unexplained,
 )
 from autopeft.searchers.explain.outcomes import Outcomes
 
@@ -181,6 +182,13 @@ def test_rank_correlation_of_ties_and_constants() -> None:
     )
     assert rank_correlation([1.0, 1.0], [1.0, 2.0]) is None
     assert rank_correlation([1.0], [1.0]) is None
+
+
+def test_targets_without_importances_share_a_sentence() -> None:
+    few = [Importances(name, 3, 1, 0, None, (), "too few") for name in ("loss", "hypervolume")]
+    assert unexplained(few) == ["loss and hypervolume: 3 trials (1 stopped early); too few"]
+    told = Importances("loss", 30, 0, 0, 0.8, (Importance("a", 0.1, 0.1),))
+    assert unexplained([told]) == []
 
 
 def test_choices_are_ordered_over_both_targets() -> None:
