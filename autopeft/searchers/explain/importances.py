@@ -143,12 +143,20 @@ def importances(found: Outcomes, quality: str) -> dict[str, Importances]:
         By target, `quality` first.
     """
     u = found.utilities
-    targets = {"quality": (quality, [(1.0, _first)])}
-    if u.shape[1] > 1:
-        targets["hypervolume"] = ("hypervolume", _scalarisations(u))
+    names = {"quality": quality} | ({"hypervolume": "hypervolume"} if u.shape[1] > 1 else {})
+    if len(u) < MIN_TRIALS:
+        few = f"it takes {MIN_TRIALS} trials that ended with a value to tell what mattered"
+        return {key: _told(found, name, message=few) for key, name in names.items()}
     choices = Choices.of(found.configurations)
-    held = _Held(choices, u) if len(u) >= MIN_TRIALS and choices.choices else None
-    return {key: _explained(found, *target, held) for key, target in targets.items()}
+    if not choices.choices:
+        message = "all trials made the same choices"
+        return {key: _told(found, name, message=message) for key, name in names.items()}
+    held = _Held(choices, u)
+    parts: dict[str, list[tuple[float, Target]]] = {
+        "quality": [(1.0, _quality)],
+        "hypervolume": _scalarisations(u),
+    }
+    return {key: _explained(found, name, parts[key], held) for key, name in names.items()}
 
 
 def ordered(told: Sequence[Importances]) -> tuple[list[str], list[str]]:
@@ -173,7 +181,7 @@ def unexplained(found: Sequence[Importances]) -> list[str]:
     return [f"{' and '.join(targets)}: {reason}" for reason, targets in reasons.items()]
 
 
-def _first(u: Points) -> Values:
+def _quality(u: Points) -> Values:
     return np.asarray(u[..., 0])
 
 
@@ -305,23 +313,28 @@ def rank_correlation(a: Sequence[float] | Values, b: Sequence[float] | Values) -
 
 
 def _explained(
-    found: Outcomes, target: str, parts: Sequence[tuple[float, Target]], held: _Held | None
+    found: Outcomes, target: str, parts: Sequence[tuple[float, Target]], held: _Held
 ) -> Importances:
     """The importances for one target, which is the weighted mean of its parts."""
-    n = len(found.utilities)
     varied = [part for part in parts if np.ptp(part[1](found.utilities)) > 0.0]
-    correlation, choices = None, ()
-    if n < MIN_TRIALS:
-        message = f"it takes {MIN_TRIALS} trials that ended with a value to tell what mattered"
-    elif held is None:
-        message = "all trials made the same choices"
-    elif not varied:
-        message = f"all trials reached the same {target}"
-    else:
-        correlation = _weighted(varied, lambda part: held.rank_correlation(part) or 0.0)
-        least = max(LEAST_CORRELATION, 2.0 / math.sqrt(n - 1))
-        message = "" if correlation >= least else _NOISE.format(least)
-        choices = () if message else _ranked(held, _weighted(varied, held.shares))
+    if not varied:
+        return _told(found, target, message=f"all trials reached the same {target}")
+    correlation = float(_weighted(varied, lambda part: held.rank_correlation(part) or 0.0))
+    least = max(LEAST_CORRELATION, 2.0 / math.sqrt(len(found.utilities) - 1))
+    if correlation < least:
+        return _told(found, target, correlation, message=_NOISE.format(least))
+    return _told(found, target, correlation, _ranked(held, _weighted(varied, held.shares)))
+
+
+def _told(
+    found: Outcomes,
+    target: str,
+    correlation: float | None = None,
+    choices: tuple[Importance, ...] = (),
+    *,
+    message: str = "",
+) -> Importances:
+    n = len(found.configurations)
     return Importances(target, n, found.stopped, found.failed, correlation, choices, message)
 
 
