@@ -84,7 +84,7 @@ def front_chart(
     figure.update_xaxes(title=x.label, **_scale(shown[x.name], x_log))
     figure.update_yaxes(title=y.label, **_scale(shown[y.name], y_log))
     figure.update_layout(hovermode="closest", clickmode="event+select", dragmode="zoom")
-    return _framed(figure, 470)
+    return framed(figure, 470)
 
 
 def placed(
@@ -213,7 +213,7 @@ def hypervolume_chart(snapshots: Sequence[Snapshot]) -> go.Figure:
     )
     figure.update_xaxes(title="trials ended", rangemode="tozero")
     figure.update_yaxes(title="hypervolume", rangemode="tozero")
-    return _framed(figure, 260)
+    return framed(figure, 260)
 
 
 def quality_chart(table: pd.DataFrame, quality: ObjectiveFrame) -> go.Figure:
@@ -243,7 +243,7 @@ def quality_chart(table: pd.DataFrame, quality: ObjectiveFrame) -> go.Figure:
     figure.update_xaxes(title="trial")
     figure.update_yaxes(title=axis_y.label)
     figure.update_layout(hovermode="closest", clickmode="event+select")
-    return _framed(figure, 440)
+    return framed(figure, 440)
 
 
 def curve_chart(
@@ -277,7 +277,7 @@ def curve_chart(
     figure.update_yaxes(title="training loss", row=2, col=1)
     figure.update_xaxes(title="optimizer steps", row=2, col=1)
     figure.update_layout(showlegend=False)
-    return _framed(figure, 360)
+    return framed(figure, 360)
 
 
 def _line(
@@ -331,7 +331,7 @@ def placement_chart(placement: PlacementMap) -> go.Figure:
     )
     figure.update_xaxes(title="layer", type="category", showgrid=False, zeroline=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, automargin=True)
-    return _framed(figure, 70 + 34 * max(1, len(placement.rows)))
+    return framed(figure, 70 + 34 * max(1, len(placement.rows)))
 
 
 _MANY_LAYERS = 24
@@ -349,7 +349,8 @@ def _size_scale(top: float) -> list[tuple[float, str]]:
     return [(0.0, palette.NOTHING), (edge, palette.NOTHING), (edge, palette.SIZES[0][1]), *sized]
 
 
-def _framed(figure: go.Figure, height: int) -> go.Figure:
+def framed(figure: go.Figure, height: int) -> go.Figure:
+    """The figure in the house's frame: narrow margins, the legend below."""
     return figure.update_layout(
         height=height,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},

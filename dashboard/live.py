@@ -15,7 +15,7 @@ from autopeft.api.place import storage_url
 from autopeft.api.study import Study
 from autopeft.errors import AutopeftError, NotFoundError, StorageError, StorageVersionError
 from dashboard import queries, words
-from dashboard.queries import StudyLine, StudyView, TrialView
+from dashboard.queries import Explanations, StudyLine, StudyView, TrialView
 
 REFRESH_S = 3.0
 LOST_REFRESH_S = 30.0
@@ -56,6 +56,19 @@ def trial_view(view: StudyView, number: int) -> TrialView:
 def _trial_view(url: str, name: str, number: int, updated_at: datetime) -> TrialView:
     with queries.opened(url, name) as study:
         return queries.read_trial(study, number)
+
+
+def explanations(view: StudyView) -> Explanations:
+    """Why the study went as it did; while it runs, worked out anew for every tenth more trials."""
+    step = max(1, view.done // 10) if view.running else 1
+    record = view.record
+    return _explanations(storage_url(), record.name, record.created_at, view.done // step * step)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Working out what mattered …")
+def _explanations(url: str, name: str, created_at: datetime, done: int) -> Explanations:
+    with queries.opened(url, name) as study:
+        return queries.read_explanations(study)
 
 
 def exported(view: StudyView, number: int) -> tuple[str, str]:

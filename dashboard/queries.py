@@ -17,6 +17,8 @@ from autopeft.api.place import output_folder
 from autopeft.api.study import Study, bounds, status
 from autopeft.errors import AutopeftError
 from autopeft.searchers import front as fronts
+from autopeft.searchers.explain.importances import Importances
+from autopeft.searchers.explain.predictions import Predictions
 from autopeft.study.placement import PlacementMap, placement_map
 from autopeft.study.records import (
     Measurement,
@@ -136,6 +138,19 @@ class TrialView:
     rung_steps: Mapping[float, int]
 
 
+@dataclass(frozen=True)
+class Explanations:
+    """What is known of why a study went as it did.
+
+    Attributes:
+        importances: By target, `quality` first.
+        predictions: One per metric that was predicted.
+    """
+
+    importances: Mapping[str, Importances]
+    predictions: tuple[Predictions, ...]
+
+
 @contextmanager
 def opened(storage_url: str, name: str) -> Iterator[Study]:
     """The study of that name, for reading.
@@ -210,6 +225,11 @@ def read_trial(study: Study, number: int) -> TrialView:
         placement=placement_map(trial.configuration, n_layers),
         rung_steps={float(r): int(step) for r, step in facts.get("rung_steps", {}).items()},
     )
+
+
+def read_explanations(study: Study) -> Explanations:
+    """What mattered, and what was predicted; takes some seconds."""
+    return Explanations(study.importances(), tuple(study.predictions()))
 
 
 def exported(study: Study, number: int) -> tuple[str, str]:

@@ -8,6 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from autopeft.api.place import storage_url
+from autopeft.searchers.explain import reasons
+from autopeft.searchers.explain.predictions import predicted
 from autopeft.study.layout import yaml_text
 from autopeft.study.records import TrialRecord, TrialState
 from dashboard import charts, live, palette, words
@@ -149,27 +151,23 @@ def _take(view: StudyView, trial: TrialRecord) -> None:
 
 
 def _reason(trial: TrialRecord) -> None:
-    details = dict(trial.details)
-    origin = f"Proposed by: {trial.origin.value}"
-    reason = str(details.pop("reason", ""))
-    st.markdown(words.markdown(f"{origin} · {reason}" if reason else origin))
-    predicted = details.pop("predicted", None)
-    if isinstance(predicted, Mapping):
-        _prediction(trial, predicted)
-    _pairs(details, "")
+    """The sentences of `autopeft show`, what was predicted, and what has no sentence."""
+    for sentence in reasons.sentences(trial, plus_minus="±"):
+        st.markdown(words.markdown(words.sentence(sentence)))
+    _prediction(trial)
+    _pairs(reasons.unspoken(trial.details), "")
 
 
-def _prediction(trial: TrialRecord, predicted: Mapping[str, Any]) -> None:
+def _prediction(trial: TrialRecord) -> None:
     """What the searcher expected beside what came."""
     rows = [
         {
             "metric": words.label(name),
-            "predicted": words.number(belief.get("mean")),
-            "± sd": words.number(belief.get("sd")),
+            "predicted": words.number(mean),
+            "± sd": words.number(sd),
             "measured": words.number(trial.objectives.get(name)),
         }
-        for name, belief in predicted.items()
-        if isinstance(belief, Mapping)
+        for name, (mean, sd) in predicted(trial).items()
     ]
     if rows:
         st.dataframe(pd.DataFrame(rows), hide_index=True)

@@ -47,6 +47,11 @@ def markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
+def sentence(text: str) -> str:
+    """A sentence as the library says it, as one to be read alone: a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def figure_text(text: str) -> str:
     """`text` for a Plotly figure, which reads a subset of HTML."""
     return html.escape(" ".join(text.split()))

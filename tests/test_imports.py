@@ -24,6 +24,11 @@ def test_definitions_and_records_load_nothing_heavy() -> None:
     assert _loaded(f"import {modules}, autopeft.searchers.front") == "[]"
 
 
+def test_explanations_load_nothing_heavy() -> None:
+    explain = "from autopeft.searchers.explain import importances, outcomes, predictions, reasons"
+    assert _loaded(explain) == "[]"
+
+
 def test_every_public_name_is_there_and_search_is_a_function() -> None:
     for name in autopeft.__all__:
         assert getattr(autopeft, name) is not None

@@ -5,7 +5,7 @@ Nothing here imports torch.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autopeft.errors import Fault, InputError
 from autopeft.searchers import front as fronts
@@ -22,6 +22,10 @@ from autopeft.study.records import (
     TrialState,
 )
 from autopeft.study.store import Store
+
+if TYPE_CHECKING:
+    from autopeft.searchers.explain.importances import Importances
+    from autopeft.searchers.explain.predictions import Predictions
 
 
 class Study:
@@ -107,6 +111,28 @@ class Study:
     def verdict(self) -> str:
         """One honest sentence comparing the front with the best baseline."""
         return fronts.compare_with_baseline(self.front(), self.trials(), self.frames)
+
+    def importances(self) -> "dict[str, Importances]":
+        """Which choices of the search mattered, by target: `quality`, then `hypervolume`.
+
+        Takes some seconds; see `autopeft.searchers.explain.importances` for what is computed.
+        """
+        from autopeft.searchers.explain.importances import importances
+        from autopeft.searchers.explain.outcomes import outcomes
+
+        record = self.record
+        metric = record.frame[0].name
+        at_rungs = {
+            float(share): self._store.values_at(self.name, step=int(step), metric=metric)
+            for share, step in record.facts.get("rung_steps", {}).items()
+        }
+        return importances(outcomes(self.trials(), record.frame, at_rungs), metric)
+
+    def predictions(self) -> "list[Predictions]":
+        """What the searcher predicted of its proposals beside what was measured, by metric."""
+        from autopeft.searchers.explain.predictions import predictions
+
+        return predictions(self.trials())
 
     def export(
         self,

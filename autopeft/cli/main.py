@@ -17,6 +17,7 @@ from autopeft.cli.commands.dashboard import dashboard
 from autopeft.cli.commands.db import db
 from autopeft.cli.commands.delete import delete
 from autopeft.cli.commands.doctor import doctor
+from autopeft.cli.commands.explain import explain
 from autopeft.cli.commands.export import export
 from autopeft.cli.commands.front import front
 from autopeft.cli.commands.init import init
@@ -36,8 +37,8 @@ PROGRAM = "autopeft"
 LOGGERS = ("autopeft", "storage", "dashboard")
 
 COMMANDS = (
-    search, init, validate, plan, sites, studies, status, trials, show, compare, front, export,
-    train, stop, delete, dashboard, doctor,
+    search, init, validate, plan, sites, studies, status, trials, show, compare, front, explain,
+    export, train, stop, delete, dashboard, doctor,
 )  # fmt: skip
 """In the order of `--help`; `db` follows."""
 

@@ -18,7 +18,7 @@ def show(view: StudyView) -> None:
     show_header(view)
     if not view.trials:
         return
-    st.info(words.markdown(_sentence(view.verdict)), icon=":material/balance:")
+    st.info(words.markdown(words.sentence(view.verdict)), icon=":material/balance:")
     number, why = _selected(view)
     left, right = st.columns([7, 3], gap="large")
     with left:
@@ -32,10 +32,6 @@ def show(view: StudyView) -> None:
     st.divider()
     with live.reported():
         show_trial(view, number, why=why)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _selected(view: StudyView) -> tuple[int | None, str]:
@@ -132,7 +128,7 @@ def _choices(view: StudyView) -> None:
         for how, (trial, why) in view.choices.items():
             st.button(
                 f"{how.capitalize()} · {trial.number}",
-                help=words.markdown(_sentence(why)),
+                help=words.markdown(words.sentence(why)),
                 key=f"pick-{how}",
                 on_click=address.set_trial,
                 args=(trial.number,),

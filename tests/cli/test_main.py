@@ -34,7 +34,8 @@ Run = Callable[..., Result]
 
 COMMANDS = [
     "search", "init", "validate", "plan", "sites", "studies", "status", "trials", "show",
-    "compare", "front", "export", "train", "stop", "delete", "dashboard", "doctor", "db",
+    "compare", "front", "explain", "export", "train", "stop", "delete", "dashboard", "doctor",
+    "db",
 ]  # fmt: skip
 
 HEAVY = (

@@ -26,6 +26,7 @@ READING = [
     ["show", "1"],
     ["compare", "1", "2"],
     ["front"],
+    ["explain"],
     ["export"],
 ]
 STATUS_KEYS = {
@@ -269,7 +270,7 @@ def test_show(run: Run, stored: Path) -> None:
     assert "completed, on the front" in text
     assert "lora query   ·  ·  · █4 █4 █4" in text
     assert "accuracy (validation) over optimizer steps" in text
-    assert "expected_gain" in text
+    assert "expected gain 0.01 hypervolume" in text
     assert "training                 12.5 s" in text
 
 

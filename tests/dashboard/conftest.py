@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import streamlit as st
 
@@ -245,6 +246,35 @@ def _ended(store: SqlStore, name: str = "ended") -> None:
     seeding.end(StudyState.FINISHED)
 
 
+def _explained(store: SqlStore, name: str = "explained") -> None:
+    """A search long enough to be explained: rank and learning rate decide, layers do not."""
+    seeding = Seeding(store, name, n_baselines=1)
+    seeding.complete(8, 0.74, layers=range(6), baseline="lora-r8")
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        rank, first = 2 ** int(rng.integers(0, 6)), int(rng.integers(0, 6))
+        decades = float(rng.uniform(-1, 1))
+        quality = 0.45 + 0.06 * math.log2(rank) + 0.15 * math.exp(-3 * decades**2)
+        quality += float(rng.normal(0, 0.01))
+        details: dict[str, Any] = {"reason": "space-filling start"}
+        if index >= 12:
+            off = float(rng.normal(0, 0.03))
+            details = {
+                "reason": "expected hypervolume gain",
+                "expected_gain": 0.02 / index,
+                "relative_cost": 0.5 + rank / 32,
+                "predicted": {"accuracy": {"mean": quality + off, "sd": 0.025}},
+                "source": "acquisition",
+            }
+        number = seeding.add(
+            rank, layers=range(first, 6), rate=2e-3 * 10**decades, details=details
+        )
+        stopped = quality < 0.52
+        seeding.train(number, quality * (0.8 if stopped else 1.0), rung=0.33 if stopped else 1.0)
+        seeding.finish(number, TrialState.STOPPED if stopped else TrialState.COMPLETED)
+    seeding.end(StudyState.FINISHED)
+
+
 def _no_trials(store: SqlStore, name: str = "no-trials") -> None:
     Seeding(store, name)
 
@@ -258,6 +288,7 @@ SITUATIONS: dict[str, Callable[[SqlStore], object]] = {
     "no-trials": _no_trials,
     "beaten": _beaten,
     "ended": _ended,
+    "explained": _explained,
     SPECIAL: lambda store: _finished(store, SPECIAL),
 }
 

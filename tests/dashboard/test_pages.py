@@ -8,12 +8,13 @@ from streamlit.testing.v1 import AppTest
 
 import dashboard
 from autopeft.api.place import STORAGE_VARIABLE
+from autopeft.searchers.explain import importances
 from dashboard import live, queries
 from storage import open_store
 from storage.lease import this_process
 
 APP = Path(dashboard.__file__).with_name("app.py")
-PAGES = ("studies", "front", "trial", "progress")
+PAGES = ("studies", "front", "trial", "progress", "explanations")
 STUDY_PAGES = PAGES[1:]
 
 Seed = Callable[..., None]
@@ -225,6 +226,46 @@ def test_the_reason_is_set_beside_what_came(seed: Seed, served: str) -> None:
         "± sd": "0.03",
         "measured": "0.9",
     }
+
+
+def test_why_a_trial_was_proposed_is_said_in_sentences(seed: Seed, served: str) -> None:
+    seed("explained")
+    text = _text(_open("trial", study="explained", trial="20")).replace("\\", "")
+    assert "Proposed because: expected gain 0.00105 hypervolume at" in text
+    assert "x the mean cost." in text
+    assert "Predicted accuracy" in text
+    assert "sd above)" in text or "sd below)" in text
+    first = _text(_open("trial", study="explained", trial="0")).replace("\\", "")
+    assert "Baseline lora-r8: run before the search, as what it has to beat." in first
+
+
+def test_the_explanations_of_a_study(
+    seed: Seed, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importances, "TREES", 10)
+    seed("explained")
+    app = _open("explanations", study="explained")
+    assert [s.value for s in app.subheader] == ["What mattered", "Predicted against measured"]
+    assert len(app.get("plotly_chart")) == 2
+    labels = _labels(app)
+    assert 0.3 < float(labels["Accuracy: held-out rank correlation"]) <= 1.0
+    assert labels["Within 2 sd"].endswith("%")
+    text = _text(app).replace("\\", "")
+    assert "From 40 trials: " in text
+    assert "of the 28 trials with a prediction completed the full budget" in text
+    assert not app.info
+
+
+def test_what_cannot_be_explained_is_said(seed: Seed, served: str) -> None:
+    seed("finished")
+    app = _open("explanations", study="finished")
+    said = [str(info.value) for info in app.info]
+    (few,) = [text.replace("\\", "") for text in said if "it takes 16 trials" in text]
+    assert few.startswith("Accuracy and hypervolume: 7 trials (1 stopped early, 1 diverged); ")
+    assert "Within 1 sd" in _labels(app)  # five predictions were measured in full
+    seed("beaten")
+    app = _open("explanations", study="beaten")
+    assert any("No trial was proposed with a prediction" in str(i.value) for i in app.info)
 
 
 def test_the_cost_of_a_trial_is_set_beside_its_packs(seed: Seed, served: str) -> None:

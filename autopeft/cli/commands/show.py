@@ -1,4 +1,4 @@
-"""`autopeft show`: one trial, with its placement map and learning curve."""
+"""`autopeft show`: one trial: its placement map, why it was proposed, its learning curve."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,7 @@ def show(
     output_dir: OutputDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one trial, with placement map and learning curve."""
+    """Show one trial: its placement map, why it was proposed, its learning curve."""
     from autopeft import api
 
     loaded = api.load_study(study, storage=storage, output_dir=output_dir)
@@ -35,6 +35,7 @@ def show(
     _print_facts(target, loaded, record)
     _print_configuration(target, record)
     _print_placement(target, loaded, record)
+    _print_reasons(target, record)
     _print_curve(target, loaded, record)
     _print_training(target, loaded, record)
 
@@ -129,14 +130,21 @@ def _print_curve(target: "Console", study: "Study", record: TrialRecord) -> None
             _line(target, f"step {each.step}", f"{each.split} {each.metric} {number(each.value)}")
 
 
+def _print_reasons(target: "Console", record: TrialRecord) -> None:
+    from autopeft.cli.wording import flattened, plain_text
+    from autopeft.searchers.explain.reasons import sentences, unspoken
+
+    _heading(target, "Why it was proposed")
+    for sentence in sentences(record):
+        target.print(f"  {sentence}", soft_wrap=True)
+    for key, value in flattened(unspoken(record.details)).items():
+        _line(target, key, plain_text(value))
+
+
 def _print_training(target: "Console", study: "Study", record: TrialRecord) -> None:
     from autopeft.cli.profile_text import probe_lines, profile_lines
-    from autopeft.cli.wording import duration, flattened, plain_text
+    from autopeft.cli.wording import duration
 
-    if record.details:
-        _heading(target, "Why it was proposed")
-        for key, value in flattened(record.details).items():
-            _line(target, key, plain_text(value))
     if probe := record.profile.get("probe"):
         _heading(target, "By itself (solo probe)")
         for label, text in probe_lines(probe):
