@@ -151,15 +151,13 @@ class Kernel:
 
     def rungs(self, a: Rungs, b: Rungs) -> Array:
         """`[n, m]`: how much of k two rungs share."""
-        same = a[:, None] == b[None, :]
-        return (
-            self.shared[a][:, None] * self.shared[b][None, :] + same * (self.own[a] ** 2)[:, None]
-        )
+        own = (a[:, None] == b[None, :]) * (self.own[a] ** 2)[:, None]
+        return np.outer(self.shared[a], self.shared[b]) + own
 
     def offsets(self, a: Rungs, b: Rungs) -> Array:
         """`[n, m]`: the covariance of the offsets; the full budget has the common one only."""
         lower = (a[:, None] == b[None, :]) & (a < self.layout.n_rungs - 1)[:, None]
-        return OFFSET**2 + RUNG_OFFSET**2 * lower
+        return np.asarray(OFFSET**2 + RUNG_OFFSET**2 * lower)
 
     def parts(self, A: Array, B: Array) -> list[tuple[Array, Array]]:
         """Both Matern kernels, unweighted, with their derivatives' factors."""
@@ -169,14 +167,18 @@ class Kernel:
 
     def __call__(self, A: Array, a: Rungs, B: Array, b: Rungs) -> Array:
         """The covariance of noise-free values, `[n, m]`."""
-        base = sum(w * M for w, (M, _) in zip(self.weights, self.parts(A, B), strict=True))
-        return self.rungs(a, b) * base + self.offsets(a, b)
+        return self.rungs(a, b) * self.base(self.parts(A, B)) + self.offsets(a, b)
+
+    def base(self, parts: Sequence[tuple[Array, Array]]) -> Array:
+        """The weighted sum of both kernels."""
+        (coarse, _), (fine, _) = parts
+        return np.asarray(self.weights[0] * coarse + self.weights[1] * fine)
 
     def variance(self, a: Rungs) -> Array:
         """Its diagonal, `[n]`."""
         own = self.shared[a] ** 2 + self.own[a] ** 2
         lower = a < self.layout.n_rungs - 1
-        return own * self.weights.sum() + OFFSET**2 + RUNG_OFFSET**2 * lower
+        return np.asarray(own * self.weights.sum() + OFFSET**2 + RUNG_OFFSET**2 * lower)
 
 
 def fit(data: Data, layout: Layout, prior: Prior, *, iterations: int) -> Array:
@@ -208,7 +210,7 @@ def negative_log_posterior(
     kernel = Kernel(layout, theta)
     rungs = kernel.rungs(data.r, data.r)
     parts = kernel.parts(data.X, data.X)
-    base = sum(w * M for w, (M, _) in zip(kernel.weights, parts, strict=True))
+    base = kernel.base(parts)
     K = rungs * base + kernel.offsets(data.r, data.r)
     K[np.diag_indices_from(K)] += kernel.noise[data.r] + data.floor + JITTER
     try:
@@ -221,7 +223,7 @@ def negative_log_posterior(
     W = 0.5 * (np.outer(alpha, alpha) - inverse)  # d log likelihood / dK
     z = (theta - means) / spreads
     value = 0.5 * data.y @ alpha + np.log(np.diag(L)).sum() + 0.5 * z @ z
-    slope = _slope(kernel, data, W, rungs, parts, np.asarray(base))
+    slope = _slope(kernel, data, W, rungs, parts, base)
     return float(value), z / spreads - slope
 
 

@@ -54,9 +54,9 @@ class Cells:
         edges = [np.unique(np.concatenate([[0.0, 1.0], column])) for column in costs.T]
         low = _product([edge[:-1] for edge in edges])
         high = _product([edge[1:] for edge in edges])
-        reached = (costs[:, None, :] >= high[None, :, :] - 1e-12).all(-1)
+        reached = np.all(costs[:, None, :] >= high[None, :, :] - 1e-12, axis=-1)
         levels = np.zeros((qualities.shape[1], len(low)))
-        for member, quality in zip(reached, qualities, strict=True):
+        for member, quality in zip(list(reached), qualities, strict=True):
             levels[:, member] = np.maximum(levels[:, member], quality[:, None])
         return cls(low, high, levels)
 

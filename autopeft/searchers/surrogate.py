@@ -160,7 +160,8 @@ def _fitted(
         scale_coarse=math.sqrt(max(encoding.n_coarse, 1)),
         scale_fine=math.sqrt(max(encoding.n_groups, 1)),
     )
-    first = Data(*(part[:FIT_ROWS] for part in (data.X, data.r, data.y, data.floor)))
+    kept = slice(FIT_ROWS)
+    first = Data(data.X[kept], data.r[kept], data.y[kept], data.floor[kept])
     theta = fit(first, layout, prior, iterations=ITERATIONS)
     return Surrogate(data, Kernel(layout, theta), centre, scale)
 

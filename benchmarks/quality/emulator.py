@@ -23,7 +23,7 @@ from autopeft.configuration import Configuration
 from autopeft.searchers.base import Problem
 
 Curves = NDArray[np.float64]
-"""`[n, rungs]`, accuracies."""
+"""`[n, 2 rungs]`: accuracies at every rung, then logarithms of losses at every rung."""
 
 TREES = 300
 
@@ -41,8 +41,8 @@ class Table:
     Attributes:
         rungs: Shares of the budget, ascending.
         configurations: `n` of them.
-        curves: `[n, rungs]`, mean over seeds.
-        deviations: `[m, seeds, rungs]` of the `m` configurations that were repeated, from their
+        curves: `[n, 2 rungs]`, mean over seeds.
+        deviations: `[m, seeds, 2 rungs]` of the `m` configurations that were repeated, from their
             means, scaled to be of the variance of one seed.
         levels: `[m]` mean final accuracies of those.
         seconds: Mean seconds of training of a trial.
@@ -58,8 +58,10 @@ class Table:
     @classmethod
     def of(cls, rows: pd.DataFrame) -> "Table":
         """The complete curves of a table's rows."""
-        rows = rows.dropna(subset=["rung", "accuracy"])
-        wide = rows.pivot_table(index=["hash", "seed"], columns="rung", values="accuracy").dropna()
+        rows = rows.dropna(subset=["rung", "accuracy", "loss"])
+        rows = rows.assign(loss=np.log(rows["loss"].clip(lower=1e-6)))
+        index, measured = ["hash", "seed"], ["accuracy", "loss"]
+        wide = rows.pivot_table(index=index, columns="rung", values=measured)[measured].dropna()
         means = wide.groupby(level="hash").mean()
         plain = rows.drop_duplicates("hash").set_index("hash")["configuration"]
         counts = wide.groupby(level="hash").size()
@@ -70,13 +72,13 @@ class Table:
             [(wide.loc[each].to_numpy() - means.loc[each].to_numpy()) * scale for each in repeated]
         ).reshape(len(repeated), seeds, wide.shape[1])
         return cls(
-            rungs=tuple(float(rung) for rung in wide.columns),
+            rungs=tuple(float(rung) for rung in wide["accuracy"].columns),
             configurations=tuple(
                 Configuration.from_dict(json.loads(plain[each])) for each in means.index
             ),
             curves=means.to_numpy(),
             deviations=deviations,
-            levels=means.loc[repeated].to_numpy()[:, -1],
+            levels=means.loc[repeated, ("accuracy", 1.0)].to_numpy(),
             seconds=float(rows.drop_duplicates(["hash", "seed"])["train_seconds"].mean()),
         )
 
@@ -97,24 +99,33 @@ class Emulator:
         self._known: dict[str, Curves] = {}
 
     def curve(self, configuration: Configuration) -> Curves:
-        """The mean accuracy at every rung, `[rungs]`, without noise."""
+        """The mean values at every rung, `[2 rungs]`, without noise."""
         if configuration.hash not in self._known:
             found = self._trees.predict(self._matrix([configuration]))[0]
-            self._known[configuration.hash] = np.clip(found, 0.0, 1.0)
+            self._known[configuration.hash] = found
         return self._known[configuration.hash]
 
+    def final(self, configuration: Configuration) -> float:
+        """The mean accuracy at the full budget, without noise."""
+        return float(self.curve(configuration)[len(self.rungs) - 1])
+
     def measured(self, configuration: Configuration, seed: int) -> Curves:
-        """What a training with a seed measures at every rung, `[rungs]`; the same each time."""
-        mean = self.curve(configuration)
+        """What a training with a seed measures at every rung, `[2 rungs]`; always the same.
+
+        Raises:
+            ValueError: No configuration of the table was repeated.
+        """
         if not len(self.table.deviations):
-            return mean
-        near = np.argsort(np.abs(self.table.levels - mean[-1]), kind="stable")[:NEAREST]
+            raise ValueError("nothing was recorded with several seeds: the noise is unknown")
+        mean, rungs = self.curve(configuration), len(self.rungs)
+        near = np.argsort(np.abs(self.table.levels - mean[rungs - 1]), kind="stable")[:NEAREST]
         rng = np.random.default_rng([seed, zlib.crc32(configuration.hash.encode())])
         drawn = self.table.deviations[
             rng.choice(near), rng.integers(self.table.deviations.shape[1])
         ]
-        n = self._problem.n_validation
-        return np.clip(np.round((mean + drawn) * n) / n, 0.0, 1.0)
+        n, found = self._problem.n_validation, mean + drawn
+        found[:rungs] = np.clip(np.round(found[:rungs] * n) / n, 0.0, 1.0)
+        return np.asarray(found)
 
     def held_out(self, folds: int = 10) -> dict[str, float]:
         """How well trees predict rows that they were not fitted to, at the full budget.
@@ -127,8 +138,9 @@ class Emulator:
         predicted = np.empty_like(Y)
         for train, test in KFold(folds, shuffle=True, random_state=0).split(X):
             predicted[test] = _trees().fit(X[train], Y[train]).predict(X[test])
-        final, found = Y[:, -1], predicted[:, -1]
-        deviations = self.table.deviations[..., -1]
+        place = len(self.rungs) - 1
+        final, found = Y[:, place], predicted[:, place]
+        deviations = self.table.deviations[..., place]
         return {
             "spearman": float(spearmanr(final, found).statistic),
             "rmse": float(np.sqrt(np.mean((final - found) ** 2))),

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from autopeft.configuration import Configuration
 from autopeft.searchers.base import Observation, Problem, Searcher
 from autopeft.searchers.dominance import hypervolume, non_dominated
+from autopeft.searchers.evidence import RungValues, readings
 from autopeft.searchers.front import utilities
-from autopeft.searchers.rungs import noise_margin, stopped_at_rung
+from autopeft.searchers.rungs import stopped_at_rung
 from benchmarks.quality.emulator import Emulator
 
 
@@ -75,13 +76,15 @@ class Simulation:
         self._setup, self._seed = setup, seed
         mean = np.mean([problem.flops(each) for each in emulator.table.configurations])
         self._flops = float(mean)
-        self._measured: dict[float, dict[int, tuple[float, ...]]] = {r: {} for r in setup.rungs}
+        self._curves: dict[int, dict[float, tuple[float, float]]] = {}
+        self._costs: dict[int, tuple[float, ...]] = {}
+        self._reached: dict[float, list[int]] = {rung: [] for rung in setup.rungs}
         self._full: list[tuple[Configuration, float]] = []
         self._training, self._suggesting, self._count = 0.0, 0.0, 0
 
     def points(self) -> NDArray[np.float64]:
         """Noise-free utilities of every configuration trained in full, `[n, m]`."""
-        return self._points([float(self._emulator.curve(each)[-1]) for each, _ in self._full])
+        return self._points([self._emulator.final(each) for each, _ in self._full])
 
     def run(self) -> list[Step]:
         """Search until the budget is spent or nothing is left to propose."""
@@ -105,7 +108,10 @@ class Simulation:
         numbers = range(self._count, self._count + len(configurations))
         self._count += len(configurations)
         left = dict(zip(numbers, configurations, strict=True))
-        curves = {n: self._curve(each) for n, each in left.items()}
+        frame, cohort = self._problem.frame, numbers.start
+        for number, each in left.items():
+            self._curves[number] = self._curve(each)
+            self._costs[number] = utilities(frame[1:], self._problem.known(each))
         told: list[Observation] = []
         previous = 0.0
         for rung in self._setup.rungs:
@@ -113,38 +119,45 @@ class Simulation:
                 self._training += (
                     (rung - previous) * self._problem.flops(configuration) / self._flops
                 )
-                told.append(self._observation(number, configuration, curves[number], rung))
-                self._measured[rung][number] = utilities(self._problem.frame, told[-1].objectives)
+                told.append(self._observation(number, configuration, rung))
+                self._reached[rung].append(number)
             if rung < 1.0 and self._setup.stops:
-                left = self._survivors(left, rung)
+                left = self._survivors(left, rung, cohort)
             previous = rung
-        self._full += [(each, curves[n][1.0]) for n, each in left.items()]
+        self._full += [(each, self._curves[n][1.0][0]) for n, each in left.items()]
         started = time.process_time()
         self._searcher.tell(sorted(told, key=lambda each: (each.number, each.rung)))
         self._suggesting += time.process_time() - started
 
-    def _curve(self, configuration: Configuration) -> Mapping[float, float]:
+    def _curve(self, configuration: Configuration) -> dict[float, tuple[float, float]]:
+        """Accuracy and loss at every rung."""
         values = self._emulator.measured(configuration, self._seed)
-        return dict(zip(self._emulator.rungs, map(float, values), strict=True))
+        accuracies, losses = np.split(values, 2)
+        pairs = zip(accuracies.tolist(), np.exp(losses).tolist(), strict=True)
+        return dict(zip(self._emulator.rungs, pairs, strict=True))
 
-    def _observation(
-        self, number: int, configuration: Configuration, curve: Mapping[float, float], rung: float
-    ) -> Observation:
-        quality = self._problem.frame[0].name
-        known = self._problem.known(configuration)
-        return Observation(number, configuration, {**known, quality: curve[rung]}, rung=rung)
+    def _observation(self, number: int, configuration: Configuration, rung: float) -> Observation:
+        quality, known = self._problem.frame[0].name, self._problem.known(configuration)
+        value = self._curves[number][rung][0]
+        return Observation(number, configuration, {**known, quality: value}, rung=rung)
 
     def _survivors(
-        self, left: Mapping[int, Configuration], rung: float
+        self, left: Mapping[int, Configuration], rung: float, cohort: int
     ) -> dict[int, Configuration]:
-        measured = self._measured[rung]
-        quality = self._problem.frame[0]
-        span = quality.best - quality.worst
-        top = quality.worst + span * max(point[0] for point in measured.values())
-        margin = noise_margin(
-            top, self._problem.n_validation, worst=quality.worst, best=quality.best
+        """Who goes on, by what `autopeft.tuner.cohort` would show the rule."""
+        numbers = self._reached[rung]
+        place = self._setup.rungs.index(rung)
+        beside = self._setup.rungs[place - 1] if place else self._setup.rungs[1]
+        told = [n if place or n < cohort else -1 for n in numbers]
+        reached = set(self._reached[beside])
+        nothing = (np.nan, np.nan)
+        here = np.array([self._curves[n][rung] for n in numbers])
+        next_to = np.array([self._curves[n][beside] if n in reached else nothing for n in told])
+        values = RungValues(
+            here[:, 0], here[:, 1], next_to[:, 0], next_to[:, 1], self._problem.n_validation
         )
-        stopped = stopped_at_rung(list(left), measured, margin=margin)
+        costs = np.array([self._costs[n] for n in numbers])
+        stopped = stopped_at_rung(list(left), numbers, costs, readings(values))
         return {n: each for n, each in left.items() if n not in stopped}
 
     def _step(self) -> Step:

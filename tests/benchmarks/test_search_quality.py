@@ -51,6 +51,7 @@ def rows(tmp_path_factory) -> pd.DataFrame:
                         "seed": seed,
                         "rung": rung,
                         "accuracy": 0.2 + (final - 0.2) * rung**0.5 + shift,
+                        "loss": math.exp(-3 * (final - 0.2) * rung**0.5 - shift),
                         "trainable_params": params,
                         "train_seconds": 10.0,
                     }
@@ -77,9 +78,12 @@ def test_a_table_averages_seeds_and_keeps_what_they_differ_by(rows) -> None:
     table = Table.of(rows)
     assert table.rungs == RUNGS
     assert len(table.configurations) == len(table.curves) == N
-    assert table.deviations.shape == (6, SEEDS, len(RUNGS))
+    assert table.curves.shape == (N, 2 * len(RUNGS))
+    assert table.deviations.shape == (6, SEEDS, 2 * len(RUNGS))
     # the variance of one seed: of (-0.02, 0, 0.02) with n - 1 degrees of freedom
     assert np.sqrt((table.deviations**2).mean()) == pytest.approx(0.02)
+    accuracies, losses = np.split(table.deviations, 2, axis=-1)
+    assert losses == pytest.approx(-accuracies)
     assert table.seconds == 10.0
 
 
@@ -91,12 +95,15 @@ def test_the_emulator_predicts_what_it_did_not_see(rows) -> None:
     assert found["noise"] == pytest.approx(0.02)
     fresh = problem.build(problem.space.sample(np.random.default_rng(9)))
     curve = emulator.curve(fresh)
-    assert (np.diff(curve) > 0).all()
+    assert (np.diff(curve[: len(RUNGS)]) > 0).all()
+    assert (np.diff(curve[len(RUNGS) :]) < 0).all()
+    assert emulator.final(fresh) == curve[len(RUNGS) - 1]
     measured = np.array([emulator.measured(fresh, seed) for seed in range(60)])
     assert measured.mean(0) == pytest.approx(curve, abs=0.01)
     assert 0.005 < measured.std(0).mean() < 0.03
     assert (emulator.measured(fresh, 3) == measured[3]).all()
-    assert (measured * 500) == pytest.approx(np.round(measured * 500))
+    shares = measured[:, : len(RUNGS)] * 500
+    assert shares == pytest.approx(np.round(shares))
 
 
 def test_another_space_is_refused(rows) -> None:
