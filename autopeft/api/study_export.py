@@ -35,7 +35,7 @@ def export_study(study: Study, output: str, *, format: str) -> dict[str, Any]:  
     limits = bounds(record)
 
     def answers(configuration: Configuration) -> Mapping[str, Scalar] | None:
-        point = space.point_of(configuration.to_dict())
+        point = space.nearest(configuration.to_dict())
         if point is None or build(definition, space, point) != configuration:
             return None
         return space.answers(point)

@@ -14,7 +14,6 @@ from autopeft.searchers.candidates import Candidate, Candidates
 from autopeft.searchers.features import Features
 from autopeft.searchers.history import History, stream
 from autopeft.searchers.initial import InitialDesign
-from autopeft.searchers.locate import Locator
 from autopeft.study.records import Origin
 
 MUTATIONS = 16
@@ -32,7 +31,6 @@ class EvolutionSearcher:
         self._history = History(problem)
         self._candidates = Candidates(problem)
         self._initial = InitialDesign(problem, self._candidates, Features(problem))
-        self._locator = Locator(problem)
 
     def tell(self, observations: Sequence[Observation]) -> None:
         """Learn which trials are on the front."""
@@ -68,5 +66,6 @@ class EvolutionSearcher:
     def _mutations(
         self, parent: Observation, rng: np.random.Generator, seen: frozenset[str]
     ) -> list[Candidate]:
-        point = self._locator.point(parent.configuration)
-        return self._candidates.neighbours(point, rng, MUTATIONS, seen)
+        """None of a baseline that has no point near it."""
+        point = self._problem.space.nearest(parent.configuration.to_dict())
+        return self._candidates.neighbours(point, rng, MUTATIONS, seen) if point else []

@@ -152,7 +152,7 @@ class Kernel:
     def rungs(self, a: Rungs, b: Rungs) -> Array:
         """`[n, m]`: how much of k two rungs share."""
         own = (a[:, None] == b[None, :]) * (self.own[a] ** 2)[:, None]
-        return np.outer(self.shared[a], self.shared[b]) + own
+        return np.asarray(np.outer(self.shared[a], self.shared[b]) + own)
 
     def offsets(self, a: Rungs, b: Rungs) -> Array:
         """`[n, m]`: the covariance of the offsets; the full budget has the common one only."""

@@ -22,7 +22,6 @@ from autopeft.searchers.features import Features
 from autopeft.searchers.gaussian_process import Prior
 from autopeft.searchers.history import History, stream
 from autopeft.searchers.initial import InitialDesign, spread
-from autopeft.searchers.locate import Locator
 from autopeft.searchers.portfolio import portfolio
 from autopeft.searchers.surrogate import fit_cost, fit_quality
 from autopeft.study.records import Origin
@@ -50,7 +49,6 @@ class GPSearcher:
         self._features = Features(problem)
         known = [each.proposal for each in portfolio(problem)] if problem.portfolio else []
         self._initial = InitialDesign(problem, self._candidates, self._features, known)
-        self._locator = Locator(problem)
 
     def tell(self, observations: Sequence[Observation]) -> None:
         """Learn; every rung of a trial informs the surrogate."""
@@ -85,9 +83,9 @@ class GPSearcher:
             kept = rng.choice(len(members), FRONT_MEMBERS, replace=False)
             members = [members[index] for index in sorted(kept)]
         for member in members:
-            point = self._locator.point(member.configuration)
-            near = self._candidates.neighbours(point, rng, AROUND_FRONT, seen)
-            pool.update((each.hash, each) for each in near)
+            if point := self._problem.space.nearest(member.configuration.to_dict()):
+                near = self._candidates.neighbours(point, rng, AROUND_FRONT, seen)
+                pool.update((each.hash, each) for each in near)
         return list(pool.values())
 
     def _optimised(

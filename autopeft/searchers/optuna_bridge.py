@@ -202,7 +202,7 @@ class OptunaSearcher:
         """A configuration as a trial's parameters; None where it does not lie in the space."""
         if configuration.hash not in self._known:
             space = self._problem.space
-            point = space.point_of(configuration.to_dict())
+            point = space.nearest(configuration.to_dict())
             inside = point is not None and self._problem.build(point) == configuration
             self._known[configuration.hash] = (
                 Parameters.of(space.answers(point), self._dimensions)

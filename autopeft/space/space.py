@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.errors import SpaceError
-from autopeft.space import counting, dialogue, inverse, neighbours, projection, sampling
+from autopeft.space import counting, dialogue, neighbours, projection, sampling
 from autopeft.space.binding import MethodSpace, bind
 from autopeft.space.dimension import Dimension, Point
 from autopeft.space.layout import Layout
@@ -126,7 +126,11 @@ class BoundSpace:
         return list(neighbours.neighbours(self.layout, point, rng, n))
 
     def nearest(self, plain: Mapping[str, Any]) -> Point | None:
-        """The point nearest to a configuration in plain form; see `autopeft.space.projection`."""
+        """The point nearest to a configuration in plain form; see `autopeft.space.projection`.
+
+        Of a configuration of this space it is the point that `assignment` came from; None where
+        no method of the configuration is in the space.
+        """
         return projection.nearest(self.layout, plain)
 
     def largest(self) -> Point:
@@ -148,14 +152,6 @@ class BoundSpace:
     def answers(self, point: Point) -> dict[str, Scalar]:
         """What a dialogue asks on the way to a point, with the answers."""
         return dialogue.answers(self.layout, point)
-
-    def point_of(self, plain: Mapping[str, Any]) -> Point | None:
-        """The point of a configuration's plain form: the inverse of `assignment`.
-
-        None where the configuration does not lie in the space. Training values that the space
-        does not set are not looked at.
-        """
-        return inverse.point_of(self.layout, plain)
 
     # -- encoding -----------------------------------------------------------------------------
 

@@ -82,7 +82,7 @@ class GridSpace:
     def answers(self, point: Mapping[str, Any]) -> dict[str, Any]:
         return grid_points.answers(self.choices, point)
 
-    def point_of(self, plain: Mapping[str, Any]) -> dict[str, Any] | None:
+    def nearest(self, plain: Mapping[str, Any]) -> dict[str, Any] | None:
         [group] = plain["lora"]
         point = {
             "rank": group["rank"],

@@ -49,7 +49,7 @@ class FakeSpace:
     def answers(self, point: Mapping[str, Any]) -> dict[str, Any]:
         return grid_points.answers(self.values, point)
 
-    def point_of(self, plain: Mapping[str, Any]) -> dict[str, Any] | None:
+    def nearest(self, plain: Mapping[str, Any]) -> dict[str, Any] | None:
         point = {name: values[0] for name, values in self.values.items()}
         for group in plain.get("lora", ()):
             point |= {"lora.rank": group["rank"]}

@@ -9,7 +9,6 @@ from autopeft.searchers.base import Observation, Problem
 from autopeft.searchers.candidates import Candidates
 from autopeft.searchers.features import Features
 from autopeft.searchers.initial import InitialDesign
-from autopeft.searchers.locate import Locator
 from autopeft.searchers.registry import SEARCHERS, make_searcher
 
 
@@ -49,13 +48,10 @@ def test_the_start_covers_the_budget(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["autopeft", "lora", "mixed", "quick"])
 def test_points_are_found_from_configurations(name: str) -> None:
-    """Exactly, but for a real such as the learning rate, which comes out near."""
     given = problem(name)
-    locator, rng = Locator(given), np.random.default_rng(0)
-    found = 0
+    rng = np.random.default_rng(0)
     for _ in range(10):
         configuration = given.build(given.space.sample(rng))
-        located = given.build(locator.point(configuration))
-        rates = [c.training_value("learning_rate") for c in (configuration, located)]
-        found += located.groups == configuration.groups and abs(np.log(rates[0] / rates[1])) < 0.2
-    assert found >= 8
+        point = given.space.nearest(configuration.to_dict())
+        assert point is not None
+        assert given.build(point) == configuration
