@@ -5,10 +5,12 @@ Given what is believed (the surrogates' worlds) and the front in each world, see
 enters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 from scipy.stats import norm, qmc
 
 from autopeft.configuration import Configuration
@@ -21,11 +23,28 @@ Array = NDArray[np.float64]
 WORLDS = 32
 """Worlds over which the front's uncertainty is averaged; the candidate's own is integrated."""
 
-IMAGINED = 256
-"""Values that can be imagined in one ask: the front, what is pending and the batch."""
+FRONT, PENDING = 128, 64
+"""Members of the front, the best first, and trials in training that are held in every world."""
 
 MARGIN = 2.0
 """Standard deviations by which a told point must be dominated to be left out of account."""
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """The surrogates of one ask.
+
+    Attributes:
+        quality: Of the quality.
+        costs: Of measured costs, by position in the frame.
+        bounds: Of bounded costs, each with the least that keeps its limit.
+        floor: Utility of quality below which nothing is gained.
+    """
+
+    quality: Surrogate
+    costs: Mapping[int, Surrogate]
+    bounds: Sequence[tuple[Surrogate, float]] = ()
+    floor: float = 0.0
 
 
 class Acquisition:
@@ -33,32 +52,32 @@ class Acquisition:
 
     Args:
         encoding: Turns configurations into rows and known costs.
-        quality: The quality's surrogate.
-        measured: Surrogates of measured costs by position in the frame.
+        beliefs: What the objectives are believed to be.
         front: Configurations measured at the full budget; may be empty.
         pending: Configurations in training; may be empty.
+        batch: How many will be chosen at most.
         seed: Seeds the worlds.
     """
 
     def __init__(
         self,
         encoding: Encoding,
-        quality: Surrogate,
-        measured: dict[int, Surrogate],
+        beliefs: Beliefs,
         *,
         front: Sequence[Configuration],
         pending: Sequence[Configuration],
+        batch: int,
         seed: int,
     ) -> None:
-        self._encoding = encoding
-        draws = _normal(WORLDS, IMAGINED, seed)
-        self._quality = quality.worlds(draws)
-        self._belief = quality.worlds(np.zeros((1, 0)))
-        self._measured = {i: each.worlds(draws[::-1]) for i, each in measured.items()}
-        kept = self._contenders(front)[: IMAGINED // 2]
-        held = [*kept, *pending[: IMAGINED // 4]]
-        self._rows, self._costs = encoding.rows(held), self._mean_costs(held)
-        self._qualities = self._quality.imagine(self._rows)
+        self._encoding, self._floor = encoding, beliefs.floor
+        nothing = np.zeros((1, 0))
+        self._belief = beliefs.quality.worlds(nothing)
+        self._measured = {i: each.worlds(nothing) for i, each in beliefs.costs.items()}
+        self._bounds = [(each.worlds(nothing), least) for each, least in beliefs.bounds]
+        held = [*self._contenders(front)[:FRONT], *pending[:PENDING]]
+        self._quality = beliefs.quality.worlds(_normal(WORLDS, len(held) + batch, seed))
+        self._costs = self._mean_costs(held)
+        self._qualities = self._quality.imagine(encoding.rows(held))
         self._cells = Cells.of(self._costs, self._qualities)
 
     def choose(self, configuration: Configuration) -> None:
@@ -69,10 +88,19 @@ class Acquisition:
         self._cells = Cells.of(self._costs, self._qualities)
 
     def gains(self, configurations: Sequence[Configuration]) -> Array:
-        """The expected gain in hypervolume of each candidate, `[n]`."""
+        """The expected gain in hypervolume of each candidate, `[n]`, where limits are kept."""
         rows = self._encoding.rows(configurations)
         mean, sd = self._quality.predict(rows)
-        return self._cells.gains(self._mean_costs(configurations, rows), mean, sd)
+        costs = self._mean_costs(configurations, rows)
+        return self._cells.gains(costs, mean, sd, floor=self._floor) * self.kept(rows)
+
+    def kept(self, rows: Array) -> Array:
+        """The probability that each of the `[n, d]` rows keeps every limit on a cost, `[n]`."""
+        probability = np.ones(len(rows))
+        for worlds, least in self._bounds:
+            mean, sd = worlds.predict(rows)
+            probability *= ndtr((mean[:, 0] - least) / sd)
+        return probability
 
     def predict(self, configurations: Sequence[Configuration]) -> tuple[Array, Array]:
         """Means and standard deviations of the quality's utility, from the data alone; `[n]`."""
@@ -107,5 +135,7 @@ class Acquisition:
 
 def _normal(n: int, dimensions: int, seed: int) -> Array:
     """`[n, dimensions]` standard normal draws, spread evenly (scrambled Sobol)."""
+    if dimensions == 0:
+        return np.empty((n, 0))
     draws = qmc.Sobol(dimensions, seed=seed).random(n)
     return np.asarray(norm.ppf(draws.clip(1e-9, 1.0 - 1e-9)))

@@ -80,6 +80,11 @@ class Encoding:
             known=tuple(i for i, frame in enumerate(problem.frame) if frame.name in known),
         )
 
+    @property
+    def known_names(self) -> frozenset[str]:
+        """Names of the objectives that are known."""
+        return frozenset(self.problem.frame[index].name for index in self.known)
+
     def rows(self, configurations: Sequence[Configuration]) -> Matrix:
         """`[n, d]` features of the configurations, scaled."""
         F = self.features.matrix(configurations, self.columns)

@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from autopeft.configuration import Configuration
-from autopeft.searchers.acquisition import Acquisition
+from autopeft.searchers.acquisition import Acquisition, Beliefs
 from autopeft.searchers.base import Observation, Problem, Proposal
 from autopeft.searchers.batch import Batch, Choice
 from autopeft.searchers.candidates import Candidate, Candidates
@@ -103,7 +103,7 @@ class GPSearcher:
             *(each.configuration for each in pool),
         ]
         encoding = Encoding.of(self._problem, self._features, every)
-        acquisition = self._acquisition(encoding, measurements, waiting, int(rng.integers(2**31)))
+        acquisition = self._acquisition(encoding, measurements, waiting, wanted, rng)
         mean = float(np.mean([self._problem.flops(m.configuration) for m in measurements]))
         batch = Batch(acquisition, PackCost(self._problem, mean), self._candidates, rng, seen)
         choices = batch.choose(pool, wanted)
@@ -119,19 +119,37 @@ class GPSearcher:
         encoding: Encoding,
         measurements: Sequence[Observation],
         waiting: Sequence[Configuration],
-        seed: int,
+        wanted: int,
+        rng: np.random.Generator,
     ) -> Acquisition:
         """What is believed now, as the acquisition."""
-        problem, probes = self._problem, self._history.probes()
-        modelled = {i: f for i, f in enumerate(problem.frame) if i and i not in encoding.known}
-        costs = {i: fit_cost(f, encoding, probes, Prior()) for i, f in modelled.items()}
+        full = [m for m in measurements if m.rung >= 1.0 and not m.failed]
         return Acquisition(
             encoding,
-            fit_quality(problem, encoding, measurements, Prior()),
-            {index: found for index, found in costs.items() if found is not None},
-            front=[m.configuration for m in measurements if m.rung >= 1.0 and not m.failed],
+            self._beliefs(encoding, measurements),
+            front=[m.configuration for m in full if self._history.keeps_limits(m)],
             pending=waiting,
-            seed=seed,
+            batch=wanted,
+            seed=int(rng.integers(2**31)),
+        )
+
+    def _beliefs(self, encoding: Encoding, measurements: Sequence[Observation]) -> Beliefs:
+        """A surrogate of the quality, and of each cost that is measured and wanted or bounded."""
+        problem, probes = self._problem, self._history.probes()
+        quality, *costs = problem.frame
+        limits = [each for each in problem.limits if each.frame != quality]
+        measured = {each.name: each for each in [*costs, *(each.frame for each in limits)]}
+        fitted = {
+            name: found
+            for name, frame in measured.items()
+            if name not in encoding.known_names
+            and (found := fit_cost(frame, encoding, probes, Prior())) is not None
+        }
+        return Beliefs(
+            fit_quality(problem, encoding, measurements, Prior()),
+            costs={i: fitted[f.name] for i, f in enumerate(problem.frame) if f.name in fitted},
+            bounds=[(fitted[e.metric], e.least) for e in limits if e.metric in fitted],
+            floor=max([0.0, *(e.least for e in problem.limits if e.frame == quality)]),
         )
 
     def _why(self, choice: Choice, mean: float, sd: float) -> dict[str, object]:

@@ -81,11 +81,12 @@ class History:
         """
         sound = [trial for trial in self.trials() if not trial.failed]
         trials = [trial for trial in sound if trial.rung >= 1.0] or sound
-        trials = [trial for trial in trials if self._keeps_limits(trial)] or trials
+        trials = [trial for trial in trials if self.keeps_limits(trial)] or trials
         points = np.array([utilities(self._problem.frame, t.objectives) for t in trials])
         flags = non_dominated(points.reshape(len(trials), len(self._problem.frame)))
         return [trial for trial, flag in zip(trials, flags, strict=True) if flag]
 
-    def _keeps_limits(self, trial: Observation) -> bool:
+    def keeps_limits(self, trial: Observation) -> bool:
+        """Whether a trial breaks no limit; what was not measured breaks none."""
         values = ((limit, trial.objectives.get(limit.metric)) for limit in self._problem.limits)
         return all(value is None or limit.keeps(value) for limit, value in values)

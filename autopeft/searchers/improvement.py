@@ -60,29 +60,33 @@ class Cells:
             levels[:, member] = np.maximum(levels[:, member], quality[:, None])
         return cls(low, high, levels)
 
-    def gains(self, costs: Array, mean: Array, sd: Array) -> Array:
+    def gains(self, costs: Array, mean: Array, sd: Array, *, floor: float = 0.0) -> Array:
         """The expected gain of each candidate, `[n]`.
 
         Args:
             costs: `[n, k]`, or `[n, S, k]` where they differ between worlds.
             mean: `[n, S]` of the quality.
             sd: `[n]`.
+            floor: Quality below which a candidate gains nothing.
         """
         step = max(1, CHUNK // max(self.levels.size, 1))
         pieces = [
-            self._gains(costs[i : i + step], mean[i : i + step], sd[i : i + step])
+            self._gains(costs[i : i + step], mean[i : i + step], sd[i : i + step], floor)
             for i in range(0, len(mean), step)
         ]
         return np.concatenate(pieces) if pieces else np.empty(0)
 
-    def _gains(self, costs: Array, mean: Array, sd: Array) -> Array:
+    def _gains(self, costs: Array, mean: Array, sd: Array, floor: float) -> Array:
         reach = np.minimum(costs[..., None, :], self.high) - self.low
         volumes = np.maximum(reach, 0.0).prod(-1)  # [n, J] or [n, S, J]
         if volumes.ndim == 2:
             volumes = volumes[:, None, :]
-        improvement = expected_improvement(
-            mean[:, :, None], sd[:, None, None], self.levels[None]
-        ) - expected_improvement(mean[:, :, None], sd[:, None, None], 1.0)
+        mean, sd = mean[:, :, None], sd[:, None, None]
+        improvement = expected_improvement(mean, sd, np.maximum(self.levels, floor)[None])
+        improvement -= expected_improvement(mean, sd, 1.0)
+        if floor > 0.0:  # who passes the floor also gains what lies between it and the level
+            below = np.maximum(floor - self.levels, 0.0)[None]
+            improvement += below * ndtr((mean - floor) / sd)
         return np.asarray((volumes * np.maximum(improvement, 0.0)).sum(-1).mean(-1))
 
 

@@ -84,3 +84,21 @@ def test_an_empty_front_gains_the_whole_box() -> None:
 def test_the_far_tail_stays_positive_and_ordered() -> None:
     tail = expected_improvement(np.array([0.0, 0.01, 0.02]), np.array([0.02]), 0.5)
     assert 0.0 < tail[0] < tail[1] < tail[2] < 1e-100
+
+
+def test_below_a_floor_nothing_is_gained() -> None:
+    """By sampling: only qualities above the floor count, with all that they gain."""
+    costs, qualities = np.array([[0.9], [0.3]]), np.array([[0.3], [0.7]])
+    mean, sd, at, floor = 0.5, 0.15, 0.6, 0.55
+    draws = (np.arange(20000) + 0.5) / 20000
+    values = mean + sd * np.sqrt(2) * torch.erfinv(torch.from_numpy(2 * draws - 1)).numpy()
+    front = np.column_stack([qualities, costs])
+    before = hypervolume(front)
+    gains = [
+        hypervolume(np.vstack([front, [min(value, 1.0), at]])) - before if value >= floor else 0.0
+        for value in values[::20]
+    ]
+    found = Cells.of(costs, qualities).gains(
+        np.array([[at]]), np.array([[mean]]), np.array([sd]), floor=floor
+    )
+    assert found == pytest.approx([np.mean(gains)], rel=5e-3)

@@ -184,3 +184,36 @@ def test_every_searcher_goes_on_after_infeasible_trials(
     only = make_searcher(name, capped)
     only.tell([replace(each, failed=True, infeasible=True) for each in every])
     assert only.ask(6), "nothing was ever trained"
+
+
+def test_gp_proposes_what_is_likely_to_keep_a_cap(make_problem: Make, observe: Observe) -> None:
+    """Without the cap, quality calls for large configurations; its probes show where it lies."""
+
+    def slowest(cap: float) -> float:
+        limits = (Limit(LATENCY, cap),)
+        problem = make_problem(limits=limits, initial=0, flops=lambda c: 1.0)
+        rng = np.random.default_rng(0)
+        drawn = [problem.build(problem.space.sample(rng)) for _ in range(80)]
+        every = [each for each in drawn if problem.feasible(each)][:24]
+        searcher = make_searcher("gp", problem)
+        searcher.tell([probed(observe(i, each), problem) for i, each in enumerate(every)])
+        return max(seconds(problem, p.configuration) for p in searcher.ask(6))
+
+    assert slowest(0.008) <= 0.0081 < 0.012 < slowest(1.0)
+
+
+def test_gp_looks_above_a_floor(make_problem: Make, observe: Observe) -> None:
+    """Small configurations add to the front, but none below the floor counts."""
+
+    def predicted(floor: float) -> float:
+        quality = make_problem().frame[0]
+        problem = make_problem(limits=(Limit(quality, floor),), initial=0)
+        rng = np.random.default_rng(0)
+        drawn = [problem.build(problem.space.sample(rng)) for _ in range(80)]
+        every = [each for each in drawn if problem.feasible(each)][:30]
+        searcher = make_searcher("gp", problem)
+        searcher.tell([observe(i, each) for i, each in enumerate(every)])
+        means = [p.details["predicted"]["accuracy"]["mean"] for p in searcher.ask(4)]
+        return min(means)
+
+    assert predicted(0.75) > 0.7 > predicted(0.2)
