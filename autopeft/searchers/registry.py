@@ -25,10 +25,17 @@ def _gp(problem: Problem) -> Searcher:
     return GPSearcher(problem)
 
 
+def _reference(problem: Problem) -> Searcher:
+    from autopeft.searchers.reference import ReferenceSearcher  # imports torch and BoTorch
+
+    return ReferenceSearcher(problem)
+
+
 SEARCHERS: Mapping[str, Callable[[Problem], Searcher]] = {
     "evolution": _evolution,
     "gp": _gp,
     "random": _random,
+    "reference": _reference,
 }
 """Every searcher; each is imported when it is made, as BoTorch takes seconds."""
 

@@ -94,8 +94,11 @@ class SearchBlock(Block):
     """How the space is searched."""
 
     searcher: Annotated[
-        Literal["random", "evolution", "gp"], read_with(one_of("random", "evolution", "gp"))
-    ] = Field(default="gp", description="random, evolution, gp (Bayesian)")
+        Literal["random", "evolution", "gp", "reference"],
+        read_with(one_of("random", "evolution", "gp", "reference")),
+    ] = Field(
+        default="gp", description="random, evolution, gp (Bayesian), reference (AutoPEFT's, slow)"
+    )
     initial: Annotated[int, read_with(whole(1))] = Field(
         default=16, description="space-filling trials before the searcher proposes"
     )

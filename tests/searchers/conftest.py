@@ -11,6 +11,7 @@ import pytest
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration, Group
 from autopeft.searchers.base import Observation, Problem
+from autopeft.space.dimension import Dimension
 from autopeft.study.records import ObjectiveFrame, Origin, TrialRecord, TrialState
 
 ROLES = ("query", "value", "up", "down")
@@ -36,8 +37,14 @@ class FakeSpace:
         }
 
     @property
-    def dimensions(self) -> tuple[str, ...]:
-        return tuple(self.values)
+    def dimensions(self) -> tuple[Dimension, ...]:
+        return tuple(
+            Dimension(name, "ordered", values if len(values) > 1 else (*values, None))
+            for name, values in self.values.items()
+        )
+
+    def encode(self, point: Mapping[str, Any]) -> np.ndarray:
+        return np.array([each.encode(point[each.name]) for each in self.dimensions])
 
     def contains(self, point: Mapping[str, Any]) -> bool:
         return all(point[name] in values for name, values in self.values.items())
@@ -58,7 +65,7 @@ class FakeSpace:
     ) -> list[dict[str, Any]]:
         near = []
         for _ in range(n):
-            name = self.dimensions[int(rng.integers(len(self.values)))]
+            name = list(self.values)[int(rng.integers(len(self.values)))]
             others = [value for value in self.values[name] if value != point[name]]
             if others:
                 near.append({**point, name: others[int(rng.integers(len(others)))]})
