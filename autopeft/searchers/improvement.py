@@ -48,7 +48,7 @@ class _Sampled:
         """`[S, M, b]` samples at the `[b, d]` candidates."""
         mean, projected = self._model.project(X)
         cross = self._model.kernel(self._X, X) - self._projected.mT @ projected
-        lean = torch.linalg.solve_triangular(self._root, cross, upper=False)
+        lean: Tensor = torch.linalg.solve_triangular(self._root, cross, upper=False)
         own = self._model.scale.unsqueeze(-1) - (projected**2).sum(-2) - (lean**2).sum(-2)
         spread = own.clamp_min(0.0).sqrt().unsqueeze(1)
         return mean.unsqueeze(1) + self._normal[:, :-1] @ lean + self._normal[:, -1:] * spread
@@ -99,16 +99,13 @@ class NoisyImprovement:
         return sampled, (_Staircase if len(self._models) == 2 else _Cells)(values, floor)
 
     def _sample(self, X: Tensor) -> list[_Sampled]:
-        return [
-            _Sampled(
-                model,
-                X,
-                draw_sobol_normal_samples(
-                    len(X) + 1, self._samples, dtype=X.dtype, seed=self._seed + index
-                ),
-            )
-            for index, model in enumerate(self._models)
-        ]
+        """One sequence for all objectives: of two, however seeded, a column's signs agree."""
+        width = len(X) + 1
+        normal = draw_sobol_normal_samples(
+            width * len(self._models), self._samples, dtype=X.dtype, seed=self._seed
+        )
+        columns = normal.split(width, dim=-1)
+        return [_Sampled(model, X, own) for model, own in zip(self._models, columns, strict=True)]
 
     def _contenders(self, X: Tensor) -> Tensor:
         """The points that are on the front in some sample (BoTorch's `prune_baseline`)."""

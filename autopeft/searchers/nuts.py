@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 Vector = NDArray[np.float64]
 Density = Callable[[Vector], tuple[float, Vector]]
@@ -28,6 +29,11 @@ DIVERGED = 1000.0
 
 RADIUS = 2.0
 """Starts are drawn from [-2, 2] per dimension."""
+
+MODE_ITERATIONS, HESSIAN_STEP, LEAST_CURVATURE = 100, 1e-4, 0.25
+"""Of `settle`: steps towards the mode, its differences, and the smallest curvature believed."""
+
+_FAR = 1e10
 
 STARTS = 100
 """Starts tried until one is possible."""
@@ -101,6 +107,33 @@ class Nuts:
         self._momentum_root = np.eye(dimensions)
         self._step = 1.0
 
+    def settle(self) -> None:
+        """Take the inverse Hessian at the mode for the first mass matrix.
+
+        The warm-up's trajectories are then as short as those after it: half the gradients of a
+        chain are saved. What is drawn afterwards has the same density.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._settle()
+
+    def _settle(self) -> None:
+        def cost(q: Vector) -> tuple[float, Vector]:
+            log_density, gradient = self._density(q)
+            if not math.isfinite(log_density):
+                return _FAR, np.zeros(len(q))
+            return -log_density, -gradient
+
+        d = len(self._covariance)
+        options = {"maxiter": MODE_ITERATIONS}
+        mode = minimize(cost, np.zeros(d), jac=True, method="L-BFGS-B", options=options).x
+        slopes = np.array(
+            [cost(mode + move)[1] - cost(mode - move)[1] for move in HESSIAN_STEP * np.eye(d)]
+        )
+        hessian = (slopes + slopes.T) / (4.0 * HESSIAN_STEP)
+        if np.isfinite(hessian).all():
+            sizes, axes = np.linalg.eigh(hessian)
+            self._take_mass((axes / np.clip(sizes, LEAST_CURVATURE, None)) @ axes.T)
+
     def draw(self, warmup: int, samples: int) -> NDArray[np.float64]:
         """Warm up, then draw: `[samples, d]`.
 
@@ -146,8 +179,11 @@ class Nuts:
         """The window's covariance, shrunk as in Stan, becomes the inverse mass matrix."""
         n, d = window.shape
         scaled = np.cov(window, rowvar=False).reshape(d, d) * n / (n + 5.0)
-        self._covariance = scaled + 1e-3 * 5.0 / (n + 5.0) * np.eye(d)
-        root = np.linalg.cholesky(self._covariance)
+        self._take_mass(scaled + 1e-3 * 5.0 / (n + 5.0) * np.eye(d))
+
+    def _take_mass(self, inverse: NDArray[np.float64]) -> None:
+        self._covariance = inverse
+        root = np.linalg.cholesky(inverse)
         self._momentum_root = np.linalg.inv(root).T
 
     def _reasonable(self, place: _Place) -> float:

@@ -34,6 +34,10 @@ Vector = NDArray[np.float64]
 WARMUP, SAMPLES, THINNING, MAX_DEPTH = 128, 64, 4, 6
 """Of NUTS: AutoPEFT's settings (BoTorch's defaults are 4 times as many). 16 draws are kept."""
 
+FIT_ROWS = 256
+"""Rows that hyper-parameters are found for (the first ones given), as a fit costs rows cubed; the
+GP is conditioned on all."""
+
 TAUS = 4
 """Values of tau of which an ensemble of modes is made (BoTorch's default)."""
 
@@ -77,6 +81,8 @@ class SaasDensity:
     def of_logarithms(self, q: Vector) -> tuple[float, Vector]:
         """The log density of the logarithms (their Jacobian included), and its gradient."""
         value, gradient = self.of_values(q)
+        if not math.isfinite(value):
+            return value, gradient
         jacobian = np.ones(len(q))
         jacobian[1] = 0.0
         return value + float(jacobian @ q), gradient + jacobian
@@ -224,33 +230,40 @@ class SaasGP(Model):  # type: ignore[misc]
         Rows that the whole batch shares (an acquisition's baseline) are projected once.
         """
         flat = X.reshape(-1, *X.shape[-2:])
-        common = (flat == flat[:1]).all(-1).all(0)
         count, q = flat.shape[:2]
-        own = flat[:, ~common]
-        mean, projected = self.project(torch.cat([flat[0, common], own.flatten(0, 1)]))
-        n_common, S = int(common.sum()), len(self.scale)
-        order = torch.cat([common.nonzero(), (~common).nonzero()]).squeeze(-1).argsort()
-        places = torch.cat(
+        common = (flat == flat[:1]).all(-1).all(0)
+        shared, n_shared = flat[0, common], int(common.sum())
+        mean, V = self.project(torch.cat([shared, flat[:, ~common].flatten(0, 1)]))
+        S, n = V.shape[:2]
+        once, V = V[..., :n_shared], V[..., n_shared:]
+        across = (once.mT @ V).view(S, n_shared, count, -1).transpose(1, 2)
+        V = V.reshape(S, n, count, -1).transpose(1, 2)
+        above = torch.cat([(once.mT @ once).unsqueeze(1).expand(-1, count, -1, -1), across], -1)
+        explained = torch.cat([above, torch.cat([across.mT, V.mT @ V], -1)], -2)
+        means = torch.cat(
             [
-                torch.arange(n_common).expand(count, -1),
-                n_common + torch.arange(count * (q - n_common)).view(count, -1),
+                mean[:, :n_shared].unsqueeze(1).expand(-1, count, -1),
+                mean[:, n_shared:].view(S, count, -1),
             ],
-            dim=1,
-        )[:, order]
-        V = projected.transpose(-1, -2)[:, places]
-        covariance = self.kernel(flat, flat) - V @ V.transpose(-1, -2)
-        lead = X.shape[:-2]
-        return mean[:, places].view(S, *lead, q), covariance.view(S, *lead, q, q)
+            -1,
+        )
+        order = torch.cat([common.nonzero(), (~common).nonzero()]).squeeze(-1).argsort()
+        covariance = self.kernel(flat, flat) - explained[..., order, :][..., order]
+        lead = (S, *X.shape[:-2])
+        return means[..., order].view(*lead, q), covariance.view(*lead, q, q)
 
     def posterior(
         self,
         X: Tensor,
         output_indices: list[int] | None = None,
-        observation_noise: bool | Tensor = False,
+        observation_noise: bool = False,
         posterior_transform: Callable[[Any], Any] | None = None,
     ) -> Any:
-        """The posterior at `[..., q, D]` points; without noise."""
+        """The posterior at `[..., q, D]` points."""
         mean, covariance = self.joint(X[..., : self.n_inputs])
+        if observation_noise:
+            noise = self.noise.view(-1, *(1 for _ in mean.shape[1:]))
+            covariance.diagonal(dim1=-2, dim2=-1).add_(noise)
         mean = self._centre + self._spread * mean
         covariance = self._spread**2 * covariance
         covariance.diagonal(dim1=-2, dim2=-1).clamp_min_(1e-12)
@@ -278,7 +291,7 @@ def fit_saas_nuts(
     """The SAAS GP, fully Bayesian by NUTS.
 
     Args:
-        X: `[n, D]` float64 inputs, n >= 1.
+        X: `[n, D]` float64 inputs, n >= 1, the rows that matter most first.
         y: `[n]` float64 outputs.
         n_inputs: The GP reads the first `n_inputs` columns.
         noise: Floor of the noise variance, in units of y squared.
@@ -287,7 +300,9 @@ def fit_saas_nuts(
     """
     X = X[:, :n_inputs]
     standard, centre, spread, floor = _standardised(y, noise)
-    hyper = draw_hyper_parameters(X, standard, floor=floor, rng=np.random.default_rng(seed))
+    hyper = draw_hyper_parameters(
+        X[:FIT_ROWS], standard[:FIT_ROWS], floor=floor, rng=np.random.default_rng(seed)
+    )
     return SaasGP(X, standard, hyper, floor=floor, mixture=mixture, centre=centre, spread=spread)
 
 
@@ -317,6 +332,7 @@ def draw_hyper_parameters(
     density = SaasDensity(X, y, floor)
     with torch.no_grad():
         chain = Nuts(density.of_logarithms, X.shape[-1] + 4, max_depth=max_depth, rng=rng)
+        chain.settle()
         return chain.draw(warmup, samples)[::thinning]
 
 
@@ -337,7 +353,7 @@ def fit_saas_map(
     standard, centre, spread, floor = _standardised(y, noise)
     rng = np.random.default_rng(seed)
     taus = np.abs(TAU_SCALE * rng.standard_cauchy(TAUS))
-    density = SaasDensity(X, standard, floor)
+    density = SaasDensity(X[:FIT_ROWS], standard[:FIT_ROWS], floor)
     hyper = np.array([_mode(density, n_inputs, float(tau)) for tau in taus])
     return SaasGP(X, standard, hyper, floor=floor, mixture=mixture, centre=centre, spread=spread)
 
@@ -390,18 +406,20 @@ def rooted(K: Tensor) -> Tensor:
         torch.linalg.LinAlgError: There is no jitter small enough.
     """
     size = K.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp_min(1e-12)
+    root: Tensor
     for jitter in _JITTERS:
         shifted = K.clone()
         shifted.diagonal(dim1=-2, dim2=-1).add_(jitter * size)
         root, failed = torch.linalg.cholesky_ex(shifted)
         if not bool(failed.any()):
             return root
-    return torch.linalg.cholesky(shifted)
+    root = torch.linalg.cholesky(shifted)
+    return root
 
 
 def _squared_distances(scaled: Tensor, B: Tensor, norms_a: Tensor, norms_b: Tensor) -> Tensor:
     """`[..., a, b]` weighted squared distances, from `[..., a, d]` rows times their weights."""
-    found = scaled @ B.transpose(-1, -2)
+    found: Tensor = scaled @ B.transpose(-1, -2)
     found.mul_(-2.0).add_(norms_a.unsqueeze(-1)).add_(norms_b.unsqueeze(-2))
     return found.clamp_min_(1e-30)
 

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 from botorch.acquisition.multi_objective import qNoisyExpectedHypervolumeImprovement
+from botorch.sampling.list_sampler import ListSampler
+from botorch.sampling.normal import IIDNormalSampler
 
-from autopeft.searchers.bo import ModelList, get_sampler
+from autopeft.searchers.bo import ModelList
 from autopeft.searchers.dominance import hypervolume
 from autopeft.searchers.improvement import NoisyImprovement, _Cells, _Staircase
 from autopeft.searchers.saas import SaasGP
@@ -22,25 +24,27 @@ def models(m=2, n=12, d=3, S=2):
 
 @pytest.mark.parametrize("pending", [0, 2])
 def test_it_is_botorchs(pending: int) -> None:
-    """Both are Monte-Carlo: 512 quasi-random samples of 2 draws agree to a few per cent."""
+    """Both are Monte-Carlo: theirs has 2 draws of 4096 samples, and errors of a few per cent."""
     X, surrogates = models()
     at = torch.rand(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     waiting, candidates = at[:pending], at[2:]
     with numerics(0), torch.no_grad():
-        ours = NoisyImprovement(surrogates, REFERENCE, X, waiting, samples=512, seed=0)
+        ours = NoisyImprovement(surrogates, REFERENCE, X, waiting, samples=1024, seed=0)
         model = ModelList(*surrogates)
         theirs = qNoisyExpectedHypervolumeImprovement(
             model,
             REFERENCE,
             torch.cat([X, waiting]),
-            sampler=get_sampler(model.posterior(X[:1]), torch.Size([512]), seed=5),
+            sampler=ListSampler(
+                *(IIDNormalSampler(torch.Size([4096]), seed=seed) for seed in (1, 2))
+            ),
             prune_baseline=False,
             cache_root=False,
         )
         expected = theirs(candidates.unsqueeze(1))
         found = ours.score(candidates)
     assert expected.max() > 0.02
-    assert found.tolist() == pytest.approx(expected.tolist(), rel=0.1, abs=0.003)
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=0.12, abs=0.004)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])

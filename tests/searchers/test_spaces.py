@@ -12,6 +12,7 @@ from autopeft.searchers.candidates import Candidates
 from autopeft.searchers.features import Features
 from autopeft.searchers.initial import InitialDesign
 from autopeft.searchers.locate import Locator
+from autopeft.searchers.reference import located
 from autopeft.searchers.registry import make_searcher
 from autopeft.space.library import load_space
 from autopeft.study.records import ObjectiveFrame
@@ -108,3 +109,14 @@ def test_points_are_found_from_configurations(name: str) -> None:
         rates = [c.training_value("learning_rate") for c in (configuration, located)]
         found += located.groups == configuration.groups and abs(np.log(rates[0] / rates[1])) < 0.2
     assert found >= 8
+
+
+@pytest.mark.parametrize("name", ["autopeft", "mixed"])
+def test_the_reference_gets_a_configurations_vector_back(name: str) -> None:
+    """Where it were told another vector, it would repeat the released code's defect."""
+    given = problem(name)
+    locator, rng = Locator(given), np.random.default_rng(1)
+    for _ in range(3):
+        point = given.space.sample(rng)
+        found = located(given, locator, given.build(point))
+        assert given.space.encode(found) == pytest.approx(given.space.encode(point), abs=1e-5)
