@@ -39,10 +39,9 @@ STARTS = 100
 """Starts tried until one is possible."""
 
 
-WINDOW = (0.15, 0.3, 0.5, 0.9)
-"""Shares of the warm-up: places count from the first on, and the mass matrix is learnt at each of
-the others, from all that count. In so short a warm-up Stan and Pyro learn it once, at the last of
-these; learning it early as well saves steps, and drawing starts from the same."""
+WINDOW = (0.15, 0.9)
+"""Shares of the warm-up between which places count for the mass matrix, learnt at the end of it:
+Stan's and Pyro's for so short a one. Learning it earlier as well made trajectories longer."""
 
 
 @dataclass(frozen=True)
@@ -147,14 +146,14 @@ class Nuts:
         place = self._start()
         self._step = self._reasonable(place)
         adaptation = _Adaptation(self._step)
-        first, *learnt = (int(share * warmup) for share in WINDOW)
+        first, last = (int(share * warmup) for share in WINDOW)
         window: list[Vector] = []
         for index in range(1, warmup + 1):
             place, accepted = self._transition(place)
             self._step = adaptation.update(accepted)
-            if index > first:
+            if first < index <= last:
                 window.append(place.q)
-            if index in learnt and len(window) > 1:
+            if index == last and len(window) > 1:
                 self._adapt_mass(np.array(window))
                 self._step = self._reasonable(place)
                 adaptation = _Adaptation(self._step)

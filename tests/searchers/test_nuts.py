@@ -17,13 +17,17 @@ def log_gamma(q):
     return float(3.0 * q[0] - 2.0 * np.exp(q[0])), np.array([3.0 - 2.0 * np.exp(q[0])])
 
 
-def draw(density, d, seed=0, warmup=200, samples=1500):
-    return Nuts(density, d, max_depth=6, rng=np.random.default_rng(seed)).draw(warmup, samples)
+def draw(density, d, seed=0, warmup=200, samples=1500, settle=False):
+    chain = Nuts(density, d, max_depth=6, rng=np.random.default_rng(seed))
+    if settle:
+        chain.settle()
+    return chain.draw(warmup, samples)
 
 
-def test_a_correlated_normal_is_drawn() -> None:
+@pytest.mark.parametrize("settle", [False, True])
+def test_a_correlated_normal_is_drawn(settle: bool) -> None:
     """Scales differ 20-fold; one standard error of a mean is about 0.03 deviations."""
-    drawn = draw(normal, 3)
+    drawn = draw(normal, 3, settle=settle)
     deviations = np.sqrt(np.diag(COVARIANCE))
     assert np.abs((drawn.mean(0) - MEAN) / deviations).max() < 0.15
     found = np.cov(drawn, rowvar=False) / np.outer(deviations, deviations)
@@ -34,6 +38,22 @@ def test_a_skewed_density_is_drawn() -> None:
     drawn = draw(log_gamma, 1)[:, 0]
     assert drawn.mean() == pytest.approx(0.9227843 - np.log(2.0), abs=0.06)
     assert drawn.var() == pytest.approx(0.3949341, rel=0.2)
+
+
+def test_settling_saves_gradients() -> None:
+    """Where scales differ a thousandfold, trajectories are short from the start."""
+    scales = np.array([1.0, 1e-3])
+    counts = {}
+    for settle in (False, True):
+        count = [0]
+
+        def stretched(q, count=count):
+            count[0] += 1
+            return -0.5 * float(((q / scales) ** 2).sum()), -q / scales**2
+
+        draw(stretched, 2, warmup=20, samples=0, settle=settle)
+        counts[settle] = count[0]
+    assert counts[True] < 0.6 * counts[False]
 
 
 def test_the_seed_decides() -> None:
