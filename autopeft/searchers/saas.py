@@ -234,16 +234,16 @@ class SaasGP(Model):  # type: ignore[misc]
         common = (flat == flat[:1]).all(-1).all(0)
         shared, n_shared = flat[0, common], int(common.sum())
         mean, V = self.project(torch.cat([shared, flat[:, ~common].flatten(0, 1)]))
-        S, n = V.shape[:2]
+        S, n, own = *V.shape[:2], q - n_shared
         once, V = V[..., :n_shared], V[..., n_shared:]
-        across = (once.mT @ V).view(S, n_shared, count, -1).transpose(1, 2)
-        V = V.reshape(S, n, count, -1).transpose(1, 2)
+        across = (once.mT @ V).view(S, n_shared, count, own).transpose(1, 2)
+        V = V.reshape(S, n, count, own).transpose(1, 2)
         above = torch.cat([(once.mT @ once).unsqueeze(1).expand(-1, count, -1, -1), across], -1)
         explained = torch.cat([above, torch.cat([across.mT, V.mT @ V], -1)], -2)
         means = torch.cat(
             [
                 mean[:, :n_shared].unsqueeze(1).expand(-1, count, -1),
-                mean[:, n_shared:].view(S, count, -1),
+                mean[:, n_shared:].view(S, count, own),
             ],
             -1,
         )
