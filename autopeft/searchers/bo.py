@@ -16,10 +16,16 @@ with warnings.catch_warnings():
     from botorch.fit import fit_gpytorch_mll
     from botorch.models import ModelList, SingleTaskGP
     from botorch.models.deterministic import GenericDeterministicModel
+    from botorch.models.model import Model
     from botorch.models.transforms import Standardize
+    from botorch.posteriors import GPyTorchPosterior
+    from botorch.posteriors.fully_bayesian import GaussianMixturePosterior
     from botorch.sampling.get_sampler import get_sampler
+    from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
     from botorch.utils.multi_objective.pareto import is_non_dominated
+    from botorch.utils.sampling import draw_sobol_normal_samples
     from gpytorch.constraints import GreaterThan
+    from gpytorch.distributions import MultivariateNormal
     from gpytorch.kernels import MaternKernel
     from gpytorch.likelihoods import GaussianLikelihood
     from gpytorch.mlls import ExactMarginalLogLikelihood
@@ -36,14 +42,19 @@ qLogNoisyExpectedHypervolumeImprovement = logei.qLogNoisyExpectedHypervolumeImpr
 
 __all__ = [
     "ExactMarginalLogLikelihood",
+    "FastNondominatedPartitioning",
+    "GPyTorchPosterior",
     "GaussianLikelihood",
+    "GaussianMixturePosterior",
     "GenericDeterministicModel",
     "GreaterThan",
     "InputDataWarning",
     "LogNormalPrior",
     "MaternKernel",
+    "Model",
     "ModelFittingError",
     "ModelList",
+    "MultivariateNormal",
     "NanError",
     "NotPSDError",
     "NumericalWarning",
@@ -51,6 +62,7 @@ __all__ = [
     "OptimizationWarning",
     "SingleTaskGP",
     "Standardize",
+    "draw_sobol_normal_samples",
     "fit_gpytorch_mll",
     "get_sampler",
     "is_non_dominated",

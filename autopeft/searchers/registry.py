@@ -25,6 +25,12 @@ def _gp(problem: Problem) -> Searcher:
     return GPSearcher(problem)
 
 
+def _reference(problem: Problem) -> Searcher:
+    from autopeft.searchers.reference.searcher import ReferenceSearcher  # imports BoTorch
+
+    return ReferenceSearcher(problem)
+
+
 def _optuna(name: str) -> Callable[[Problem], Searcher]:
     def make(problem: Problem) -> Searcher:
         from autopeft.searchers.optuna_bridge import OptunaSearcher  # imports Optuna
@@ -38,6 +44,7 @@ SEARCHERS: Mapping[str, Callable[[Problem], Searcher]] = {
     "evolution": _evolution,
     "gp": _gp,
     "random": _random,
+    "reference": _reference,
     **{name: _optuna(name) for name in ("gpsampler", "nsga2", "nsga3", "tpe")},
 }
 """Every searcher; each is imported when it is made, as some take seconds to import."""

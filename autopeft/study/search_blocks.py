@@ -100,9 +100,11 @@ class SearchBlock(Block):
     """How the space is searched."""
 
     searcher: Annotated[
-        Literal["random", "evolution", "gp", "tpe", "nsga2", "nsga3", "gpsampler"],
-        read_with(one_of("random", "evolution", "gp", "tpe", "nsga2", "nsga3", "gpsampler")),
-    ] = Field(default="gp", description="gp, evolution, random, tpe, nsga2, nsga3, gpsampler")
+        Literal["gp", "evolution", "random", "tpe", "nsga2", "nsga3", "gpsampler", "reference"],
+        read_with(
+            one_of("gp", "evolution", "random", "tpe", "nsga2", "nsga3", "gpsampler", "reference")
+        ),
+    ] = Field(default="gp", description="gp; evolution, random, tpe ... are there to compare with")
     initial: Annotated[int, read_with(whole(1))] = Field(
         default=16, description="trials of the start, before the searcher proposes"
     )

@@ -12,7 +12,7 @@ import pytest
 
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration, Group
-from autopeft.searchers import batch, gp, surrogate
+from autopeft.searchers import batch, gp, reference, surrogate
 from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
 from autopeft.searchers.registry import SEARCHERS, make_searcher
 from autopeft.space.dimension import Dimension
@@ -34,6 +34,11 @@ TINY: dict[str, tuple[Any, ...]] = {
 """12 points; 9 configurations, of which 6 keep the cap of the tiny problem."""
 
 
+SMALL_REFERENCE = reference.Recipe(
+    initial=5, warmup=6, samples=4, thinning=2, max_depth=3, mc_samples=8, starts=3, evaluations=60
+)
+
+
 class GridSpace:
     """A space that is a grid: points hold every dimension."""
 
@@ -46,6 +51,9 @@ class GridSpace:
     @property
     def distinct(self) -> int:
         return len({build(dict(zip(self.choices, p, strict=True))).hash for p in self.all()})
+
+    def encode(self, point: Mapping[str, Any]) -> np.ndarray:
+        return np.array([each.encode(point[each.name]) for each in self.dimensions])
 
     def all(self) -> list[tuple[Any, ...]]:
         return list(itertools.product(*self.choices.values()))
@@ -175,10 +183,11 @@ def make(request: pytest.FixtureRequest) -> Callable[[Problem], Searcher]:
 
 @pytest.fixture(autouse=True)
 def small_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The contract is not about quality: the GP looks at fewer candidates."""
+    """The contract is not about quality: the GPs are fitted less, and look at fewer candidates."""
     monkeypatch.setattr(gp, "SAMPLED", 48)
     monkeypatch.setattr(batch, "ROUNDS", 1)
     monkeypatch.setattr(surrogate, "ITERATIONS", 10)
+    monkeypatch.setattr(reference, "PUBLISHED", SMALL_REFERENCE)
 
 
 Make = Callable[[Problem], Searcher]

@@ -61,6 +61,9 @@ class FakeSpace:
         point["learning_rate"] = plain["training"]["learning_rate"]
         return grid_points.legal(self.values, point)
 
+    def encode(self, point: Mapping[str, Any]) -> np.ndarray:
+        return np.array([each.encode(point[each.name]) for each in self.dimensions])
+
     def contains(self, point: Mapping[str, Any]) -> bool:
         return all(point[name] in values for name, values in self.values.items())
 

@@ -55,3 +55,15 @@ def test_points_are_found_from_configurations(name: str) -> None:
         point = given.space.nearest(configuration.to_dict())
         assert point is not None
         assert given.build(point) == configuration
+
+
+@pytest.mark.parametrize("name", ["autopeft", "mixed"])
+def test_the_reference_gets_a_configurations_vector_back(name: str) -> None:
+    """Where it were told another vector, it would repeat the released code's defect."""
+    given = problem(name)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        point = given.space.sample(rng)
+        found = given.space.nearest(given.build(point).to_dict())
+        assert found is not None
+        assert given.space.encode(found) == pytest.approx(given.space.encode(point), abs=1e-5)
