@@ -57,6 +57,9 @@ class Acquisition:
         pending: Configurations in training; may be empty.
         batch: How many will be chosen at most.
         seed: Seeds the worlds.
+
+    Attributes:
+        noise: Fitted variance of a measured quality about its true value, in utility squared.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Acquisition:
         self._encoding, self._floor = encoding, beliefs.floor
         nothing = np.zeros((1, 0))
         self._belief = beliefs.quality.worlds(nothing)
+        self.noise = beliefs.quality.noise
         self._measured = {i: each.worlds(nothing) for i, each in beliefs.costs.items()}
         self._bounds = [(each.worlds(nothing), least) for each, least in beliefs.bounds]
         held = [*self._contenders(front)[:FRONT], *pending[:PENDING]]
@@ -103,7 +107,10 @@ class Acquisition:
         return probability
 
     def predict(self, configurations: Sequence[Configuration]) -> tuple[Array, Array]:
-        """Means and standard deviations of the quality's utility, from the data alone; `[n]`."""
+        """Means and standard deviations of the quality's utility, from the data alone; `[n]`.
+
+        Of the true value: a measurement has its noise as well.
+        """
         mean, sd = self._belief.predict(self._encoding.rows(configurations))
         return mean[:, 0], sd
 

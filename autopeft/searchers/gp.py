@@ -6,6 +6,7 @@ over configurations themselves (samples, neighbours of the front, then local sea
 proposed is exactly what was scored: nothing is rounded, repaired or duplicated afterwards.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from autopeft.searchers.gaussian_process import Prior
 from autopeft.searchers.history import History, stream
 from autopeft.searchers.initial import InitialDesign, spread
 from autopeft.searchers.portfolio import portfolio
-from autopeft.searchers.surrogate import fit_cost, fit_quality
+from autopeft.searchers.surrogate import fit_cost, fit_quality, noise_variance
 from autopeft.study.records import Origin
 
 SAMPLED = 384
@@ -108,10 +109,14 @@ class GPSearcher:
         batch = Batch(acquisition, PackCost(self._problem, mean), self._candidates, rng, seen)
         choices = batch.choose(pool, wanted)
         chosen = [choice.candidate.configuration for choice in choices]
-        predicted = zip(*acquisition.predict(chosen), strict=True)
+        means, sds = acquisition.predict(chosen)
         return [
-            Proposal(choice.candidate.configuration, Origin.SEARCHER, self._why(choice, *found))
-            for choice, found in zip(choices, predicted, strict=True)
+            Proposal(
+                choice.candidate.configuration,
+                Origin.SEARCHER,
+                self._why(choice, float(mean), float(sd**2) + acquisition.noise),
+            )
+            for choice, mean, sd in zip(choices, means, sds, strict=True)
         ]
 
     def _acquisition(
@@ -152,10 +157,12 @@ class GPSearcher:
             floor=max([0.0, *(e.least for e in problem.limits if e.frame == quality)]),
         )
 
-    def _why(self, choice: Choice, mean: float, sd: float) -> dict[str, object]:
-        """The details of a proposal; predictions in the quality metric's own unit."""
+    def _why(self, choice: Choice, mean: float, variance: float) -> dict[str, object]:
+        """The details of a proposal; the prediction is of what will be measured, in its unit."""
         frame = self._problem.frame[0]
         span = frame.best - frame.worst
+        value = frame.worst + span * mean
+        variance += noise_variance(frame, value, self._problem.n_validation)
         return {
             "source": "acquisition",
             "reason": "expected hypervolume gain",
@@ -163,7 +170,7 @@ class GPSearcher:
             "relative_cost": choice.cost,
             "gain_per_cost": choice.gain / choice.cost,
             "predicted": {
-                frame.name: {"mean": frame.worst + span * float(mean), "sd": abs(span) * float(sd)}
+                frame.name: {"mean": value, "sd": abs(span) * math.sqrt(max(variance, 0.0))}
             },
             "known": dict(self._problem.known(choice.candidate.configuration)),
         }

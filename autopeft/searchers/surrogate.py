@@ -48,6 +48,11 @@ class Surrogate:
     centre: float
     scale: float
 
+    @property
+    def noise(self) -> float:
+        """Fitted variance of a measurement at the full budget, in utility squared."""
+        return float(self.kernel.noise[-1]) * self.scale**2
+
     def worlds(self, draws: Array) -> "UtilityWorlds":
         """Its posterior as worlds, in units of utility; see `Worlds`."""
         return UtilityWorlds(Worlds(self.data, self.kernel, draws), self.centre, self.scale)
