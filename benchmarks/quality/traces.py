@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -20,6 +21,12 @@ TRIALS = 200
 
 FULL = (1.0,)
 
+DEFAULT_RUNGS = (0.1, 0.33, 1.0)
+"""As a study has them that says nothing."""
+
+PACK = 8
+"""Proposals of an ask of ours."""
+
 OURS = "autopeft"
 """The contender that the others are compared with."""
 
@@ -29,44 +36,60 @@ class Contender:
     """A searcher as it is run.
 
     Attributes:
-        searcher: Its name in the registry.
-        setup: How.
-        initial: Trials of its start.
+        make: Makes it.
+        setup: How it is run.
+        initial: Trials of its start; Optuna's samplers and the reference have their own.
+        portfolio: Whether `gp` begins with what publications found good.
         seeds: How many.
     """
 
-    searcher: str
+    make: Callable[[Problem], Searcher]
     setup: Setup
-    initial: int
+    initial: int = 16
+    portfolio: bool = False
     seeds: int = 10
 
 
-def _sequential(trials: int = TRIALS) -> Setup:
-    """One full trial after the other: what helps a searcher most and what its users do."""
-    return Setup(q=1, rungs=FULL, stops=False, trials=trials, cost=float(trials))
+def _named(name: str) -> Callable[[Problem], Searcher]:
+    return partial(make_searcher, name)
+
+
+def _released(problem: Problem) -> Searcher:
+    from benchmarks.quality.released import ReleasedSearcher
+
+    return ReleasedSearcher(problem)
+
+
+def _full(q: int) -> Setup:
+    """Every trial in full: what the searcher's users do. One at a time helps a searcher most."""
+    return Setup(q=q, rungs=FULL, stops=False, trials=TRIALS, cost=float(TRIALS))
+
+
+def _stopping(rungs: tuple[float, ...]) -> Setup:
+    return Setup(q=PACK, rungs=rungs, stops=True, trials=1000, cost=float(TRIALS))
 
 
 CONTENDERS: Mapping[str, Contender] = {
-    "autopeft": Contender("gp", Setup(8, (0.1, 0.33, 1.0), True, 600, float(TRIALS)), 16),
-    "autopeft, no rungs": Contender("gp", Setup(8, FULL, False, TRIALS, float(TRIALS)), 16),
-    "random": Contender("random", _sequential(), 16),
-    "evolution": Contender("evolution", _sequential(), 16),
+    OURS: Contender(_named("gp"), _stopping(DEFAULT_RUNGS), initial=8, portfolio=True),
+    "autopeft, no portfolio": Contender(_named("gp"), _stopping(DEFAULT_RUNGS), initial=8),
+    "autopeft, no rungs": Contender(_named("gp"), _full(PACK), initial=8, portfolio=True),
+    "random": Contender(_named("random"), _full(1)),
+    "evolution": Contender(_named("evolution"), _full(1)),
+    "nsga2": Contender(_named("nsga2"), _full(1)),
+    "tpe": Contender(_named("tpe"), _full(1)),
+    "gpsampler": Contender(_named("gpsampler"), _full(1), seeds=5),
+    "reference": Contender(_named("reference"), _full(4), seeds=3),
+    "reference, as released": Contender(_released, _full(4), seeds=3),
 }
 
 
-def run(
-    name: str,
-    rows: pd.DataFrame,
-    seed: int,
-    make: Callable[[str, Problem], Searcher] = make_searcher,
-) -> pd.DataFrame:
+def run(name: str, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     """One trace.
 
     Args:
         name: A contender.
         rows: A recorded table.
         seed: Of the searcher and of the noise.
-        make: Makes a searcher by name.
 
     Returns:
         One row per cohort, with the columns of `Step`, and `searcher`, `task` and `seed`; `front`
@@ -74,10 +97,9 @@ def run(
     """
     contender = CONTENDERS[name]
     problem = task_problem(rows.attrs, seed=seed, initial=contender.initial)
+    problem = replace(problem, portfolio=contender.portfolio)
     emulator = Emulator(Table.of(rows), problem)
-    simulation = Simulation(
-        problem, emulator, make(contender.searcher, problem), contender.setup, seed
-    )
+    simulation = Simulation(problem, emulator, contender.make(problem), contender.setup, seed)
     trace = pd.DataFrame([asdict(step) for step in simulation.run()])
     points = simulation.points()
     front = points[non_dominated(points)].round(6).tolist()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,9 @@ def rows(tmp_path_factory) -> pd.DataFrame:
 @pytest.fixture
 def folder(rows, tmp_path, monkeypatch):
     rows.to_parquet(tmp_path / "trec6.parquet", index=False)
-    contender = traces.Contender("random", Setup(4, (0.33, 1.0), True, 12, 100.0), 4, seeds=2)
+    contender = traces.Contender(
+        partial(make_searcher, "random"), Setup(4, (0.33, 1.0), True, 12, 100.0), 4, seeds=2
+    )
     monkeypatch.setattr(traces, "CONTENDERS", {"autopeft": contender, "random": contender})
     return tmp_path
 
