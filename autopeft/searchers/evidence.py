@@ -25,8 +25,8 @@ MOST_MOVED = 2.0
 """Standard deviations that the loss may move one trial's quality at most: where the two disagree
 by more, the quality is believed (the limited translation of Efron and Morris, 1972)."""
 
-LEAST_FREEDOM = 3
-"""Degrees of freedom below which a scatter says nothing."""
+LEAST_RESIDUALS = 4
+"""Residuals below which a scatter says nothing."""
 
 MEDIAN_TO_SD = 1.4826
 """Standard deviation of a normal variable over its median absolute value."""
@@ -147,8 +147,9 @@ def isotonic(values: Vector, along: Vector) -> tuple[Vector, int]:
 def _scatter(here: Vector, beside: Vector) -> float | None:
     """The noise of a reading, from how it scatters about the same reading at the next rung.
 
-    Half the variance of the residuals of an isotonic regression belongs to either rung; curves
-    that cross count as noise, as they should.
+    A trial's residual is its distance from the line between its two neighbours in the other
+    rung's order, in units of that distance's deviation (Gasser, Sroka and Jennen-Steinmetz 1986);
+    half of the variance belongs to either rung. Curves that cross count as noise, as they should.
 
     Args:
         here: `[n]`, oriented.
@@ -159,16 +160,16 @@ def _scatter(here: Vector, beside: Vector) -> float | None:
         were measured at both.
     """
     both = np.isfinite(here) & np.isfinite(beside)
-    n = int(both.sum())
-    if n <= LEAST_FREEDOM:
+    order = np.lexsort((here[both], beside[both]))
+    x, y = beside[both][order], here[both][order]
+    if len(x) - 2 < LEAST_RESIDUALS:
         return None
-    expected, blocks = isotonic(here[both], beside[both])
-    freedom = n - blocks
-    if freedom < LEAST_FREEDOM:
-        return None
-    spread = MEDIAN_TO_SD * float(np.median(np.abs(here[both] - expected)))
-    error = 1.0 + 1.0 / math.sqrt(2.0 * freedom)
-    return spread * math.sqrt(n / freedom / 2.0) * error
+    across = x[2:] - x[:-2]
+    left = np.where(across > 0.0, (x[2:] - x[1:-1]) / np.where(across > 0.0, across, 1.0), 0.5)
+    right = 1.0 - left
+    residuals = (left * y[:-2] + right * y[2:] - y[1:-1]) / np.sqrt(left**2 + right**2 + 1.0)
+    spread = MEDIAN_TO_SD * float(np.median(np.abs(residuals))) / math.sqrt(2.0)
+    return spread * (1.0 + 1.0 / math.sqrt(2.0 * len(residuals)))
 
 
 def _binomial(shares: Vector, n_examples: int) -> Vector:

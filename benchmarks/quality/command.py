@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tracing.set_defaults(run=_trace)
     reporting = commands.add_parser("report", help="tables and picture from the traces")
     reporting.add_argument("--tables", type=Path, default=TABLES)
+    reporting.add_argument("--evaluations", action="store_true", help="count them as cost too")
     reporting.add_argument("--picture", type=Path, help="an .svg, .png or .html file")
     reporting.add_argument("--json", type=Path, dest="json_file")
     reporting.set_defaults(run=_report)
@@ -96,7 +97,7 @@ def _report(arguments: argparse.Namespace) -> int:
     traces = load_traces(arguments.tables)
     if traces.empty:
         raise NotHereError(f"no traces in {arguments.tables}: run trace")
-    every = report.runs(traces)
+    every = report.runs(traces, evaluations=arguments.evaluations)
     for task in _recorded(arguments.tables):
         print(report.emulator_line(load_table(arguments.tables, task)))
     print(report.markdown(report.summary(every)))

@@ -67,8 +67,13 @@ class Run:
         return float((np.diff(edges) * self.shares).sum() / LAST)
 
 
-def runs(traces: pd.DataFrame) -> list[Run]:
-    """All searches, against the pooled front of their task."""
+def runs(traces: pd.DataFrame, *, evaluations: bool = False) -> list[Run]:
+    """All searches, against the pooled front of their task.
+
+    Args:
+        traces: As `traces.record_traces` wrote them.
+        evaluations: Whether evaluating counts as cost too.
+    """
     pooled = {task: pooled_hypervolume(group) for task, group in traces.groupby("task")}
     found = []
     for (searcher, task, seed), trace in traces.groupby(["searcher", "task", "seed"]):
@@ -77,7 +82,7 @@ def runs(traces: pd.DataFrame) -> list[Run]:
                 str(searcher),
                 str(task),
                 int(seed),
-                trace["cost"].to_numpy(),
+                (trace["cost"] + evaluations * trace["evaluating"]).to_numpy(),
                 trace["hypervolume"].to_numpy() / pooled[task],
                 float(trace["suggest_s"].iloc[-1] / trace["trials"].iloc[-1]),
             )

@@ -15,7 +15,14 @@ from benchmarks.quality.rung_tables import RungTable, recorded, rung_noise
 COHORT, ORDERS = 8, 50
 """Trials of a cohort, and random orders of the trials in which a rule is replayed."""
 
-PUBLIC_RUNGS = ((0.05, 0.1, 0.3), (0.05, 0.1), (0.05, 0.1, 0.2), (0.05, 0.15), (0.1, 0.3))
+PUBLIC_RUNGS = (
+    (0.05, 0.1, 0.2, 0.35),
+    (0.05, 0.1, 0.3),
+    (0.05, 0.1, 0.2),
+    (0.05, 0.1),
+    (0.05, 0.15),
+    (0.1, 0.3),
+)
 RECORDED_RUNGS = ((0.1, 0.2, 0.33), (0.1, 0.2), (0.1, 0.33), (0.2,))
 """Rungs that are replayed; of each, the first are taken for the rules beside ours."""
 

@@ -18,6 +18,8 @@ from autopeft.searchers.evidence import RungValues, readings
 from autopeft.searchers.front import utilities
 from autopeft.searchers.rungs import stopped_at_rung
 from benchmarks.quality.emulator import Emulator
+from benchmarks.quality.problem import TOKENS
+from benchmarks.quality.tasks import EPOCHS, TRAIN
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Step:
     Attributes:
         trials: Configurations tried.
         cost: Spent so far, training and suggesting, in mean full trials.
+        evaluating: Closed-form FLOPs of evaluations so far, in mean full trials; not in `cost`.
         suggest_s: CPU seconds of suggesting so far.
         hypervolume: Of the noise-free values of the measured front.
         measured: Of the measured values themselves.
@@ -53,6 +56,7 @@ class Step:
 
     trials: int
     cost: float
+    evaluating: float
     suggest_s: float
     hypervolume: float
     measured: float
@@ -80,7 +84,18 @@ class Simulation:
         self._costs: dict[int, tuple[float, ...]] = {}
         self._reached: dict[float, list[int]] = {rung: [] for rung in setup.rungs}
         self._full: list[tuple[Configuration, float]] = []
-        self._training, self._suggesting, self._count = 0.0, 0.0, 0
+        forward = (
+            2.0
+            * TOKENS
+            * sum(
+                site.in_features * site.out_features
+                for layer in problem.anatomy.layers
+                for site in layer.sites.values()
+            )
+        )
+        self._evaluation = forward / self._flops * problem.n_validation / (TRAIN * EPOCHS)
+        self._training, self._evaluating, self._suggesting = 0.0, 0.0, 0.0
+        self._count = 0
 
     def points(self) -> NDArray[np.float64]:
         """Noise-free utilities of every configuration trained in full, `[n, m]`."""
@@ -120,6 +135,7 @@ class Simulation:
                     (rung - previous) * self._problem.flops(configuration) / self._flops
                 )
                 told.append(self._observation(number, configuration, rung))
+                self._evaluating += self._evaluation
                 self._reached[rung].append(number)
             if rung < 1.0 and self._setup.stops:
                 left = self._survivors(left, rung, cohort)
@@ -167,6 +183,7 @@ class Simulation:
         return Step(
             self._count,
             self._cost(),
+            self._evaluating,
             self._suggesting,
             hypervolume(true[front]),
             hypervolume(measured),

@@ -170,7 +170,7 @@ def test_known_rules_have_their_known_figures(runs: RungTable) -> None:
 
 
 def test_our_rule_keeps_the_front_of_the_public_runs_at_fewer_steps(runs: RungTable) -> None:
-    early = (0.05, 0.1, 0.3)
+    early = (0.05, 0.1, 0.2, 0.35)  # the defaults, where these runs were measured
     at_once = replay(runs, early, ours())
     assert at_once.saving >= 2.7
     assert at_once.kept >= 0.99
