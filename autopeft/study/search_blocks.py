@@ -106,7 +106,7 @@ class SearchBlock(Block):
         ),
     ] = Field(default="gp", description="gp; evolution, random, tpe ... are there to compare with")
     initial: Annotated[int, read_with(whole(1))] = Field(
-        default=16, description="trials of the start, before the searcher proposes"
+        default=8, description="trials of the start, before the searcher proposes"
     )
     portfolio: Annotated[bool, read_with(flag)] = Field(
         default=True, description="begin with what publications found good; gp alone does"
