@@ -31,6 +31,9 @@ LEAST_RESIDUALS = 4
 MEDIAN_TO_SD = 1.4826
 """Standard deviation of a normal variable over its median absolute value."""
 
+ROUNDING = 1e-12
+"""Means of blocks that differ by less are the same: sums of the same values differ by order."""
+
 TIE = 1e-9
 """A step in quality between trials that only their loss tells apart."""
 
@@ -137,11 +140,15 @@ def isotonic(values: Vector, along: Vector) -> tuple[Vector, int]:
     blocks: list[tuple[float, float, float]] = []  # entries, sum of values, sum of along
     for x, y in zip(along[order].tolist(), values[order].tolist(), strict=True):
         blocks.append((1.0, y, x))
-        while len(blocks) > 1 and blocks[-2][1] / blocks[-2][0] >= blocks[-1][1] / blocks[-1][0]:
+        while len(blocks) > 1 and _mean(blocks[-2]) >= _mean(blocks[-1]) - ROUNDING:
             last, before = blocks.pop(), blocks.pop()
             blocks.append((before[0] + last[0], before[1] + last[1], before[2] + last[2]))
     counts, sums, places = np.array(blocks).T
     return np.interp(along, places / counts, sums / counts), len(blocks)
+
+
+def _mean(block: tuple[float, float, float]) -> float:
+    return block[1] / block[0]
 
 
 def _scatter(here: Vector, beside: Vector) -> float | None:

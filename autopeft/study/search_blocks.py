@@ -133,7 +133,7 @@ class SearchBlock(Block):
     )
     stopping: Annotated[Literal["pareto", "none"], read_with(one_of("pareto", "none"))] = Field(
         default="pareto",
-        description="at a rung: pareto stops the surely beaten, none only measures",
+        description="pareto: rungs stop the surely beaten; none: they measure",
     )
     baselines: Annotated[
         tuple[str, ...],
@@ -184,7 +184,7 @@ class BudgetBlock(Block):
     )
 
     min_gain: Annotated[float | None, read_with(nullable(number(above=0.0, below=1.0)))] = Field(
-        default=None, description="end when a full trial promises less hypervolume; null = never"
+        default=None, description="ends once a full trial promises less; null = never"
     )
 
     @field_serializer("wall_clock", when_used="json")

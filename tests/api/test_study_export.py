@@ -544,7 +544,7 @@ def test_optuna_dashboard_opens_it(
         thread.join()
         server.server_close()
     assert (summary["study_name"], summary["directions"]) == ("mine", ["maximize", "minimize"])
-    assert detail["metric_names"] == ["accuracy", "trainable_params"]
+    assert detail["objective_names"] == ["accuracy", "trainable_params"]
     states = {each["number"]: each["state"] for each in detail["trials"]}
     assert states == {
         0: "Complete", 1: "Complete", 2: "Complete", 3: "Complete", 4: "Pruned", 5: "Fail",

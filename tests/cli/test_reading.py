@@ -223,8 +223,9 @@ def test_picks_are_those_of_the_searchers() -> None:
 
 def test_export_formats_are_those_of_the_api() -> None:
     from autopeft.api.exporting import FORMATS
+    from autopeft.api.study_export import STUDY_FORMATS
 
-    assert tuple(each.value for each in ExportFormat) == FORMATS
+    assert tuple(each.value for each in ExportFormat) == (*FORMATS, *STUDY_FORMATS)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration, Group
-from autopeft.searchers import batch, gp, reference, surrogate
+from autopeft.searchers import batch, gp, surrogate
 from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
+from autopeft.searchers.reference import searcher as reference
 from autopeft.searchers.registry import SEARCHERS, make_searcher
 from autopeft.space.dimension import Dimension
 from autopeft.study.records import ObjectiveFrame, Origin
