@@ -14,6 +14,7 @@ from scipy.special import ndtr
 from scipy.stats import norm, qmc
 
 from autopeft.configuration import Configuration
+from autopeft.searchers.dominance import non_dominated_ranks
 from autopeft.searchers.encoding import Encoding
 from autopeft.searchers.improvement import Cells
 from autopeft.searchers.surrogate import Surrogate
@@ -81,14 +82,15 @@ class Acquisition:
         held = [*self._contenders(front)[:FRONT], *pending[:PENDING]]
         self._quality = beliefs.quality.worlds(_normal(WORLDS, len(held) + batch, seed))
         self._costs = self._mean_costs(held)
-        self._qualities = self._quality.imagine(encoding.rows(held))
+        self._qualities = self._counted(self._quality.imagine(encoding.rows(held)))
         self._cells = Cells.of(self._costs, self._qualities)
 
     def choose(self, configuration: Configuration) -> None:
         """Take a configuration as chosen: what it is expected to gain is gained."""
         row = self._encoding.rows([configuration])
         self._costs = np.concatenate([self._costs, self._mean_costs([configuration])])
-        self._qualities = np.concatenate([self._qualities, self._quality.imagine(row)])
+        imagined = self._counted(self._quality.imagine(row))
+        self._qualities = np.concatenate([self._qualities, imagined])
         self._cells = Cells.of(self._costs, self._qualities)
 
     def gains(self, configurations: Sequence[Configuration]) -> Array:
@@ -114,8 +116,12 @@ class Acquisition:
         mean, sd = self._belief.predict(self._encoding.rows(configurations))
         return mean[:, 0], sd
 
+    def _counted(self, qualities: Array) -> Array:
+        """Qualities of which those below the floor count for nothing."""
+        return np.where(qualities >= self._floor, qualities, 0.0)
+
     def _contenders(self, front: Sequence[Configuration]) -> list[Configuration]:
-        """Those that may be on the front: no other surely dominates them; the best first."""
+        """Those that may be on the front: no other surely dominates them; likely ones first."""
         if not front:
             return []
         rows = self._encoding.rows(front)
@@ -123,7 +129,8 @@ class Acquisition:
         costs = self._mean_costs(front, rows)
         better = (costs[None] >= costs[:, None]).all(-1)
         beaten = better & ((mean - MARGIN * sd)[None] > (mean + MARGIN * sd)[:, None])
-        order = np.argsort(-mean, kind="stable")
+        ranks = non_dominated_ranks(np.column_stack([mean, costs]))
+        order = np.lexsort((-mean, ranks))
         return [front[index] for index in order if not beaten[index].any()]
 
     def _mean_costs(

@@ -91,7 +91,8 @@ class Observation:
     A trial whose probe breaks a cap is never trained. It is told all the same, with what was
     measured, so that models of costs learn from it: `failed` and `infeasible`. As of any failed
     trial its quality is the constant predictor's, which keeps searchers away that know of nothing
-    else; a model of quality leaves it out, as nothing was learnt of that.
+    else; a model of quality leaves it out, as nothing was learnt of that. The same goes for a
+    trial that the machine failed (out of memory, time, a crash): it is over, no longer pending.
 
     Attributes:
         number: The trial's number.
@@ -102,7 +103,8 @@ class Observation:
         failed: Whether it diverged, erred or is infeasible; quality is then the constant
             predictor's.
         baseline: Whether it is a baseline.
-        infeasible: Whether its probe broke a cap, so that it was not trained.
+        infeasible: Whether its probe broke a cap, or the machine failed it: nothing is known of
+            its quality.
     """
 
     number: int

@@ -87,6 +87,8 @@ class Batch:
             if len(chosen) < n:
                 self._acquisition.choose(best.candidate.configuration)
                 self._cost.choose(best.candidate.configuration)
+                # Who shares the trunk of what was chosen has become cheaper.
+                scored.sort(key=lambda each: -each.gain / self._cost(each.candidate.configuration))
                 scored = self._scored([each.candidate for each in scored[:KEPT]])
         return chosen
 

@@ -132,7 +132,7 @@ class GPSearcher:
         return Acquisition(
             encoding,
             self._beliefs(encoding, measurements),
-            front=[m.configuration for m in full if self._history.keeps_limits(m)],
+            front=[m.configuration for m in full if self._history.counts(m)],
             pending=waiting,
             batch=wanted,
             seed=int(rng.integers(2**31)),

@@ -81,10 +81,15 @@ class History:
         """
         sound = [trial for trial in self.trials() if not trial.failed]
         trials = [trial for trial in sound if trial.rung >= 1.0] or sound
-        trials = [trial for trial in trials if self.keeps_limits(trial)] or trials
+        trials = [trial for trial in trials if self.counts(trial)] or trials
         points = np.array([utilities(self._problem.frame, t.objectives) for t in trials])
         flags = non_dominated(points.reshape(len(trials), len(self._problem.frame)))
         return [trial for trial, flag in zip(trials, flags, strict=True) if flag]
+
+    def counts(self, trial: Observation) -> bool:
+        """Whether a trial may be on the front: it keeps caps and limits; a baseline may not."""
+        within = not trial.baseline or self._problem.feasible(trial.configuration)
+        return within and self.keeps_limits(trial)
 
     def keeps_limits(self, trial: Observation) -> bool:
         """Whether a trial breaks no limit; what was not measured breaks none."""

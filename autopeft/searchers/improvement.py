@@ -1,6 +1,6 @@
 """Noisy expected hypervolume improvement, exact in what is known and in the quality.
 
-Costs are known for every candidate (or imagined, where they are measured), so all that is random
+Costs are known for every candidate (as expected, where they are measured), so all that is random
 in a candidate's gain is its quality, and that is Gaussian. The costs of the front cut the cost
 axes into cells; in a cell, a candidate gains where its quality beats the best that the front has
 there, so its expected gain is a sum of one-dimensional expected improvements:
@@ -51,6 +51,8 @@ class Cells:
             costs: `[b, k]` utilities of the members' costs.
             qualities: `[b, S]` their qualities in every world; below 0 counts as 0.
         """
+        wanted = _on_some_front(costs, qualities)
+        costs, qualities = costs[wanted], qualities[wanted]
         edges = [np.unique(np.concatenate([[0.0, 1.0], column])) for column in costs.T]
         low = _product([edge[:-1] for edge in edges])
         high = _product([edge[1:] for edge in edges])
@@ -64,7 +66,7 @@ class Cells:
         """The expected gain of each candidate, `[n]`.
 
         Args:
-            costs: `[n, k]`, or `[n, S, k]` where they differ between worlds.
+            costs: `[n, k]`.
             mean: `[n, S]` of the quality.
             sd: `[n]`.
             floor: Quality below which a candidate gains nothing.
@@ -78,9 +80,7 @@ class Cells:
 
     def _gains(self, costs: Array, mean: Array, sd: Array, floor: float) -> Array:
         reach = np.minimum(costs[..., None, :], self.high) - self.low
-        volumes = np.maximum(reach, 0.0).prod(-1)  # [n, J] or [n, S, J]
-        if volumes.ndim == 2:
-            volumes = volumes[:, None, :]
+        volumes = np.maximum(reach, 0.0).prod(-1)[:, None, :]
         mean, sd = mean[:, :, None], sd[:, None, None]
         improvement = expected_improvement(mean, sd, np.maximum(self.levels, floor)[None])
         improvement -= expected_improvement(mean, sd, 1.0)
@@ -88,6 +88,18 @@ class Cells:
             below = np.maximum(floor - self.levels, 0.0)[None]
             improvement += below * ndtr((mean - floor) / sd)
         return np.asarray((volumes * np.maximum(improvement, 0.0)).sum(-1).mean(-1))
+
+
+def _on_some_front(costs: Array, qualities: Array) -> NDArray[np.bool_]:
+    """Which members no other dominates in at least one world; the others change no level."""
+    no_dearer = np.all(costs[None, :, :] >= costs[:, None, :], axis=-1)
+    cheaper = no_dearer & ~no_dearer.T
+    earlier = np.tri(len(costs), k=-1, dtype=np.bool_)  # of equal members the first stays
+    better = qualities[None] > qualities[:, None]
+    equal = qualities[None] == qualities[:, None]
+    ahead = cheaper | (no_dearer & earlier)
+    beaten = (no_dearer[..., None] & better) | (ahead[..., None] & equal)
+    return np.asarray(~beaten.any(axis=1).all(axis=1))
 
 
 def expected_improvement(mean: Array, sd: Array, level: Array | float) -> Array:

@@ -114,13 +114,17 @@ def fit_cost(
             so each counts once.
         prior: Over the hyper-parameters.
     """
-    by_trial = {p.number: p for p in probes if p.objectives.get(frame.name) is not None}
+    by_trial = {p.number: p for p in probes if _measured(p.objectives.get(frame.name))}
     trials = list(by_trial.values())
     if not trials:
         return None
     y = np.array([reach(frame, each.objectives[frame.name]) for each in trials])
     rungs = np.zeros(len(trials), dtype=np.int64)
     return _fitted(encoding, trials, rungs, y, np.zeros(len(trials)), 1, prior)
+
+
+def _measured(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def noise_variance(frame: ObjectiveFrame, value: float | None, n_validation: int) -> float:

@@ -23,7 +23,7 @@ from autopeft.tuner.costs import costs
 from autopeft.tuner.gains import short_of
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.packs import PackTraining
-from autopeft.tuner.probes import INFEASIBLE, Probing
+from autopeft.tuner.probes import Probing
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
 from autopeft.tuner.watch import Watch
@@ -231,7 +231,7 @@ class Tuner:
         """Tell what is new at every rung it reached, in the order of the numbers."""
         new = [trial for trial in trials if trial.state.final and trial.number not in self._seen]
         self._seen.update(trial.number for trial in new)
-        last = [found for trial in new if (found := self._observation(trial))]
+        last = [self._observation(trial) for trial in new]
         observations = [*self._on_the_way(last), *last]
         if observations:
             observations.sort(key=lambda each: (each.number, each.rung))
@@ -255,11 +255,10 @@ class Tuner:
             ]
         return found
 
-    def _observation(self, trial: TrialRecord) -> Observation | None:
-        """What a trial taught; failures of the machine teach nothing."""
+    def _observation(self, trial: TrialRecord) -> Observation:
+        """What a trial taught; failures of the machine teach nothing but that it is over."""
         failed = trial.state is TrialState.FAILED
-        if failed and trial.cause not in ("diverged", "error", INFEASIBLE):
-            return None
+        untrained = failed and trial.cause not in ("diverged", "error")
         quality = trial.objectives.get(self._quality.name)
         if failed or quality is None:
             failed, quality = True, self._quality.worst
@@ -270,5 +269,5 @@ class Tuner:
             rung=trial.rung or 1.0,
             failed=failed,
             baseline=trial.baseline is not None,
-            infeasible=trial.cause == INFEASIBLE,
+            infeasible=untrained,
         )

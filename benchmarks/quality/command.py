@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tracing.set_defaults(run=_trace)
     reporting = commands.add_parser("report", help="tables and picture from the traces")
     reporting.add_argument("--tables", type=Path, default=TABLES)
-    reporting.add_argument("--evaluations", action="store_true", help="count them as cost too")
+    reporting.add_argument(
+        "--without-evaluations", action="store_true", help="training and proposing alone are cost"
+    )
     reporting.add_argument("--picture", type=Path, help="an .svg, .png or .html file")
     reporting.add_argument("--json", type=Path, dest="json_file")
     reporting.set_defaults(run=_report)
@@ -97,7 +99,7 @@ def _report(arguments: argparse.Namespace) -> int:
     traces = load_traces(arguments.tables)
     if traces.empty:
         raise NotHereError(f"no traces in {arguments.tables}: run trace")
-    every = report.runs(traces, evaluations=arguments.evaluations)
+    every = report.runs(traces, evaluations=not arguments.without_evaluations)
     for task in _recorded(arguments.tables):
         print(report.emulator_line(load_table(arguments.tables, task)))
     print(report.markdown(report.summary(every)))
@@ -107,6 +109,8 @@ def _report(arguments: argparse.Namespace) -> int:
         found[other] = table.to_dict("records")
         print(f"\n{OURS} - {other}")
         print(report.markdown(table))
+        level, pairs = report.to_level_of(every, OURS, other)
+        print(f"cost to what it ended at: {level:.2f}x less than its training ({pairs} pairs)")
         for share in report.SHARES:
             ratio, pairs = report.speedup(every, OURS, other, share)
             print(f"cost to {share:.0%}: {ratio:.2f}x less (median of {pairs} pairs)")

@@ -2,7 +2,7 @@
 
 Hypervolumes are of noise-free values (of the configurations on the front that a search measured),
 as shares of that of the task's pooled front: the noise-free front of all that any search trained.
-Costs are in mean full trials, suggestions included.
+Costs are in mean full trials, evaluations and suggestions included.
 """
 
 import json
@@ -39,6 +39,7 @@ class Run:
         task: The task.
         seed: Its seed.
         costs: `[n]` ascending.
+        training: `[n]`: of the costs, training.
         shares: `[n]`.
         suggest_s: CPU seconds per proposed configuration.
     """
@@ -47,6 +48,7 @@ class Run:
     task: str
     seed: int
     costs: NDArray[np.float64]
+    training: NDArray[np.float64]
     shares: NDArray[np.float64]
     suggest_s: float
 
@@ -67,7 +69,7 @@ class Run:
         return float((np.diff(edges) * self.shares).sum() / LAST)
 
 
-def runs(traces: pd.DataFrame, *, evaluations: bool = False) -> list[Run]:
+def runs(traces: pd.DataFrame, *, evaluations: bool = True) -> list[Run]:
     """All searches, against the pooled front of their task.
 
     Args:
@@ -82,7 +84,8 @@ def runs(traces: pd.DataFrame, *, evaluations: bool = False) -> list[Run]:
                 str(searcher),
                 str(task),
                 int(seed),
-                (trace["cost"] + evaluations * trace["evaluating"]).to_numpy(),
+                (trace["cost"] - (not evaluations) * trace["evaluating"]).to_numpy(),
+                trace["training"].to_numpy(),
                 trace["hypervolume"].to_numpy() / pooled[task],
                 float(trace["suggest_s"].iloc[-1] / trace["trials"].iloc[-1]),
             )
@@ -133,9 +136,7 @@ def paired(every: Sequence[Run], ours: str, other: str) -> pd.DataFrame:
         Per budget: mean difference, the half-width of its 95 % interval (Student's t), the
         p-value of Wilcoxon's signed-rank test, and the number of pairs.
     """
-    mine = {(run.task, run.seed): run for run in every if run.searcher == ours}
-    theirs = {(run.task, run.seed): run for run in every if run.searcher == other}
-    pairs = [(mine[key], theirs[key]) for key in sorted(mine.keys() & theirs.keys())]
+    pairs = _pairs(every, ours, other)
     rows = []
     for budget in BUDGETS if pairs else ():
         differences = np.array([a.at(budget) - b.at(budget) for a, b in pairs])
@@ -157,16 +158,35 @@ def paired(every: Sequence[Run], ours: str, other: str) -> pd.DataFrame:
 def speedup(every: Sequence[Run], ours: str, other: str, share: float) -> tuple[float, int]:
     """Median over pairs of other's cost to a share over ours, and the pairs where ours got there.
 
-    A pair in which the other never got there counts with its whole budget, so the ratio is a
-    lower bound.
+    A pair in which the other never got there counts with what it had spent at its end, so the
+    ratio is a lower bound.
     """
-    theirs = {(run.task, run.seed): run for run in every if run.searcher == other}
-    ratios = []
-    for run in every:
-        if run.searcher == ours and (run.task, run.seed) in theirs:
-            reached = theirs[run.task, run.seed].cost_to(share)
-            ratios.append(min(reached, LAST) / run.cost_to(share))
+    ratios = [
+        min(theirs.cost_to(share), float(theirs.costs[-1])) / mine.cost_to(share)
+        for mine, theirs in _pairs(every, ours, other)
+    ]
     return (float(np.median(ratios)), sum(r > 0 for r in ratios)) if ratios else (math.nan, 0)
+
+
+def to_level_of(every: Sequence[Run], ours: str, other: str) -> tuple[float, int]:
+    """Median over pairs of the other's whole training over our cost to the level it ended at.
+
+    Returns:
+        The ratio (our suggestions and evaluations count, the other's do not), and the pairs where
+        ours got there.
+    """
+    ratios = [
+        float(theirs.training[-1]) / mine.cost_to(float(theirs.shares[-1]))
+        for mine, theirs in _pairs(every, ours, other)
+    ]
+    return (float(np.median(ratios)), sum(r > 0 for r in ratios)) if ratios else (math.nan, 0)
+
+
+def _pairs(every: Sequence[Run], ours: str, other: str) -> list[tuple[Run, Run]]:
+    """Runs of two searchers on the same task with the same seed."""
+    mine = {(run.task, run.seed): run for run in every if run.searcher == ours}
+    theirs = {(run.task, run.seed): run for run in every if run.searcher == other}
+    return [(mine[key], theirs[key]) for key in sorted(mine.keys() & theirs.keys())]
 
 
 def markdown(table: pd.DataFrame) -> str:

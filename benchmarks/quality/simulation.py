@@ -1,7 +1,8 @@
 """A search replayed on an emulator: what the tuner does, with recorded curves for training.
 
-The cost of a search is training, by closed-form FLOPs, in units of the table's mean full trial;
-suggestions cost their CPU seconds over the recorded seconds of such a trial.
+The cost of a search is training and evaluating, by closed-form FLOPs, in units of the training of
+the table's mean full trial; suggestions cost their CPU seconds over the recorded seconds of such a
+trial (wall seconds of a lane on the machine that recorded).
 """
 
 import time
@@ -47,8 +48,9 @@ class Step:
 
     Attributes:
         trials: Configurations tried.
-        cost: Spent so far, training and suggesting, in mean full trials.
-        evaluating: Closed-form FLOPs of evaluations so far, in mean full trials; not in `cost`.
+        cost: Spent so far, all in all, in mean full trials.
+        training: Of that, training.
+        evaluating: Of that, evaluating.
         suggest_s: CPU seconds of suggesting so far.
         hypervolume: Of the noise-free values of the measured front.
         measured: Of the measured values themselves.
@@ -56,6 +58,7 @@ class Step:
 
     trials: int
     cost: float
+    training: float
     evaluating: float
     suggest_s: float
     hypervolume: float
@@ -116,7 +119,8 @@ class Simulation:
         return steps
 
     def _cost(self) -> float:
-        return self._training + self._suggesting / self._emulator.table.seconds
+        suggesting = self._suggesting / self._emulator.table.seconds
+        return self._training + self._evaluating + suggesting
 
     def _cohort(self, configurations: Sequence[Configuration]) -> None:
         """Train a cohort through the rungs, and tell what was measured."""
@@ -183,6 +187,7 @@ class Simulation:
         return Step(
             self._count,
             self._cost(),
+            self._training,
             self._evaluating,
             self._suggesting,
             hypervolume(true[front]),

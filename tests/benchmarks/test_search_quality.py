@@ -125,7 +125,12 @@ def test_a_simulation_pays_for_what_it_trains(rows) -> None:
     steps = Simulation(problem, emulator, searcher, Setup(6, (1.0,), False, 6, 1e9), 0).run()
     mean = np.mean([problem.flops(each) for each in emulator.table.configurations])
     wanted = sum(problem.flops(each.configuration) for each in trained) / mean
-    assert steps[-1].cost - steps[-1].suggest_s / 10.0 == pytest.approx(wanted)
+    assert steps[-1].training == pytest.approx(wanted)
+    forward = 2 * 10_000 * 6 * (4 * 384**2 + 2 * 384 * 1536)  # FLOPs of 10,000 tokens
+    evaluating = 6 * forward / mean * 500 / 1800
+    assert steps[-1].evaluating == pytest.approx(evaluating)
+    suggesting = steps[-1].suggest_s / 10.0
+    assert steps[-1].cost == pytest.approx(wanted + evaluating + suggesting)
     assert 0.0 < steps[-1].hypervolume < 1.0
 
 
@@ -166,7 +171,7 @@ def test_the_report_compares_in_pairs(folder, capsys) -> None:
 
 def test_costs_and_areas_of_a_run() -> None:
     costs, shares = np.array([2.0, 10.0, 50.0]), np.array([0.5, 0.96, 0.94])
-    run = report.Run("a", "t", 0, costs, shares, 0.0)
+    run = report.Run("a", "t", 0, costs, costs, shares, 0.0)
     assert [run.at(budget) for budget in (1.0, 2.0, 9.9, 10.0, 200.0)] == [0, 0.5, 0.5, 0.96, 0.94]
     assert run.cost_to(0.9) == 10.0
     assert run.cost_to(0.95) == math.inf  # reached, and lost again
@@ -175,7 +180,8 @@ def test_costs_and_areas_of_a_run() -> None:
 
 def test_paired_differences_and_speed() -> None:
     def run(name: str, seed: int, cost: float) -> report.Run:
-        return report.Run(name, "t", seed, np.array([1.0, cost]), np.array([0.5, 1.0]), 0.0)
+        costs = np.array([1.0, cost])
+        return report.Run(name, "t", seed, costs, costs / 2, np.array([0.5, 1.0]), 0.0)
 
     every = [run("a", s, 20.0 + s) for s in range(3)] + [run("b", s, 40.0) for s in range(3)]
     table = report.paired(every, "a", "b").set_index("budget")
@@ -184,6 +190,7 @@ def test_paired_differences_and_speed() -> None:
     assert table.loc[100, "difference"] == 0.0
     ratio, pairs = report.speedup(every, "a", "b", 0.9)
     assert (ratio, pairs) == (pytest.approx(40.0 / 21.0), 3)
+    assert report.to_level_of(every, "a", "b") == (pytest.approx(20.0 / 21.0), 3)
 
 
 def test_repeats_span_the_qualities() -> None:

@@ -66,12 +66,14 @@ def test_the_gain_is_botorchs_analytic_one() -> None:
     assert found == pytest.approx([wanted], rel=1e-4)
 
 
-def test_costs_may_differ_between_worlds() -> None:
+def test_members_on_no_front_cut_no_cells() -> None:
     rng = np.random.default_rng(0)
-    cells = Cells.of(rng.random((5, 1)), rng.random((5, 3)))
-    at, mean, sd = rng.random((4, 1)), rng.random((4, 3)), np.full(4, 0.1)
-    same = np.repeat(at[:, None, :], 3, axis=1)
-    assert cells.gains(same, mean, sd) == pytest.approx(cells.gains(at, mean, sd))
+    costs, qualities = rng.random((40, 2)), rng.random((40, 3))
+    few = Cells.of(costs, qualities)
+    twice = Cells.of(np.repeat(costs, 2, axis=0), np.repeat(qualities, 2, axis=0))
+    assert len(few.low) == len(twice.low) < 41**2
+    at, mean, sd = rng.random((6, 2)), rng.random((6, 3)), np.full(6, 0.1)
+    assert few.gains(at, mean, sd) == pytest.approx(twice.gains(at, mean, sd), abs=1e-14)
 
 
 def test_an_empty_front_gains_the_whole_box() -> None:
