@@ -101,7 +101,7 @@ def written(folder: Path, *, n: int = 40, seeds: int = 3) -> Path:
             ["trainable_params", "min", "log10", 1e6, 1e3],
         ],
     }
-    path = folder / "made.parquet"
+    path = folder / "sst2.parquet"
     table.to_parquet(path, index=False)
     return path
 
