@@ -3,8 +3,8 @@
 The model of Eriksson and Jankowiak (arXiv 2103.00349) as in BoTorch's `SaasPyroModel`: a
 Matern-5/2 kernel whose inverse squared lengthscales are `tau * inverse_k` with half-Cauchy priors
 on both, a prior on scale, mean and noise. Two ways to its hyper-parameters: draws from their
-posterior by NUTS, and an ensemble of modes for a few values of `tau` (BoTorch's
-`EnsembleMapSaasSingleTaskGP`), some fifty times cheaper. The log density has a closed-form
+posterior by NUTS, and an ensemble of modes for a few values of `tau` (as BoTorch's
+`EnsembleMapSaasSingleTaskGP` does), several times cheaper. The log density has a closed-form
 gradient here, so neither needs JAX or Pyro: checked against both in the tests.
 
 Notation: `X` is `[n, D]`, of which the first `d` columns are read, `y` `[n]`; hyper-parameters are
