@@ -8,10 +8,11 @@ from typing import TypeAlias
 
 import numpy as np
 
+from autopeft import counting
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import TRAINING_KEYS, Configuration
 from autopeft.errors import Fault, InputError
-from autopeft.methods import counting, registry
+from autopeft.methods import registry
 from autopeft.searchers.base import Limit, Problem
 from autopeft.searchers.candidates import Candidates
 from autopeft.space.library import load_space

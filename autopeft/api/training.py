@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autopeft import counting
 from autopeft.api.place import output_folder
 from autopeft.errors import Fault, InputError, TrialError
 from autopeft.execution.fitting import fitted_settings
 from autopeft.export.adapter import CONFIGURATION, Adapter, save_adapter
 from autopeft.export.configuration_file import ConfigurationFile, load_configuration_file
-from autopeft.methods import counting, registry
+from autopeft.methods import registry
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.metrics import DEFAULT_QUALITY, METRICS
 from autopeft.study.progress import Listener, Progress, Silent

@@ -7,8 +7,10 @@ module, each with its slice of the output.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from autopeft.backbone.importance import ImportanceMap
+from autopeft.errors import BackboneError, Fault
 from autopeft.space.schema import Shape
 
 LINEAR_ROLES = ("query", "key", "value", "output", "up", "gate", "down")
@@ -78,6 +80,7 @@ class Anatomy:
         packable: Whether lanes can share one pass; where False, `why_not` says why, and the
             backbone runs packs of one.
         why_not: The reason, or "".
+        importance: How much each site matters for a study's data; None where it is not measured.
     """
 
     architecture: str
@@ -92,6 +95,7 @@ class Anatomy:
     causal: bool = False
     packable: bool = True
     why_not: str = ""
+    importance: ImportanceMap | None = field(default=None, compare=False, repr=False)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -118,6 +122,20 @@ class Anatomy:
     def site(self, layer: int, role: str) -> Site:
         """The site of a role in a layer; KeyError where there is none."""
         return self.layers[layer].sites[role]
+
+    def measured(self) -> ImportanceMap:
+        """The importance map; BackboneError where nobody has measured it."""
+        if self.importance is None:
+            raise BackboneError(
+                Fault(
+                    "importance",
+                    "",
+                    "no importance map of this backbone and these data",
+                    "a measured one",
+                    "`autopeft importance STUDY.yaml` measures it; a search does so by itself",
+                )
+            )
+        return self.importance
 
     def shape(self, methods: frozenset[str]) -> Shape:
         """The backbone as a space sees it; `methods` are those it can carry."""

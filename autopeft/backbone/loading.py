@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from autopeft.backbone import quantization
@@ -77,6 +77,13 @@ class Backbone:
     pretrained_pooler: bool = False
     lm_head: LmHead | None = None
     quantization: str = quantization.NONE
+
+    def weight(self, layer: int, role: str) -> Tensor:
+        """A linear site's frozen weight [d_in, d_out] (y = x W), float32 on the CPU."""
+        site = self.anatomy.site(layer, role)
+        whole = quantization.dense_weight(self.model.get_submodule(site.module)).cpu()
+        own = whole if site.transposed else whole.T
+        return own[:, site.start : site.start + site.out_features].contiguous()
 
     def recipe(self, n_outputs: int) -> HeadRecipe:
         """The recipe of the task that it was loaded for; `n_outputs` is a task head's."""

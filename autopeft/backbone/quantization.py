@@ -149,6 +149,20 @@ def is_packed(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and not module.weight.is_floating_point()
 
 
+def dense_weight(module: nn.Module) -> Tensor:
+    """The weight of a linear map, float32, as it was stored or as its packed codes unpack."""
+    kept: Any = module
+    if not is_packed(module):
+        plain: Tensor = kept.weight.detach().float()
+        return plain
+    if hasattr(kept.weight, "SCB"):
+        return _unpacked(kept.weight.data, kept.weight.SCB, torch.float32)
+    import bitsandbytes as bnb
+
+    unpacked: Tensor = bnb.functional.dequantize_4bit(kept.weight.data, kept.weight.quant_state)
+    return unpacked.float()
+
+
 def packed_bytes(kind: str, in_features: int, out_features: int) -> int:
     """Bytes of one linear map's weight.
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from autopeft.configuration import Configuration
+from autopeft.counting import training_flops
 from autopeft.execution.base import Result, Run, state_path
 from autopeft.execution.peak_memory import peak_bytes, reset_peak
 from autopeft.execution.probe import SoloProbe
 from autopeft.execution.profile import PackFigures, trial_profile
-from autopeft.methods.counting import training_flops
 from autopeft.study.records import Measurement
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState

@@ -6,19 +6,39 @@ and its output as [n, B, T, d_out]. Each stacked tensor is [k, ...]; a solo run 
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.space.schema import MethodSchema
 
 Draw = Callable[[str], torch.Generator]
 """Gives the CPU generator of one named initial tensor; a function of study and replicate."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What initial tensors may be made of.
+
+    Attributes:
+        draw: Gives the generator of one named tensor.
+        weight: Gives a linear site's frozen weight by layer and role, [d_in, d_out], float32 on
+            the CPU.
+        importance: The importance map, or None where it is not measured.
+        saved: The place's fixed tensors (indices) as an earlier run chose them, by name; {} for a
+            fresh start. Where a name is there, it is used and nothing is chosen anew.
+    """
+
+    draw: Draw
+    weight: Callable[[int, str], Tensor]
+    importance: ImportanceMap | None = None
+    saved: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,9 +90,14 @@ class LaneOperator(nn.Module):
         name: `method.layer.site`, the prefix of the saved tensors.
         members: Positions of its lanes in the stream, ascending.
         tensors: Per member, initial tensors by name at the lane's own size.
+
+    Attributes:
+        hook: Where it is called.
+        fixed_names: Tensors that are kept and saved with the lane but not trained (indices).
     """
 
     hook: Literal["linear", "sublayer", "attention"] = "linear"
+    fixed_names: tuple[str, ...] = ()
 
     def __init__(
         self, name: str, members: Sequence[int], tensors: Sequence[Mapping[str, Tensor]]
@@ -81,11 +106,14 @@ class LaneOperator(nn.Module):
         self.name = name
         self.members = tuple(members)
         self.own_shapes: dict[str, list[tuple[int, ...]]] = {}
-        self.stacked_names = tuple(tensors[0])
-        for tensor_name in self.stacked_names:
+        self.stacked_names = tuple(each for each in tensors[0] if each not in self.fixed_names)
+        for tensor_name in tensors[0]:
             own = [lane[tensor_name] for lane in tensors]
             self.own_shapes[tensor_name] = [tuple(tensor.shape) for tensor in own]
-            self.register_parameter(tensor_name, nn.Parameter(_stack(own)))
+            if tensor_name in self.fixed_names:
+                self.register_buffer(tensor_name, _stack(own))
+            else:
+                self.register_parameter(tensor_name, nn.Parameter(_stack(own)))
 
     def lane_tensor(self, tensor: Tensor, tensor_name: str, index: int) -> Tensor:
         """The part of a stacked [k, ...] tensor that belongs to member `index`, unpadded."""
@@ -153,8 +181,8 @@ class Method(Protocol):
     def training_count(self, group: Group, place: Place) -> int:
         """Scalars trained at one place, before re-parametrisations are folded."""
 
-    def initial(self, group: Group, place: Place, draw: Draw) -> dict[str, Tensor]:
-        """Initial tensors at the lane's own size, float32 on the CPU."""
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
+        """Initial tensors at the lane's own size, on the CPU: trained float32, fixed int64."""
 
     def folded_group(self, group: Group) -> Group:
         """The group whose tensors are kept once training re-parametrisations are folded."""

@@ -14,10 +14,10 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
-    Draw,
     LaneDropout,
     LaneOperator,
     Place,
+    Start,
     Unfolded,
     linear_places,
     registry,
@@ -89,11 +89,13 @@ class Lora(Unfolded):
 
     training_count = count
 
-    def initial(self, group: Group, place: Place, draw: Draw) -> dict[str, Tensor]:
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """A uniform in +-1/sqrt(d_in) (kaiming-uniform with a = sqrt 5), B zero."""
         rank = int(group["rank"])
         a = torch.empty(place.d_in, rank)
-        a.uniform_(-1.0 / math.sqrt(place.d_in), 1.0 / math.sqrt(place.d_in), generator=draw("A"))
+        a.uniform_(
+            -1.0 / math.sqrt(place.d_in), 1.0 / math.sqrt(place.d_in), generator=start.draw("A")
+        )
         return {"A": a, "B": torch.zeros(rank, place.d_out)}
 
     def stack_key(self, group: Group) -> Hashable:

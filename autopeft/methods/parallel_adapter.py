@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autopeft.configuration import Group
-from autopeft.methods.base import Draw, Place, registry
+from autopeft.methods.base import Place, Start, registry
 from autopeft.methods.bottleneck import Bottleneck
 
 
@@ -21,10 +21,10 @@ class ParallelAdapter(Bottleneck):
     identity = "exact"
     reads_output = False
 
-    def initial(self, group: Group, place: Place, draw: Draw) -> dict[str, Tensor]:
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Down uniform in +-1/sqrt(d) (kaiming-uniform with a = sqrt 5), all else zero."""
         size, bound = int(group["size"]), 1.0 / math.sqrt(place.d_in)
-        down = torch.empty(place.d_in, size).uniform_(-bound, bound, generator=draw("down"))
+        down = torch.empty(place.d_in, size).uniform_(-bound, bound, generator=start.draw("down"))
         return {
             "down": down,
             "down_bias": torch.zeros(size),

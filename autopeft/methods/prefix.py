@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import Draw, LaneOperator, Place, registry, size_class
+from autopeft.methods.base import Draw, LaneOperator, Place, Start, registry, size_class
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 INITIAL_STD = 0.02
@@ -118,19 +118,19 @@ class Prefix:
         length, hidden = int(group["length"]), int(group["hidden"])
         return length * place.d_in + (place.d_in + 1) * hidden + (hidden + 1) * 2 * place.d_out
 
-    def initial(self, group: Group, place: Place, draw: Draw) -> dict[str, Tensor]:
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Keys and values N(0, 0.02); re-parametrised: E N(0, 1), maps uniform as in Linear."""
         length = int(group["length"])
         if not group["reparametrise"]:
             return {
-                name: torch.randn(length, place.d_out, generator=draw(name)) * INITIAL_STD
+                name: torch.randn(length, place.d_out, generator=start.draw(name)) * INITIAL_STD
                 for name in ("keys", "values")
             }
         hidden = int(group["hidden"])
         return {
-            "source": torch.randn(length, place.d_in, generator=draw("source")),
-            **_linear("1", place.d_in, hidden, draw),
-            **_linear("2", hidden, 2 * place.d_out, draw),
+            "source": torch.randn(length, place.d_in, generator=start.draw("source")),
+            **_linear("1", place.d_in, hidden, start.draw),
+            **_linear("2", hidden, 2 * place.d_out, start.draw),
         }
 
     def folded_group(self, group: Group) -> Group:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autopeft.configuration import Group
-from autopeft.methods.base import Draw, Place, registry
+from autopeft.methods.base import Place, Start, registry
 from autopeft.methods.bottleneck import Bottleneck
 
 INITIAL_STD = 0.02
@@ -22,13 +22,13 @@ class SerialAdapter(Bottleneck):
     identity = "near: both projections start at N(0, 0.02), as in AutoPEFT"
     reads_output = True
 
-    def initial(self, group: Group, place: Place, draw: Draw) -> dict[str, Tensor]:
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Both projections N(0, 0.02), biases zero."""
         size = int(group["size"])
         return {
-            "down": torch.randn(place.d_in, size, generator=draw("down")) * INITIAL_STD,
+            "down": torch.randn(place.d_in, size, generator=start.draw("down")) * INITIAL_STD,
             "down_bias": torch.zeros(size),
-            "up": torch.randn(size, place.d_out, generator=draw("up")) * INITIAL_STD,
+            "up": torch.randn(size, place.d_out, generator=start.draw("up")) * INITIAL_STD,
             "up_bias": torch.zeros(place.d_out),
         }
 

@@ -63,6 +63,24 @@ class MethodSchema:
 
 
 @dataclass(frozen=True)
+class RuleSchema:
+    """How a sparsity rule may be written in a space or a configuration.
+
+    Attributes:
+        name: The rule's registered name.
+        parameters: All its parameters; each has a default.
+        methods: It needs one of these methods in the configuration, else it means nothing and
+            the configuration's rule is `none`; () where any method will do.
+        measured: Whether it needs an importance map.
+    """
+
+    name: str
+    parameters: tuple[ParameterSchema, ...] = ()
+    methods: tuple[str, ...] = ()
+    measured: bool = False
+
+
+@dataclass(frozen=True)
 class Shape:
     """The dimensions of one backbone, as a space sees them.
 

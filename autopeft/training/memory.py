@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from autopeft.backbone.anatomy import Anatomy, Layer
 from autopeft.configuration import Configuration, Group
+from autopeft.counting import first_layer, placed_groups
 from autopeft.methods import registry
 from autopeft.methods.base import Place
-from autopeft.methods.counting import first_layer, placed_groups
 
 FLOAT32, BFLOAT16 = 4, 2
 

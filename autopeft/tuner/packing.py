@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.methods.counting import first_layer
+from autopeft.counting import first_layer
 from autopeft.study.records import TrialRecord
 
 

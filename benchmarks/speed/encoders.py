@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from autopeft.configuration import Configuration
-from autopeft.methods.counting import first_layer
+from autopeft.counting import first_layer
 from autopeft.training.batches import training_order
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.seeds import Seeds

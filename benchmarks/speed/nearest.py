@@ -17,9 +17,9 @@ from typing import Any
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration, Group
+from autopeft.counting import placed_groups, trainable_params
 from autopeft.methods import registry
 from autopeft.methods.base import Place
-from autopeft.methods.counting import placed_groups, trainable_params
 
 STAND_INS = {"ffn": "down", "attention": "output", "prefix": "value"}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.methods.counting import first_layer, training_params
+from autopeft.counting import first_layer, training_params
 from autopeft.training.lanes.pack import Lane
 
 SIZES = {"cuda": (2048, 4096, 8192), "cpu": (128, 256)}

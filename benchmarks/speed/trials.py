@@ -10,8 +10,8 @@ import numpy as np
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration, Group
+from autopeft.counting import first_layer, site_params, training_flops
 from autopeft.methods import registry
-from autopeft.methods.counting import first_layer, site_params, training_flops
 from autopeft.searchers.base import Problem
 from autopeft.searchers.baselines import baselines
 from autopeft.searchers.random import RandomSearcher

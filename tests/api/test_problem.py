@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny_backbones import tiny_backbone
 
+from autopeft import counting
 from autopeft.api import checks
 from autopeft.api import problem as problems
 from autopeft.api.probing import SpaceProbes
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.errors import InputError
-from autopeft.methods import counting
 from autopeft.searchers.base import Problem
 from autopeft.searchers.baselines import LEARNING_RATES, baselines
 from autopeft.searchers.front import utility

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autopeft.api.problem import Facts, bind_space, make_problem
 from autopeft.backbone.discovery import discover
 from autopeft.configuration import Configuration
-from autopeft.methods.counting import trainable_params
+from autopeft.counting import trainable_params
 from autopeft.searchers.registry import make_searcher
 from autopeft.study.definition import default_definition
 from autopeft.training.lanes.pack import Lane

@@ -9,10 +9,10 @@ import tiny_backbones as tiny
 import torch
 
 from autopeft.configuration import Configuration, Group
+from autopeft.counting import training_flops
 from autopeft.execution.base import state_path
 from autopeft.execution.inprocess import InProcessRunner
 from autopeft.execution.states import CohortStates
-from autopeft.methods.counting import training_flops
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.state import LaneState
 from autopeft.training.loop import Trainer

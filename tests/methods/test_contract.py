@@ -6,9 +6,10 @@ import pytest
 import tiny_backbones as tiny
 import torch
 
+from autopeft import counting
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration, Group
-from autopeft.methods import counting, registry
+from autopeft.methods import registry
 from autopeft.space.schema import MethodSchema
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds

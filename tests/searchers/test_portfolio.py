@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny_backbones import tiny_backbone
 
+from autopeft import counting
 from autopeft.api import problem as problems
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.errors import SpaceError
-from autopeft.methods import counting
 from autopeft.searchers.base import Problem
 from autopeft.searchers.portfolio import RECIPES, Use, portfolio, short_rate
 from autopeft.searchers.registry import make_searcher

@@ -4,8 +4,8 @@ from typing import Any
 
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration
+from autopeft.counting import site_params, trainable_params
 from autopeft.methods import registry
-from autopeft.methods.counting import site_params, trainable_params
 from autopeft.searchers.base import Problem
 from autopeft.space.library import load_space
 from autopeft.space.space import Point

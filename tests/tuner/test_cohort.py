@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from autopeft.configuration import Configuration
+from autopeft.counting import first_layer
 from autopeft.errors import InterruptedStudyError, TrialError
 from autopeft.execution.base import state_path
 from autopeft.execution.states import CohortStates
-from autopeft.methods.counting import first_layer
 from autopeft.study.records import TrialState
 
 Lanes = Sequence[tuple[int, Configuration]]

@@ -13,10 +13,10 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe, pool_rows
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
+from autopeft.counting import first_layer, placed_groups
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
-from autopeft.methods.base import Call, Place
-from autopeft.methods.counting import first_layer, placed_groups
+from autopeft.methods.base import Call, Place, Start
 from autopeft.methods.prefix import PrefixOperator
 from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
@@ -147,10 +147,11 @@ class Pack(nn.Module):
         def draw(tensor: str) -> torch.Generator:
             return seeds.generator("init", f"{name}.{tensor}")
 
+        start = Start(draw, self._backbone.weight, self._backbone.anatomy.importance)
         positions = [position for position, _, _ in uses]
         groups = [group for _, group, _ in uses]
         place = uses[0][2]
-        tensors = [method.initial(group, place, draw) for group in groups]
+        tensors = [method.initial(group, place, start) for group in groups]
         operator = method.operator(name, place, positions, groups, tensors)
         return Placed(operator, place, Members.of(positions, self.device))
 

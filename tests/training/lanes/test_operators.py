@@ -10,9 +10,9 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.methods import counting
 from autopeft.methods.base import Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.pack import Lane, Pack

@@ -13,13 +13,19 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
 from autopeft.methods.base import Place
+from autopeft.sparsity import rules
 
 BYTES_PER_SCALAR = 4
 
 
+def resolved(configuration: Configuration, anatomy: Anatomy) -> Configuration:
+    """The configuration whose groups are built, see `autopeft.sparsity`."""
+    return rules.of(configuration).resolved(configuration, anatomy)
+
+
 def placed_groups(configuration: Configuration, anatomy: Anatomy) -> Iterator[tuple[Group, Place]]:
-    """Every (group, place) of a configuration."""
-    for group in configuration.groups:
+    """Every (group, place) of what a configuration comes to under its sparsity rule."""
+    for group in resolved(configuration, anatomy).groups:
         for place in registry[group.method].places(group, anatomy):
             yield group, place
 
@@ -29,7 +35,7 @@ def site_params(configuration: Configuration, anatomy: Anatomy) -> dict[tuple[in
     counts: Counter[tuple[int, str]] = Counter()
     for group, place in placed_groups(configuration, anatomy):
         counts[place.layer, place.site] += registry[group.method].count(group, place)
-    return dict(counts)
+    return rules.of(configuration).kept(counts, dict(configuration.sparsity))
 
 
 def trainable_params(configuration: Configuration, anatomy: Anatomy) -> int:
@@ -52,7 +58,7 @@ def adapter_bytes(configuration: Configuration, anatomy: Anatomy, head_params: i
 
 def first_layer(configuration: Configuration, anatomy: Anatomy) -> int:
     """The branch point: the lowest layer with something trainable."""
-    return min(configuration.layers, default=len(anatomy.layers))
+    return min(resolved(configuration, anatomy).layers, default=len(anatomy.layers))
 
 
 def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:

@@ -1,0 +1,10 @@
+"""Sparsity rules: one file each, one registry.
+
+A rule says which of a configuration's parameters train, and when. Importing this package fills
+`rules`. A new rule is one new file, named in the import below.
+"""
+
+from autopeft.sparsity import none
+from autopeft.sparsity.base import Rule, rules
+
+__all__ = ["Rule", "none", "rules"]
