@@ -94,11 +94,15 @@ def _trace(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from benchmarks.quality import report
-    from benchmarks.quality.traces import OURS, load_table, load_traces
+    from benchmarks.quality.traces import OURS, load_table, load_traces, searcher_code
 
     traces = load_traces(arguments.tables)
     if traces.empty:
         raise NotHereError(f"no traces in {arguments.tables}: run trace")
+    for name in sorted(set(traces["searcher"])):
+        other = traces[(traces["searcher"] == name) & (traces["code"] != searcher_code(name))]
+        if n := other.groupby(["task", "seed"]).ngroups:
+            print(f"note: {n} traces of {name} were made by other code than there is now")
     every = report.runs(traces, evaluations=not arguments.without_evaluations)
     for task in _recorded(arguments.tables):
         print(report.emulator_line(load_table(arguments.tables, task)))

