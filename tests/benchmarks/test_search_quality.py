@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from functools import partial
 from importlib.util import find_spec
 
@@ -158,18 +157,17 @@ def test_traces_go_on_where_they_were(folder, capsys) -> None:
     ]
 
 
-def test_a_trace_of_another_table_is_made_anew(folder, tmp_path) -> None:
-    shutil.copy(folder / "trec6.parquet", tmp_path)
+def test_a_trace_of_another_table_is_made_anew(folder) -> None:
     trace = pd.DataFrame({"searcher": ["random"], "task": ["trec6"], "seed": [0], "cost": [1.0]})
-    before = ground_of(tmp_path, "trec6")
-    add_trace(tmp_path / TRACES, trace.assign(ground=before))
-    assert has_trace(load_traces(tmp_path), "random", "trec6", 0, before)
-    rows = pd.read_parquet(tmp_path / "trec6.parquet")
-    rows.assign(accuracy=0.5).to_parquet(tmp_path / "trec6.parquet")
-    after = ground_of(tmp_path, "trec6")
-    assert not has_trace(load_traces(tmp_path), "random", "trec6", 0, after)
-    add_trace(tmp_path / TRACES, trace.assign(ground=after, cost=2.0))
-    assert load_traces(tmp_path)["cost"].tolist() == [2.0]
+    before = ground_of(folder, "trec6")
+    add_trace(folder / TRACES, trace.assign(ground=before))
+    assert has_trace(load_traces(folder), "random", "trec6", 0, before)
+    rows = pd.read_parquet(folder / "trec6.parquet")
+    rows.assign(accuracy=0.5).to_parquet(folder / "trec6.parquet")
+    after = ground_of(folder, "trec6")
+    assert not has_trace(load_traces(folder), "random", "trec6", 0, after)
+    add_trace(folder / TRACES, trace.assign(ground=after, cost=2.0))
+    assert load_traces(folder)["cost"].tolist() == [2.0]
 
 
 def test_the_report_compares_in_pairs(folder, capsys) -> None:
