@@ -148,6 +148,7 @@ def make_problem(
         seed=definition.study.seed,
         initial=min(definition.search.initial, definition.budget.trials),
         portfolio=definition.search.portfolio,
+        surrogate=definition.search.surrogate,
         trunk_flops=costs.trunk_flops,
         limits=_limits(definition, frames),
     )

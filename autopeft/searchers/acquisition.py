@@ -74,11 +74,9 @@ class Acquisition:
         seed: int,
     ) -> None:
         self._encoding, self._floor = encoding, beliefs.floor
-        nothing = np.zeros((1, 0))
-        self._belief = beliefs.quality.worlds(nothing)
+        self._belief = beliefs.quality
         self.noise = beliefs.quality.noise
-        self._measured = {i: each.worlds(nothing) for i, each in beliefs.costs.items()}
-        self._bounds = [(each.worlds(nothing), least) for each, least in beliefs.bounds]
+        self._measured, self._bounds = beliefs.costs, beliefs.bounds
         held = [*self._contenders(front)[:FRONT], *pending[:PENDING]]
         self._quality = beliefs.quality.worlds(_normal(WORLDS, len(held) + batch, seed))
         self._costs = self._mean_costs(held)
@@ -103,9 +101,9 @@ class Acquisition:
     def kept(self, rows: Array) -> Array:
         """The probability that each of the `[n, d]` rows keeps every limit on a cost, `[n]`."""
         probability = np.ones(len(rows))
-        for worlds, least in self._bounds:
-            mean, sd = worlds.predict(rows)
-            probability *= ndtr((mean[:, 0] - least) / sd)
+        for surrogate, least in self._bounds:
+            mean, sd = surrogate.predict(rows)
+            probability *= ndtr((mean - least) / sd)
         return probability
 
     def predict(self, configurations: Sequence[Configuration]) -> tuple[Array, Array]:
@@ -113,8 +111,7 @@ class Acquisition:
 
         Of the true value: a measurement has its noise as well.
         """
-        mean, sd = self._belief.predict(self._encoding.rows(configurations))
-        return mean[:, 0], sd
+        return self._belief.predict(self._encoding.rows(configurations))
 
     def _counted(self, qualities: Array) -> Array:
         """Qualities of which those below the floor count for nothing."""
@@ -140,9 +137,9 @@ class Acquisition:
         columns = dict(
             zip(self._encoding.known, self._encoding.costs(configurations).T, strict=True)
         )
-        for index, worlds in self._measured.items():
+        for index, surrogate in self._measured.items():
             rows = self._encoding.rows(configurations) if rows is None else rows
-            columns[index] = worlds.predict(rows)[0][:, 0].clip(0.0, 1.0)
+            columns[index] = surrogate.predict(rows)[0].clip(0.0, 1.0)
         every = [columns[index] for index in sorted(columns) if index > 0]
         return np.stack(every, 1) if every else np.empty((len(configurations), 0))
 

@@ -63,6 +63,8 @@ class Problem:
         initial: How many trials start the search, space-filling ones and those of the portfolio.
         portfolio: Whether `gp` may begin with what publications found good
             (`autopeft.searchers.portfolio`); no other searcher does.
+        surrogate: How `gp` finds hyper-parameters: `map` (their mode) or `saas-nuts` (draws under
+            SAAS's priors).
         trunk_flops: A configuration -> those of `flops` that a pack shares: the frozen layers
             below its branch point.
         limits: Caps on measured costs and floors on quality.
@@ -80,6 +82,7 @@ class Problem:
     seed: int
     initial: int
     portfolio: bool = False
+    surrogate: str = "map"
     trunk_flops: Callable[[Configuration], float] = lambda configuration: 0.0
     limits: tuple[Limit, ...] = ()
 

@@ -207,6 +207,13 @@ def negative_log_posterior(
     theta: Array, data: Data, layout: Layout, means: Array, spreads: Array
 ) -> tuple[float, Array]:
     """The loss of a fit, up to a constant, and its gradient; infinite where singular."""
+    value, slope = negative_log_likelihood(theta, data, layout)
+    z = (theta - means) / spreads
+    return value + float(0.5 * z @ z), slope + z / spreads
+
+
+def negative_log_likelihood(theta: Array, data: Data, layout: Layout) -> tuple[float, Array]:
+    """Up to a constant, with its gradient; infinite where the covariance is singular."""
     kernel = Kernel(layout, theta)
     rungs = kernel.rungs(data.r, data.r)
     parts = kernel.parts(data.X, data.X)
@@ -221,10 +228,8 @@ def negative_log_posterior(
     inverse, _ = lapack.dpotri(L, lower=True)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     W = 0.5 * (np.outer(alpha, alpha) - inverse)  # d log likelihood / dK
-    z = (theta - means) / spreads
-    value = 0.5 * data.y @ alpha + np.log(np.diag(L)).sum() + 0.5 * z @ z
-    slope = _slope(kernel, data, W, rungs, parts, base)
-    return float(value), z / spreads - slope
+    value = 0.5 * data.y @ alpha + np.log(np.diag(L)).sum()
+    return float(value), -_slope(kernel, data, W, rungs, parts, base)
 
 
 def _slope(
@@ -287,11 +292,11 @@ class Worlds:
         self._whitened = np.repeat(whitened[:, None], len(draws), axis=1)
 
     def predict(self, X: Array) -> tuple[Array, Array]:
-        """At the full budget, noise-free: means `[n, S]` and standard deviations `[n]`."""
+        """At the full budget, noise-free: means `[n, S]` and standard deviations `[n, 1]`."""
         r = np.full(len(X), self._kernel.layout.n_rungs - 1)
         cross = self._whiten(self._kernel(self._X, self._r, X, r))
         variance = self._kernel.variance(r) - (cross**2).sum(0)
-        return cross.T @ self._whitened, np.sqrt(np.maximum(variance, 1e-12))
+        return cross.T @ self._whitened, np.sqrt(np.maximum(variance, 1e-12))[:, None]
 
     def imagine(self, X: Array) -> Array:
         """Draw the values of `[m, d]` points at the full budget in every world; `[m, S]`."""

@@ -131,15 +131,18 @@ class GPSearcher:
         full = [m for m in measurements if m.rung >= 1.0 and not m.failed]
         return Acquisition(
             encoding,
-            self._beliefs(encoding, measurements),
+            self._beliefs(encoding, measurements, rng),
             front=[m.configuration for m in full if self._history.counts(m)],
             pending=waiting,
             batch=wanted,
             seed=int(rng.integers(2**31)),
         )
 
-    def _beliefs(self, encoding: Encoding, measurements: Sequence[Observation]) -> Beliefs:
+    def _beliefs(
+        self, encoding: Encoding, measurements: Sequence[Observation], rng: np.random.Generator
+    ) -> Beliefs:
         """A surrogate of the quality, and of each cost that is measured and wanted or bounded."""
+        drawn = rng if self._problem.surrogate == "saas-nuts" else None
         problem, probes = self._problem, self._history.probes()
         quality, *costs = problem.frame
         limits = [each for each in problem.limits if each.frame != quality]
@@ -151,7 +154,7 @@ class GPSearcher:
             and (found := fit_cost(frame, encoding, probes, Prior())) is not None
         }
         return Beliefs(
-            fit_quality(problem, encoding, measurements, Prior()),
+            fit_quality(problem, encoding, measurements, Prior(), rng=drawn),
             costs={i: fitted[f.name] for i, f in enumerate(problem.frame) if f.name in fitted},
             bounds=[(fitted[e.metric], e.least) for e in limits if e.metric in fitted],
             floor=max([0.0, *(e.least for e in problem.limits if e.frame == quality)]),

@@ -6,7 +6,7 @@ axes into cells; in a cell, a candidate gains where its quality beats the best t
 there, so its expected gain is a sum of one-dimensional expected improvements:
 
     E[gain(x)] = mean over worlds s of  sum over cells j of  volume(j below the costs of x)
-                 * (EI(mu_s(x), sd(x); F_sj) - EI(mu_s(x), sd(x); 1))
+                 * (EI(mu_s(x), sd_s(x); F_sj) - EI(mu_s(x), sd_s(x); 1))
 
 F_sj is the best quality of the front in world s among members whose costs reach cell j; utilities
 end at 1. This is the expectation that qNEHVI (Daulton et al., arXiv 2105.08195) estimates by
@@ -68,7 +68,7 @@ class Cells:
         Args:
             costs: `[n, k]`.
             mean: `[n, S]` of the quality.
-            sd: `[n]`.
+            sd: `[n, S]`, or `[n, 1]` where all worlds agree.
             floor: Quality below which a candidate gains nothing.
         """
         step = max(1, CHUNK // max(self.levels.size, 1))
@@ -81,7 +81,7 @@ class Cells:
     def _gains(self, costs: Array, mean: Array, sd: Array, floor: float) -> Array:
         reach = np.minimum(costs[..., None, :], self.high) - self.low
         volumes = np.maximum(reach, 0.0).prod(-1)[:, None, :]
-        mean, sd = mean[:, :, None], sd[:, None, None]
+        mean, sd = mean[:, :, None], sd[:, :, None]
         improvement = expected_improvement(mean, sd, np.maximum(self.levels, floor)[None])
         improvement -= expected_improvement(mean, sd, 1.0)
         if floor > 0.0:  # who passes the floor also gains what lies between it and the level

@@ -9,6 +9,7 @@ fitted. Measured costs do not depend on the rung, and lie on log scale.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from autopeft.searchers.base import Observation, Problem
 from autopeft.searchers.encoding import Encoding
 from autopeft.searchers.front import reach, utility
+from autopeft.searchers.fully_bayesian import draw
 from autopeft.searchers.gaussian_process import Data, Kernel, Layout, Prior, Worlds, fit
 from autopeft.study.records import ObjectiveFrame
 
@@ -38,44 +40,75 @@ class Surrogate:
 
     Attributes:
         data: What it is conditioned on, standardised.
-        kernel: Fitted.
+        kernels: At the mode of the hyper-parameters, or at several draws of them.
         centre: Utility of a standardised 0.
         scale: Utility of a standardised 1.
     """
 
     data: Data
-    kernel: Kernel
+    kernels: tuple[Kernel, ...]
     centre: float
     scale: float
 
     @property
     def noise(self) -> float:
-        """Fitted variance of a measurement at the full budget, in utility squared."""
-        return float(self.kernel.noise[-1]) * self.scale**2
+        """Variance of a measurement at the full budget, in utility squared."""
+        return float(np.mean([each.noise[-1] for each in self.kernels])) * self.scale**2
 
     def worlds(self, draws: Array) -> "UtilityWorlds":
-        """Its posterior as worlds, in units of utility; see `Worlds`."""
-        return UtilityWorlds(Worlds(self.data, self.kernel, draws), self.centre, self.scale)
+        """Its posterior as worlds, in units of utility, shared out among the kernels.
+
+        Args:
+            draws: `[S, m]`, see `Worlds`.
+        """
+        n = len(self.kernels)
+        worlds = [Worlds(self.data, each, draws[i::n]) for i, each in enumerate(self.kernels)]
+        return UtilityWorlds(worlds, self.centre, self.scale)
+
+    @cached_property
+    def _alike(self) -> "UtilityWorlds":
+        """One world of each kernel, in which nothing will be imagined."""
+        return self.worlds(np.zeros((len(self.kernels), 0)))
+
+    def predict(self, X: Array) -> tuple[Array, Array]:
+        """Means and standard deviations of true values at the full budget, `[n]` each.
+
+        Of several kernels, those of their mixture.
+        """
+        means, sds = self._alike.predict(X)
+        mean = means.mean(1)
+        variance = (sds**2 + means**2).mean(1) - mean**2
+        return mean, np.sqrt(np.maximum(variance, 1e-18))
 
 
 class UtilityWorlds:
-    """`Worlds` in units of utility."""
+    """`Worlds` in units of utility, of one kernel after the other."""
 
-    def __init__(self, worlds: Worlds, centre: float, scale: float) -> None:
-        self._worlds, self._centre, self._scale = worlds, centre, scale
+    def __init__(self, worlds: Sequence[Worlds], centre: float, scale: float) -> None:
+        self._worlds, self._centre, self._scale = tuple(worlds), centre, scale
 
     def predict(self, X: Array) -> tuple[Array, Array]:
-        """Means `[n, S]` and standard deviations `[n]` at the full budget, without noise."""
-        mean, sd = self._worlds.predict(X)
-        return self._centre + self._scale * mean, self._scale * sd
+        """Means and standard deviations `[n, S]` at the full budget, without noise."""
+        means, sds = zip(*(each.predict(X) for each in self._worlds), strict=True)
+        wide = [np.broadcast_to(sd, mean.shape) for mean, sd in zip(means, sds, strict=True)]
+        return (
+            self._centre + self._scale * np.concatenate(means, axis=1),
+            self._scale * np.concatenate(wide, axis=1),
+        )
 
     def imagine(self, X: Array) -> Array:
         """Draw the values of points `[m, d]` in every world, `[m, S]`; they are known then."""
-        return np.asarray(self._centre + self._scale * self._worlds.imagine(X))
+        drawn = np.concatenate([each.imagine(X) for each in self._worlds], axis=1)
+        return np.asarray(self._centre + self._scale * drawn)
 
 
 def fit_quality(
-    problem: Problem, encoding: Encoding, measurements: Sequence[Observation], prior: Prior
+    problem: Problem,
+    encoding: Encoding,
+    measurements: Sequence[Observation],
+    prior: Prior,
+    *,
+    rng: np.random.Generator | None = None,
 ) -> Surrogate:
     """The surrogate of the quality, from all rungs.
 
@@ -85,6 +118,7 @@ def fit_quality(
         measurements: At least one, those that matter most first. Failed ones count as utility 0
             at the full budget, as the trial will never be better.
         prior: Over the hyper-parameters.
+        rng: Decides draws of the hyper-parameters; None for their mode.
     """
     frame = problem.frame[0]
     shares = np.array([1.0 if each.failed else min(each.rung, 1.0) for each in measurements])
@@ -94,9 +128,8 @@ def fit_quality(
     ]
     y = np.array([utility(frame, value) for value in values])
     floor = np.array([noise_variance(frame, value, problem.n_validation) for value in values])
-    return _fitted(
-        encoding, measurements, np.searchsorted(rungs, shares), y, floor, len(rungs), prior
-    )
+    at = np.searchsorted(rungs, shares)
+    return _fitted(encoding, measurements, at, y, floor, len(rungs), prior, rng)
 
 
 def fit_cost(
@@ -158,7 +191,9 @@ def _fitted(
     floor: Array,
     n_rungs: int,
     prior: Prior,
+    rng: np.random.Generator | None = None,
 ) -> Surrogate:
+    """At the mode of the hyper-parameters; at draws of them where `rng` is given."""
     X = encoding.rows([each.configuration for each in trials])
     centre, scale = _standard(y, rungs == n_rungs - 1)
     data = Data(X, rungs, (y - centre) / scale, floor / scale**2)
@@ -169,10 +204,13 @@ def _fitted(
         scale_coarse=math.sqrt(max(encoding.n_coarse, 1)),
         scale_fine=math.sqrt(max(encoding.n_groups, 1)),
     )
-    kept = slice(FIT_ROWS)
-    first = Data(data.X[kept], data.r[kept], data.y[kept], data.floor[kept])
-    theta = fit(first, layout, prior, iterations=ITERATIONS)
-    return Surrogate(data, Kernel(layout, theta), centre, scale)
+    if rng is None:
+        kept = slice(FIT_ROWS)
+        first = Data(data.X[kept], data.r[kept], data.y[kept], data.floor[kept])
+        thetas = [fit(first, layout, prior, iterations=ITERATIONS)]
+    else:
+        thetas = draw(data, layout, prior, rng)
+    return Surrogate(data, tuple(Kernel(layout, each) for each in thetas), centre, scale)
 
 
 def _standard(y: Array, full: NDArray[np.bool_]) -> tuple[float, float]:

@@ -111,6 +111,12 @@ class SearchBlock(Block):
     portfolio: Annotated[bool, read_with(flag)] = Field(
         default=True, description="begin with what publications found good; gp alone does"
     )
+    surrogate: Annotated[Literal["map", "saas-nuts"], read_with(one_of("map", "saas-nuts"))] = (
+        Field(
+            default="map",
+            description="of gp: map, or saas-nuts, fully Bayesian and tens of seconds a proposal",
+        )
+    )
     warm_start: Annotated[
         tuple[str, ...],
         read_with(each(_study_name, allowed="a list of stored studies' names")),

@@ -132,7 +132,7 @@ def test_worlds_are_the_posterior(data, layout, theta) -> None:
     worlds = Worlds(data, kernel, draws)
     means, sd = worlds.predict(X)
     assert means == pytest.approx(np.repeat(mean[:, None], 4000, 1), abs=1e-7)
-    assert sd**2 == pytest.approx(np.diag(covariance), abs=1e-7)
+    assert sd[:, 0] ** 2 == pytest.approx(np.diag(covariance), abs=1e-7)
     values = np.concatenate([worlds.imagine(X[:2]), worlds.imagine(X[2:])])
     assert values.mean(1) == pytest.approx(mean, abs=0.05)
     assert np.cov(values) == pytest.approx(covariance, abs=0.03)

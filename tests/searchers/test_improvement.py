@@ -20,7 +20,7 @@ def test_the_gain_is_what_sampling_finds(n_costs: int) -> None:
     at, mean, sd = (
         rng.random((n, n_costs)),
         0.9 * rng.random((n, worlds)),
-        0.05 + 0.1 * rng.random(n),
+        0.05 + 0.1 * rng.random((n, worlds)),
     )
     wanted = np.zeros(n)
     draws = (np.arange(2000) + 0.5) / 2000  # stratified, so that the mean is exact to 1e-3
@@ -29,7 +29,7 @@ def test_the_gain_is_what_sampling_finds(n_costs: int) -> None:
         front = np.column_stack([qualities[:, world], costs])
         before = hypervolume(front)
         for index in range(n):
-            values = np.clip(mean[index, world] + sd[index] * normal, 0.0, 1.0)
+            values = np.clip(mean[index, world] + sd[index, world] * normal, 0.0, 1.0)
             gains = [
                 hypervolume(np.vstack([front, [value, *at[index]]])) - before for value in values
             ]
@@ -62,7 +62,7 @@ def test_the_gain_is_botorchs_analytic_one() -> None:
     with torch.no_grad():
         wanted = float(reference(torch.zeros(1, 1, 1, dtype=torch.float64)))
     cells = Cells.of(front[:, 1:].numpy(), front[:, :1].numpy())
-    found = cells.gains(np.array([[x_cost]]), np.array([[mean]]), np.array([sd]))
+    found = cells.gains(np.array([[x_cost]]), np.array([[mean]]), np.array([[sd]]))
     assert found == pytest.approx([wanted], rel=1e-4)
 
 
@@ -72,15 +72,15 @@ def test_members_on_no_front_cut_no_cells() -> None:
     few = Cells.of(costs, qualities)
     twice = Cells.of(np.repeat(costs, 2, axis=0), np.repeat(qualities, 2, axis=0))
     assert len(few.low) == len(twice.low) < 41**2
-    at, mean, sd = rng.random((6, 2)), rng.random((6, 3)), np.full(6, 0.1)
+    at, mean, sd = rng.random((6, 2)), rng.random((6, 3)), np.full((6, 1), 0.1)
     assert few.gains(at, mean, sd) == pytest.approx(twice.gains(at, mean, sd), abs=1e-14)
 
 
 def test_an_empty_front_gains_the_whole_box() -> None:
     cells = Cells.of(np.empty((0, 1)), np.empty((0, 2)))
-    found = cells.gains(np.array([[0.5]]), np.full((1, 2), 0.4), np.array([1e-6]))
+    found = cells.gains(np.array([[0.5]]), np.full((1, 2), 0.4), np.array([[1e-6]]))
     assert found == pytest.approx([0.2])
-    assert cells.gains(np.empty((0, 1)), np.empty((0, 2)), np.empty(0)).shape == (0,)
+    assert cells.gains(np.empty((0, 1)), np.empty((0, 2)), np.empty((0, 1))).shape == (0,)
 
 
 def test_the_far_tail_stays_positive_and_ordered() -> None:
@@ -101,6 +101,6 @@ def test_below_a_floor_nothing_is_gained() -> None:
         for value in values[::20]
     ]
     found = Cells.of(costs, qualities).gains(
-        np.array([[at]]), np.array([[mean]]), np.array([sd]), floor=floor
+        np.array([[at]]), np.array([[mean]]), np.array([[sd]]), floor=floor
     )
     assert found == pytest.approx([np.mean(gains)], rel=5e-3)

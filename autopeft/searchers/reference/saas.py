@@ -27,7 +27,7 @@ from autopeft.searchers.bo import (
     Model,
     MultivariateNormal,
 )
-from autopeft.searchers.reference.nuts import Nuts
+from autopeft.searchers.nuts import Nuts
 
 Vector = NDArray[np.float64]
 

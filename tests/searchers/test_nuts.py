@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autopeft.searchers.reference.nuts import Nuts
+from autopeft.searchers.nuts import Nuts
 
 MEAN = np.array([1.0, -2.0, 0.0])
 COVARIANCE = np.array([[4.0, 1.8, 0.0], [1.8, 1.0, 0.0], [0.0, 0.0, 0.01]])
