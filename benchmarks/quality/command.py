@@ -94,7 +94,7 @@ def _trace(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from benchmarks.quality import report
-    from benchmarks.quality.traces import OURS, load_table, load_traces, searcher_code
+    from benchmarks.quality.traces import OURS, PLAIN, load_table, load_traces, searcher_code
 
     traces = load_traces(arguments.tables)
     if traces.empty:
@@ -107,6 +107,12 @@ def _report(arguments: argparse.Namespace) -> int:
     for task in _recorded(arguments.tables):
         print(report.emulator_line(load_table(arguments.tables, task)))
     print(report.markdown(report.summary(every)))
+    everything = report.runs(traces, evaluations=not arguments.without_evaluations, worth="found")
+    print("\nthe same, of everything that was trained in full\n")
+    print(report.markdown(report.summary(everything)))
+    plain = [name for name in PLAIN if name in {run.searcher for run in every}]
+    print(f"\n{OURS} against the best of {', '.join(plain)}\n")
+    print(report.markdown(report.against_best(every, OURS, plain)))
     found = {}
     for other in sorted({run.searcher for run in every} - {OURS}):
         table = report.paired(every, OURS, other)

@@ -1,8 +1,10 @@
 """From traces to figures: cost to reach shares of the pooled front, areas, paired differences.
 
-Hypervolumes are of noise-free values (of the configurations on the front that a search measured),
-as shares of that of the task's pooled front: the noise-free front of all that any search trained.
-Costs are in mean full trials, evaluations and suggestions included.
+Hypervolumes are of noise-free values, as shares of that of the task's pooled front: the noise-free
+front of all that any search trained. What a search is worth is, in the first place, what its user
+sees: the configurations on the front that it *measured*, lucky ones among them; beside it stands
+what it *found*: everything that it trained in full, as if all of it were confirmed. Costs are in
+mean full trials, evaluations and suggestions included.
 """
 
 import json
@@ -28,6 +30,9 @@ SHARES = (0.90, 0.95, 0.99)
 """Shares of the pooled front's hypervolume."""
 
 LAST = 200.0
+
+SLACK = 0.005
+"""Share of the hypervolume within which two searchers count as equal."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,15 @@ class Run:
         return float((np.diff(edges) * self.shares).sum() / LAST)
 
 
-def runs(traces: pd.DataFrame, *, evaluations: bool = True) -> list[Run]:
+def runs(
+    traces: pd.DataFrame, *, evaluations: bool = True, worth: str = "hypervolume"
+) -> list[Run]:
     """All searches, against the pooled front of their task.
 
     Args:
         traces: As `traces.record_traces` wrote them.
         evaluations: Whether evaluating counts as cost too.
+        worth: The column that tells what a search is worth: `hypervolume` or `found`.
     """
     pooled = {task: pooled_hypervolume(group) for task, group in traces.groupby("task")}
     found = []
@@ -86,7 +94,7 @@ def runs(traces: pd.DataFrame, *, evaluations: bool = True) -> list[Run]:
                 int(seed),
                 (trace["cost"] - (not evaluations) * trace["evaluating"]).to_numpy(),
                 trace["training"].to_numpy(),
-                trace["hypervolume"].to_numpy() / pooled[task],
+                trace[worth].to_numpy() / pooled[task],
                 float(trace["suggest_s"].iloc[-1] / trace["trials"].iloc[-1]),
             )
         )
@@ -152,6 +160,40 @@ def paired(every: Sequence[Run], ours: str, other: str) -> pd.DataFrame:
                 "pairs": n,
             }
         )
+    return pd.DataFrame(rows)
+
+
+def against_best(every: Sequence[Run], ours: str, others: Sequence[str]) -> pd.DataFrame:
+    """How far ours is ahead of the best of the others, at every budget, by task and over all.
+
+    Returns:
+        Per task and budget: the other with the highest mean share, the mean difference to it, the
+        half-width of its paired 95 % interval, and `behind`: the names of all others that ours is
+        behind by more than `SLACK` and more than the half-width of their interval.
+    """
+    rows = []
+    for task in [*sorted({run.task for run in every}), ""]:
+        own = [run for run in every if task in ("", run.task)]
+        tables = {name: paired(own, ours, name).set_index("budget") for name in others}
+        tables = {name: table for name, table in tables.items() if len(table)}
+        for budget in BUDGETS if tables else ():
+            at = {name: table.loc[budget] for name, table in tables.items()}
+            best = min(at, key=lambda name: float(at[name]["difference"]))
+            beaten_by = [
+                name
+                for name, row in at.items()
+                if row["difference"] < -max(SLACK, np.nan_to_num(row["half_width"]))
+            ]
+            rows.append(
+                {
+                    "task": task or "all",
+                    "budget": budget,
+                    "best other": best,
+                    "difference": float(at[best]["difference"]),
+                    "half_width": float(at[best]["half_width"]),
+                    "behind": ", ".join(beaten_by) or "none",
+                }
+            )
     return pd.DataFrame(rows)
 
 

@@ -54,6 +54,8 @@ class Step:
         suggest_s: CPU seconds of suggesting so far.
         hypervolume: Of the noise-free values of the measured front.
         measured: Of the measured values themselves.
+        found: Of the noise-free values of everything trained in full, whether its noise let it
+            onto the measured front or kept it off.
     """
 
     trials: int
@@ -63,6 +65,7 @@ class Step:
     suggest_s: float
     hypervolume: float
     measured: float
+    found: float
 
 
 class Simulation:
@@ -192,6 +195,7 @@ class Simulation:
             self._suggesting,
             hypervolume(true[front]),
             hypervolume(measured),
+            hypervolume(true),
         )
 
     def _points(self, values: Sequence[float]) -> NDArray[np.float64]:

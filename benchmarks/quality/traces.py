@@ -100,6 +100,10 @@ CONTENDERS: Mapping[str, Contender] = {
 }
 
 
+PLAIN = ("random", "evolution", "nsga2", "tpe", "gpsampler")
+"""Those that ours must not be behind of at any budget."""
+
+
 def run(name: str, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     """One trace.
 

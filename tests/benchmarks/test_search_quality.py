@@ -207,6 +207,25 @@ def test_paired_differences_and_speed() -> None:
     assert report.to_level_of(every, "a", "b") == (pytest.approx(20.0 / 21.0), 3)
 
 
+def test_ours_is_held_against_the_best_of_the_others() -> None:
+    def run(searcher: str, seed: int, share: float) -> report.Run:
+        costs = np.array([1.0, 300.0])
+        return report.Run(searcher, "t", seed, costs, costs, np.array([share, share]), 0.0)
+
+    lines = {"ours": 0.8, "worse": 0.7, "a little better": 0.804, "better": 0.85}
+    every = [
+        run(name, seed, share + 0.001 * seed * (name == "worse"))
+        for name, share in lines.items()
+        for seed in range(4)
+    ]
+    table = report.against_best(every, "ours", ["worse", "a little better", "better"])
+    assert set(table["best other"]) == {"better"}
+    assert set(table["behind"]) == {"better"}
+    assert table["difference"].tolist() == pytest.approx([-0.05] * len(table))
+    fine = report.against_best(every, "ours", ["worse", "a little better"])
+    assert set(fine["behind"]) == {"none"}
+
+
 def test_repeats_span_the_qualities() -> None:
     class Configured:
         def __init__(self, number: int) -> None:
