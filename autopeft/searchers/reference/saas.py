@@ -2,10 +2,9 @@
 
 The model of Eriksson and Jankowiak (arXiv 2103.00349) as in BoTorch's `SaasPyroModel`: a
 Matern-5/2 kernel whose inverse squared lengthscales are `tau * inverse_k` with half-Cauchy priors
-on both, a prior on scale, mean and noise. Two ways to its hyper-parameters: draws from their
-posterior by NUTS, and an ensemble of modes for a few values of `tau` (as BoTorch's
-`EnsembleMapSaasSingleTaskGP` does), several times cheaper. The log density has a closed-form
-gradient here, so neither needs JAX or Pyro: checked against both in the tests.
+on both, a prior on scale, mean and noise. Hyper-parameters are drawn from their posterior by NUTS.
+The log density has a closed-form gradient here, so that needs neither JAX nor Pyro: checked
+against both in the tests.
 
 Notation: `X` is `[n, D]`, of which the first `d` columns are read, `y` `[n]`; hyper-parameters are
 `[S, d + 4]` in logarithms but for the mean: scale, mean, noise above its floor, tau, inverse_k.
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from autopeft.searchers.bo import (
@@ -34,29 +32,14 @@ Vector = NDArray[np.float64]
 WARMUP, SAMPLES, THINNING, MAX_DEPTH = 128, 64, 4, 6
 """Of NUTS: AutoPEFT's settings (BoTorch's defaults are 4 times as many). 16 draws are kept."""
 
-FIT_ROWS = 256
-"""Rows that hyper-parameters are found for (the first ones given), as a fit costs rows cubed; the
-GP is conditioned on all."""
-
-TAUS = 4
-"""Values of tau of which an ensemble of modes is made (BoTorch's default)."""
-
-MAP_ITERATIONS = 150
-
 LEAST_NOISE = 1e-4
 """Smallest noise variance, of standardised outputs (BoTorch's own bound)."""
-
-MOST_FLOOR = 0.25
-"""Largest noise floor, of standardised outputs."""
 
 SCALE_SHAPE, SCALE_RATE = 2.0, 0.15
 NOISE_SHAPE, NOISE_RATE = 0.9, 10.0
 TAU_SCALE = 0.1
 """The priors: Gamma on the scale and on the noise, half-Cauchy on tau (on inverse_k: 1), standard
 normal on the mean."""
-
-BOUNDS = {"scale": (1e-2, 1e4), "noise": (1e-5, 1.0), "inverse": (1e-8, 1e4)}
-"""Where modes are sought; the density of the noise is infinite at 0."""
 
 FARTHEST = 200.0
 """Logarithms of hyper-parameters beyond this are impossible: their squares must be numbers."""
@@ -279,33 +262,6 @@ class SaasGP(Model):  # type: ignore[misc]
         return found if posterior_transform is None else posterior_transform(found)
 
 
-def fit_saas_nuts(
-    X: Tensor,
-    y: Tensor,
-    *,
-    n_inputs: int,
-    noise: float,
-    seed: int,
-    mixture: bool = False,
-) -> SaasGP:
-    """The SAAS GP, fully Bayesian by NUTS.
-
-    Args:
-        X: `[n, D]` float64 inputs, n >= 1, the rows that matter most first.
-        y: `[n]` float64 outputs.
-        n_inputs: The GP reads the first `n_inputs` columns.
-        noise: Floor of the noise variance, in units of y squared.
-        seed: Decides the draws.
-        mixture: Whether acquisitions average over the draws, see `SaasGP`.
-    """
-    X = X[:, :n_inputs]
-    standard, centre, spread, floor = _standardised(y, noise)
-    hyper = draw_hyper_parameters(
-        X[:FIT_ROWS], standard[:FIT_ROWS], floor=floor, rng=np.random.default_rng(seed)
-    )
-    return SaasGP(X, standard, hyper, floor=floor, mixture=mixture, centre=centre, spread=spread)
-
-
 def draw_hyper_parameters(
     X: Tensor,
     y: Tensor,
@@ -334,69 +290,6 @@ def draw_hyper_parameters(
         chain = Nuts(density.of_logarithms, X.shape[-1] + 4, max_depth=max_depth, rng=rng)
         chain.settle()
         return chain.draw(warmup, samples)[::thinning]
-
-
-def fit_saas_map(
-    X: Tensor,
-    y: Tensor,
-    *,
-    n_inputs: int,
-    noise: float,
-    seed: int,
-    mixture: bool = False,
-) -> SaasGP:
-    """An ensemble of SAAS GPs, each at the mode of its hyper-parameters given its own tau.
-
-    The values of tau are drawn from their prior. Arguments as in `fit_saas_nuts`.
-    """
-    X = X[:, :n_inputs]
-    standard, centre, spread, floor = _standardised(y, noise)
-    rng = np.random.default_rng(seed)
-    taus = np.abs(TAU_SCALE * rng.standard_cauchy(TAUS))
-    density = SaasDensity(X[:FIT_ROWS], standard[:FIT_ROWS], floor)
-    hyper = np.array([_mode(density, n_inputs, float(tau)) for tau in taus])
-    return SaasGP(X, standard, hyper, floor=floor, mixture=mixture, centre=centre, spread=spread)
-
-
-def _mode(density: SaasDensity, d: int, tau: float) -> Vector:
-    """The hyper-parameters of the greatest density at a given tau."""
-    tau = min(max(tau, 1e-3), 10.0)
-    start = np.concatenate([[math.log(10.0), 0.0, math.log(1e-2), math.log(tau)], np.zeros(d)])
-    start[4:] = -math.log(tau)
-    bounds = [
-        tuple(np.log(BOUNDS["scale"])),
-        (-10.0, 10.0),
-        tuple(np.log(BOUNDS["noise"])),
-        (math.log(tau), math.log(tau)),
-        *[tuple(np.log(BOUNDS["inverse"]))] * d,
-    ]
-
-    def cost(q: Vector) -> tuple[float, Vector]:
-        value, gradient = density.of_values(q)
-        if not math.isfinite(value):
-            return 1e10, np.zeros(len(q))
-        return -value, -gradient
-
-    with torch.no_grad():
-        found = minimize(
-            cost,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            options={"maxiter": MAP_ITERATIONS},
-        )
-    return np.asarray(found.x, dtype=np.float64)
-
-
-def _standardised(y: Tensor, noise: float) -> tuple[Tensor, float, float, float]:
-    """`y` of mean 0 and variance 1, its mean and deviation, and the noise floor to match."""
-    spread = float(y.std()) if len(y) > 1 else 0.0
-    centre = float(y.mean())
-    if not spread > 1e-9:
-        return y - centre, centre, 1.0, LEAST_NOISE
-    floor = min(max(noise / spread**2, LEAST_NOISE), MOST_FLOOR)
-    return (y - centre) / spread, centre, spread, floor
 
 
 def rooted(K: Tensor) -> Tensor:
