@@ -14,6 +14,10 @@ from autopeft.space.schema import Shape
 
 LINEAR_ROLES = ("query", "key", "value", "output", "up", "gate", "down")
 SUBLAYERS = ("attention", "ffn")
+ENTRANCE = {"attention": "query", "ffn": "up"}
+"""The linear map that reads a sub-layer's input first."""
+EXIT = {"attention": "output", "ffn": "down"}
+"""The one that gives its output."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Sparse weights in lanes: exact gradients, nothing else moves, packs equal solo runs, resuming."""
+"""Sparse weights in lanes: exact gradients, nothing else moves, packs equal solo, resuming."""
 
 from dataclasses import replace
 from pathlib import Path
