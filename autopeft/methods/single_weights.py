@@ -108,7 +108,7 @@ class SingleWeights(SparseOperator):
     ) -> None:
         super().__init__(name, place, members, tensors)
         shape = (place.d_in, place.d_out)
-        compress = compress and torch.backends.mkl.is_available()
+        compress = compress and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
         self._lanes = [SparseRows.of(own["index"], shape) for own in tensors] if compress else []
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:

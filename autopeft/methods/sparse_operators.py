@@ -4,8 +4,7 @@ All keep the trained change of W alone, `values`, and know by `index` where it b
 one size class are stacked and padded; a padded unit adds nothing, since what it reads or writes is
 multiplied by `valid`, 0 there, and so its gradient is exactly zero.
 
-Milliseconds forward and backward, MiniLM's 384 x 384 and 384 x 1,536 maps, 448 tokens, one CPU
-thread, with as many parameters as LoRA of rank 8 (which takes 1.4 and 2.4): see docs/lanes.md.
+What they take beside LoRA with as many parameters is in docs/lanes.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -124,7 +123,8 @@ class NoisyInputRows(InputRows):
 def _normal(uniform: Tensor) -> Tensor:
     """N(0, 1) from uniform [0, 1): sqrt 2 erfinv(2 u - 1)."""
     centred = (2.0 * uniform - 1.0).clamp(-NORMAL_LIMIT, NORMAL_LIMIT)
-    return torch.erfinv(centred) * 2.0**0.5
+    normal: Tensor = torch.erfinv(centred) * 2.0**0.5
+    return normal
 
 
 CLIP_LEVELS = 80
@@ -183,7 +183,7 @@ class Blocks(SparseOperator):
         k, b = len(self.valid), self._side
         rows = x.flatten(1, 2)[..., : self._rows * b]
         tokens = rows.shape[1]
-        parts = rows.unflatten(2, (self._rows, b)).transpose(1, 2)
+        parts = rows.view(k, tokens, self._rows, b).transpose(1, 2)
         shape = (k, -1, tokens, b)
         reads = (self.index // self._columns).view(k, -1, 1, 1).expand(shape)
         writes = (self.index % self._columns).view(k, -1, 1, 1).expand(shape)

@@ -33,7 +33,7 @@ MEASURED = (
 )
 DATA_FREE = ("random", "magnitude", "diagonal")
 SCORES = (*MEASURED, *DATA_FREE)
-"""`diagonal` is the nearness of a block to the diagonal from the first to the last weight."""
+"""`diagonal` is the nearness of blocks to the diagonal from the first to the last weight."""
 
 _ADDITIVE = frozenset(MEASURED) - {"gradient_sum"}
 
@@ -204,7 +204,8 @@ def measured_units(own: Units, site: SiteScores, score: str, block: int) -> Scor
                 "configuration", "sparse.score", f"{score} of heads", ", ".join(sorted(_ADDITIVE))
             )
         )
-    return lines.astype(np.float64).reshape(own.count, own.lines).sum(1)
+    sums: Scores = lines.astype(np.float64).reshape(own.count, own.lines).sum(1)
+    return sums
 
 
 def _block_scores(own: Units, site: SiteScores, score: str, block: int) -> Scores:
@@ -221,24 +222,32 @@ def _block_scores(own: Units, site: SiteScores, score: str, block: int) -> Score
         )
     rows, columns = (len(side) // own.side for side in (site.inputs, site.outputs))
     whole = site.blocks[: rows * times, : columns * times].astype(np.float64)
-    return whole.reshape(rows, times, columns, times).sum((1, 3)).ravel()
+    sums: Scores = whole.reshape(rows, times, columns, times).sum((1, 3)).ravel()
+    return sums
 
 
 def _summed(own: Units, matrix: Scores) -> Scores:
     """Sums of a matrix's entries over each unit."""
+    sums: Scores
     if own.granularity == "weight":
         return matrix.ravel()
     if own.side:
         b = own.side
         rows, columns = matrix.shape[0] // b, matrix.shape[1] // b
         whole = matrix[: rows * b, : columns * b].reshape(rows, b, columns, b)
-        return whole.sum((1, 3)).ravel()
+        sums = whole.sum((1, 3)).ravel()
+        return sums
     lines = matrix.sum(1 if own.axis == "input" else 0)
-    return lines.reshape(own.count, own.lines).sum(1)
+    sums = lines.reshape(own.count, own.lines).sum(1)
+    return sums
 
 
 def _nearness(own: Units, place: Place) -> Scores:
-    """Minus a block's distance from the diagonal, in shares of the matrix's sides."""
+    """Minus a block's place among those of its line, the nearest to the diagonal first.
+
+    Lines run along the shorter side, so that every one of the longer side has one block before
+    any has two.
+    """
     if not own.side:
         given = f"diagonal of granularity {own.granularity}"
         raise BackboneError(Fault("configuration", "sparse.score", given, "granularity block"))
@@ -246,7 +255,10 @@ def _nearness(own: Units, place: Place) -> Scores:
     # Twice the centres in units of 1 / (rows * columns), whole numbers: ties stay ties.
     down = (2 * np.arange(rows) + 1)[:, None] * columns
     across = (2 * np.arange(columns) + 1)[None, :] * rows
-    return -np.abs(down - across).ravel().astype(np.float64)
+    along = 0 if columns >= rows else 1
+    order = np.argsort(np.abs(down - across), axis=along, kind="stable")
+    places: Scores = -np.argsort(order, axis=along).ravel().astype(np.float64)
+    return places
 
 
 def fixed_index(own: Units, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
