@@ -8,6 +8,7 @@ What they take beside LoRA with as many parameters is in docs/lanes.md.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,25 @@ class SparseOperator(LaneOperator):
         return tensor * self.valid.to(tensor.dtype).view(*shape)
 
 
+class _Taken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, dim: int, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.dim, ctx.shape = dim, source.shape
+        return source.gather(dim, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).scatter_add_(ctx.dim, index, grad), None, None
+
+
+def taken(source: Tensor, dim: int, index: Tensor) -> Tensor:
+    """`source.gather(dim, index)`, of which autograd keeps the index alone and not the source."""
+    result: Tensor = _Taken.apply(source, dim, index)  # type: ignore[no-untyped-call]
+    return result
+
+
 class OutputColumns(SparseOperator):
     """Columns of W, values [k, d_in, n]: x V, added to n of the outputs."""
 
@@ -75,7 +95,7 @@ class InputRows(SparseOperator):
         """The chosen inputs times V."""
         rows = x.flatten(1, 2)
         at = self.index.unsqueeze(1).expand(-1, rows.shape[1], -1)
-        read = self.silenced(rows.gather(2, at), (len(self.valid), 1, -1))
+        read = self.silenced(taken(rows, 2, at), (len(self.valid), 1, -1))
         return torch.bmm(read, self.values).view(*x.shape[:3], self.d_out)
 
 
@@ -187,7 +207,7 @@ class Blocks(SparseOperator):
         shape = (k, -1, tokens, b)
         reads = (self.index // self._columns).view(k, -1, 1, 1).expand(shape)
         writes = (self.index % self._columns).view(k, -1, 1, 1).expand(shape)
-        read = parts.gather(1, reads)
+        read = taken(parts, 1, reads)
         made = torch.bmm(read.flatten(0, 1), self.values.flatten(0, 1)).view(read.shape)
         made = self.silenced(made, (k, -1, 1, 1))
         out = made.new_zeros(k, self._columns, tokens, b)

@@ -19,6 +19,7 @@ S2FT_DENSITY = 0.03
 GIFT_DENSITY = 128 / 4096
 GIFT_BITS = 4
 DIAGONAL_BLOCKS = 64
+SCT_SHARE = 8
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def _as_lora(anatomy: Anatomy, rank: str, sites: list[str], **sparsity: Scalar) 
     """As many sparse weights as LoRA of a rank would have parameters in all layers."""
     layers, alpha = range(len(anatomy.layers)), 2.0 * int(rank)
     lora = Group.of("lora", layers, sites, rank=int(rank), alpha=alpha, dropout=0.0)
-    settings = {"granularity": "weight", "smallest": False} | sparsity
-    return Preset((lora,), {"rule": "sparse", **settings})
+    settings: dict[str, Scalar] = {"rule": "sparse", "granularity": "weight", "smallest": False}
+    return Preset((lora,), settings | sparsity)
 
 
 def _speft(anatomy: Anatomy, rank: str) -> Preset:
@@ -113,6 +114,19 @@ def _channels(anatomy: Anatomy, sites: list[str], density: float, score: str, no
     )
 
 
+def _sct(anatomy: Anatomy, score: str) -> Preset:
+    """An eighth of the channels, after attention."""
+    channels = max(1, anatomy.hidden_size // SCT_SHARE)
+    group = Group.of(
+        "salient_channels",
+        range(len(anatomy.layers)),
+        [name for name in ("attention",) if name in anatomy.sublayers],
+        channels=channels,
+        score=score,
+    )
+    return Preset((group,), _NONE)
+
+
 def _diablo(anatomy: Anatomy, argument: str) -> Preset:
     """Blocks are squares: a wide map's N blocks of m/N x n/N are rows of squares."""
     groups = []
@@ -144,6 +158,7 @@ RECIPES: Mapping[str, _Recipe] = {
     "tr-pts": _Recipe(_tr_pts, "rank", "2", "TR-PTS, arXiv 2507.22872: its parameter half"),
     "s2ft": _Recipe(_s2ft, "score", "random", "S2FT, arXiv 2412.06289: d = 0.03, as released"),
     "gift-sw": _Recipe(_gift_sw, "score", "activation", "GIFT-SW, arXiv 2408.15300: 4 bits"),
+    "sct": _Recipe(_sct, "score", "activation", "SCT, arXiv 2309.08513: K = d / 8, attention"),
     "diablo": _Recipe(_diablo, "", "", "DiaBlo, arXiv 2506.03230: N = 64"),
 }
 
@@ -166,6 +181,6 @@ def preset(name: str, anatomy: Anatomy) -> Preset | None:
             continue
         if recipe.argument == "rank" and (match := re.fullmatch(r"r([1-9]\d{0,3})", argument)):
             return recipe.make(anatomy, match[1])
-        if recipe.argument == "score" and argument in SCORES:
+        if recipe.argument == "score" and argument in SCORES and argument != "diagonal":
             return recipe.make(anatomy, argument)
     return None

@@ -74,6 +74,10 @@ def test_numbers_of_the_papers() -> None:
     llama = _wide(4096, 11008)
     diablo = counting.trainable_params(_configuration("diablo", llama), llama)
     assert diablo * 32 == pytest.approx(70.3e6, rel=0.01)
+    # SCT: 0.112 M in the 12 layers of ViT-B, 768 wide.
+    vit = replace(tiny.tiny_backbone("vit").anatomy, hidden_size=768)
+    sct = counting.trainable_params(_configuration("sct", vit), vit)
+    assert sct / len(vit.layers) * 12 == 12 * (96 * 96 + 96)
     # GIFT-SW: 128 columns of every map, 174 M; of down's 11,008 here as many in share.
     gift = _configuration("gift-sw", llama)
     counts = counting.site_params(gift, llama)
@@ -94,6 +98,6 @@ def test_names_have_arguments(anatomy: Anatomy) -> None:
     assert by_score is not None
     assert by_score.groups[0]["score"] == "activation"
     assert {"speft", "speft-r<rank>", "s2ft-<score>", "diablo"} <= set(KNOWN)
-    for name in ("speft-r0", "s2ft-r8", "diablo-r8", "smt-fisher"):
+    for name in ("speft-r0", "s2ft-r8", "diablo-r8", "smt-fisher", "s2ft-diagonal"):
         with pytest.raises(InputError, match="speft"):
             baselines([name], anatomy, training=REST)

@@ -275,6 +275,10 @@ def _expected_mask(backbone: Backbone, group: Group, place: Any) -> Tensor | Non
     return torch.from_numpy(mask)
 
 
+def _salient(layers: list[int], sites: list[str], channels: int, score: str) -> Group:
+    return Group.of("salient_channels", layers, sites, channels=channels, score=score)
+
+
 def _mixed_lanes() -> list[Lane]:
     """Every kind of unit at many densities beside LoRA and adapters, some with noise."""
     both = ["query", "value"]
@@ -290,6 +294,8 @@ def _mixed_lanes() -> list[Lane]:
         [_sparse([0], ["down"], 0.17, granularity="input", noise=3, score="activation"), serial],
         [_sparse([0, 2], ["down"], 0.2, granularity="input")],
         [_sparse([1], ["up", "key"], 0.1, granularity="output")],
+        [_salient([0, 1], ["attention"], 5, "activation"), lora],
+        [_salient([1], ["attention", "ffn"], 7, "random"), serial],
         [_sparse([0, 1], ["value", "output"], 0.3, granularity="head"), lora],
         [_sparse([2], both, 0.1, granularity="block", block=4)],
         [_sparse([1, 2], both, 0.12, granularity="block", block=4, score="diagonal")],
@@ -308,7 +314,8 @@ def test_packed_equals_solo_with_mixed_units_and_densities(architecture: str) ->
     for lane in lanes:
         alone = Training(backbone, [lane]).run(make)[lane.number]
         assert furthest(packed[lane.number], alone) < 1e-9, lane.number
-        moved = [t for n, t in alone.weights().items() if n.startswith("sparse.")]
+        ours = ("sparse.", "salient_channels.")
+        moved = [tensor for name, tensor in alone.weights().items() if name.startswith(ours)]
         assert all(float(tensor.abs().max()) > 1e-5 for tensor in moved)
 
 
@@ -350,6 +357,30 @@ def test_a_state_with_other_weights_chosen_is_refused() -> None:
     training = Training(other, lanes)
     with pytest.raises(InputError, match=r"another sparse\.0\.query\.index"):
         put_state(training.pack, training.optimizer, state)
+
+
+# -- salient channels ---------------------------------------------------------------------------
+
+
+def test_salient_channels_are_a_linear_map_on_the_highest_channels() -> None:
+    backbone = _measured("bert")
+    group = _salient([1], ["attention"], 5, "activation")
+    lane = Lane(0, Configuration.of([group], training=_training()))
+    pack = Pack(backbone, backbone.head(3), [lane], seeds=Seeds(0), dtype=torch.float64)
+    (operator,) = pack.operators
+    outputs = backbone.anatomy.measured().of("activation")[1, "output"].outputs
+    best = sorted(np.argsort(-outputs)[:5].tolist())
+    assert pack.lane_fixed(0)["salient_channels.1.attention.index"].tolist() == best
+    views = pack.lane_views(pack.parameters_by_name(), 0)
+    linear = views["salient_channels.1.attention.linear"]
+    assert 0.01 < float(linear.std()) < 0.03
+    y = torch.randn(1, 2, 4, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    quiet = Call(False, StepUniform(Seeds(0), 0, 0, 1, torch.device("cpu")))
+    with torch.no_grad():
+        found = operator.delta(y, y, quiet)  # type: ignore[operator]
+    expected = torch.zeros_like(y)
+    expected[..., best] = y[..., best] @ linear
+    assert torch.allclose(found, expected, atol=1e-12)
 
 
 # -- noise ------------------------------------------------------------------------------------
