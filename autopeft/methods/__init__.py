@@ -3,7 +3,14 @@
 Importing this package fills `registry`. A new method is one new file, named in the import below.
 """
 
-from autopeft.methods import lora, parallel_adapter, prefix, serial_adapter
+from autopeft.methods import (
+    lora,
+    parallel_adapter,
+    prefix,
+    salient_channels,
+    serial_adapter,
+    sparse,
+)
 from autopeft.methods.base import LaneOperator, Method, Place, registry
 
 __all__ = [
@@ -14,5 +21,7 @@ __all__ = [
     "parallel_adapter",
     "prefix",
     "registry",
+    "salient_channels",
     "serial_adapter",
+    "sparse",
 ]

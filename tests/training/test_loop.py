@@ -1,5 +1,6 @@
 """The training loop on tiny data: resume, micro-batches, divergence, packed evaluation."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_backbones as tiny
 import torch
+from importance_maps import with_importance
 
 from autopeft.configuration import Configuration, Group
 from autopeft.training.activations import CacheBudget
@@ -101,6 +103,52 @@ def test_a_resumed_pack_is_where_an_uninterrupted_one_is(tmp_path: Path) -> None
     assert resumed.step == 5
     resumed.train(STEPS)
     assert _apart(whole, resumed) < 1e-6
+
+
+def _sparse_lanes() -> list[Lane]:
+    """Channels by activation with GIFT-SW's noise, and single weights by gradient."""
+    shared = {"density": 0.2, "smallest": False}
+    settings = (
+        {"granularity": "input", "score": "activation", "noise": 4},
+        {"granularity": "weight", "score": "gradient"},
+    )
+    training = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.1}
+    return [
+        Lane(
+            number,
+            Configuration.of(
+                [Group.of("sparse", [0, 2], ["query", "down"], **shared, **own)],
+                training=training,
+            ),
+        )
+        for number, own in enumerate(settings)
+    ]
+
+
+def _measured(trainer: Trainer) -> Trainer:
+    anatomy = with_importance(trainer.backbone.anatomy)
+    trainer.backbone = replace(trainer.backbone, anatomy=anatomy)
+    return trainer
+
+
+def test_sparse_lanes_resume_without_their_map() -> None:
+    measured, lanes = _measured(_trainer()), _sparse_lanes()
+    whole, half = measured.start(lanes), measured.start(lanes)
+    whole.train(STEPS)
+    half.train(5)
+    resumed = _trainer().start(lanes, states=half.states())
+    resumed.train(STEPS)
+    assert _apart(whole, resumed) < 1e-6
+    kept = whole.states()[0].kept()
+    assert {"sparse.0.down.values", "sparse.0.down.index", "sparse.0.down.step"} < set(kept)
+
+
+def test_micro_batches_see_the_same_noise() -> None:
+    whole = _measured(_trainer()).start(_sparse_lanes())
+    cut = _measured(_trainer(micro_batch_size=3)).start(_sparse_lanes())
+    whole.train(STEPS)
+    cut.train(STEPS)
+    assert _apart(whole, cut) < 1e-5
 
 
 @pytest.mark.parametrize("micro", [1, 3])

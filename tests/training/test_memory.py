@@ -28,6 +28,9 @@ ROWS, TOKENS = 64, 24
 REST = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 
 
+ALL = [0, 1, 2]
+
+
 def lora(layers: list[int], sites: list[str], rank: int = 4, dropout: float = 0.0) -> Group:
     return Group.of("lora", layers, sites, rank=rank, alpha=2.0 * rank, dropout=dropout)
 
@@ -37,11 +40,16 @@ def adapter(method: str, layers: list[int], size: int = 8) -> Group:
     return Group.of(method, layers, ["ffn"], size=size, **settings)
 
 
+def sparse(sites: list[str], granularity: str, density: float = 0.15, **settings: int) -> Group:
+    own = {"score": "random", "smallest": False, "granularity": granularity} | settings
+    own |= {"noise": 0} if granularity == "input" else {}
+    return Group.of("sparse", ALL, sites, density=density, **own)
+
+
 def lane(*groups: Group) -> Configuration:
     return Configuration.of(groups, training=REST)
 
 
-ALL = [0, 1, 2]
 PACKS = {
     "one lora": [lane(lora(ALL, ["query", "value"]))],
     "four alike": [lane(lora(ALL, ["query", "value"]))] * 4,
@@ -54,6 +62,11 @@ PACKS = {
         lane(adapter("parallel_adapter", [0, 2])),
         lane(lora(ALL, ["query", "up"], rank=3)),
     ],
+    "rows": [lane(sparse(["query", "down"], "input")), lane(sparse(["down"], "input", 0.2))],
+    "columns": [lane(sparse(["value", "up"], "output"))] * 2,
+    "blocks": [lane(sparse(["query", "up"], "block", block=8))] * 2,
+    "single weights": [lane(sparse(["query", "down"], "weight", 0.01))] * 2,
+    "many single weights": [lane(sparse(["query", "down"], "weight", 0.3))] * 2,
     "depths": [lane(lora([2], ["value"])), lane(lora([1, 2], ["value"])), lane(lora(ALL, ["up"]))],
 }
 
