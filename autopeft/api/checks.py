@@ -78,7 +78,7 @@ def space_faults(
 ) -> list[Fault]:
     """Faults of a study's `space` for itself alone; a relative path starts at `base`."""
     faults: list[Fault] = []
-    tried(lambda: load_space(source, schemas=registry.schemas(), base=base), faults, where=where)
+    tried(lambda: load_space(source, **problems.registered(), base=base), faults, where=where)
     return faults
 
 

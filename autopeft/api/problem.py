@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from autopeft.methods import registry
 from autopeft.searchers.base import Limit, Problem
 from autopeft.searchers.candidates import Candidates
 from autopeft.space.library import load_space
+from autopeft.space.schema import MethodSchema, RuleSchema
 from autopeft.space.space import BoundSpace, Point
+from autopeft.sparsity import rules
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.configuration_form import complete_configuration
 from autopeft.study.definition import StudyDefinition
@@ -25,6 +27,14 @@ from autopeft.study.records import ObjectiveFrame
 from autopeft.study.search_blocks import Constraint, Objective
 
 CACHED = 100_000
+
+
+class Registered(TypedDict):
+    """Schemas of methods and rules by name, as what reads spaces and configurations takes them."""
+
+    schemas: Mapping[str, MethodSchema]
+    rules: Mapping[str, RuleSchema]
+
 
 Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 """The least and the largest value of metrics, by name."""
@@ -59,11 +69,15 @@ def training_defaults(definition: StudyDefinition) -> dict[str, float]:
     return {key: float(getattr(definition.training, key)) for key in TRAINING_KEYS}
 
 
+def registered() -> Registered:
+    """What a space or a configuration may name: all registered methods and rules."""
+    return {"schemas": registry.schemas(), "rules": rules.schemas()}
+
+
 def bind_space(definition: StudyDefinition, anatomy: Anatomy) -> BoundSpace:
     """The study's space on its backbone; SpaceError with all faults."""
     shape = anatomy.shape(registry.carried_by(anatomy))
-    space = definition.space
-    return load_space(space, schemas=registry.schemas()).bind(shape)
+    return load_space(definition.space, **registered()).bind(shape)
 
 
 def build(definition: StudyDefinition, space: BoundSpace, point: Point) -> Configuration:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import BackboneError, Fault
-from autopeft.space.schema import Shape
+from autopeft.space.schema import Ranking, Shape
 
 LINEAR_ROLES = ("query", "key", "value", "output", "up", "gate", "down")
 SUBLAYERS = ("attention", "ffn")
+EXITS = {"attention": "output", "ffn": "down"}
+"""The last linear map of a sub-layer: what sits on the sub-layer changes what that map writes."""
 
 
 @dataclass(frozen=True)
@@ -148,4 +150,19 @@ class Anatomy:
             },
             roles=frozenset(self.roles) | frozenset(self.sublayers),
             methods=methods,
+            rankings=self._rankings(),
         )
+
+    def _rankings(self) -> dict[str, Ranking]:
+        """By every measured score; a sub-layer ranks as its last map does."""
+        if self.importance is None:
+            return {}
+        exits = {role: name for name, role in EXITS.items() if name in self.sublayers}
+        rankings = {}
+        for score in self.importance.scores:
+            sites: list[tuple[int, str]] = []
+            for layer, role in self.importance.site_ranking(score, self.roles):
+                sites.append((layer, role))
+                sites += [(layer, exits[role])] if role in exits else []
+            rankings[score] = Ranking(self.importance.layer_ranking(score), tuple(sites))
+        return rankings

@@ -2,6 +2,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from made_up_rules import RULES
 
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.library import load_space
@@ -12,7 +13,7 @@ Schemas = Mapping[str, MethodSchema]
 
 def faults_of(block: Any, schemas: Schemas) -> tuple[Fault, ...]:
     with pytest.raises(SpaceError) as caught:
-        load_space(block, schemas=schemas)
+        load_space(block, schemas=schemas, rules=RULES)
     return caught.value.faults
 
 
@@ -166,19 +167,19 @@ def test_all_faults_at_once_in_the_order_of_the_block(schemas: Schemas) -> None:
 
 def test_numbers_may_be_text(schemas: Schemas) -> None:
     block = lora() | {"training": {"learning_rate": {"float": ["3e-5", "1e-3"], "log": True}}}
-    ((_, leaf),) = load_space(block, schemas=schemas).training
+    ((_, leaf),) = load_space(block, schemas=schemas, rules=RULES).training
     assert leaf.to_dict() == {"float": [3e-5, 1e-3], "log": True}
 
 
 def test_the_block_loads_as_the_same_space(schemas: Schemas) -> None:
-    space = load_space("mixed", schemas=schemas)
-    again = load_space(space.block, schemas=schemas)
+    space = load_space("mixed", schemas=schemas, rules=RULES)
+    again = load_space(space.block, schemas=schemas, rules=RULES)
     assert again.methods == space.methods
     assert again.training == space.training
 
 
 def test_values_have_their_parameters_types(schemas: Schemas) -> None:
-    space = load_space(lora(rank=8.0, alpha=16, dropout=0), schemas=schemas)
+    space = load_space(lora(rank=8.0, alpha=16, dropout=0), schemas=schemas, rules=RULES)
     leaves = {name: leaf.to_dict() for name, leaf in space.methods[0].leaves}
     assert leaves == {"rank": 8, "alpha": 16.0, "dropout": 0.0}
     assert [type(value) for value in leaves.values()] == [int, float, float]

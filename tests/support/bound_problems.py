@@ -9,6 +9,7 @@ from autopeft.methods import registry
 from autopeft.searchers.base import Problem
 from autopeft.space.library import load_space
 from autopeft.space.space import Point
+from autopeft.sparsity import rules
 from autopeft.study.records import ObjectiveFrame
 
 HIDDEN, INNER, LAYERS = 384, 1536, 6
@@ -33,16 +34,17 @@ def anatomy() -> Anatomy:
 def bound_problem(name: str, **changes: Any) -> Problem:
     body = anatomy()
     schemas = registry.schemas()
-    space = load_space(name, schemas=schemas).bind(body.shape(frozenset(schemas)))
+    space = load_space(name, schemas=schemas, rules=rules.schemas())
+    bound = space.bind(body.shape(frozenset(schemas)))
     params = ObjectiveFrame("trainable_params", "min", "log10", worst=2e6, best=768)
 
     def build(point: Point) -> Configuration:
-        plain = space.assignment(point)
+        plain = bound.assignment(point)
         defaults = {"learning_rate": 2e-4, "weight_decay": 0.0, "warmup_ratio": 0.06}
         return Configuration.from_dict({**plain, "training": defaults | plain["training"]})
 
     fields: dict[str, Any] = {
-        "space": space,
+        "space": bound,
         "anatomy": body,
         "frame": (ObjectiveFrame("accuracy", "max", "linear", 0.2, 1.0), params),
         "build": build,

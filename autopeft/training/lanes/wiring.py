@@ -14,12 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from autopeft.backbone.anatomy import Anatomy, Site
+from autopeft.backbone.anatomy import EXITS, Anatomy, Site
 from autopeft.methods.base import Call, LaneOperator, Place
 from autopeft.training.lanes.stream import Members, Stream
 
 ENTRANCE = {"attention": "query", "ffn": "up"}
-EXIT = {"attention": "output", "ffn": "down"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def wire(
         handles.append(module.register_forward_hook(_LinearHook(sites, stream)))
     for (layer, name), items in at_sublayer.items():
         entrance = model.get_submodule(anatomy.site(layer, ENTRANCE[name]).module)
-        exit_ = model.get_submodule(anatomy.site(layer, EXIT[name]).module)
+        exit_ = model.get_submodule(anatomy.site(layer, EXITS[name]).module)
         key = (layer, name)
         handles.append(entrance.register_forward_pre_hook(_EntranceHook(key, stream)))
         handles.append(exit_.register_forward_hook(_ExitHook(key, items, stream)))
