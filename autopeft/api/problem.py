@@ -192,16 +192,16 @@ def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuratio
         InputError: All faults at once: of form and meaning, repeats, more than the budget.
     """
     shape = anatomy.shape(registry.carried_by(anatomy))
-    schemas, defaults = registry.schemas(), training_defaults(definition)
+    known, defaults = registered(), training_defaults(definition)
     found: list[Configuration] = []
     faults: list[Fault] = []
     for index, plain in enumerate(definition.search.enqueue):
         key = f"search.enqueue.{index}"
-        own = check_configuration(plain, schemas, shape, "study", key=key)
+        own = check_configuration(plain, shape=shape, where="study", key=key, **known)
         faults += own
         if own:
             continue
-        configuration = complete_configuration(plain, schemas, defaults)
+        configuration = complete_configuration(plain, training=defaults, **known)
         if configuration in found:
             first = f"the same as configuration {found.index(configuration)}"
             faults.append(Fault("study", key, first, "every one once"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from autopeft import counting
 from autopeft.api.place import output_folder
+from autopeft.api.problem import registered
 from autopeft.errors import Fault, InputError, TrialError
 from autopeft.execution.fitting import fitted_settings
 from autopeft.export.adapter import CONFIGURATION, Adapter, save_adapter
@@ -137,7 +138,7 @@ def _check(file: ConfigurationFile, materials: Materials, where: str) -> None:
     anatomy = materials.backbone.anatomy
     plain = {k: v for k, v in file.configuration.to_dict().items() if k != "training"}
     shape = anatomy.shape(registry.carried_by(anatomy))
-    faults = check_configuration(plain, registry.schemas(), shape, where)
+    faults = check_configuration(plain, shape=shape, where=where, **registered())
     if faults:
         raise InputError(faults)
 
