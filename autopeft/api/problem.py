@@ -1,7 +1,7 @@
 """From a study's definition and backbone to the problem that its searcher solves."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeAlias, TypedDict
@@ -10,7 +10,7 @@ import numpy as np
 
 from autopeft import counting
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.configuration import TRAINING_KEYS, Configuration
+from autopeft.configuration import NO_SPARSITY, TRAINING_KEYS, Configuration
 from autopeft.errors import Fault, InputError
 from autopeft.methods import registry
 from autopeft.searchers.base import Limit, Problem
@@ -90,6 +90,9 @@ def build(definition: StudyDefinition, space: BoundSpace, point: Point) -> Confi
 class Costs:
     """Known objectives of configurations, in closed form; each is computed once.
 
+    On an anatomy without an importance map, a rule that needs one counts as none: enough to check
+    a study and to plan it; a search has the map.
+
     Args:
         anatomy: The backbone.
         head_params: Parameters of the task head.
@@ -98,27 +101,34 @@ class Costs:
 
     def __init__(self, anatomy: Anatomy, *, head_params: int, train_tokens: int) -> None:
         self._anatomy, self._head, self._tokens = anatomy, head_params, train_tokens
+        self._measured = anatomy.importance is not None
         self.known = lru_cache(CACHED)(self._known)
         self.flops = lru_cache(CACHED)(self._flops)
         self.trunk_flops = lru_cache(CACHED)(self._trunk_flops)
         self.site_params = lru_cache(CACHED)(self._site_params)
 
     def _known(self, configuration: Configuration) -> Mapping[str, float]:
-        adapter_bytes = counting.adapter_bytes(configuration, self._anatomy, self._head)
+        counted = self._counted(configuration)
+        adapter_bytes = counting.adapter_bytes(counted, self._anatomy, self._head)
         return {
-            "trainable_params": float(counting.trainable_params(configuration, self._anatomy)),
+            "trainable_params": float(counting.trainable_params(counted, self._anatomy)),
             "adapter_bytes": float(adapter_bytes),
             "flops": self.flops(configuration),
         }
 
     def _flops(self, configuration: Configuration) -> float:
-        return counting.training_flops(configuration, self._anatomy, self._tokens)
+        return counting.training_flops(self._counted(configuration), self._anatomy, self._tokens)
 
     def _trunk_flops(self, configuration: Configuration) -> float:
-        return counting.trunk_flops(configuration, self._anatomy, self._tokens)
+        return counting.trunk_flops(self._counted(configuration), self._anatomy, self._tokens)
 
     def _site_params(self, configuration: Configuration) -> Mapping[tuple[int, str], int]:
-        return counting.site_params(configuration, self._anatomy)
+        return counting.site_params(self._counted(configuration), self._anatomy)
+
+    def _counted(self, configuration: Configuration) -> Configuration:
+        if self._measured or not rules.of(configuration).schema.measured:
+            return configuration
+        return replace(configuration, sparsity=tuple(NO_SPARSITY.items()))
 
 
 def make_problem(
@@ -263,8 +273,14 @@ def _feasible(definition: StudyDefinition, costs: Costs) -> Callable[[Configurat
 def _ranges(space: BoundSpace, built: Callable[[Point], Configuration], costs: Costs) -> Ranges:
     """Known costs of the space's smallest and largest configurations: the frame's ends."""
     smallest = [costs.known(built(point)) for point in space.smallest()]
-    largest = costs.known(built(space.largest()))
-    return {name: (min(values[name] for values in smallest), largest[name]) for name in largest}
+    largest = [costs.known(built(point)) for point in space.largest_by_rule()]
+    return {
+        name: (
+            min(values[name] for values in smallest),
+            max(values[name] for values in largest),
+        )
+        for name in largest[0]
+    }
 
 
 def _cap_faults(definition: StudyDefinition, ranges: Ranges) -> list[Fault]:
@@ -352,11 +368,12 @@ def param_range(
     space: BoundSpace, definition: StudyDefinition, anatomy: Anatomy
 ) -> dict[str, int]:
     """The exact range of trainable parameters over the space, caps left out."""
+    costs = Costs(anatomy, head_params=0, train_tokens=1)
 
     def count(point: Point) -> int:
-        return counting.trainable_params(build(definition, space, point), anatomy)
+        return sum(costs.site_params(build(definition, space, point)).values())
 
     return {
         "min": min(count(point) for point in space.smallest()),
-        "max": count(space.largest()),
+        "max": max(count(point) for point in space.largest_by_rule()),
     }

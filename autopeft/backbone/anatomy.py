@@ -15,8 +15,10 @@ from autopeft.space.schema import Ranking, Shape
 
 LINEAR_ROLES = ("query", "key", "value", "output", "up", "gate", "down")
 SUBLAYERS = ("attention", "ffn")
-EXITS = {"attention": "output", "ffn": "down"}
-"""The last linear map of a sub-layer: what sits on the sub-layer changes what that map writes."""
+ENTRANCE = {"attention": "query", "ffn": "up"}
+"""The linear map that reads a sub-layer's input first."""
+EXIT = {"attention": "output", "ffn": "down"}
+"""The one that gives its output."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Anatomy:
         """By every measured score; a sub-layer ranks as its last map does."""
         if self.importance is None:
             return {}
-        exits = {role: name for name, role in EXITS.items() if name in self.sublayers}
+        exits = {role: name for name, role in EXIT.items() if name in self.sublayers}
         rankings = {}
         for score in self.importance.scores:
             sites: list[tuple[int, str]] = []

@@ -21,6 +21,9 @@ from autopeft.sparsity import rules
 
 Vector = NDArray[np.float64]
 
+DENSITY_UNIT = 1e-6
+"""A density counts as a number of these, so that its logarithm is positive: absent is 0."""
+
 LEARNING_RATE_CENTRE = 1e-3
 """Learning rates count in decades from here: the middle of what PEFT methods use."""
 
@@ -87,7 +90,10 @@ def _settings(method: str, groups: Iterable[Group]) -> dict[str, float]:
 
 
 def _relative(settings: dict[str, Scalar]) -> dict[str, Scalar]:
-    """Settings with LoRA's alpha as what matters: its logarithm relative to the rank."""
+    """Settings as what matters: logarithms of a density, and of alpha relative to the rank."""
+    density = settings.get("density")
+    if isinstance(density, int | float) and density > 0:
+        return settings | {"density": math.log1p(density / DENSITY_UNIT)}
     alpha, rank = settings.get("alpha"), settings.get("rank")
     if isinstance(alpha, int | float) and isinstance(rank, int | float) and rank > 0 < alpha:
         return settings | {"alpha": math.log2(alpha / rank)}

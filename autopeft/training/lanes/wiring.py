@@ -14,11 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from autopeft.backbone.anatomy import EXITS, Anatomy, Site
+from autopeft.backbone.anatomy import ENTRANCE, EXIT, Anatomy, Site
 from autopeft.methods.base import Call, LaneOperator, Place
 from autopeft.training.lanes.stream import Members, Stream
-
-ENTRANCE = {"attention": "query", "ffn": "up"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def wire(
         handles.append(module.register_forward_hook(_LinearHook(sites, stream)))
     for (layer, name), items in at_sublayer.items():
         entrance = model.get_submodule(anatomy.site(layer, ENTRANCE[name]).module)
-        exit_ = model.get_submodule(anatomy.site(layer, EXITS[name]).module)
+        exit_ = model.get_submodule(anatomy.site(layer, EXIT[name]).module)
         key = (layer, name)
         handles.append(entrance.register_forward_pre_hook(_EntranceHook(key, stream)))
         handles.append(exit_.register_forward_hook(_ExitHook(key, items, stream)))
