@@ -12,7 +12,7 @@ Schemas = Mapping[str, MethodSchema]
 
 
 def test_the_spaces_that_come_along(schemas: Schemas, minilm: Shape, bert_base: Shape) -> None:
-    assert list_spaces() == ("autopeft", "lora", "mixed", "quick")
+    assert list_spaces() == ("autopeft", "importance", "lora", "mixed", "quick")
     for name in list_spaces():
         space = load_space(name, schemas=schemas, rules=RULES)
         assert space.name == name
@@ -22,7 +22,9 @@ def test_the_spaces_that_come_along(schemas: Schemas, minilm: Shape, bert_base: 
 
 
 def test_an_unknown_name_lists_the_known(schemas: Schemas) -> None:
-    with pytest.raises(NotFoundError, match=r"autopeft, lora, mixed, quick; write mixed"):
+    with pytest.raises(
+        NotFoundError, match=r"autopeft, importance, lora, mixed, quick; write mixed"
+    ):
         load_space("mixd", schemas=schemas, rules=RULES)
 
 
@@ -48,3 +50,21 @@ def test_a_missing_file_is_named(schemas: Schemas, tmp_path: Path) -> None:
 def test_an_inline_block_is_named_as_told(schemas: Schemas) -> None:
     with pytest.raises(SpaceError, match=r"^study\.yaml: methods"):
         load_space({}, schemas=schemas, rules=RULES, where="study.yaml")
+
+
+def test_the_space_by_importance_needs_a_map_and_all_its_ways(
+    schemas: Schemas, minilm: Shape
+) -> None:
+    space = load_space("importance", schemas=schemas, rules=RULES)
+    assert space.measured
+    names = {dimension.name for dimension in space.bind(minilm).dimensions}
+    assert {
+        "lora.layers.keep",
+        "sparse.density",
+        "sparse.layers.keep",
+        "layers.first",
+        "sparsity.rule",
+        "sparsity.keep",
+        "sparsity.budget",
+    } <= names
+    assert not load_space("mixed", schemas=schemas, rules=RULES).measured

@@ -2,7 +2,7 @@
 
 from autopeft.space.schema import ParameterSchema, RuleSchema
 
-SCORES = ("fisher", "sensitivity", "magnitude", "random")
+SCORES = ("fisher", "gradient", "magnitude", "random", "sensitivity")
 
 RULES = {
     rule.name: rule
