@@ -142,7 +142,8 @@ def _tensor_bytes(importance: ImportanceMap) -> bytes:
         for (layer, role), own in sites.items()
         for part in _PARTS
     }
-    return save(tensors)
+    content: bytes = save(tensors)
+    return content
 
 
 def read_carried_map(block: Mapping[str, Any], path: Path) -> CarriedMap:

@@ -44,9 +44,11 @@ class Space:
     def measured(self) -> bool:
         """Whether a search of it needs an importance map: for placements, units or rules."""
         parts = self.parts
-        choosing = [parts.layers.mode == "importance"]
-        choosing += [part.measured for part in (*parts.methods, *parts.rules)]
-        return any(choosing)
+        return (
+            parts.layers.mode == "importance"
+            or any(method.measured for method in parts.methods)
+            or any(rule.measured for rule in parts.rules)
+        )
 
     def bind(self, shape: Shape) -> "BoundSpace":
         """The space on a backbone.
@@ -152,7 +154,7 @@ class BoundSpace:
 
     def largest_by_rule(self) -> list[Point]:
         """`largest` under every sparsity rule in turn, its numbers at their largest."""
-        return sampling.largest(self.layout)
+        return list(sampling.largest(self.layout))
 
     def smallest(self) -> list[Point]:
         """Candidates for the fewest parameters: each method alone, smallest, at each place.
