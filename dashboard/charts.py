@@ -303,12 +303,13 @@ def placement_chart(placement: PlacementMap) -> go.Figure:
     """Where the methods sit: layers x sites, colour and text are the size.
 
     The colour scale is logarithmic, as sizes are searched in powers of two; nothing is 0, a size
-    of 1 is 1, each doubling adds 1.
+    of 1 is 1, each doubling adds 1. A density counts in thousandths.
     """
     sizes = np.array(placement.matrix(), dtype=np.float64).reshape(
         len(placement.rows), placement.n_layers
     )
-    shades = np.where(sizes > 0, 1.0 + np.log2(np.maximum(sizes, 1.0)), 0.0)
+    scaled = np.where(sizes < 1.0, sizes / _DENSITY_UNIT, sizes)
+    shades = np.where(sizes > 0, 1.0 + np.log2(np.maximum(scaled, 1.0)), 0.0)
     top = max(_SMALLEST_TOP, float(shades.max(initial=0.0)))
     figure = go.Figure(
         go.Heatmap(
@@ -321,10 +322,11 @@ def placement_chart(placement: PlacementMap) -> go.Figure:
             showscale=False,
             xgap=3,
             ygap=3,
-            text=[[f"{size:.0f}" if size else "" for size in row] for row in sizes],
+            text=[[_size_text(size) if size else "" for size in row] for row in sizes],
             texttemplate="%{text}" if placement.n_layers <= _MANY_LAYERS else None,
             customdata=[
-                [f"size {size:.0f}" if size else "nothing" for size in row] for row in sizes
+                [f"size {_size_text(size)}" if size else "nothing" for size in row]
+                for row in sizes
             ],
             hovertemplate="%{y}, layer %{x}: %{customdata}<extra></extra>",
         )
@@ -332,6 +334,14 @@ def placement_chart(placement: PlacementMap) -> go.Figure:
     figure.update_xaxes(title="layer", type="category", showgrid=False, zeroline=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, automargin=True)
     return framed(figure, 70 + 34 * max(1, len(placement.rows)))
+
+
+_DENSITY_UNIT = 1e-3
+
+
+def _size_text(size: float) -> str:
+    """A whole size as it is, a density in two digits."""
+    return f"{size:.2g}" if size < 1.0 else f"{size:.0f}"
 
 
 _MANY_LAYERS = 24

@@ -19,7 +19,7 @@ from autopeft.errors import AutopeftError
 from autopeft.searchers import front as fronts
 from autopeft.searchers.explain.importances import Importances
 from autopeft.searchers.explain.predictions import Predictions
-from autopeft.study.placement import PlacementMap, placement_map
+from autopeft.study.placement import PlacementMap, placed, placement_map
 from autopeft.study.records import (
     Measurement,
     ObjectiveFrame,
@@ -222,7 +222,7 @@ def read_trial(study: Study, number: int) -> TrialView:
         record=trial,
         curve=tuple(study.curve(number)),
         attempts=tuple(study.attempts(number)),
-        placement=placement_map(trial.configuration, n_layers),
+        placement=placement_map(placed(trial), n_layers),
         rung_steps={float(r): int(step) for r, step in facts.get("rung_steps", {}).items()},
     )
 

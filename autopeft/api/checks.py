@@ -18,7 +18,6 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.loading import config_anatomy
 from autopeft.errors import Fault, InputError
 from autopeft.execution.peak_memory import MEASURABLE
-from autopeft.methods import registry
 from autopeft.searchers.baselines import baselines
 from autopeft.space.library import load_space
 from autopeft.study.configuration_check import check_configuration
@@ -65,11 +64,11 @@ def study_faults(definition: StudyDefinition, *, where: str, output_dir: Path) -
 
 def written_faults(definition: StudyDefinition, *, where: str) -> list[Fault]:
     """Faults of the space and the enqueued configurations that show without their backbone."""
-    schemas = registry.schemas()
+    known = problems.registered()
     faults = space_faults(definition.space, where=where)
     for index, plain in enumerate(definition.search.enqueue):
         key = f"search.enqueue.{index}"
-        faults += check_configuration(plain, schemas, None, where, key=key)
+        faults += check_configuration(plain, shape=None, where=where, key=key, **known)
     return faults
 
 
@@ -78,7 +77,7 @@ def space_faults(
 ) -> list[Fault]:
     """Faults of a study's `space` for itself alone; a relative path starts at `base`."""
     faults: list[Fault] = []
-    tried(lambda: load_space(source, schemas=registry.schemas(), base=base), faults, where=where)
+    tried(lambda: load_space(source, **problems.registered(), base=base), faults, where=where)
     return faults
 
 

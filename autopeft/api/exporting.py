@@ -1,11 +1,19 @@
 """A trial as a file that trains elsewhere."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from autopeft.api.versions import package_versions
+from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import ExportError, Fault
-from autopeft.export.configuration_file import ConfigurationFile, write_configuration
+from autopeft.export.carried_map import carried_map, used_scores
+from autopeft.export.configuration_file import (
+    ConfigurationFile,
+    save_configuration,
+    write_configuration,
+)
 from autopeft.study.definition import parse_definition
 from autopeft.study.records import StudyRecord, TrialRecord
 
@@ -62,8 +70,17 @@ def export_trial(
     how: str,
     format: str,  # noqa: A002
     output: Path | None,
+    importance: Callable[[], ImportanceMap] | None = None,
 ) -> str:
     """Write a trial in a format; see `Study.export`.
+
+    Args:
+        record: The study.
+        trial: The trial.
+        how: How it was chosen.
+        format: One of `FORMATS`.
+        output: Where it goes, or None to write nothing.
+        importance: Gives the study's importance map, where there is one.
 
     Raises:
         ExportError: An unknown format, or one that cannot carry the configuration.
@@ -73,11 +90,20 @@ def export_trial(
         raise ExportError(Fault("--format", "", format, ", ".join(FORMATS), hint))
     if format == "peft":
         return _peft(record, trial, output)
-    text = write_configuration(configuration_file(record, trial, how=how))
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-    return text
+    file = configuration_file(record, trial, how=how)
+    if used_scores(trial.configuration):
+        file = replace(
+            file, importance=carried_map(trial.configuration, _found(importance, record))
+        )
+    return write_configuration(file) if output is None else save_configuration(file, output)
+
+
+def _found(importance: Callable[[], ImportanceMap] | None, record: StudyRecord) -> ImportanceMap:
+    if importance is None:
+        given = "a configuration that scores decide, without the study's importance map"
+        hint = "`autopeft importance STUDY.yaml` measures it"
+        raise ExportError(Fault(f"study {record.name}", "importance", given, "the map", hint))
+    return importance()
 
 
 def _peft(record: StudyRecord, trial: TrialRecord, output: Path | None) -> str:

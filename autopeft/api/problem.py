@@ -1,23 +1,25 @@
 """From a study's definition and backbone to the problem that its searcher solves."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 
 from autopeft import counting
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.configuration import TRAINING_KEYS, Configuration
+from autopeft.configuration import NO_SPARSITY, TRAINING_KEYS, Configuration
 from autopeft.errors import Fault, InputError
 from autopeft.export.peft_config import peft_faults
 from autopeft.methods import registry
 from autopeft.searchers.base import Limit, Problem
 from autopeft.searchers.candidates import Candidates
 from autopeft.space.library import load_space
+from autopeft.space.schema import MethodSchema, RuleSchema
 from autopeft.space.space import BoundSpace, Point
+from autopeft.sparsity import rules
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.configuration_form import complete_configuration
 from autopeft.study.definition import StudyDefinition
@@ -26,6 +28,14 @@ from autopeft.study.records import ObjectiveFrame
 from autopeft.study.search_blocks import Constraint, Objective
 
 CACHED = 100_000
+
+
+class Registered(TypedDict):
+    """Schemas of methods and rules by name, as what reads spaces and configurations takes them."""
+
+    schemas: Mapping[str, MethodSchema]
+    rules: Mapping[str, RuleSchema]
+
 
 Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 """The least and the largest value of metrics, by name."""
@@ -60,11 +70,15 @@ def training_defaults(definition: StudyDefinition) -> dict[str, float]:
     return {key: float(getattr(definition.training, key)) for key in TRAINING_KEYS}
 
 
+def registered() -> Registered:
+    """What a space or a configuration may name: all registered methods and rules."""
+    return {"schemas": registry.schemas(), "rules": rules.schemas()}
+
+
 def bind_space(definition: StudyDefinition, anatomy: Anatomy) -> BoundSpace:
     """The study's space on its backbone; SpaceError with all faults."""
     shape = anatomy.shape(registry.carried_by(anatomy))
-    space = definition.space
-    return load_space(space, schemas=registry.schemas()).bind(shape)
+    return load_space(definition.space, **registered()).bind(shape)
 
 
 def build(definition: StudyDefinition, space: BoundSpace, point: Point) -> Configuration:
@@ -77,6 +91,9 @@ def build(definition: StudyDefinition, space: BoundSpace, point: Point) -> Confi
 class Costs:
     """Known objectives of configurations, in closed form; each is computed once.
 
+    On an anatomy without an importance map, a rule that needs one counts as none: enough to check
+    a study and to plan it; a search has the map.
+
     Args:
         anatomy: The backbone.
         head_params: Parameters of the task head.
@@ -85,27 +102,34 @@ class Costs:
 
     def __init__(self, anatomy: Anatomy, *, head_params: int, train_tokens: int) -> None:
         self._anatomy, self._head, self._tokens = anatomy, head_params, train_tokens
+        self._measured = anatomy.importance is not None
         self.known = lru_cache(CACHED)(self._known)
         self.flops = lru_cache(CACHED)(self._flops)
         self.trunk_flops = lru_cache(CACHED)(self._trunk_flops)
         self.site_params = lru_cache(CACHED)(self._site_params)
 
     def _known(self, configuration: Configuration) -> Mapping[str, float]:
-        adapter_bytes = counting.adapter_bytes(configuration, self._anatomy, self._head)
+        counted = self._counted(configuration)
+        adapter_bytes = counting.adapter_bytes(counted, self._anatomy, self._head)
         return {
-            "trainable_params": float(counting.trainable_params(configuration, self._anatomy)),
+            "trainable_params": float(counting.trainable_params(counted, self._anatomy)),
             "adapter_bytes": float(adapter_bytes),
             "flops": self.flops(configuration),
         }
 
     def _flops(self, configuration: Configuration) -> float:
-        return counting.training_flops(configuration, self._anatomy, self._tokens)
+        return counting.training_flops(self._counted(configuration), self._anatomy, self._tokens)
 
     def _trunk_flops(self, configuration: Configuration) -> float:
-        return counting.trunk_flops(configuration, self._anatomy, self._tokens)
+        return counting.trunk_flops(self._counted(configuration), self._anatomy, self._tokens)
 
     def _site_params(self, configuration: Configuration) -> Mapping[tuple[int, str], int]:
-        return counting.site_params(configuration, self._anatomy)
+        return counting.site_params(self._counted(configuration), self._anatomy)
+
+    def _counted(self, configuration: Configuration) -> Configuration:
+        if self._measured or not rules.of(configuration).schema.measured:
+            return configuration
+        return replace(configuration, sparsity=tuple(NO_SPARSITY.items()))
 
 
 def make_problem(
@@ -180,16 +204,16 @@ def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuratio
         InputError: All faults at once: of form and meaning, repeats, more than the budget.
     """
     shape = anatomy.shape(registry.carried_by(anatomy))
-    schemas, defaults = registry.schemas(), training_defaults(definition)
+    known, defaults = registered(), training_defaults(definition)
     found: list[Configuration] = []
     faults: list[Fault] = []
     for index, plain in enumerate(definition.search.enqueue):
         key = f"search.enqueue.{index}"
-        own = check_configuration(plain, schemas, shape, "study", key=key)
+        own = check_configuration(plain, shape=shape, where="study", key=key, **known)
         faults += own
         if own:
             continue
-        configuration = complete_configuration(plain, schemas, defaults)
+        configuration = complete_configuration(plain, training=defaults, **known)
         if configuration in found:
             first = f"the same as configuration {found.index(configuration)}"
             faults.append(Fault("study", key, first, "every one once"))
@@ -253,8 +277,14 @@ def _feasible(
 def _ranges(space: BoundSpace, built: Callable[[Point], Configuration], costs: Costs) -> Ranges:
     """Known costs of the space's smallest and largest configurations: the frame's ends."""
     smallest = [costs.known(built(point)) for point in space.smallest()]
-    largest = costs.known(built(space.largest()))
-    return {name: (min(values[name] for values in smallest), largest[name]) for name in largest}
+    largest = [costs.known(built(point)) for point in space.largest_by_rule()]
+    return {
+        name: (
+            min(values[name] for values in smallest),
+            max(values[name] for values in largest),
+        )
+        for name in largest[0]
+    }
 
 
 def _cap_faults(definition: StudyDefinition, ranges: Ranges) -> list[Fault]:
@@ -342,11 +372,12 @@ def param_range(
     space: BoundSpace, definition: StudyDefinition, anatomy: Anatomy
 ) -> dict[str, int]:
     """The exact range of trainable parameters over the space, caps left out."""
+    costs = Costs(anatomy, head_params=0, train_tokens=1)
 
     def count(point: Point) -> int:
-        return counting.trainable_params(build(definition, space, point), anatomy)
+        return sum(costs.site_params(build(definition, space, point)).values())
 
     return {
         "min": min(count(point) for point in space.smallest()),
-        "max": count(space.largest()),
+        "max": max(count(point) for point in space.largest_by_rule()),
     }

@@ -11,7 +11,7 @@ from autopeft.errors import Fault, InputError
 from autopeft.searchers import front as fronts
 from autopeft.searchers.front import Bound
 from autopeft.space.quantities import parse_duration_s
-from autopeft.study.placement import PlacementMap, placement_map
+from autopeft.study.placement import PlacementMap, placed, placement_map
 from autopeft.study.records import (
     Measurement,
     ObjectiveFrame,
@@ -82,8 +82,8 @@ class Study:
         return self._store.snapshots(self.name)
 
     def placement(self, number: int) -> PlacementMap:
-        """Where a trial's methods sit, layers x sites."""
-        return placement_map(self.trial(number).configuration, int(self.record.facts["n_layers"]))
+        """Where a trial's methods sit, layers x sites, under its sparsity rule."""
+        return placement_map(placed(self.trial(number)), int(self.record.facts["n_layers"]))
 
     def front(self) -> list[TrialRecord]:
         """The Pareto front: completed full-budget trials within the caps, from cheap to good."""

@@ -9,20 +9,32 @@ from typing import Any
 
 from autopeft import counting
 from autopeft.api.place import output_folder
+from autopeft.api.problem import registered
 from autopeft.errors import Fault, InputError, TrialError
 from autopeft.execution.fitting import fitted_settings
 from autopeft.export.adapter import CONFIGURATION, Adapter, save_adapter
+from autopeft.export.carried_map import CarriedMap, carried_map
 from autopeft.export.configuration_file import ConfigurationFile, load_configuration_file
 from autopeft.methods import registry
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.metrics import DEFAULT_QUALITY, METRICS
 from autopeft.study.progress import Listener, Progress, Silent
 from autopeft.training.lanes.pack import Lane
-from autopeft.training.setup import Materials, device_name, load_materials, with_settings
+from autopeft.training.setup import (
+    Materials,
+    device_name,
+    load_materials,
+    with_backbone,
+    with_settings,
+)
 
 
 def train(
-    config: Path | str, output: Path | str, *, listener: Listener | None = None
+    config: Path | str,
+    output: Path | str,
+    *,
+    listener: Listener | None = None,
+    rescore: bool = False,
 ) -> dict[str, Any]:
     """Train a configuration file and write the adapter; see `autopeft.export.adapter`.
 
@@ -33,6 +45,8 @@ def train(
         config: A file that `autopeft export` wrote.
         output: A folder: new, empty, or an adapter to be replaced.
         listener: Watches the training.
+        rescore: Whether the importance scores that the file carries are left alone, and measured
+            again where the configuration needs any.
 
     Returns:
         The content of `metrics.json`, and the `forms` that were written.
@@ -43,7 +57,7 @@ def train(
     """
     listener = listener or Silent()
     where, folder = str(config), _checked_folder(Path(output))
-    file = load_configuration_file(Path(config))
+    file = load_configuration_file(Path(config), rescore=rescore)
     listener.on_progress(Progress(where, "loading", 0, 1))
     materials = _materials(file)
     _check(file, materials, where)
@@ -60,7 +74,7 @@ def train(
         )
     seconds = time.perf_counter() - began
     adapter = Adapter(
-        _with_fingerprints(file, materials),
+        _carrying(_with_fingerprints(file, materials), materials),
         run.states()[0].kept(),
         materials.data.label_names,
         _metrics(file, materials, evaluation.values, seconds),
@@ -80,12 +94,29 @@ def _materials(file: ConfigurationFile) -> Materials:
         device=device_name("auto"),
         output_dir=output_folder(study),
     )
+    if file.importance:
+        materials = _scored(materials, file.importance)
     fitted = fitted_settings(materials.trainer, file.configuration, file.training, lanes=1)
     return with_settings(
         materials,
         gradient_checkpointing=fitted.gradient_checkpointing,
         micro_batch_size=fitted.micro_batch_size,
     )
+
+
+def _scored(materials: Materials, carried: CarriedMap) -> Materials:
+    """The materials, whose backbone knows the scores that the file carries."""
+    backbone = materials.backbone
+    anatomy = replace(backbone.anatomy, importance=carried.importance)
+    return with_backbone(materials, replace(backbone, anatomy=anatomy))
+
+
+def _carrying(file: ConfigurationFile, materials: Materials) -> ConfigurationFile:
+    """The file with the scores that were used, carried or measured."""
+    found = materials.backbone.anatomy.importance
+    if found is None:
+        return file
+    return replace(file, importance=carried_map(file.configuration, found))
 
 
 def _telling(listener: Listener, where: str, materials: Materials) -> Callable[[int], bool]:
@@ -137,7 +168,7 @@ def _check(file: ConfigurationFile, materials: Materials, where: str) -> None:
     anatomy = materials.backbone.anatomy
     plain = {k: v for k, v in file.configuration.to_dict().items() if k != "training"}
     shape = anatomy.shape(registry.carried_by(anatomy))
-    faults = check_configuration(plain, registry.schemas(), shape, where)
+    faults = check_configuration(plain, shape=shape, where=where, **registered())
     if faults:
         raise InputError(faults)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autopeft.backbone.importance import ImportanceMap, not_measured
-from autopeft.space.schema import Shape
+from autopeft.space.schema import Ranking, Shape
 
 LINEAR_ROLES = ("query", "key", "value", "output", "up", "gate", "down")
 SUBLAYERS = ("attention", "ffn")
@@ -143,4 +143,19 @@ class Anatomy:
             },
             roles=frozenset(self.roles) | frozenset(self.sublayers),
             methods=methods,
+            rankings=self._rankings(),
         )
+
+    def _rankings(self) -> dict[str, Ranking]:
+        """By every measured score; a sub-layer ranks as its last map does."""
+        if self.importance is None:
+            return {}
+        exits = {role: name for name, role in EXIT.items() if name in self.sublayers}
+        rankings = {}
+        for score in self.importance.scores:
+            sites: list[tuple[int, str]] = []
+            for layer, role in self.importance.site_ranking(score, self.roles):
+                sites.append((layer, role))
+                sites += [(layer, exits[role])] if role in exits else []
+            rankings[score] = Ranking(self.importance.layer_ranking(score), tuple(sites))
+        return rankings

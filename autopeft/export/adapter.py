@@ -26,7 +26,7 @@ from autopeft.errors import ExportError, InputError
 from autopeft.export.configuration_file import (
     ConfigurationFile,
     load_configuration_file,
-    write_configuration,
+    save_configuration,
 )
 from autopeft.export.model_card import model_card
 from autopeft.export.peft_weights import peft_adapter
@@ -109,7 +109,7 @@ def save_adapter(
         folder / TENSORS,
         metadata=meta,
     )
-    (folder / CONFIGURATION).write_text(write_configuration(adapter.file), encoding="utf-8")
+    save_configuration(adapter.file, folder / CONFIGURATION)
     (folder / METRICS).write_text(json.dumps(adapter.metrics, indent=2) + "\n", encoding="utf-8")
     if backbone.tokenizer is not None:
         backbone.tokenizer.save_pretrained(folder)
@@ -151,7 +151,7 @@ def _narrowed(tensor: Tensor) -> Tensor:
 
 def load_adapter(folder: Path) -> Adapter:
     """Read a folder written by `save_adapter`; InputError where it is none."""
-    file = load_configuration_file(folder / CONFIGURATION)
+    file = load_configuration_file(folder / CONFIGURATION, rescore=True)  # the tensors are chosen
     path = folder / TENSORS
     try:
         with safe_open(path, framework="pt") as opened:

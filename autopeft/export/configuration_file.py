@@ -3,6 +3,7 @@
 The file holds the whole model and data blocks with their fingerprints, the resolved training block
 with the seed, the configuration, its results and where it came from. The training values of the
 configuration stand in the training block and nowhere else, so that there is one place to edit.
+What it trains may be decided by scores; they then lie beside it, see `carried_map`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from autopeft.configuration import TRAINING_KEYS, Configuration
-from autopeft.errors import InputError, SpaceError
+from autopeft.errors import ExportError, Fault, InputError, SpaceError
+from autopeft.export.carried_map import CarriedMap, read_carried_map, tensors_path
 from autopeft.space.document import read_yaml
 from autopeft.space.schema import Scalar
 from autopeft.study.blocks import (
@@ -50,6 +52,12 @@ _HEADER = """\
 # under `training`. `results` and `origin` tell what was measured and where; training ignores them.
 """
 
+_BESIDE = """\
+#
+# What it trains is decided by `importance`: scores of the data, which lie in {name}
+# beside this file. Without it, autopeft train --rescore measures them again.
+"""
+
 
 @dataclass(frozen=True)
 class ConfigurationFile:
@@ -68,6 +76,8 @@ class ConfigurationFile:
         data_fingerprint: Fingerprint of the data it was measured on, or None.
         results: What was measured, plain JSON: `{metric: {value, rung, seed}, head_params: n}`.
         origin: Where it came from, plain JSON: study, trial, pick, hash, versions.
+        importance: The scores that decide what it trains; None where none do, or where they are
+            to be measured again.
     """
 
     model: ModelBlock
@@ -79,13 +89,14 @@ class ConfigurationFile:
     data_fingerprint: str | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    importance: CarriedMap | None = None
 
     def __post_init__(self) -> None:
         own = {key: self.configuration.training_value(key) for key in TRAINING_KEYS}
         object.__setattr__(self, "training", self.training.model_copy(update=own))
 
-    def to_plain(self) -> dict[str, Any]:
-        """The content of the YAML file."""
+    def to_plain(self, tensors: str = "") -> dict[str, Any]:
+        """The content of the YAML file; `tensors` names the file of scores beside it."""
         configuration = self.configuration.to_dict()
         training = self.training.model_dump(mode="json") | configuration.pop("training")
         return {
@@ -94,24 +105,54 @@ class ConfigurationFile:
             "data": self.data.model_dump(mode="json") | {"fingerprint": self.data_fingerprint},
             "training": training | {"seed": self.seed},
             "configuration": configuration,
+            **({"importance": self.importance.to_plain(tensors)} if self.importance else {}),
             "results": dict(self.results),
             "origin": dict(self.origin),
         }
 
 
-def write_configuration(file: ConfigurationFile) -> str:
-    """The file's YAML text; `load_configuration_file` gives an equal record back."""
-    return f"{_HEADER}\n{yaml_text(file.to_plain())}"
+def write_configuration(file: ConfigurationFile, tensors: str = "") -> str:
+    """The file's YAML text; `load_configuration_file` gives an equal record back.
+
+    Args:
+        file: The record.
+        tensors: The name of the file of scores beside it, where it carries any.
+
+    Raises:
+        ExportError: It carries scores, and has no file beside which they could lie.
+    """
+    if file.importance and not tensors:
+        hint = "name a file: its importance scores are written beside it"
+        raise ExportError(Fault("-o", "", "nothing", "a file", hint))
+    beside = _BESIDE.format(name=tensors) if file.importance else ""
+    return f"{_HEADER}{beside}\n{yaml_text(file.to_plain(tensors))}"
 
 
-def load_configuration_file(path: Path) -> ConfigurationFile:
+def save_configuration(file: ConfigurationFile, path: Path) -> str:
+    """Write the file, and the scores that it carries beside it; its text."""
+    beside = tensors_path(path)
+    text = write_configuration(file, beside.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside.unlink(missing_ok=True)  # those of an earlier file of this name
+    if file.importance:
+        file.importance.save(beside)
+    path.write_text(text, encoding="utf-8")
+    return text
+
+
+def load_configuration_file(path: Path, *, rescore: bool = False) -> ConfigurationFile:
     """The record in a configuration file.
+
+    Args:
+        path: The file.
+        rescore: Whether scores beside it are left alone, as they will be measured again.
 
     Methods and their parameters are not looked up here; see
     `autopeft.study.configuration_check.check_configuration`.
 
     Raises:
-        InputError: The file cannot be read, or all its faults of form.
+        InputError: The file cannot be read, or all its faults of form; or the scores beside it
+            are missing or not those that were exported.
     """
     plain = {key: value for key, value in read_yaml(path).items() if value is not None}
     plain = with_absolute_paths(plain, path.parent)
@@ -121,7 +162,10 @@ def load_configuration_file(path: Path) -> ConfigurationFile:
         )
     except ValidationError as error:
         raise InputError(faults_of(error, _Content, plain, str(path))) from error
-    return _record(content, plain["training"], str(path))
+    record = _record(content, plain["training"], str(path))
+    if content.importance is None or rescore:
+        return record
+    return replace(record, importance=read_carried_map(content.importance.model_dump(), path))
 
 
 def _schema(value: Any) -> str:
@@ -164,6 +208,20 @@ class _Training(TrainingBlock):
     seed: Seed = 0
 
 
+class _Tensors(Block):
+    file: str
+    sha256: str
+
+
+class _Importance(Block):
+    fingerprint: str
+    examples: int
+    block: int
+    facts: Annotated[dict[str, Any], read_with(_read_block)] = Field(default_factory=dict)
+    scores: Annotated[dict[str, Any], read_with(_read_block)] = Field(default_factory=dict)
+    tensors: _Tensors
+
+
 class _Content(Block):
     schema_version: Annotated[Literal["autopeft/config/v1"], read_with(_schema)] = Field(
         alias="schema"
@@ -172,6 +230,7 @@ class _Content(Block):
     data: _Data
     training: _Training
     configuration: Annotated[dict[str, Any], read_with(_read_groups)]
+    importance: _Importance | None = None
     results: Annotated[dict[str, Any], read_with(_read_block)] = Field(default_factory=dict)
     origin: Annotated[dict[str, Any], read_with(_read_block)] = Field(default_factory=dict)
 

@@ -23,11 +23,21 @@ from autopeft.searchers.front import utility
 Matrix = NDArray[np.float64]
 
 SINGLE = frozenset(
-    {"params", "reach", "layers", "learning rate", "movement", "weight decay", "warm-up"}
+    {
+        "params",
+        "reach",
+        "layers",
+        "coverage",
+        "covered",
+        "learning rate",
+        "movement",
+        "weight decay",
+        "warm-up",
+    }
 )
 """Features that are a group each."""
 
-FAMILIES = frozenset({"layer", "role", "method"})
+FAMILIES = frozenset({"layer", "role", "method", "activation", "sparsity"})
 """First words of features that form a group; all others are settings."""
 
 

@@ -13,11 +13,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.configuration import Configuration, Group
+from autopeft.configuration import NO_SPARSITY, Configuration, Group
 from autopeft.searchers.base import Problem
+from autopeft.searchers.coverage import coverage
 from autopeft.space.schema import Scalar
+from autopeft.sparsity import rules
 
 Vector = NDArray[np.float64]
+
+DENSITY_UNIT = 1e-6
+"""A density counts as a number of these, so that its logarithm is positive: absent is 0."""
 
 LEARNING_RATE_CENTRE = 1e-3
 """Learning rates count in decades from here: the middle of what PEFT methods use."""
@@ -31,10 +36,11 @@ def describe(problem: Problem, configuration: Configuration) -> dict[str, float]
     params = problem.site_params(configuration)
     features = {"params": math.log10(1.0 + sum(params.values()))}
     features |= _by_place(params)
-    features |= _depth(configuration, len(problem.anatomy.layers))
+    features |= _depth(params, len(problem.anatomy.layers))
+    features |= coverage(params, problem.anatomy.importance)
     for method in configuration.methods:
         groups = tuple(group for group in configuration.groups if group.method == method)
-        alone = replace(configuration, groups=groups)
+        alone = _alone(configuration, method, groups)
         total = sum((params if alone == configuration else problem.site_params(alone)).values())
         features[f"method {method}"] = math.log1p(total)
         features |= _settings(method, groups)
@@ -46,6 +52,14 @@ def describe(problem: Problem, configuration: Configuration) -> dict[str, float]
     return features
 
 
+def _alone(configuration: Configuration, method: str, groups: tuple[Group, ...]) -> Configuration:
+    """The configuration with one method, and without its rule where that is for others."""
+    rule = rules.of(configuration).schema
+    foreign = rule.methods and method not in rule.methods
+    sparsity = tuple(NO_SPARSITY.items()) if foreign else configuration.sparsity
+    return replace(configuration, groups=groups, sparsity=sparsity)
+
+
 def _by_place(params: Mapping[tuple[int, str], int]) -> dict[str, float]:
     """Per layer and per role: log(1 + parameters)."""
     counts: dict[str, int] = defaultdict(int)
@@ -55,9 +69,9 @@ def _by_place(params: Mapping[tuple[int, str], int]) -> dict[str, float]:
     return {name: math.log1p(count) for name, count in counts.items()}
 
 
-def _depth(configuration: Configuration, n_layers: int) -> dict[str, float]:
+def _depth(params: Mapping[tuple[int, str], int], n_layers: int) -> dict[str, float]:
     """How far gradients reach down (1 = to the first layer), and the share of layers in use."""
-    layers = configuration.layers
+    layers = sorted({layer for layer, _ in params})
     if not layers:
         return {}
     return {"reach": 1.0 - layers[0] / n_layers, "layers": len(layers) / n_layers}
@@ -76,7 +90,10 @@ def _settings(method: str, groups: Iterable[Group]) -> dict[str, float]:
 
 
 def _relative(settings: dict[str, Scalar]) -> dict[str, Scalar]:
-    """Settings with LoRA's alpha as what matters: its logarithm relative to the rank."""
+    """Settings as what matters: logarithms of a density, and of alpha relative to the rank."""
+    density = settings.get("density")
+    if isinstance(density, int | float) and density > 0:
+        return settings | {"density": math.log1p(density / DENSITY_UNIT)}
     alpha, rank = settings.get("alpha"), settings.get("rank")
     if isinstance(alpha, int | float) and isinstance(rank, int | float) and rank > 0 < alpha:
         return settings | {"alpha": math.log2(alpha / rank)}

@@ -5,7 +5,7 @@ says, relative to a backbone: a method, a size (a number, or a share of the hidd
 and the top share of the layers. On a study's space it becomes the nearest point; where that is
 something else than the source speaks of, it is left out:
 
-- the methods must be those of the recipe, no more and no fewer;
+- the methods must be those of the recipe, no more and no fewer, and without a sparsity rule;
 - of the places (layer and site) that either occupies, both must occupy more than half;
 - a size may be off by a factor of `MOST_FACTOR`.
 
@@ -23,6 +23,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
 from autopeft.searchers.base import Problem, Proposal
+from autopeft.sparsity import rules
 from autopeft.study.records import Origin
 
 LEAST_OVERLAP = 0.5
@@ -194,18 +195,20 @@ def _located(recipe: Recipe, problem: Problem) -> Configuration | None:
     if point is None:
         return None
     found = problem.build(point)
-    groups = {group.method: group for group in found.groups}
-    same = len(groups) == len(found.groups) and groups.keys() == wanted.keys()
-    if same and all(_is_near(groups[method], entry) for method, entry in wanted.items()):
-        return found
-    return None
+    if rules.of(found).schema.name != "none" or set(found.methods) != wanted.keys():
+        return None
+    groups = {
+        method: [group for group in found.groups if group.method == method] for method in wanted
+    }
+    near = all(_is_near(groups[method], entry) for method, entry in wanted.items())
+    return found if near else None
 
 
-def _is_near(found: Group, wanted: dict[str, Any]) -> bool:
-    """Whether a group is still what the source speaks of."""
-    size = registry[found.method].schema.size
-    factor = float(found[size]) / float(wanted[size])
-    ours = _places(found.layers, found.sites)
+def _is_near(found: Sequence[Group], wanted: dict[str, Any]) -> bool:
+    """Whether a method's groups, all of one size, are still what the source speaks of."""
+    size = registry[found[0].method].schema.size
+    factor = float(found[0][size]) / float(wanted[size])
+    ours = {place for group in found for place in _places(group.layers, group.sites)}
     theirs = _places(wanted["layers"], wanted.get("sites", ()))
     overlap = len(ours & theirs) / len(ours | theirs)
     return 1.0 / MOST_FACTOR <= factor <= MOST_FACTOR and overlap > LEAST_OVERLAP

@@ -177,15 +177,21 @@ def _group_differences(there: Configuration, here: Configuration) -> list[str]:
     differences = []
     for method in sorted({*there.methods, *here.methods}):
         theirs, ours = _groups(there, method), _groups(here, method)
+        if theirs == ours:
+            continue
         if not ours:
             differences.append(f"{method} is not in the space")
         elif not theirs:
             differences.append(f"the space cannot leave {method} out")
-        elif len(theirs) > 1:
-            differences.append(f"{method} in {len(theirs)} groups, here in one")
+        elif len(theirs) > 1 or len(ours) > 1:
+            differences.append(f"{method} in {_counted(theirs)}, here in {_counted(ours)}")
         else:
             differences += _within(theirs[0], ours[0])
     return differences
+
+
+def _counted(groups: Sequence[Group]) -> str:
+    return "one" if len(groups) == 1 else f"{len(groups)} groups"
 
 
 def _within(theirs: Group, ours: Group) -> list[str]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from autopeft.space.counting import distinct
 from autopeft.space.dimension import Dimension
 from autopeft.space.faults import Faults
+from autopeft.space.layer_choice import LayerChoice
 from autopeft.space.layout import Layout
-from autopeft.space.leaves import Choice, Leaf, allowed_values
+from autopeft.space.leaves import Choice, Leaf, allowed_values, may_be_measured
 from autopeft.space.method import BoundMethod, Setting, SiteChoice
-from autopeft.space.placement import LayerChoice, Placement
+from autopeft.space.placement import Placement
 from autopeft.space.schema import MethodSchema, ParameterSchema, Shape
+from autopeft.space.sparsity import BoundSparsity, RuleSpace
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,34 @@ class MethodSpace:
     subset: bool
     layers: LayerChoice
 
+    @property
+    def measured(self) -> bool:
+        """Whether it may need an importance map: for its layers, or for what it trains there."""
+        if self.layers.mode == "importance":
+            return True
+        leaves = dict(self.leaves)
+        own = (parameter for parameter in self.schema.parameters if parameter.name in leaves)
+        return any(may_be_measured(parameter, leaves[parameter.name]) for parameter in own)
 
-def bind(
-    where: str,
-    methods: tuple[MethodSpace, ...],
-    layers: LayerChoice,
-    training: tuple[tuple[ParameterSchema, Leaf], ...],
-    shape: Shape,
-) -> Layout:
+
+@dataclass(frozen=True)
+class SpaceParts:
+    """What a space consists of, for any backbone.
+
+    Attributes:
+        methods: Sorted by name, so that their order in the file does not matter.
+        layers: What methods with shared layers use.
+        training: The training values that it sets, as (schema, leaf).
+        rules: The sparsity rules; () where there is none but `none`.
+    """
+
+    methods: tuple[MethodSpace, ...]
+    layers: LayerChoice
+    training: tuple[tuple[ParameterSchema, Leaf], ...]
+    rules: tuple[RuleSpace, ...] = ()
+
+
+def bind(where: str, parts: SpaceParts, shape: Shape) -> Layout:
     """The layout of a space on a backbone.
 
     Raises:
@@ -50,6 +72,7 @@ def bind(
             is left; all faults at once.
     """
     faults = Faults(where)
+    methods, layers = parts.methods, parts.layers
     _check_layers("layers", layers, shape, faults)
     for method in methods:
         _check(method, shape, faults)
@@ -58,12 +81,13 @@ def bind(
     for bound_method in bound:
         _check_sizes(bound_method, faults)
     shares = any(bound_method.layers is None for bound_method in bound)
-    shared: Placement | None = layers.bind("", shape.n_layers) if shares else None
+    shared: Placement | None = layers.bind("", shape) if shares else None
     settings = tuple(
         Setting(parameter, leaf.bind(f"training.{parameter.name}", shape))
-        for parameter, leaf in training
+        for parameter, leaf in parts.training
     )
-    layout = Layout(bound, shared, settings)
+    sparsity = BoundSparsity.of(parts.rules, shape) if parts.rules else None
+    layout = Layout(bound, shared, settings, sparsity)
     if not distinct(layout):
         faults.add("methods", "no valid configuration", "a method with a size and a layer")
     faults.raise_if_any()
@@ -91,12 +115,17 @@ def _check_layers(key: str, layers: LayerChoice, shape: Shape, faults: Faults) -
     for layer in layers.layers:
         if layer >= shape.n_layers:
             faults.add(key, layer, f"layers 0 to {shape.n_layers - 1} of this backbone")
+    ranked = layers.mode == "importance"
+    if ranked and shape.rankings and layers.score not in shape.rankings:
+        faults.unknown(f"{key}.score", layers.score, sorted(shape.rankings))
 
 
 def _check_sizes(method: BoundMethod, faults: Faults) -> None:
     """Shares of a width can leave the legal sizes only once the width is known."""
     parameter, source = method.size.parameter, method.size.source
     sizes = source.values if isinstance(source, Dimension) else (source,)
+    if not sizes:
+        return  # a range of reals is no share of anything
     low, high = parameter.minimum, parameter.maximum
     for size in (sizes[0] or sizes[min(1, len(sizes) - 1)], sizes[-1]):
         if (low is not None and float(size) < low) or (high is not None and float(size) > high):
@@ -118,10 +147,11 @@ def _bound(method: MethodSpace, shape: Shape) -> BoundMethod:
         else ()
     )
     shared = method.layers.mode == "shared"
+    ranked = method.layers.of_sites
     return BoundMethod(
         schema=method.schema,
         present=Dimension.flag(f"{owner}present") if method.switched else None,
         settings=tuple(settings),
-        sites=SiteChoice(method.sites, flags),
-        layers=None if shared else method.layers.bind(owner, shape.n_layers),
+        sites=SiteChoice(method.sites, flags, ranked),
+        layers=None if shared else method.layers.bind(owner, shape, method.sites),
     )

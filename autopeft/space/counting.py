@@ -5,12 +5,19 @@ where it can be off by itself. Methods with their own layers are independent of 
 their factors B N + a multiply. Those that share layers are on only where the shared layer set is
 not empty: (prod(B + a) - prod(a)) N counts the points in which at least one is on. One point,
 with everything off, is no configuration.
+
+A sparsity rule adds its own ways to every configuration with a method that it is for. Those
+without are all configurations in which these methods have no ways: N(off) counts the
+configurations without the methods in `off`.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 
 from autopeft.space.layout import Layout
 from autopeft.space.method import BoundMethod, Setting
+from autopeft.space.sparsity import NONE, BoundRule, BoundSparsity
 
 
 def cardinality(layout: Layout) -> int:
@@ -22,36 +29,75 @@ def cardinality(layout: Layout) -> int:
 
 def distinct(layout: Layout) -> int:
     """How many distinct valid configurations there are; reals count once."""
+    if layout.sparsity is None:
+        return _without(layout, frozenset()) * _training_ways(layout)
+    return _with_rules(layout, layout.sparsity) * _training_ways(layout)
+
+
+def _with_rules(layout: Layout, sparsity: BoundSparsity) -> int:
+    """Valid choices of methods and rule."""
+    everything = _without(layout, frozenset())
+    rules = [rule for rule in sparsity.rules if rule.name != NONE]
+    total = sum(
+        settings_ways(rule.settings)
+        * (everything - (_without(layout, _for(rule)) if rule.schema.methods else 0))
+        for rule in rules
+    )
+    if sparsity.lists_none:
+        return total + everything
+    # Without a rule are those that some rule does not suit: all, less those that every rule suits.
+    suited = 0
+    bound = [_for(rule) for rule in rules if rule.schema.methods]
+    for n in range(len(bound) + 1):
+        for unsuited in itertools.combinations(bound, n):
+            suited += (-1) ** n * _without(layout, frozenset().union(*unsuited))
+    return total + everything - suited
+
+
+def _for(rule: BoundRule) -> frozenset[str]:
+    return frozenset(rule.schema.methods)
+
+
+def _without(layout: Layout, off: frozenset[str]) -> int:
+    """N(off): valid choices of methods, those in `off` left out."""
     own = [method for method in layout.methods if method.layers is not None]
     shared = [method for method in layout.methods if method.layers is None]
     own_ways = math.prod(
-        method_ways(method) * method.layers.count + method.optional
+        _ways(method, off) * method.layers.count + method.optional
         for method in own
         if method.layers
     )
     all_off = math.prod(int(method.optional) for method in layout.methods)
     shared_ways = 1
     if layout.shared:
-        on_or_off = math.prod(method_ways(method) + method.optional for method in shared)
-        off = math.prod(int(method.optional) for method in shared)
-        none = max(off, int(layout.shared.may_be_empty))
-        shared_ways = (on_or_off - off) * layout.shared.count + none
+        on_or_off = math.prod(_ways(method, off) + method.optional for method in shared)
+        all_shared_off = math.prod(int(method.optional) for method in shared)
+        none = max(all_shared_off, int(layout.shared.may_be_empty))
+        shared_ways = (on_or_off - all_shared_off) * layout.shared.count + none
         all_off = math.prod(int(method.optional) for method in own) * none
-    return (own_ways * shared_ways - all_off) * _training_ways(layout)
+    return own_ways * shared_ways - all_off
+
+
+def _ways(method: BoundMethod, off: frozenset[str]) -> int:
+    return 0 if method.name in off else method_ways(method)
 
 
 def method_ways(method: BoundMethod) -> int:
     """B: how often the method can be on, its layers not considered."""
-    roots = (setting for setting in method.settings if setting.parameter.when is None)
-    ways = math.prod(_setting_ways(setting, method) for setting in roots)
-    return ways * method.sites.count
+    return settings_ways(method.settings, method.size) * method.sites.count
 
 
-def _setting_ways(setting: Setting, method: BoundMethod) -> int:
+def settings_ways(settings: Sequence[Setting], size: Setting | None = None) -> int:
+    """How many choices of values there are, sizes of 0 not among them."""
+    roots = (setting for setting in settings if setting.parameter.when is None)
+    return math.prod(_setting_ways(setting, settings, size) for setting in roots)
+
+
+def _setting_ways(setting: Setting, settings: Sequence[Setting], size: Setting | None) -> int:
     """Values of a setting, each times the ways of the settings that depend on it."""
     dependent = [
         (other, other.parameter.when[1])
-        for other in method.settings
+        for other in settings
         if other.parameter.when and other.parameter.when[0] == setting.parameter.name
     ]
     dimension = setting.dimension
@@ -60,12 +106,14 @@ def _setting_ways(setting: Setting, method: BoundMethod) -> int:
     elif dimension.continuous:
         return 1  # nothing depends on one exact value of a real
     else:
-        is_size = setting is method.size
+        is_size = setting is size
         if not dependent:
             return len(dimension.values) - (is_size and 0 in dimension.values)
         values = [value for value in dimension.values if not (is_size and value == 0)]
     return sum(
-        math.prod(_setting_ways(other, method) for other, needed in dependent if needed == value)
+        math.prod(
+            _setting_ways(other, settings, size) for other, needed in dependent if needed == value
+        )
         for value in values
     )
 

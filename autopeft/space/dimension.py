@@ -132,17 +132,21 @@ class Dimension:
 
     def sample_size(self, rng: np.random.Generator) -> Scalar:
         """A value other than 0, log-uniform whatever the grid: small sizes as often as large."""
+        if self.continuous:
+            drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+            return self._rounded(drawn)
         if isinstance(self.values, range):
             low, high = max(self.values[0], 1), self.values[-1]
             drawn = math.exp(rng.uniform(math.log(low - 0.5), math.log(high + 0.5)))
             return min(max(round(drawn), low), high)
-        sizes = np.asarray([value for value in self.values if value != 0], dtype=np.float64)
-        if len(sizes) == 1:
-            return int(sizes[0])
+        values = [value for value in self.values if value != 0]
+        if len(values) == 1:
+            return values[0]
+        sizes = np.asarray(values, dtype=np.float64)
         inner = np.sqrt(sizes[1:] * sizes[:-1])
         edges = np.concatenate([sizes[:1] ** 2 / inner[:1], inner, sizes[-1:] ** 2 / inner[-1:]])
         weights = np.diff(np.log(edges))
-        return int(sizes[rng.choice(len(sizes), p=weights / weights.sum())])
+        return values[int(rng.choice(len(sizes), p=weights / weights.sum()))]
 
     def near(self, value: Scalar, rng: np.random.Generator) -> Scalar:
         """Another value, mostly close by; may equal `value` where rounding makes it so."""
@@ -161,10 +165,12 @@ class Dimension:
 
     def nearest(self, size: float) -> Scalar:
         """The value other than 0 closest to `size` by ratio."""
+        if self.continuous:
+            return self._rounded(min(max(size, self.low), self.high))
         if isinstance(self.values, range):
             return min(max(round(size), self.values[0], 1), self.values[-1])
-        sizes = [int(value) for value in self.values if value != 0]
-        return min(sizes, key=lambda value: (abs(math.log(value / size)), value))
+        sizes = [value for value in self.values if value != 0]
+        return min(sizes, key=lambda value: (abs(math.log(float(value) / size)), value))
 
     def closest(self, value: Scalar) -> Scalar:
         """The legal value closest to any other: by ratio where all are positive; a name's own."""

@@ -12,9 +12,10 @@ from typing import Any
 
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.dimension import Dimension
-from autopeft.space.method import BoundMethod, Part, Setting, placement_to_dict
+from autopeft.space.method import BoundMethod, Part, Setting, setting_to_dict
 from autopeft.space.placement import Placement
 from autopeft.space.schema import Scalar
+from autopeft.space.sparsity import NONE, BoundSparsity
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,27 @@ class Layout:
         methods: By name.
         shared: The placement of the methods without one of their own; None where all have one.
         training: The training values that the space sets.
+        sparsity: The sparsity rules; None where there is none but `none`.
     """
 
     methods: tuple[BoundMethod, ...]
     shared: Placement | None
     training: tuple[Setting, ...]
+    sparsity: BoundSparsity | None = None
 
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """All dimensions: methods, shared layers, training."""
+        """All dimensions: methods, shared layers, sparsity, training."""
         training = (setting.dimension for setting in self.training)
         return (
             *(dimension for method in self.methods for dimension in method.dimensions),
             *(self.shared.dimensions if self.shared else ()),
+            *(self.sparsity.dimensions if self.sparsity else ()),
             *(dimension for dimension in training if dimension),
         )
 
     @cached_property
-    def _names(self) -> frozenset[str]:
+    def _known(self) -> frozenset[str]:
         return frozenset(dimension.name for dimension in self.dimensions)
 
     def parts(self, raw: Mapping[str, Scalar]) -> list[Part]:
@@ -57,10 +61,16 @@ class Layout:
         shared_layers = shared.read(raw) if shared is not None and shares else ()
         parts = []
         for method in wanted:
-            layers = method.layers.read(raw) if method.layers else shared_layers
-            if layers:
-                parts.append(method.part(raw, layers))
+            spots = method.layers.read(raw) if method.layers else shared_layers
+            if spots:
+                parts.append(method.part(raw, spots))
         return parts
+
+    def rule(self, point: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """The sparsity rule of a point with its parameters, as in a configuration."""
+        if self.sparsity is None:
+            return {"rule": NONE}
+        return self.sparsity.read(point, _names(self.parts(point)))[0]
 
     def canonical(self, raw: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """The active dimensions of `raw`, in order, normalised; idempotent.
@@ -69,22 +79,24 @@ class Layout:
             SpaceError: A name is unknown; an active value is missing or not legal.
         """
         for name in raw:
-            if name not in self._names:
-                close = difflib.get_close_matches(name, self._names, n=1)
+            if name not in self._known:
+                close = difflib.get_close_matches(name, self._known, n=1)
                 hint = f"write {close[0]}" if close else ""
                 raise SpaceError(Fault("point", name, "no dimension of the space", "", hint))
         parts = self.parts(raw)
         active = {name: value for part in parts for name, value in part.active.items()}
-        shared = next((part.layers for part in parts if part.method.layers is None), ())
+        shared = next((part.spots for part in parts if part.method.layers is None), ())
         if self.shared and shared:
             active |= self.shared.write(shared)
+        if self.sparsity:
+            active |= self.sparsity.read(raw, _names(parts))[1]
         for setting in self.training:
             if dimension := setting.dimension:
                 active[dimension.name] = dimension.read(raw)
         return active
 
     def explicit(self, point: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """The point with what is off said: absences and, where unused, empty shared layers."""
+        """The point with what is off said: absences, no rule, unused shared layers as empty."""
         on = {part.method.name: part for part in self.parts(point)}
         values: dict[str, Scalar] = {}
         for method in self.methods:
@@ -93,17 +105,23 @@ class Layout:
         shares = any(part.method.layers is None for part in on.values())
         if self.shared and self.shared.may_be_empty and not shares:
             values |= self.shared.write(())
+        if self.sparsity:
+            values |= self.sparsity.absence(on.keys())
         return values | dict(point)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain description; equal for equal spaces."""
-        return {
+        plain: dict[str, Any] = {
             "methods": {method.name: method.to_dict() for method in self.methods},
-            "layers": placement_to_dict(self.shared) if self.shared else None,
+            "layers": self.shared.to_dict() if self.shared else None,
             "training": {
-                setting.parameter.name: (
-                    setting.dimension.to_dict() if setting.dimension else setting.source
-                )
-                for setting in self.training
+                setting.parameter.name: setting_to_dict(setting) for setting in self.training
             },
         }
+        if self.sparsity:  # without it, spaces keep the hash that they had before there were rules
+            plain["sparsity"] = self.sparsity.to_dict()
+        return plain
+
+
+def _names(parts: list[Part]) -> list[str]:
+    return [part.method.name for part in parts]

@@ -11,7 +11,7 @@ A leaf knows no backbone; `bind` gives its dimension there, or its value where t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -185,8 +185,9 @@ class _LeafReader:
         return Choice(tuple(sorted(legal, key=float) if ordered else legal))
 
     def _shares(self, raw: list[Any], of: Any) -> Choice | None:
-        if not self.is_size or not isinstance(of, str):
-            self.faults.add(f"{self.key}.of", of, "the name of a width, and only for a size")
+        whole = self.is_size and self.parameter.kind == "int"
+        if not whole or not isinstance(of, str):
+            self.faults.add(f"{self.key}.of", of, "the name of a width, and only for a whole size")
             return None
         shares: list[Fraction] = []
         for item in raw:
@@ -220,6 +221,9 @@ class _LeafReader:
             self.faults.add(key, raw, "low above 0, as log is true")
         elif self.is_size and high == 0:
             self._absent_only(0, key)
+        elif self.is_size and low == 0 and self.parameter.kind == "float":
+            hint = "0 means absent: give the method `present: {choice: [true, false]}` for that"
+            self.faults.add(key, raw, "low above 0", hint)
         elif self.parameter.kind == "int":
             return IntRange(int(low), int(high), log)
         else:
@@ -264,6 +268,49 @@ def read_leaf(
         is_size: Whether 0 is legal beside other values, where it means "absent".
     """
     return _LeafReader(parameter, key, faults, is_size=is_size).read(raw)
+
+
+def parents_first(parameters: Sequence[ParameterSchema]) -> list[ParameterSchema]:
+    """The parameters in order, but each after the one that its `when` names."""
+    by_name = {parameter.name: parameter for parameter in parameters}
+
+    def depth(parameter: ParameterSchema) -> int:
+        return 1 + depth(by_name[parameter.when[0]]) if parameter.when else 0
+
+    return sorted(parameters, key=depth)
+
+
+def can_matter(parameter: ParameterSchema, leaves: Mapping[str, Leaf]) -> bool:
+    """Whether the parameter's condition can hold, given the leaves of those before it."""
+    if parameter.when is None:
+        return True
+    parent = leaves.get(parameter.when[0])
+    if isinstance(parent, Fixed):
+        return parent.value == parameter.when[1]
+    return not isinstance(parent, Choice) or parameter.when[1] in parent.values
+
+
+def refuse_unused(parameter: ParameterSchema, raw: Any, key: str, faults: Faults) -> None:
+    """Note that a parameter is given whose condition cannot hold."""
+    if parameter.when is not None:
+        name, needed = parameter.when
+        hint = f"remove it, or let {name} be {shown(needed)}"
+        faults.add(key, raw, f"nothing, as {name} is not {shown(needed)}", hint)
+
+
+def default_leaf(parameter: ParameterSchema) -> Fixed:
+    """The leaf of a parameter that has a default and is not given."""
+    default = parameter.default
+    if default is None:
+        raise ValueError(f"{parameter.name} has no default")
+    return Fixed(float(default) if parameter.kind == "float" else default)
+
+
+def may_be_measured(parameter: ParameterSchema, leaf: Leaf) -> bool:
+    """Whether some value of the leaf needs an importance map."""
+    values = leaf.values if isinstance(leaf, Choice) else ()
+    values = (leaf.value,) if isinstance(leaf, Fixed) else values
+    return any(value in parameter.measured for value in values)
 
 
 def allowed_values(parameter: ParameterSchema) -> str:

@@ -9,7 +9,7 @@ from autopeft.errors import Fault, NotFoundError
 from autopeft.space.document import parse_yaml, read_yaml
 from autopeft.space.faults import nearest
 from autopeft.space.parser import parse_space
-from autopeft.space.schema import MethodSchema
+from autopeft.space.schema import MethodSchema, RuleSchema
 from autopeft.space.space import Space
 
 _SUFFIXES = (".yaml", ".yml")
@@ -25,6 +25,7 @@ def load_space(
     source: str | Path | Mapping[str, Any],
     *,
     schemas: Mapping[str, MethodSchema],
+    rules: Mapping[str, RuleSchema],
     base: Path | None = None,
     where: str = "space",
 ) -> Space:
@@ -33,6 +34,7 @@ def load_space(
     Args:
         source: A name in `search_spaces/`, a path, or an inline block.
         schemas: The registered methods by name.
+        rules: The registered sparsity rules by name.
         base: The folder where a relative path starts; the working directory if None.
         where: What an inline block is called in errors.
 
@@ -42,18 +44,21 @@ def load_space(
         InputError: The file cannot be read or is broken.
     """
     if isinstance(source, Mapping):
-        return parse_space(source, schemas, name="inline", where=where)
+        return parse_space(source, schemas, rules=rules, name="inline", where=where)
     if isinstance(source, str) and _is_name(source):
-        return _by_name(source, schemas)
-    path = (base or Path()) / Path(source).expanduser()
-    return parse_space(read_yaml(path), schemas, name=path.stem, where=str(path), is_file=True)
+        name, where, block = _by_name(source)
+    else:
+        path = (base or Path()) / Path(source).expanduser()
+        name, where, block = path.stem, str(path), read_yaml(path)
+    return parse_space(block, schemas, rules=rules, name=name, where=where, is_file=True)
 
 
 def _is_name(source: str) -> bool:
     return not source.endswith(_SUFFIXES) and "/" not in source and "\\" not in source
 
 
-def _by_name(name: str, schemas: Mapping[str, MethodSchema]) -> Space:
+def _by_name(name: str) -> tuple[str, str, dict[str, Any]]:
+    """A space that comes with autopeft: its name, what it is called in errors, its block."""
     known = list_spaces()
     if name not in known:
         close = nearest(name, known)
@@ -61,4 +66,4 @@ def _by_name(name: str, schemas: Mapping[str, MethodSchema]) -> Space:
         raise NotFoundError(Fault("space", "", name or "no name", ", ".join(known), hint))
     where = f"search_spaces/{name}.yaml"
     text = files("search_spaces").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_space(parse_yaml(text, where), schemas, name=name, where=where, is_file=True)
+    return name, where, parse_yaml(text, where)

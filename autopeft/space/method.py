@@ -4,7 +4,7 @@ A method is *off* in a point where it is not present, has size 0, no sites or no
 came to be off, it then contributes nothing to the point: that is what makes points canonical.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from autopeft.space.dimension import Dimension
-from autopeft.space.placement import Layers, Placement
-from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
+from autopeft.space.placement import Layers, Placement, Spots, layer_of
+from autopeft.space.schema import MethodSchema, Pair, ParameterSchema, Scalar
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,19 @@ class Setting:
         return self.source.read(raw) if isinstance(self.source, Dimension) else self.source
 
 
+def meaningful(settings: tuple[Setting, ...], values: Mapping[str, Scalar]) -> Iterator[Setting]:
+    """The settings whose condition holds, given the `values` filled in between."""
+    for setting in settings:
+        when = setting.parameter.when
+        if when is None or values.get(when[0]) == when[1]:
+            yield setting
+
+
+def setting_to_dict(setting: Setting) -> Any:
+    """The value, or the dimension, as plain data."""
+    return _plain(setting.source)
+
+
 @dataclass(frozen=True)
 class SiteChoice:
     """The sites of a method: fixed, or any non-empty subset, one flag per site.
@@ -47,10 +60,12 @@ class SiteChoice:
     Attributes:
         sites: In the schema's order; () where the method implies its place.
         flags: One per site, or () where they are fixed.
+        ranked: Whether the placement chooses among them, layer by layer.
     """
 
     sites: tuple[str, ...]
     flags: tuple[Dimension, ...] = ()
+    ranked: bool = False
 
     @property
     def may_be_empty(self) -> bool:
@@ -97,28 +112,43 @@ class Part:
 
     Attributes:
         method: The method.
-        layers: Its layers, sorted; not empty.
+        spots: Its layers, or where sites are ranked its (layer, site) pairs; sorted, not empty.
         sites: Its sites; () where the method implies its place.
         values: Every meaningful parameter by name.
         active: Values of the method's active dimensions, the shared layers' not among them.
     """
 
     method: "BoundMethod"
-    layers: Layers
+    spots: Spots
     sites: tuple[str, ...]
     values: Mapping[str, Scalar]
     active: Mapping[str, Scalar]
 
     @property
-    def size(self) -> int:
-        """Rank, bottleneck or length."""
-        return int(self.values[self.method.schema.size])
+    def size(self) -> int | float:
+        """Rank, bottleneck, length or density."""
+        size = self.values[self.method.schema.size]
+        return float(size) if isinstance(size, float) else int(size)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The group as an entry of a configuration's plain form."""
-        plain: dict[str, Any] = {"layers": list(self.layers)}
-        if self.sites:
-            plain["sites"] = list(self.sites)
+    @property
+    def layers(self) -> Layers:
+        """The layers that it occupies, sorted."""
+        return tuple(sorted({layer_of(spot) for spot in self.spots}))
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The groups as entries of a configuration's plain form: one per set of sites."""
+        if not self.method.sites.ranked:
+            return [self._group(self.layers, self.sites)]
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for layer in self.layers:
+            sites = tuple(site for site in self.sites if (layer, site) in self.spots)
+            alike.setdefault(sites, []).append(layer)
+        return [self._group(tuple(layers), sites) for sites, layers in alike.items()]
+
+    def _group(self, layers: Layers, sites: tuple[str, ...]) -> dict[str, Any]:
+        plain: dict[str, Any] = {"layers": list(layers)}
+        if sites:
+            plain["sites"] = list(sites)
         return plain | dict(self.values)
 
 
@@ -190,16 +220,19 @@ class BoundMethod:
             return False
         return not self.sites.flags or bool(self.sites.read(raw))
 
-    def part(self, raw: Mapping[str, Scalar], layers: Layers) -> Part:
-        """The method as it is on in `raw`, on these layers.
+    def part(self, raw: Mapping[str, Scalar], spots: Spots) -> Part:
+        """The method as it is on in `raw`, on these layers or pairs.
 
         Raises:
             SpaceError: A value that it needs is missing or not legal.
         """
         sites = self.sites.read(raw)
+        if self.sites.ranked:
+            used = {site for _, site in spots}
+            sites = tuple(site for site in sites if site in used)
         values: dict[str, Scalar] = {}
         active: dict[str, Scalar] = {self.present.name: True} if self.present else {}
-        for setting in self._meaningful(values):
+        for setting in meaningful(self.settings, values):
             value = setting.read(raw)
             if setting.dimension:
                 active[setting.dimension.name] = value
@@ -208,15 +241,20 @@ class BoundMethod:
             values[setting.parameter.name] = value
         active |= self.sites.write(sites)
         if self.layers:
-            active |= self.layers.write(layers)
-        return Part(self, layers, sites, values, active)
+            active |= self.layers.write(spots)
+        return Part(self, spots, sites, values, active)
 
-    def _meaningful(self, values: Mapping[str, Scalar]) -> Iterator[Setting]:
-        """The settings whose condition holds, given the `values` filled in between."""
-        for setting in self.settings:
-            when = setting.parameter.when
-            if when is None or values.get(when[0]) == when[1]:
-                yield setting
+    def spots(self, groups: Sequence[Mapping[str, Any]]) -> tuple[int, ...] | tuple[Pair, ...]:
+        """What groups of a configuration's plain form occupy, as its placement counts it."""
+        if not self.sites.ranked:
+            return layers_of(groups)
+        pairs = (
+            (int(layer), str(site))
+            for entry in groups
+            for layer in entry["layers"]
+            for site in entry.get("sites", ())
+        )
+        return tuple(sorted(set(pairs)))
 
     # -- chance and extremes ------------------------------------------------------------------
 
@@ -235,9 +273,9 @@ class BoundMethod:
         return values
 
     def extreme(
-        self, *, largest: bool, sites: tuple[str, ...], layers: Layers | None = None
+        self, *, largest: bool, sites: tuple[str, ...], spots: Spots | None = None
     ) -> dict[str, Scalar]:
-        """Values with its largest or smallest size, on these sites and own layers.
+        """Values with its largest or smallest size, on these sites and own spots.
 
         Other numbers are at the same extreme, names at their first.
         """
@@ -251,28 +289,26 @@ class BoundMethod:
                 else:
                     values[dimension.name] = dimension.decode(float(largest))
         values |= self.sites.write(sites)
-        if self.layers and layers is not None:
-            values |= self.layers.write(layers)
+        if self.layers and spots is not None:
+            values |= self.layers.write(spots)
         return values
 
     def to_dict(self) -> dict[str, Any]:
         """A plain description of what is fixed and what may vary."""
         plain: dict[str, Any] = {
-            _source_name(setting): _plain(setting.source) for setting in self.settings
+            _source_name(setting): setting_to_dict(setting) for setting in self.settings
         }
         plain["present"] = _plain(self.present) if self.present else True
         plain["sites"] = (
             {"subset": list(self.sites.sites)} if self.sites.flags else list(self.sites.sites)
         )
-        plain["layers"] = placement_to_dict(self.layers) if self.layers else "shared"
+        plain["layers"] = self.layers.to_dict() if self.layers else "shared"
         return plain
 
 
-def placement_to_dict(placement: Placement) -> Any:
-    """A bound placement as plain data: its dimensions, or its layers where it has none."""
-    if not placement.dimensions:
-        return list(placement.largest)
-    return [dimension.to_dict() for dimension in placement.dimensions]
+def layers_of(groups: Sequence[Mapping[str, Any]]) -> Layers:
+    """All layers of groups of a configuration's plain form, sorted."""
+    return tuple(sorted({int(layer) for entry in groups for layer in entry["layers"]}))
 
 
 def _source_name(setting: Setting) -> str:

@@ -5,9 +5,18 @@ from typing import Any
 
 from autopeft.space.binding import MethodSpace
 from autopeft.space.faults import Faults
+from autopeft.space.layer_choice import LayerChoice
 from autopeft.space.layers_parser import read_layers
-from autopeft.space.leaves import Choice, Fixed, Leaf, read_leaf
-from autopeft.space.placement import LayerChoice
+from autopeft.space.leaves import (
+    Choice,
+    Fixed,
+    Leaf,
+    can_matter,
+    default_leaf,
+    parents_first,
+    read_leaf,
+    refuse_unused,
+)
 from autopeft.space.schema import MethodSchema, ParameterSchema
 from autopeft.space.spellings import PARAMETER_SPELLINGS, SITE_SPELLINGS
 
@@ -41,6 +50,7 @@ class MethodParser:
         layers = LayerChoice("shared")
         if "layers" in block:
             layers = read_layers(block["layers"], f"{self.key}.layers", self.faults)
+            self._check_ranked_sites(layers, subset=subset)
         leaves = self._leaves(block)
         never = present == Fixed(False) or present == Choice((False,))
         if never or self.schema.size not in leaves:
@@ -76,9 +86,10 @@ class MethodParser:
     def _leaves(self, block: Mapping[str, Any]) -> dict[str, Leaf]:
         """The leaves of all parameters that can matter, parents before their dependents."""
         leaves: dict[str, Leaf] = {}
-        for parameter in _parents_first(self.schema.parameters):
-            if not self._meaningful(parameter, leaves):
-                self._check_unused(parameter, block)
+        for parameter in parents_first(self.schema.parameters):
+            if not can_matter(parameter, leaves):
+                if (name := parameter.name) in block:
+                    refuse_unused(parameter, block[name], f"{self.key}.{name}", self.faults)
                 continue
             leaf = self._leaf(parameter, block)
             if leaf is not None:
@@ -97,27 +108,7 @@ class MethodParser:
             also = f" or {self.ratio}" if name == _SCALED else ""
             self.faults.add(key, "nothing", f"{name}{also}, which has no default")
             return None
-        default = parameter.default
-        return Fixed(float(default) if parameter.kind == "float" else default)
-
-    def _meaningful(self, parameter: ParameterSchema, leaves: Mapping[str, Leaf]) -> bool:
-        """Whether the parameter's condition can hold."""
-        if parameter.when is None:
-            return True
-        parent = leaves.get(parameter.when[0])
-        if isinstance(parent, Fixed):
-            return parent.value == parameter.when[1]
-        return not isinstance(parent, Choice) or parameter.when[1] in parent.values
-
-    def _check_unused(self, parameter: ParameterSchema, block: Mapping[str, Any]) -> None:
-        if parameter.name in block and parameter.when is not None:
-            name, needed = parameter.when
-            needed = str(needed).lower() if isinstance(needed, bool) else needed
-            hint = f"remove it, or let {name} be {needed}"
-            key = f"{self.key}.{parameter.name}"
-            self.faults.add(
-                key, block[parameter.name], f"nothing, as {name} is not {needed}", hint
-            )
+        return default_leaf(parameter)
 
     # -- sites --------------------------------------------------------------------------------
 
@@ -141,12 +132,13 @@ class MethodParser:
                 self.faults.add(key, site, "each site once", "remove the second one")
         return tuple(site for site in self.schema.sites if site in listed), subset
 
-
-def _parents_first(parameters: tuple[ParameterSchema, ...]) -> list[ParameterSchema]:
-    """The parameters in order, but each after the one that its `when` names."""
-    by_name = {parameter.name: parameter for parameter in parameters}
-
-    def depth(parameter: ParameterSchema) -> int:
-        return 1 + depth(by_name[parameter.when[0]]) if parameter.when else 0
-
-    return sorted(parameters, key=depth)
+    def _check_ranked_sites(self, layers: LayerChoice, *, subset: bool) -> None:
+        """Ranked (layer, site) pairs need sites to rank, and no second choice among them."""
+        if not layers.of_sites:
+            return
+        key = f"{self.key}.layers.of"
+        if not self.schema.sites:
+            self.faults.add(key, "sites", "layers", f"{self.schema.name} has its own place")
+        elif subset:
+            hint = "write the sites as a list: the most important of them are chosen"
+            self.faults.add(key, "sites beside a subset of sites", "one choice of sites", hint)

@@ -52,12 +52,13 @@ def neighbours(
     """
     start = _Start(layout, point, layout.parts(point))
     explicit = layout.explicit(point)
+    moves = (*_MOVES, *(_RULE_MOVES if layout.sparsity else ()))
     seen = {tuple(sorted(point.items()))}
     found: list[dict[str, Scalar]] = []
     for _ in range(_ATTEMPTS_PER_NEIGHBOUR * n):
         if len(found) == n:
             break
-        edit = _one_of(_MOVES, rng)(start, rng)
+        edit = _one_of(moves, rng)(start, rng)
         if not edit:
             continue
         neighbour = layout.canonical(_completed(layout, explicit | edit, rng))
@@ -116,7 +117,7 @@ def _nudged(
 def _change_layers(start: _Start, rng: np.random.Generator) -> Edit:
     part = _one_of(start.parts, rng)
     placement = part.method.layers or start.layout.shared
-    return placement.write(placement.near(part.layers, rng)) if placement else {}
+    return placement.write(placement.near(part.spots, rng)) if placement else {}
 
 
 def _toggle_site(start: _Start, rng: np.random.Generator) -> Edit:
@@ -146,7 +147,8 @@ def _swap(start: _Start, rng: np.random.Generator) -> Edit:
         return {}
     entering = _one_of(absent, rng)
     edit = dict(leaving.method.absence) | _entry(start, entering, rng)
-    if size := entering.size.dimension:
+    size = entering.size.dimension
+    if size and entering.size.parameter.kind == leaving.method.size.parameter.kind:
         edit[size.name] = size.nearest(leaving.size)
     if entering.layers and entering.layers.allows(leaving.layers):
         edit |= entering.layers.write(leaving.layers)
@@ -163,6 +165,20 @@ def _entry(start: _Start, method: BoundMethod, rng: np.random.Generator) -> Edit
     return edit
 
 
+# -- sparsity -------------------------------------------------------------------------------------
+
+
+def _change_rule(start: _Start, rng: np.random.Generator) -> Edit:
+    choice = start.layout.sparsity.choice if start.layout.sparsity else None
+    return {choice.name: _one_of(choice.values, rng)} if choice else {}
+
+
+def _change_rule_setting(start: _Start, rng: np.random.Generator) -> Edit:
+    sparsity = start.layout.sparsity
+    own = [each for each in sparsity.dimensions if each != sparsity.choice] if sparsity else []
+    return _nudged([each for each in own if each.name in start.point], start.point, rng)
+
+
 _MOVES: tuple[_Move, ...] = (
     _change_size,
     _change_layers,
@@ -173,3 +189,6 @@ _MOVES: tuple[_Move, ...] = (
     _switch_off,
     _swap,
 )
+
+_RULE_MOVES: tuple[_Move, ...] = (_change_rule, _change_rule_setting)
+"""Beside the others, in spaces with sparsity rules."""

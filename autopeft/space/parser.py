@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from autopeft.space.binding import MethodSpace
+from autopeft.space.binding import MethodSpace, SpaceParts
 from autopeft.space.faults import Faults
 from autopeft.space.layers_parser import read_layers
 from autopeft.space.leaves import Leaf, read_leaf
 from autopeft.space.method_parser import MethodParser
-from autopeft.space.schema import MethodSchema, ParameterSchema
+from autopeft.space.schema import MethodSchema, ParameterSchema, RuleSchema
 from autopeft.space.space import Space
+from autopeft.space.sparsity import RuleSpace
+from autopeft.space.sparsity_parser import read_sparsity
 from autopeft.space.spellings import METHOD_SPELLINGS, STUDY_KEYS, TRAINING_SPELLINGS
 
 SCHEMA = "autopeft/space/v1"
@@ -21,7 +23,7 @@ TRAINING_PARAMETERS = (
 )
 """The training values that a space may set; all others are the study's."""
 
-_KEYS = ("schema", "description", "source", "methods", "layers", "training")
+_KEYS = ("schema", "description", "source", "methods", "layers", "sparsity", "training")
 _KEY_SPELLINGS = {"method": "methods", "layer": "layers", "hyperparameters": "training"}
 
 
@@ -29,6 +31,7 @@ def parse_space(
     block: Mapping[str, Any],
     schemas: Mapping[str, MethodSchema],
     *,
+    rules: Mapping[str, RuleSchema],
     name: str,
     where: str,
     is_file: bool = False,
@@ -38,6 +41,7 @@ def parse_space(
     Args:
         block: Plain data, as YAML gives it.
         schemas: The registered methods by name.
+        rules: The registered sparsity rules by name.
         name: The space's name.
         where: What the block is called in errors.
         is_file: Whether it must name its schema; an inline block need not.
@@ -49,6 +53,10 @@ def parse_space(
     _check_keys(block, faults, is_file=is_file)
     layers = read_layers(block.get("layers", {"mode": "all"}), "layers", faults, of_space=True)
     methods = _methods(block.get("methods"), schemas, faults)
+    names = tuple(sorted(method.schema.name for method in methods))
+    listed: tuple[RuleSpace, ...] = ()
+    if "sparsity" in block:
+        listed = read_sparsity(block["sparsity"], rules, names, faults)
     training = _training(block.get("training", {}), faults)
     if "layers" in block and methods and all(m.layers.mode != "shared" for m in methods):
         hint = "give a method `layers: {mode: shared}`, or remove the space's own layers"
@@ -57,9 +65,12 @@ def parse_space(
     return Space(
         name=name,
         where=where,
-        methods=tuple(sorted(methods, key=lambda method: method.schema.name)),
-        layers=layers,
-        training=training,
+        parts=SpaceParts(
+            methods=tuple(sorted(methods, key=lambda method: method.schema.name)),
+            layers=layers,
+            training=training,
+            rules=listed,
+        ),
         description=str(block.get("description", "")),
         source=str(block.get("source", "")),
         block=dict(block),
@@ -68,9 +79,7 @@ def parse_space(
 
 def _check_keys(block: Mapping[str, Any], faults: Faults, *, is_file: bool) -> None:
     for key in block:
-        if key == "sparsity":
-            faults.add(key, "sparsity", ", ".join(_KEYS), "not available in this release")
-        elif key not in _KEYS:
+        if key not in _KEYS:
             faults.unknown(key, key, _KEYS, _KEY_SPELLINGS)
     if (is_file or "schema" in block) and block.get("schema") != SCHEMA:
         given = block.get("schema", "no schema")

@@ -1,151 +1,125 @@
-"""Which layers a method occupies: the modes of `layers:`, as a file says them and as bound.
+"""Which layers a method occupies, once a space is bound; see `layer_choice` for the modes.
 
-Every bound placement is a bijection between the layer sets that it allows and values of its
-dimensions, so that sampling and neighbourhoods are written once, on layer sets.
-
-    all     every layer                     fixed   the layers that the space lists
-    bits    any set, one flag per layer     range   a block, from first to last
-    last    the top `count` layers          shared  the space's own `layers:`
+Every bound placement is a bijection between the sets of spots that it allows and values of its
+dimensions, so that sampling and neighbourhoods are written once, on sets of spots. A spot is a
+layer, or, where single sites are ranked, a (layer, site) pair.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from autopeft.space.dimension import Dimension
-from autopeft.space.schema import Scalar
+from autopeft.space.schema import Pair, Scalar
 
 Layers: TypeAlias = tuple[int, ...]
-Mode: TypeAlias = Literal["all", "fixed", "bits", "range", "last", "shared"]
+Spots: TypeAlias = tuple[Any, ...]
+"""Layers or pairs, sorted; which of them, the placement knows."""
 
-MODES: tuple[Mode, ...] = ("all", "bits", "range", "last", "shared")
-"""The modes that a file may name; a list of layers is `fixed`."""
+S = TypeVar("S", int, Pair)
 
 _BLOCK_EDITS = ((1, 1), (-1, -1), (0, 1), (-1, 0), (0, -1), (1, 0))
 """Changes of a block's (first, last): move up or down, grow and shrink at either end."""
 
 
-@dataclass(frozen=True)
-class LayerChoice:
-    """The `layers:` of a method or a space, for any backbone.
-
-    Attributes:
-        mode: See the module.
-        layers: The layers of mode `fixed`, sorted.
-    """
-
-    mode: Mode
-    layers: Layers = ()
-
-    def bind(self, owner: str, n_layers: int) -> "Placement":
-        """The placement on a backbone of `n_layers`; `owner` ("lora." or "") prefixes names."""
-        if self.mode == "bits":
-            return BitPlacement(
-                tuple(Dimension.flag(f"{owner}layers.{layer}") for layer in range(n_layers))
-            )
-        if self.mode == "range" and n_layers > 1:
-            first, last = (
-                Dimension(f"{owner}layers.{end}", "integer", range(n_layers))
-                for end in ("first", "last")
-            )
-            return RangePlacement(first, last)
-        if self.mode == "last" and n_layers > 1:
-            return LastPlacement(
-                Dimension(f"{owner}layers.count", "integer", range(1, n_layers + 1))
-            )
-        return FixedPlacement(self.layers if self.mode == "fixed" else tuple(range(n_layers)))
-
-    def to_dict(self) -> Any:
-        """As in YAML."""
-        return list(self.layers) if self.mode == "fixed" else {"mode": self.mode}
+def layer_of(spot: int | Pair) -> int:
+    """The layer of a spot."""
+    return spot[0] if isinstance(spot, tuple) else spot
 
 
 class Placement(Protocol):
-    """The layer sets that one method, or all methods that share them, may occupy."""
+    """The sets of spots that one method, or all methods that share them, may occupy."""
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """What the layers are chosen by."""
+        """What the spots are chosen by."""
 
     @property
     def may_be_empty(self) -> bool:
-        """Whether no layer at all is among the choices."""
+        """Whether no spot at all is among the choices."""
 
     @property
     def count(self) -> int:
-        """How many non-empty layer sets there are."""
+        """How many non-empty sets there are."""
 
     @property
-    def largest(self) -> Layers:
-        """The largest layer set."""
+    def largest(self) -> Spots:
+        """The largest set."""
 
     @property
-    def smallest(self) -> list[Layers]:
-        """The layer sets of the fewest layers."""
+    def smallest(self) -> list[Any]:
+        """The sets of the fewest spots."""
 
-    def read(self, raw: Mapping[str, Scalar]) -> Layers:
-        """The layers that the values stand for; SpaceError where one is missing."""
+    def read(self, raw: Mapping[str, Scalar]) -> Spots:
+        """The spots that the values stand for; SpaceError where one is missing."""
 
-    def write(self, layers: Layers) -> dict[str, Scalar]:
-        """The values that stand for an allowed layer set."""
+    def write(self, spots: Any) -> dict[str, Scalar]:
+        """The values that stand for an allowed set."""
 
-    def allows(self, layers: Layers) -> bool:
-        """Whether the layer set is among the choices."""
+    def allows(self, spots: Any) -> bool:
+        """Whether the set is among the choices."""
 
-    def nearest(self, layers: Layers) -> Layers:
-        """The allowed layer set that differs from any other in the fewest layers."""
+    def nearest(self, spots: Any) -> Spots:
+        """The allowed set that differs from any other in the fewest spots."""
 
-    def sample(self, rng: np.random.Generator) -> Layers:
-        """A non-empty layer set, uniform in the number of layers."""
+    def sample(self, rng: np.random.Generator) -> Spots:
+        """A non-empty set, uniform in the number of spots."""
 
-    def near(self, layers: Layers, rng: np.random.Generator) -> Layers:
-        """A layer set close by, which may be empty or `layers` itself."""
+    def near(self, spots: Any, rng: np.random.Generator) -> Spots:
+        """A set close by, which may be empty or `spots` itself."""
+
+    def to_dict(self) -> Any:
+        """A plain description; equal for placements that allow the same."""
 
 
 @dataclass(frozen=True)
-class FixedPlacement:
-    """One layer set and no choice."""
+class FixedPlacement(Generic[S]):
+    """One set and no choice."""
 
-    layers: Layers
+    spots: tuple[S, ...]
     dimensions: tuple[Dimension, ...] = ()
     may_be_empty: bool = False
     count: int = 1
 
     @property
-    def largest(self) -> Layers:
-        """The layer set."""
-        return self.layers
+    def largest(self) -> tuple[S, ...]:
+        """The set."""
+        return self.spots
 
     @property
-    def smallest(self) -> list[Layers]:
-        """The layer set alone."""
-        return [self.layers]
+    def smallest(self) -> list[tuple[S, ...]]:
+        """The set alone."""
+        return [self.spots]
 
-    def read(self, raw: Mapping[str, Scalar]) -> Layers:
-        """The layer set."""
-        return self.layers
+    def read(self, raw: Mapping[str, Scalar]) -> tuple[S, ...]:
+        """The set."""
+        return self.spots
 
-    def write(self, layers: Layers) -> dict[str, Scalar]:
+    def write(self, spots: tuple[S, ...]) -> dict[str, Scalar]:
         """Nothing: there is no choice."""
         return {}
 
-    def allows(self, layers: Layers) -> bool:
-        """Whether it is the layer set."""
-        return layers == self.layers
+    def allows(self, spots: tuple[S, ...]) -> bool:
+        """Whether it is the set."""
+        return spots == self.spots
 
-    def nearest(self, layers: Layers) -> Layers:
-        """The layer set."""
-        return self.layers
+    def nearest(self, spots: tuple[S, ...]) -> tuple[S, ...]:
+        """The set."""
+        return self.spots
 
-    def sample(self, rng: np.random.Generator) -> Layers:
-        """The layer set."""
-        return self.layers
+    def sample(self, rng: np.random.Generator) -> tuple[S, ...]:
+        """The set."""
+        return self.spots
 
-    def near(self, layers: Layers, rng: np.random.Generator) -> Layers:
-        """The layer set."""
-        return self.layers
+    def near(self, spots: tuple[S, ...], rng: np.random.Generator) -> tuple[S, ...]:
+        """The set."""
+        return self.spots
+
+    def to_dict(self) -> Any:
+        """Its spots."""
+        return _plain(self.spots)
 
 
 @dataclass(frozen=True)
@@ -206,6 +180,10 @@ class BitPlacement:
         rest = set(layers) - set(range(first, last + 1))
         first, last = _edited_block(first, last, n, rng)
         return tuple(sorted(rest | set(range(first, last + 1))))
+
+    def to_dict(self) -> Any:
+        """Its flags."""
+        return [flag.to_dict() for flag in self.dimensions]
 
 
 @dataclass(frozen=True)
@@ -272,17 +250,27 @@ class RangePlacement:
         first, last = _edited_block(layers[0], layers[-1], self._n, rng)
         return tuple(range(first, last + 1)) or layers
 
+    def to_dict(self) -> Any:
+        """Both ends."""
+        return [end.to_dict() for end in self.dimensions]
+
 
 @dataclass(frozen=True)
-class LastPlacement:
-    """The top `number` layers: what a short backward pass reaches."""
+class RankedPlacement(Generic[S]):
+    """The first `number` spots of an order: the top layers, or the most important spots.
+
+    Attributes:
+        number: The dimension of how many.
+        order: Layers or pairs, the first choice first; at least as many as `number` can be.
+    """
 
     number: Dimension
+    order: tuple[S, ...]
     may_be_empty: bool = False
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """The number of layers."""
+        """The number of spots."""
         return (self.number,)
 
     @property
@@ -291,43 +279,59 @@ class LastPlacement:
         return len(self.number.values)
 
     @property
-    def largest(self) -> Layers:
-        """Every layer."""
-        return tuple(range(self.count))
+    def largest(self) -> tuple[S, ...]:
+        """As many as there can be."""
+        return self._first(self.number.values[-1])
 
     @property
-    def smallest(self) -> list[Layers]:
-        """The top layer."""
-        return [(self.count - 1,)]
+    def smallest(self) -> list[tuple[S, ...]]:
+        """As few as there can be."""
+        return [self._first(self.number.values[0])]
 
-    def read(self, raw: Mapping[str, Scalar]) -> Layers:
-        """The top layers."""
-        return self.largest[-int(self.number.read(raw)) :]
+    def read(self, raw: Mapping[str, Scalar]) -> tuple[S, ...]:
+        """The first of the order."""
+        return self._first(self.number.read(raw))
 
-    def write(self, layers: Layers) -> dict[str, Scalar]:
-        """Their number; nothing for no layers."""
-        return {self.number.name: len(layers)} if layers else {}
+    def write(self, spots: tuple[S, ...]) -> dict[str, Scalar]:
+        """Their number; nothing for none."""
+        return {self.number.name: len(spots)} if spots else {}
 
-    def allows(self, layers: Layers) -> bool:
-        """Whether they are the top ones."""
-        return bool(layers) and layers == self.largest[-len(layers) :]
+    def allows(self, spots: tuple[S, ...]) -> bool:
+        """Whether they are the first of the order, and of a number that may be."""
+        return len(spots) in self.number.values and spots == self._first(len(spots))
 
-    def nearest(self, layers: Layers) -> Layers:
-        """The top layers closest to them; of equally close ones the fewer."""
-        tops = [self.largest[-number:] for number in range(1, self.count + 1)]
-        return min(tops, key=lambda top: _difference(top, layers))
+    def nearest(self, spots: tuple[S, ...]) -> tuple[S, ...]:
+        """The first ones closest to them; of equally close sets the smaller."""
+        sets = [self._first(number) for number in self.number.values]
+        return min(sets, key=lambda first: _difference(first, spots))
 
-    def sample(self, rng: np.random.Generator) -> Layers:
+    def sample(self, rng: np.random.Generator) -> tuple[S, ...]:
         """Any number, each as often."""
-        return self.largest[-int(rng.integers(1, self.count + 1)) :]
+        return self._first(self.number.values[int(rng.integers(self.count))])
 
-    def near(self, layers: Layers, rng: np.random.Generator) -> Layers:
-        """One layer more or fewer, or at times another number."""
-        return self.largest[-int(self.number.near(len(layers) or 1, rng)) :]
+    def near(self, spots: tuple[S, ...], rng: np.random.Generator) -> tuple[S, ...]:
+        """One spot more or fewer, or at times another number."""
+        number = len(spots) or self.number.values[0]
+        return self._first(self.number.near(number, rng))
+
+    def _first(self, number: Scalar) -> tuple[S, ...]:
+        return tuple(sorted(self.order[: int(number)]))
+
+    def to_dict(self) -> Any:
+        """The number, and the order where it is not simply the top layers first."""
+        number = [self.number.to_dict()]
+        if self.order == tuple(reversed(range(len(self.order)))):
+            return number
+        return {"number": number, "order": _plain(self.order)}
 
 
-def _difference(some: Layers, others: Layers) -> int:
-    """How many layers only one of the two sets has."""
+def _plain(spots: Spots) -> list[Any]:
+    """Spots as JSON holds them."""
+    return [list(spot) if isinstance(spot, tuple) else spot for spot in spots]
+
+
+def _difference(some: Spots, others: Spots) -> int:
+    """How many spots only one of the two sets has."""
     return len(set(some) ^ set(others))
 
 

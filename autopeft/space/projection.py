@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopeft.space.layout import Layout
-from autopeft.space.method import BoundMethod, Setting
-from autopeft.space.placement import Layers
+from autopeft.space.method import BoundMethod, Setting, layers_of
 from autopeft.space.schema import Scalar
 
 Groups = Sequence[Mapping[str, Any]]
@@ -33,8 +32,11 @@ def nearest(layout: Layout, plain: Mapping[str, Any]) -> dict[str, Scalar] | Non
             plain.get(method.name, ()) for method in layout.methods if method.layers is None
         ]
         raw |= layout.shared.write(
-            layout.shared.nearest(_layers([entry for groups in sharing for entry in groups]))
+            layout.shared.nearest(layers_of([entry for groups in sharing for entry in groups]))
         )
+    if layout.sparsity:
+        on = [part.method.name for part in layout.parts(raw)]
+        raw |= layout.sparsity.nearest(plain.get("sparsity", {}), on)
     training = plain.get("training", {})
     for setting in layout.training:
         if dimension := setting.dimension:
@@ -50,7 +52,7 @@ def _method(method: BoundMethod, groups: Groups) -> dict[str, Scalar]:
     """Values of the method's own dimensions; one that cannot be off is at its smallest."""
     if not groups:
         own = method.layers.smallest[0] if method.layers else None
-        smallest = method.extreme(largest=False, sites=method.sites.smallest[0], layers=own)
+        smallest = method.extreme(largest=False, sites=method.sites.smallest[0], spots=own)
         return method.absence or smallest
     leading = max(groups, key=lambda entry: len(entry["layers"]))
     raw: dict[str, Scalar] = {method.present.name: True} if method.present else {}
@@ -66,7 +68,7 @@ def _method(method: BoundMethod, groups: Groups) -> dict[str, Scalar]:
     chosen = {site for entry in groups for site in entry.get("sites", ())}
     raw |= method.sites.write(tuple(site for site in method.sites.sites if site in chosen))
     if method.layers:
-        raw |= method.layers.write(method.layers.nearest(_layers(groups)))
+        raw |= method.layers.write(method.layers.nearest(method.spots(groups)))
     return raw
 
 
@@ -76,7 +78,3 @@ def _wanted(setting: Setting, entry: Mapping[str, Any], size: str) -> Scalar | N
     if setting.per_size:
         return None if value is None else float(value) / float(entry[size])
     return setting.parameter.default if value is None else value
-
-
-def _layers(groups: Groups) -> Layers:
-    return tuple(sorted({int(layer) for entry in groups for layer in entry["layers"]}))

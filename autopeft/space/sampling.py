@@ -12,7 +12,7 @@ import numpy as np
 
 from autopeft.space.layout import Layout
 from autopeft.space.method import BoundMethod
-from autopeft.space.placement import Layers
+from autopeft.space.placement import Spots, layer_of
 from autopeft.space.schema import Scalar
 
 
@@ -24,6 +24,8 @@ def sample(layout: Layout, rng: np.random.Generator) -> dict[str, Scalar]:
         raw |= method.sample(rng) if method.name in chosen else method.absence
     if layout.shared:
         raw |= layout.shared.write(layout.shared.sample(rng))
+    if layout.sparsity:
+        raw |= layout.sparsity.sample(rng)
     for setting in layout.training:
         if dimension := setting.dimension:
             raw[dimension.name] = dimension.sample(rng)
@@ -41,15 +43,15 @@ def _chosen_methods(layout: Layout, rng: np.random.Generator) -> set[str]:
     return {*required, *(optional[index] for index in picked)}
 
 
-def largest(layout: Layout) -> dict[str, Scalar]:
-    """The point with every method at its largest size, in all layers and sites."""
+def largest(layout: Layout) -> list[dict[str, Scalar]]:
+    """Every method at its largest size, in all layers and sites; under every rule in turn."""
     raw: dict[str, Scalar] = {}
     for method in layout.methods:
-        layers = method.layers.largest if method.layers else None
-        raw |= method.extreme(largest=True, sites=method.sites.sites, layers=layers)
+        spots = method.layers.largest if method.layers else None
+        raw |= method.extreme(largest=True, sites=method.sites.sites, spots=spots)
     if layout.shared:
         raw |= layout.shared.write(layout.shared.largest)
-    return layout.canonical(raw | _training(layout))
+    return _by_rule(layout, raw, largest=True)
 
 
 def smallest(layout: Layout) -> list[dict[str, Scalar]]:
@@ -62,9 +64,9 @@ def smallest(layout: Layout) -> list[dict[str, Scalar]]:
     for methods in _fewest_methods(layout):
         for layer in _layers(layout):
             for sites in itertools.product(*(method.sites.smallest for method in methods)):
-                point = _smallest_at(layout, methods, sites, layer)
-                if point not in points:
-                    points.append(point)
+                for point in _smallest_at(layout, methods, sites, layer):
+                    if point not in points:
+                        points.append(point)
     return points
 
 
@@ -87,28 +89,41 @@ def _layers(layout: Layout) -> range:
     """Every layer that some smallest placement can start from."""
     placements = [method.layers for method in layout.methods if method.layers]
     placements += [layout.shared] if layout.shared else []
-    return range(max(layers[-1] for placement in placements for layers in placement.smallest) + 1)
+    highest = (layer_of(spots[-1]) for placement in placements for spots in placement.smallest)
+    return range(max(highest) + 1)
 
 
 def _smallest_at(
     layout: Layout, methods: list[BoundMethod], sites: tuple[tuple[str, ...], ...], layer: int
-) -> dict[str, Scalar]:
+) -> list[dict[str, Scalar]]:
     raw: dict[str, Scalar] = {}
     for method in layout.methods:
         if method not in methods:
             raw |= method.absence
             continue
         own = _closest(method.layers.smallest, layer) if method.layers else None
-        raw |= method.extreme(largest=False, sites=sites[methods.index(method)], layers=own)
+        raw |= method.extreme(largest=False, sites=sites[methods.index(method)], spots=own)
     if layout.shared:
         on = any(method.layers is None for method in methods)
         raw |= layout.shared.write(_closest(layout.shared.smallest, layer) if on else ())
-    return layout.canonical(raw | _training(layout))
+    return _by_rule(layout, raw, largest=False)
 
 
-def _closest(choices: list[Layers], layer: int) -> Layers:
+def _by_rule(layout: Layout, raw: dict[str, Scalar], *, largest: bool) -> list[dict[str, Scalar]]:
+    """The points of these methods under every rule, all different."""
+    raw = raw | _training(layout)
+    ways = layout.sparsity.extremes(largest=largest) if layout.sparsity else [{}]
+    points: list[dict[str, Scalar]] = []
+    for rule in ways:
+        point = layout.canonical(raw | rule)
+        if point not in points:
+            points.append(point)
+    return points
+
+
+def _closest(choices: list[Spots], layer: int) -> Spots:
     """The choice that starts at `layer`, or the one nearest to it."""
-    return min(choices, key=lambda layers: abs(layers[0] - layer))
+    return min(choices, key=lambda spots: abs(layer_of(spots[0]) - layer))
 
 
 def _training(layout: Layout) -> dict[str, Scalar]:

@@ -5,10 +5,13 @@ themselves here: a method by its parameters and legal sites, a backbone by its d
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Scalar: TypeAlias = bool | int | float | str
+
+Pair: TypeAlias = tuple[int, str]
+"""A layer and one of its sites."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class ParameterSchema:
         choices: Legal values of a `str` parameter.
         when: Makes the parameter meaningless (dropped from the canonical form) unless the named
             sibling parameter has the given value, such as ("reparametrise", True).
+        measured: Values of a `str` parameter that mean something only with an importance map.
     """
 
     name: str
@@ -33,6 +37,7 @@ class ParameterSchema:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     when: tuple[str, Scalar] | None = None
+    measured: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,19 @@ class RuleSchema:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """What matters most for a study's data by one score, the most important first.
+
+    Attributes:
+        layers: All layers.
+        sites: All (layer, site) pairs, sub-layers among them.
+    """
+
+    layers: tuple[int, ...]
+    sites: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
 class Shape:
     """The dimensions of one backbone, as a space sees them.
 
@@ -89,9 +107,24 @@ class Shape:
         dimensions: Named widths that sizes may refer to: `hidden_size`, `intermediate_size`.
         roles: Sites that the backbone has: linear roles and sub-layers.
         methods: Methods that the backbone can carry.
+        rankings: By score; {} where the importance of layers and sites is not measured.
     """
 
     n_layers: int
     dimensions: Mapping[str, int]
     roles: frozenset[str]
     methods: frozenset[str]
+    rankings: Mapping[str, Ranking] = field(default_factory=dict)
+
+    def ranking(self, score: str) -> Ranking:
+        """The ranking by a score; KeyError where others are measured, but not this one.
+
+        Where nothing is measured, a stand-in with the top layers first: of the right sizes, and
+        good for checks alone. A search binds its space to a measured backbone.
+        """
+        if self.rankings:
+            return self.rankings[score]
+        layers = tuple(reversed(range(self.n_layers)))
+        return Ranking(
+            layers, tuple((layer, role) for layer in layers for role in sorted(self.roles))
+        )

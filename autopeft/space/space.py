@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from autopeft.errors import SpaceError
 from autopeft.space import counting, dialogue, neighbours, projection, sampling
-from autopeft.space.binding import MethodSpace, bind
+from autopeft.space.binding import SpaceParts, bind
 from autopeft.space.dimension import Dimension, Point
 from autopeft.space.layout import Layout
-from autopeft.space.leaves import Leaf
-from autopeft.space.placement import LayerChoice
-from autopeft.space.schema import ParameterSchema, Scalar, Shape
+from autopeft.space.schema import Scalar, Shape
 
 __all__ = ["BoundSpace", "Dimension", "Point", "Space"]
 
@@ -29,9 +27,7 @@ class Space:
     Attributes:
         name: The file's name without suffix, or "inline".
         where: What it is called in errors.
-        methods: Sorted by name, so that their order in the file does not matter.
-        layers: What methods with shared layers use.
-        training: The training values that it sets, as (schema, leaf).
+        parts: Its methods, shared layers, training values and sparsity rules.
         description: What it is for, or "".
         source: Where it comes from, or "".
         block: The YAML block as plain data: an inline block that loads as this space.
@@ -39,22 +35,33 @@ class Space:
 
     name: str
     where: str
-    methods: tuple[MethodSpace, ...]
-    layers: LayerChoice
-    training: tuple[tuple[ParameterSchema, Leaf], ...]
+    parts: SpaceParts
     description: str = ""
     source: str = ""
     block: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def measured(self) -> bool:
+        """Whether a search of it needs an importance map: for placements, units or rules."""
+        parts = self.parts
+        return (
+            parts.layers.mode == "importance"
+            or any(method.measured for method in parts.methods)
+            or any(rule.measured for rule in parts.rules)
+        )
+
     def bind(self, shape: Shape) -> "BoundSpace":
         """The space on a backbone.
+
+        Args:
+            shape: The backbone. Without rankings, layers by importance are a stand-in that is good
+                for checks and sizes alone, see `Shape.ranking`; see `measured`.
 
         Raises:
             SpaceError: The backbone lacks a method, site, layer or width, or no valid
                 configuration is left; all faults at once.
         """
-        layout = bind(self.where, self.methods, self.layers, self.training, shape)
-        return BoundSpace(self.name, layout)
+        return BoundSpace(self.name, bind(self.where, self.parts, shape))
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,9 @@ class BoundSpace:
 
     A **point** holds the active dimensions only and is canonical: a method that is off (not
     present, size 0, no sites or no layers) contributes nothing, nor do shared layers that no
-    method uses. Points are equal exactly where their configurations are. A point without any
-    method is not valid. Instances are immutable and can be pickled.
+    method uses, nor a sparsity rule that is for none of its methods. Points are equal exactly
+    where their configurations are. A point without any method is not valid. Instances are
+    immutable and can be pickled.
 
     Attributes:
         name: The space's name.
@@ -76,12 +84,16 @@ class BoundSpace:
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """All dimensions: methods by name, shared layers, training."""
+        """All dimensions: methods by name, shared layers, sparsity, training."""
         return self.layout.dimensions
 
     @cached_property
     def hash(self) -> str:
-        """16 hexadecimal digits of SHA-256 over what it allows; its name does not matter."""
+        """16 hexadecimal digits of SHA-256 over what it allows; its name does not matter.
+
+        Layers by importance are part of it: on another ranking the same numbers are other
+        configurations, so the space is another one.
+        """
         text = json.dumps(self.layout.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -134,11 +146,21 @@ class BoundSpace:
         return projection.nearest(self.layout, plain)
 
     def largest(self) -> Point:
-        """Every method at its largest size, in all layers and sites."""
-        return sampling.largest(self.layout)
+        """Every method at its largest size, in all layers and sites.
+
+        It has no sparsity rule, or the first one of a space that always has one.
+        """
+        return sampling.largest(self.layout)[0]
+
+    def largest_by_rule(self) -> list[Point]:
+        """`largest` under every sparsity rule in turn, its numbers at their largest."""
+        return list(sampling.largest(self.layout))
 
     def smallest(self) -> list[Point]:
-        """Candidates for the fewest parameters: each method alone, smallest, at each place."""
+        """Candidates for the fewest parameters: each method alone, smallest, at each place.
+
+        Each is there under every sparsity rule that suits it.
+        """
         return list(sampling.smallest(self.layout))
 
     def dialogue(self, choose: dialogue.Choose) -> tuple[Point, dict[str, Scalar]]:
@@ -180,12 +202,11 @@ class BoundSpace:
 
     def assignment(self, point: Point) -> dict[str, Any]:
         """The plain form of `Configuration.to_dict()`; `training` holds what the space sets."""
-        parts = self.layout.parts(point)
-        methods = {part.method.name: [part.to_dict()] for part in parts}
+        methods = {part.method.name: part.to_dicts() for part in self.layout.parts(point)}
         training = {
             setting.parameter.name: setting.read(point) for setting in self.layout.training
         }
-        return methods | {"sparsity": {"rule": "none"}, "training": training}
+        return methods | {"sparsity": self.layout.rule(point), "training": training}
 
     def to_dict(self) -> dict[str, Any]:
         """A plain description: name, hash, sizes, dimensions and structure."""

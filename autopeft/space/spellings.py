@@ -71,6 +71,15 @@ SITE_SPELLINGS = {
     "self_attn": "attention",
 }
 
+RULE_SPELLINGS = {
+    "AdaLoRA": "adalora",
+    "ADALORA": "adalora",
+    "selective": "id3",
+    "speft": "sparse",
+    "shira": "sparse",
+    "supertuning": "sparse",
+}
+
 TRAINING_SPELLINGS = {
     "lr": "learning_rate",
     "wd": "weight_decay",

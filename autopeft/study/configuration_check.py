@@ -7,24 +7,26 @@ and, where it is known, the backbone say of themselves: form first, then meaning
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autopeft.configuration import NO_SPARSITY, TRAINING_KEYS
+from autopeft.configuration import TRAINING_KEYS
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.faults import nearest, shown
-from autopeft.space.schema import MethodSchema, ParameterSchema, Shape
+from autopeft.space.schema import MethodSchema, ParameterSchema, RuleSchema, Shape
 from autopeft.space.spellings import (
     METHOD_SPELLINGS,
     PARAMETER_SPELLINGS,
+    RULE_SPELLINGS,
     SITE_SPELLINGS,
     TRAINING_SPELLINGS,
 )
 from autopeft.study.configuration_form import (
+    NO_RULE,
     PLACEMENT,
     active,
     complete_configuration,
     entries_of,
     form_findings,
 )
-from autopeft.study.faults import LATER, Finding, Loc
+from autopeft.study.faults import Finding, Loc
 
 _LIMITS: Mapping[str, tuple[float, float, str]] = {
     "learning_rate": (5e-324, float("inf"), "a number > 0"),
@@ -39,6 +41,7 @@ def check_configuration(
     shape: Shape | None,
     where: str,
     *,
+    rules: Mapping[str, RuleSchema],
     key: str = "configuration",
 ) -> list[Fault]:
     """All faults of a configuration in its plain form.
@@ -50,17 +53,19 @@ def check_configuration(
         shape: The backbone, or None where it is not known: then layers and sites are not held
             against it.
         where: The file or flag it came from.
+        rules: The registered sparsity rules.
         key: The dotted key at which it stands there, "" for the top.
     """
     findings = form_findings(plain)
     if not findings and isinstance(plain, Mapping):
         for loc, method, entry in entries_of(plain):
             findings += _method_findings(loc, method, entry, schemas, shape)
-        findings += _sparsity_findings(plain.get("sparsity", NO_SPARSITY))
+        methods = [method for _, method, _ in entries_of(plain)]
+        findings += _sparsity_findings(plain.get("sparsity", {}), rules, methods)
         findings += _training_findings(plain.get("training", {}))
     faults = [_fault(finding, where, key) for finding in findings]
     if not faults and isinstance(plain, Mapping):
-        faults = _overlaps(plain, schemas, where, key)
+        faults = _overlaps(plain, schemas, rules, where, key)
     return faults
 
 
@@ -125,24 +130,32 @@ def _parameter_findings(loc: Loc, entry: Mapping[str, Any], schema: MethodSchema
             hint = _did_you_mean(ours[0] if ours else nearest(name, known))
             findings.append(Finding((*loc, name), "an unknown key", ", ".join(known), hint))
     for parameter in schema.parameters:
-        if parameter.name in entry:
-            findings += _value_findings((*loc, parameter.name), parameter, entry, schema)
-        elif parameter.default is None and active(parameter, entry, schema):
-            findings.append(
-                Finding((*loc, parameter.name), "nothing", _allowed(parameter), "it must be given")
-            )
+        own = (*loc, parameter.name)
+        if parameter.name not in entry:
+            if parameter.default is None and active(parameter, entry, schema.parameters):
+                allowed = _allowed(parameter)
+                findings.append(Finding(own, "nothing", allowed, "it must be given"))
+        elif parameter.name == schema.size and _is_zero(entry[schema.size]):
+            findings.append(Finding(own, "0", _allowed(parameter), "leave the whole group out"))
+        else:
+            findings += _value_findings(own, parameter, entry, schema.parameters)
     return findings
 
 
+def _is_zero(value: object) -> bool:
+    return value == 0 and not isinstance(value, bool)
+
+
 def _value_findings(
-    loc: Loc, parameter: ParameterSchema, entry: Mapping[str, Any], schema: MethodSchema
+    loc: Loc,
+    parameter: ParameterSchema,
+    entry: Mapping[str, Any],
+    parameters: Sequence[ParameterSchema],
 ) -> list[Finding]:
     value = entry[parameter.name]
-    if parameter.name == schema.size and value == 0 and not isinstance(value, bool):
-        return [Finding(loc, "0", _allowed(parameter), "leave the whole group out")]
     if not _legal(value, parameter):
         return [Finding(loc, shown(value), _allowed(parameter), "")]
-    if parameter.when is not None and not active(parameter, entry, schema):
+    if parameter.when is not None and not active(parameter, entry, parameters):
         sibling, wanted = parameter.when
         hint = f"it means something only with {sibling}: {shown(wanted)}"
         return [Finding(loc, shown(value), "nothing", hint)]
@@ -179,16 +192,30 @@ def _allowed(parameter: ParameterSchema) -> str:
     return f"{words}{low}{' and' if low and high else ''}{high}"
 
 
-def _sparsity_findings(sparsity: Mapping[str, Any]) -> list[Finding]:
-    findings = [
-        Finding(("sparsity", str(name)), "an unknown key", "rule")
-        for name in sparsity
-        if name != "rule"
-    ]
-    rule = sparsity.get("rule", "none")
-    if rule != "none":
-        hint = f"sparsity is {LATER}"
-        findings.append(Finding(("sparsity", "rule"), shown(rule), "none", hint))
+def _sparsity_findings(
+    block: Mapping[str, Any], rules: Mapping[str, RuleSchema], methods: Sequence[str]
+) -> list[Finding]:
+    loc: Loc = ("sparsity",)
+    rule = block.get("rule", NO_RULE)
+    schema = rules.get(rule) if isinstance(rule, str) else None
+    if schema is None:
+        ours = RULE_SPELLINGS.get(str(rule), "")
+        hint = _did_you_mean(ours if ours in rules else nearest(str(rule), rules))
+        return [Finding((*loc, "rule"), shown(rule), ", ".join(rules), hint)]
+    findings = []
+    if schema.methods and not set(schema.methods) & set(methods):
+        allowed = ", ".join(each.name for each in rules.values() if not each.methods)
+        hint = f"it is for {', '.join(schema.methods)} alone"
+        findings.append(Finding((*loc, "rule"), schema.name, allowed, hint))
+    known = ["rule", *(parameter.name for parameter in schema.parameters)]
+    for name in block:
+        if name not in known:
+            hint = _did_you_mean(nearest(str(name), known))
+            findings.append(Finding((*loc, str(name)), "an unknown key", ", ".join(known), hint))
+    for parameter in schema.parameters:
+        if parameter.name in block:
+            own = (*loc, parameter.name)
+            findings += _value_findings(own, parameter, block, schema.parameters)
     return findings
 
 
@@ -209,11 +236,15 @@ def _training_findings(training: Mapping[str, Any]) -> list[Finding]:
 
 
 def _overlaps(
-    plain: Mapping[str, Any], schemas: Mapping[str, MethodSchema], where: str, key: str
+    plain: Mapping[str, Any],
+    schemas: Mapping[str, MethodSchema],
+    rules: Mapping[str, RuleSchema],
+    where: str,
+    key: str,
 ) -> list[Fault]:
     """Two groups of one method at one place; only the canonical form can tell."""
     try:
-        complete_configuration(plain, schemas, dict.fromkeys(TRAINING_KEYS, 0.0))
+        complete_configuration(plain, schemas, dict.fromkeys(TRAINING_KEYS, 0.0), rules=rules)
     except SpaceError as error:
         return [
             Fault(where, f"{key}.{fault.key}".strip("."), fault.given, fault.allowed, fault.hint)

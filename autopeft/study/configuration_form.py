@@ -3,16 +3,18 @@
 `Configuration.from_dict` trusts its input and wants every value; this is the way there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from autopeft.configuration import NO_SPARSITY, TRAINING_KEYS, Configuration
+from autopeft.configuration import TRAINING_KEYS, Configuration
 from autopeft.space.faults import shown
-from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
+from autopeft.space.schema import MethodSchema, ParameterSchema, RuleSchema, Scalar
 from autopeft.study.faults import Finding, Loc
 
 PLACEMENT = ("layers", "sites")
 """The keys of a method block that say where; all others are parameters."""
+
+NO_RULE = "none"
 
 
 def form_findings(plain: object) -> list[Finding]:
@@ -24,6 +26,8 @@ def form_findings(plain: object) -> list[Finding]:
         if name in ("sparsity", "training"):
             if not isinstance(value, Mapping):
                 findings.append(Finding((name,), shown(value), "a block of keys and values"))
+            elif name == "sparsity":
+                findings += _single_values((name,), value)
         elif not isinstance(value, (list, tuple)):
             hint = "put the block into a list: [{...}]" if isinstance(value, Mapping) else ""
             findings.append(Finding((str(name),), shown(value), "a list of blocks", hint))
@@ -43,10 +47,15 @@ def _entry_findings(loc: Loc, entry: object) -> list[Finding]:
         findings.append(Finding((*loc, "layers"), given, "a list of layers, counted from 0"))
     if "sites" in entry and (not _is_list(entry["sites"], str) or not entry["sites"]):
         findings.append(Finding((*loc, "sites"), shown(entry["sites"]), "a list of sites"))
-    for name, value in entry.items():
-        if name not in PLACEMENT and not isinstance(value, (bool, int, float, str)):
-            findings.append(Finding((*loc, str(name)), shown(value), "one value"))
-    return findings
+    return findings + _single_values(loc, entry)
+
+
+def _single_values(loc: Loc, entry: Mapping[str, Any]) -> list[Finding]:
+    return [
+        Finding((*loc, str(name)), shown(value), "one value")
+        for name, value in entry.items()
+        if name not in PLACEMENT and not isinstance(value, (bool, int, float, str))
+    ]
 
 
 def _is_list(value: object, kind: type) -> bool:
@@ -67,6 +76,8 @@ def complete_configuration(
     plain: Mapping[str, Any],
     schemas: Mapping[str, MethodSchema],
     training: Mapping[str, Scalar],
+    *,
+    rules: Mapping[str, RuleSchema],
 ) -> Configuration:
     """The configuration that a checked plain form stands for, defaults filled in.
 
@@ -74,13 +85,16 @@ def complete_configuration(
         plain: A form without faults.
         schemas: The registered methods.
         training: The study's values of `TRAINING_KEYS`, for those it does not give.
+        rules: The registered sparsity rules.
 
     Raises:
         SpaceError: A method sits twice on one layer and site.
     """
     values = {**training, **plain.get("training", {})}
+    sparsity = plain.get("sparsity", {})
+    rule = str(sparsity.get("rule", NO_RULE))
     complete: dict[str, Any] = {
-        "sparsity": plain.get("sparsity", NO_SPARSITY),
+        "sparsity": {"rule": rule} | _parameters(sparsity, rules[rule].parameters),
         "training": {name: float(values[name]) for name in TRAINING_KEYS},
     }
     for _, method, entry in entries_of(plain):
@@ -88,12 +102,15 @@ def complete_configuration(
     return Configuration.from_dict(complete)
 
 
-def active(parameter: ParameterSchema, entry: Mapping[str, Any], schema: MethodSchema) -> bool:
+def active(
+    parameter: ParameterSchema, entry: Mapping[str, Any], siblings: Sequence[ParameterSchema]
+) -> bool:
     """Whether a parameter means anything beside its siblings."""
     if parameter.when is None:
         return True
-    sibling, wanted = parameter.when
-    value: object = entry.get(sibling, schema.parameter(sibling).default)
+    name, wanted = parameter.when
+    default = next(sibling.default for sibling in siblings if sibling.name == name)
+    value: object = entry.get(name, default)
     return value == wanted
 
 
@@ -101,8 +118,14 @@ def _completed(entry: Mapping[str, Any], schema: MethodSchema) -> dict[str, Any]
     complete: dict[str, Any] = {"layers": entry["layers"]}
     if schema.sites:
         complete["sites"] = entry.get("sites", schema.default_sites)
-    for parameter in schema.parameters:
-        if active(parameter, entry, schema):
+    return complete | _parameters(entry, schema.parameters)
+
+
+def _parameters(entry: Mapping[str, Any], parameters: Sequence[ParameterSchema]) -> dict[str, Any]:
+    """The values of all parameters that mean something, defaults filled in."""
+    values: dict[str, Any] = {}
+    for parameter in parameters:
+        if active(parameter, entry, parameters):
             value = entry.get(parameter.name, parameter.default)
-            complete[parameter.name] = float(value) if parameter.kind == "float" else value
-    return complete
+            values[parameter.name] = float(value) if parameter.kind == "float" else value
+    return values

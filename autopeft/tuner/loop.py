@@ -10,12 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from autopeft import counting
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Runner
 from autopeft.execution.states import keep_cohorts
 from autopeft.searchers import front as fronts
 from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
 from autopeft.study.ending import Ending, Reason
+from autopeft.study.placement import resolved_details
 from autopeft.study.progress import Listener, Stopper
 from autopeft.study.records import NewTrial, Origin, StudyState, TrialRecord, TrialState
 from autopeft.tuner.cohort import CohortTraining
@@ -189,6 +191,7 @@ class Tuner:
         details: Mapping[str, object] | None = None,
     ) -> NewTrial:
         known = self._problem.known(configuration)
+        built = counting.resolved(configuration, self._problem.anatomy)
         return NewTrial(
             configuration=configuration,
             origin=origin,
@@ -197,7 +200,7 @@ class Tuner:
             pack=cohort,
             baseline=baseline,
             known=known,
-            details=details or {},
+            details={**(details or {}), **resolved_details(configuration, built)},
         )
 
     # -- telling ------------------------------------------------------------------------------

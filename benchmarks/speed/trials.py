@@ -17,6 +17,7 @@ from autopeft.searchers.baselines import baselines
 from autopeft.searchers.random import RandomSearcher
 from autopeft.space.library import load_space
 from autopeft.space.space import Point
+from autopeft.sparsity import rules
 from autopeft.training.lanes.pack import Lane
 
 QUICK_DRAWS = Path(__file__).resolve().parents[1] / "quick_draws.json"
@@ -48,7 +49,7 @@ def shape_of(anatomy: Anatomy) -> dict[str, Any]:
 def quick_draws(anatomy: Anatomy) -> list[Configuration]:
     """The first draws of the random searcher from `quick.yaml`, seed 0."""
     shape = anatomy.shape(registry.carried_by(anatomy))
-    space = load_space("quick", schemas=registry.schemas()).bind(shape)
+    space = load_space("quick", schemas=registry.schemas(), rules=rules.schemas()).bind(shape)
 
     def build(point: Point) -> Configuration:
         assignment = space.assignment(point)

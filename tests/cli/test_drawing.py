@@ -29,6 +29,16 @@ def test_the_placement_map_shows_sizes() -> None:
     ]
 
 
+def test_densities_are_drawn_by_themselves() -> None:
+    sizes = {("lora up", 0): 8, ("sparse up", 1): 0.002, ("sparse up", 0): 0.001}
+    placement = PlacementMap(("lora up", "sparse up"), 2, sizes)
+    assert list(placement_lines(placement, width=80, ascii_only=False)) == [
+        "layer           0      1",
+        "lora up        █8      ·",
+        "sparse up  ▇0.001 █0.002",
+    ]
+
+
 def test_many_layers_are_wrapped() -> None:
     placement = PlacementMap(("prefix",), 30, {("prefix", 29): 16})
     lines = list(placement_lines(placement, width=40, ascii_only=True))

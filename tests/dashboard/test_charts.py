@@ -157,6 +157,14 @@ def test_the_placement_shows_sizes_as_text_and_doubling_as_colour() -> None:
     assert np.asarray(heat.z).tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 7.0]]
 
 
+def test_densities_are_shares() -> None:
+    (heat,) = charts.placement_chart(
+        PlacementMap(("sparse up",), 2, {("sparse up", 1): 0.004})
+    ).data
+    assert [list(row) for row in heat.text] == [["", "0.004"]]
+    assert np.asarray(heat.z).tolist() == [[0.0, 3.0]]
+
+
 def test_an_empty_placement_draws_nothing() -> None:
     (heat,) = charts.placement_chart(PlacementMap((), 4, {})).data
     assert not len(heat.y)

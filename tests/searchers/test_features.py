@@ -2,6 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from bound_problems import anatomy, bound_problem
+from importance_maps import with_importance
+from importance_spaces import RANKING, importance_problem, measured_anatomy
+from rule_doubles import known_rules
 
 from autopeft.configuration import Configuration, Group
 from autopeft.searchers.encoding import SINGLE, Encoding
@@ -80,3 +84,85 @@ def test_the_encoding_scales_and_drops_constants(make_problem) -> None:
         )
     )
     assert encoding.rows([]).shape == (0, F.shape[1])
+
+
+def placed(method, layers, sites, rule="none", **settings) -> Configuration:
+    training = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.06}
+    sparsity = {"rule": rule} if isinstance(rule, str) else rule
+    group = Group.of(method, layers, sites, **settings)
+    return Configuration.of([group], training=training, sparsity=sparsity)
+
+
+RANK_ONE = {"rank": 1, "alpha": 1.0, "dropout": 0.0}
+ADAPTER = {"size": 3, "activation": "relu", "scale": 1.0, "dropout": 0.0}
+
+
+def test_coverage_weighs_parameters_by_importance() -> None:
+    body = with_importance(anatomy(24), scores=("sensitivity", "activation"), ranking=RANKING)
+    problem = bound_problem("lora", body)
+    total = sum(body.importance.sites("sensitivity").values())
+
+    def share(layer: int, *roles: str) -> float:
+        sites = body.importance.sites("sensitivity")
+        return sum(sites[layer, role] for role in roles) / total
+
+    features = describe(problem, placed("lora", [1, 3], ["query", "up"], **RANK_ONE))
+    query, up = 2 * 24, 24 + 4 * 24
+    assert features["covered"] == pytest.approx(share(1, "query", "up") + share(3, "query", "up"))
+    assert features["coverage"] == pytest.approx(
+        (share(1, "query") + share(3, "query")) * math.log1p(query)
+        + (share(1, "up") + share(3, "up")) * math.log1p(up)
+    )
+    assert 0.0 < features["activation covered"] < 1.0
+    more = describe(problem, placed("lora", [3, 5], ["query", "up"], **RANK_ONE))
+    less = describe(problem, placed("lora", [0, 2], ["query", "up"], **RANK_ONE))
+    assert more["coverage"] > less["coverage"]
+    everything = placed("lora", range(6), tuple(body.roles), **RANK_ONE)
+    assert describe(problem, everything)["covered"] == pytest.approx(1.0)
+    adapter = describe(problem, placed("serial_adapter", [2], ["ffn"], **ADAPTER))
+    n = problem.site_params(placed("serial_adapter", [2], ["ffn"], **ADAPTER))[2, "ffn"]
+    assert adapter["covered"] == pytest.approx(share(2, "up", "down"))
+    assert adapter["coverage"] == pytest.approx(share(2, "up", "down") * math.log1p(n / 2))
+    prefix = placed("prefix", [2], [], length=4, reparametrise=False)
+    assert describe(problem, prefix)["covered"] == pytest.approx(share(2, "key", "value"))
+
+
+def test_without_a_map_nothing_is_covered() -> None:
+    features = describe(bound_problem("lora"), placed("lora", [1], ["query"], **RANK_ONE))
+    assert not [name for name in features if "cover" in name]
+
+
+def test_what_a_rule_leaves_is_what_counts() -> None:
+    with known_rules():
+        problem = importance_problem()
+        rule = {"rule": "spt", "budget": 1.0, "threshold": 10.0, "score": "sensitivity"}
+        ruled = placed("lora", range(6), ["query"], rule, **RANK_ONE)
+        features = describe(problem, ruled)
+        counts = problem.site_params(ruled)
+    assert features["params"] == pytest.approx(math.log10(1 + sum(counts.values())))
+    assert features["method lora"] == pytest.approx(math.log1p(sum(counts.values())))
+    assert features["sparsity rule spt"] == 1.0
+    assert features["layers"] == pytest.approx(len({layer for layer, _ in counts}) / 6)
+
+
+def test_a_method_alone_has_no_rule_of_others() -> None:
+    with known_rules():
+        problem = importance_problem()
+        lora = placed("lora", range(6), ["query"], **RANK_ONE)
+        prefix = Group.of("prefix", range(6), length=4, reparametrise=False)
+        rule = {"rule": "spt", "budget": 1.0, "threshold": 10.0, "score": "sensitivity"}
+        both = Configuration.of(
+            [*lora.groups, prefix], training=dict(lora.training), sparsity=rule
+        )
+        features = describe(problem, both)
+    assert features["method prefix"] == pytest.approx(math.log1p(6 * 2 * 4 * 48))
+
+
+def test_the_coverage_is_coarse() -> None:
+    with known_rules():
+        problem = importance_problem()
+        rng = np.random.default_rng(0)
+        every = [problem.build(problem.space.sample(rng)) for _ in range(40)]
+        encoding = Encoding.of(problem, Features(problem), every)
+    assert measured_anatomy().importance is not None
+    assert {"coverage", "covered"} <= set(encoding.columns[: encoding.n_coarse])

@@ -2,14 +2,20 @@
 
 import numpy as np
 import pytest
+from bound_problems import anatomy
 from bound_problems import bound_problem as problem
+from importance_maps import with_importance
 
 from autopeft.configuration import Configuration
+from autopeft.methods import registry
 from autopeft.searchers.base import Observation, Problem
 from autopeft.searchers.candidates import Candidates
 from autopeft.searchers.features import Features
 from autopeft.searchers.initial import InitialDesign
 from autopeft.searchers.registry import SEARCHERS, make_searcher
+from autopeft.sparsity import rules
+
+SCORED = ("fisher", "sensitivity", "gradient", "activation")
 
 
 def observed(number: int, given: Problem, configuration: Configuration) -> Observation:
@@ -67,3 +73,18 @@ def test_the_reference_gets_a_configurations_vector_back(name: str) -> None:
         found = given.space.nearest(given.build(point).to_dict())
         assert found is not None
         assert given.space.encode(found) == pytest.approx(given.space.encode(point), abs=1e-5)
+
+
+def test_every_point_by_importance_comes_to_something() -> None:
+    missing = {"sparse"} - set(registry.names()) | {"ist", "spt"} - set(rules.names())
+    if missing:
+        pytest.skip(f"this release lacks {', '.join(sorted(missing))}")
+    body = with_importance(anatomy(48), scores=SCORED, ranking=(3, 1, 5, 4, 0, 2))
+    given = problem("importance", body)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        configuration = given.build(given.space.sample(rng))
+        seen.add(dict(configuration.sparsity)["rule"])
+        assert given.known(configuration)["trainable_params"] >= 0
+    assert seen == {"none", "ist", "spt"}

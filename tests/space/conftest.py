@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from made_up_rules import RULES, SCORES
 
 from autopeft.space.library import load_space
-from autopeft.space.schema import MethodSchema, ParameterSchema, Shape
+from autopeft.space.schema import MethodSchema, ParameterSchema, Ranking, Shape
 from autopeft.space.space import BoundSpace
 
 LINEAR = ("query", "key", "value", "output", "up", "gate", "down")
@@ -50,6 +51,26 @@ SCHEMAS = {
         _adapter("serial_adapter", 1.0),
         _adapter("parallel_adapter", 4.0),
         MethodSchema(
+            "sparse",
+            "density",
+            (
+                ParameterSchema("density", "float", minimum=1e-6, maximum=1.0),
+                ParameterSchema(
+                    "granularity", "str", default="weight", choices=("weight", "input", "block")
+                ),
+                ParameterSchema("block", "int", default=4, when=("granularity", "block")),
+                ParameterSchema(
+                    "score",
+                    "str",
+                    default="fisher",
+                    choices=SCORES,
+                    measured=("fisher", "sensitivity"),
+                ),
+            ),
+            sites=LINEAR,
+            default_sites=("query", "value"),
+        ),
+        MethodSchema(
             "prefix",
             "length",
             (
@@ -66,9 +87,14 @@ SCHEMAS = {
 ROLES = frozenset(LINEAR) - {"gate"} | {"attention", "ffn"}
 
 
-def shape(n_layers: int, hidden_size: int) -> Shape:
+def shape(n_layers: int, hidden_size: int, **rankings: Ranking) -> Shape:
     dimensions = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size}
-    return Shape(n_layers, dimensions, ROLES, frozenset(SCHEMAS))
+    return Shape(n_layers, dimensions, ROLES, frozenset(SCHEMAS), rankings)
+
+
+def ranking(*layers: int) -> Ranking:
+    """Layers in this order, and pairs that change between them: all down, then all up, ..."""
+    return Ranking(layers, tuple((layer, role) for role in sorted(ROLES) for layer in layers))
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +114,8 @@ def minilm() -> Shape:
 
 @pytest.fixture(scope="session")
 def tiny() -> Shape:
-    return shape(3, 16)
+    """Three layers, of which the middle one matters most."""
+    return shape(3, 16, fisher=ranking(1, 2, 0), sensitivity=ranking(0, 2, 1))
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +123,6 @@ def bound(schemas: Mapping[str, MethodSchema], tiny: Shape) -> Callable[..., Bou
     """An inline block or a named space, bound to the tiny shape or the one given."""
 
     def bind(source: Any, to: Shape = tiny) -> BoundSpace:
-        return load_space(source, schemas=schemas).bind(to)
+        return load_space(source, schemas=schemas, rules=RULES).bind(to)
 
     return bind

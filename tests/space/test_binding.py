@@ -3,6 +3,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from made_up_rules import RULES
 
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.library import load_space
@@ -14,7 +15,7 @@ Bind = Callable[..., BoundSpace]
 
 
 def faults_of(block: Any, schemas: Schemas, shape: Shape) -> tuple[Fault, ...]:
-    space = load_space(block, schemas=schemas)
+    space = load_space(block, schemas=schemas, rules=RULES)
     with pytest.raises(SpaceError) as caught:
         space.bind(shape)
     return caught.value.faults

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from made_up_rules import RULES
 from made_up_spaces import (
     SHARED_BESIDE_OWN,
     SHARED_WITHOUT_SWITCH,
@@ -108,7 +109,7 @@ def test_neighbours_are_valid_and_different(bound: Bind, block: dict[str, Any], 
 def test_neighbours_reach_the_whole_space(bound: Bind, block: dict[str, Any], seed: int) -> None:
     block = block | {"training": {}}
     space = bound(block)
-    assume(space.distinct <= 30)
+    assume(space.distinct <= 30 and not space.continuous)
     rng = np.random.default_rng(seed)
     reached = [space.sample(rng)]
     for point in reached:
@@ -118,12 +119,17 @@ def test_neighbours_reach_the_whole_space(bound: Bind, block: dict[str, Any], se
     assert len(reached) == space.distinct
 
 
-def _weight(space: BoundSpace, point: Point) -> int:
+def _weight(space: BoundSpace, point: Point) -> float:
     """What every parameter count grows with: layers, sites and size of each method."""
     return sum(
-        len(part.layers) * max(len(part.sites), 1) * part.size
+        len(group["layers"]) * max(len(group.get("sites", ())), 1) * part.size
         for part in space.layout.parts(point)
+        for group in part.to_dicts()
     )
+
+
+def _sized(space: BoundSpace) -> list[Any]:
+    return [method for method in space.layout.methods if method.size.dimension]
 
 
 @given(block=blocks())
@@ -132,6 +138,7 @@ def _weight(space: BoundSpace, point: Point) -> int:
 def test_extremes_bound_every_configuration(bound: Bind, block: dict[str, Any]) -> None:
     space = bound(block)
     assume(space.cardinality <= 1000)
+    assume(not any(method.size.dimension.continuous for method in _sized(space)))
     points = [space.canonical(raw) for raw in every_raw_point(space)]
     weights = [_weight(space, point) for point in points if space.contains(point)]
     smallest = space.smallest()
@@ -148,11 +155,12 @@ def test_assignments_are_configurations(bound: Bind, block: dict[str, Any], seed
     plain = space.assignment(point)
     made = configuration(space, point)
     methods = {name: plain[name] for name in plain if name not in ("sparsity", "training")}
-    for (group,) in methods.values():
-        if "sites" in group:
-            group["sites"].sort()
+    for groups in methods.values():
+        for group in groups:
+            group.get("sites", []).sort()
+        groups.sort(key=lambda group: (group["layers"], group.get("sites")))
     training = {"training": TRAINING | plain["training"]}
-    assert made.to_dict() == methods | {"sparsity": {"rule": "none"}} | training
+    assert made.to_dict() == methods | {"sparsity": plain["sparsity"]} | training
     assert Configuration.from_dict(made.to_dict()).hash == made.hash
     lora = plain.get("lora")
     if lora:
@@ -374,14 +382,16 @@ def test_the_hash_is_that_of_what_is_allowed(
     methods = {"lora": {"rank": {"choice": [8, 4]}}, "prefix": {"length": {"choice": [0, 2]}}}
     reordered = {"prefix": {"length": {"choice": [2, 0]}}, "lora": {"rank": {"choice": [4, 8]}}}
     one, two = (
-        load_space({"methods": block}, schemas=schemas).bind(minilm)
+        load_space({"methods": block}, schemas=schemas, rules=RULES).bind(minilm)
         for block in (methods, reordered)
     )
     assert one.hash == two.hash
     assert one.to_dict() == two.to_dict()
-    wider = load_space({"methods": methods}, schemas=schemas).bind(bert_base)
+    wider = load_space({"methods": methods}, schemas=schemas, rules=RULES).bind(bert_base)
     other = load_space(
-        {"methods": methods | {"prefix": {"length": {"choice": [0, 3]}}}}, schemas=schemas
+        {"methods": methods | {"prefix": {"length": {"choice": [0, 3]}}}},
+        schemas=schemas,
+        rules=RULES,
     ).bind(minilm)
     assert len({one.hash, wider.hash, other.hash}) == 3
 

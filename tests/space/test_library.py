@@ -2,6 +2,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from made_up_rules import RULES
 
 from autopeft.errors import InputError, NotFoundError, SpaceError
 from autopeft.space.library import list_spaces, load_space
@@ -11,9 +12,9 @@ Schemas = Mapping[str, MethodSchema]
 
 
 def test_the_spaces_that_come_along(schemas: Schemas, minilm: Shape, bert_base: Shape) -> None:
-    assert list_spaces() == ("autopeft", "lora", "mixed", "quick")
+    assert list_spaces() == ("autopeft", "importance", "lora", "mixed", "quick")
     for name in list_spaces():
-        space = load_space(name, schemas=schemas)
+        space = load_space(name, schemas=schemas, rules=RULES)
         assert space.name == name
         assert space.description
         for shape in (minilm, bert_base):
@@ -21,29 +22,49 @@ def test_the_spaces_that_come_along(schemas: Schemas, minilm: Shape, bert_base: 
 
 
 def test_an_unknown_name_lists_the_known(schemas: Schemas) -> None:
-    with pytest.raises(NotFoundError, match=r"autopeft, lora, mixed, quick; write mixed"):
-        load_space("mixd", schemas=schemas)
+    with pytest.raises(
+        NotFoundError, match=r"autopeft, importance, lora, mixed, quick; write mixed"
+    ):
+        load_space("mixd", schemas=schemas, rules=RULES)
 
 
 def test_a_relative_path_starts_at_base(schemas: Schemas, tmp_path: Path) -> None:
     text = "schema: autopeft/space/v1\nmethods: {lora: {rank: 8}}\n"
     (tmp_path / "mine.yaml").write_text(text)
     for source in ("mine.yaml", "./mine.yaml", Path("mine.yaml"), tmp_path / "mine.yaml"):
-        assert load_space(source, schemas=schemas, base=tmp_path).name == "mine"
+        assert load_space(source, schemas=schemas, rules=RULES, base=tmp_path).name == "mine"
 
 
 def test_a_file_must_name_its_schema(schemas: Schemas, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("methods: {lora: {rank: 8}}\n")
     with pytest.raises(SpaceError, match=r"mine\.yaml: schema.*autopeft/space/v1"):
-        load_space(path, schemas=schemas)
+        load_space(path, schemas=schemas, rules=RULES)
 
 
 def test_a_missing_file_is_named(schemas: Schemas, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml; got no such file"):
-        load_space("none.yaml", schemas=schemas, base=tmp_path)
+        load_space("none.yaml", schemas=schemas, rules=RULES, base=tmp_path)
 
 
 def test_an_inline_block_is_named_as_told(schemas: Schemas) -> None:
     with pytest.raises(SpaceError, match=r"^study\.yaml: methods"):
-        load_space({}, schemas=schemas, where="study.yaml")
+        load_space({}, schemas=schemas, rules=RULES, where="study.yaml")
+
+
+def test_the_space_by_importance_needs_a_map_and_all_its_ways(
+    schemas: Schemas, minilm: Shape
+) -> None:
+    space = load_space("importance", schemas=schemas, rules=RULES)
+    assert space.measured
+    names = {dimension.name for dimension in space.bind(minilm).dimensions}
+    assert {
+        "lora.layers.keep",
+        "sparse.density",
+        "sparse.layers.keep",
+        "layers.first",
+        "sparsity.rule",
+        "sparsity.keep",
+        "sparsity.budget",
+    } <= names
+    assert not load_space("mixed", schemas=schemas, rules=RULES).measured

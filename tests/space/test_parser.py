@@ -2,6 +2,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from made_up_rules import RULES
 
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.library import load_space
@@ -12,7 +13,7 @@ Schemas = Mapping[str, MethodSchema]
 
 def faults_of(block: Any, schemas: Schemas) -> tuple[Fault, ...]:
     with pytest.raises(SpaceError) as caught:
-        load_space(block, schemas=schemas)
+        load_space(block, schemas=schemas, rules=RULES)
     return caught.value.faults
 
 
@@ -43,7 +44,7 @@ def lora(**settings: Any) -> dict[str, Any]:
         ({"rank": {"choice": ["1/0"], "of": "hidden_size"}}, "methods.lora.rank.choice", "1/128"),
         ({"dropout": -0.1}, "methods.lora.dropout", "a number from 0 to 0.9"),
         ({"dropout": float("nan")}, "methods.lora.dropout", "a number from 0 to 0.9"),
-        ({"dropout": {"choice": [0.0], "of": "d"}}, "methods.lora.dropout.of", "only for a size"),
+        ({"dropout": {"choice": [0.0], "of": "d"}}, "methods.lora.dropout.of", "a whole size"),
         ({"alpha": 8, "alpha_over_rank": 2}, "methods.lora.alpha_over_rank", "not both"),
         ({"alpha_over_rank": 0}, "methods.lora.alpha_over_rank", "at least 1e-06"),
         ({"sites": []}, "methods.lora.sites", "[query, value]"),
@@ -51,7 +52,29 @@ def lora(**settings: Any) -> dict[str, Any]:
         ({"sites": ["query", "query"]}, "methods.lora.sites", "each site once"),
         ({"sites": {"subset": ["qeury"]}}, "methods.lora.sites", "write query"),
         ({"sites": ["v_proj"]}, "methods.lora.sites", "write value"),
-        ({"layers": {"mode": "importance"}}, "methods.lora.layers.mode", "not available in this"),
+        ({"layers": {"mode": "importence"}}, "methods.lora.layers.mode", "write importance"),
+        (
+            {"layers": {"mode": "importance", "keep": 0}},
+            "methods.lora.layers.keep",
+            "a whole number of at least 1",
+        ),
+        (
+            {"layers": {"mode": "importance", "score": "fischer"}},
+            "methods.lora.layers.score",
+            "write fisher",
+        ),
+        (
+            {"layers": {"mode": "importance", "of": "site"}},
+            "methods.lora.layers.of",
+            "write sites",
+        ),
+        ({"layers": {"mode": "importance", "kept": 1}}, "methods.lora.layers.kept", "write keep"),
+        ({"layers": {"mode": "last", "keep": 1}}, "methods.lora.layers.keep", "allowed: mode"),
+        (
+            {"sites": {"subset": ["up"]}, "layers": {"mode": "importance", "of": "sites"}},
+            "methods.lora.layers.of",
+            "write the sites as a list",
+        ),
         ({"layers": {"mode": "bist"}}, "methods.lora.layers.mode", "write bits"),
         ({"layers": "all"}, "methods.lora.layers", "write {mode: all}"),
         ({"layers": {"mode": "bits", "n": 3}}, "methods.lora.layers.n", "mode"),
@@ -98,7 +121,57 @@ def test_foreign_spellings_name_our_key(schemas: Schemas, theirs: str, ours: str
         ({}, "methods", "at least one method"),
         ({"methods": {"lora": {}}}, "methods.lora.rank", "no default"),
         (lora() | {"metods": {}}, "metods", "write methods"),
-        (lora() | {"sparsity": {}}, "sparsity", "not available in this release"),
+        (lora() | {"sparsity": {}}, "sparsity", "{rule: ...} with none, ist, spt, sparse"),
+        (lora() | {"sparsity": "spt"}, "sparsity", "write {rule: spt}"),
+        (lora() | {"sparsity": {"rule": "spd"}}, "sparsity.rule", "write spt"),
+        (lora() | {"sparsity": {"rule": "shira"}}, "sparsity.rule", "write sparse"),
+        (lora() | {"sparsity": {"rule": ["spt"]}}, "sparsity.rule", "write {choice: [spt]}"),
+        (lora() | {"sparsity": {"rule": "ist", "kept": 1}}, "sparsity.kept", "write keep"),
+        (
+            lora() | {"sparsity": {"rule": {"choice": ["none", "ist"]}, "budget": 1}},
+            "sparsity.budget",
+            "it belongs to spt, which sparsity.rule does not list",
+        ),
+        (
+            lora() | {"sparsity": {"rule": "ist", "keep": {"choice": [0.5, 2]}}},
+            "sparsity.keep.choice",
+            "a number from 0.01 to 1",
+        ),
+        (
+            lora() | {"sparsity": {"rule": "sparse", "smallest": True}},
+            "sparsity.smallest",
+            "let scope be global",
+        ),
+        (
+            {"methods": {"prefix": {"length": 4}}, "sparsity": {"rule": "spt"}},
+            "sparsity.rule",
+            "give the space one of lora, serial_adapter",
+        ),
+        (
+            {
+                "methods": {
+                    "prefix": {"length": 4, "layers": {"mode": "importance", "of": "sites"}}
+                }
+            },
+            "methods.prefix.layers.of",
+            "prefix has its own place",
+        ),
+        (
+            lora() | {"layers": {"mode": "importance", "of": "sites"}},
+            "layers.of",
+            "give each method",
+        ),
+        (
+            {"methods": {"sparse": {"density": {"float": [0, 0.1]}}}},
+            "methods.sparse.density.float",
+            "low above 0",
+        ),
+        (
+            {"methods": {"sparse": {"density": {"choice": ["1/8"], "of": "hidden_size"}}}},
+            "methods.sparse.density.of",
+            "a whole size",
+        ),
+        ({"methods": {"sparse": {"density": 1.5}}}, "methods.sparse.density", "from 1e-06 to 1"),
         (lora() | {"schema": "autopeft/v1"}, "schema", "autopeft/space/v1"),
         (lora() | {"description": 3}, "description", "text"),
         (lora() | {"layers": {"mode": "shared"}}, "layers.mode", "all, bits, range, last"),
@@ -147,7 +220,8 @@ def test_what_belongs_to_the_study(schemas: Schemas, theirs: str, section: str) 
 def test_all_faults_at_once_in_the_order_of_the_block(schemas: Schemas) -> None:
     block = {
         "methods": {"lora": {"rank": 0, "lora_alpha": 16}, "adaptor": {}},
-        "layers": {"mode": "importance"},
+        "layers": {"mode": "importance", "score": "x"},
+        "sparsity": {"rule": {"choice": ["ist", "spd"]}, "keep": 7},
         "training": {"batch_size": 32},
         "extra": 1,
     }
@@ -155,7 +229,9 @@ def test_all_faults_at_once_in_the_order_of_the_block(schemas: Schemas) -> None:
     assert sorted(keys) == sorted(
         [
             "extra",
-            "layers.mode",
+            "layers.score",
+            "sparsity.rule",
+            "sparsity.keep",
             "methods.lora.lora_alpha",
             "methods.lora.rank",
             "methods.adaptor",
@@ -166,19 +242,18 @@ def test_all_faults_at_once_in_the_order_of_the_block(schemas: Schemas) -> None:
 
 def test_numbers_may_be_text(schemas: Schemas) -> None:
     block = lora() | {"training": {"learning_rate": {"float": ["3e-5", "1e-3"], "log": True}}}
-    ((_, leaf),) = load_space(block, schemas=schemas).training
+    ((_, leaf),) = load_space(block, schemas=schemas, rules=RULES).parts.training
     assert leaf.to_dict() == {"float": [3e-5, 1e-3], "log": True}
 
 
 def test_the_block_loads_as_the_same_space(schemas: Schemas) -> None:
-    space = load_space("mixed", schemas=schemas)
-    again = load_space(space.block, schemas=schemas)
-    assert again.methods == space.methods
-    assert again.training == space.training
+    space = load_space("mixed", schemas=schemas, rules=RULES)
+    again = load_space(space.block, schemas=schemas, rules=RULES)
+    assert again.parts == space.parts
 
 
 def test_values_have_their_parameters_types(schemas: Schemas) -> None:
-    space = load_space(lora(rank=8.0, alpha=16, dropout=0), schemas=schemas)
-    leaves = {name: leaf.to_dict() for name, leaf in space.methods[0].leaves}
+    space = load_space(lora(rank=8.0, alpha=16, dropout=0), schemas=schemas, rules=RULES)
+    leaves = {name: leaf.to_dict() for name, leaf in space.parts.methods[0].leaves}
     assert leaves == {"rank": 8, "alpha": 16.0, "dropout": 0.0}
     assert [type(value) for value in leaves.values()] == [int, float, float]

@@ -32,7 +32,7 @@ LORA = {
 """On three layers of width 16."""
 
 
-@pytest.mark.parametrize("name", ["autopeft", "lora", "mixed", "quick"])
+@pytest.mark.parametrize("name", ["autopeft", "importance", "lora", "mixed", "quick"])
 def test_the_spaces_that_come_along_hold_their_own(
     bound: Bind, bert_base: Shape, name: str
 ) -> None:

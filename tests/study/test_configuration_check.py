@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_rules import RULES
 
 from autopeft.configuration import Configuration
 from autopeft.space.schema import MethodSchema, Shape
@@ -41,8 +42,8 @@ def changed(place: str, value: Any) -> dict[str, Any]:
 
 
 def test_a_sound_one_has_no_faults(schemas: Mapping[str, MethodSchema], shape: Shape) -> None:
-    assert check_configuration(sound(), schemas, shape, "c.yaml") == []
-    assert check_configuration(sound(), schemas, None, "c.yaml") == []
+    assert check_configuration(sound(), schemas, shape, "c.yaml", rules=RULES) == []
+    assert check_configuration(sound(), schemas, None, "c.yaml", rules=RULES) == []
 
 
 @pytest.mark.parametrize(
@@ -76,8 +77,15 @@ def test_a_sound_one_has_no_faults(schemas: Mapping[str, MethodSchema], shape: S
         ("lora.1.layers", [1], "lora", ""),  # still on query of layer 1, through the default
         ("lora", {"layers": [0], "rank": 1}, "lora", "put the block into a list: [{...}]"),
         ("serial_adapter.0.activation", "swish", "serial_adapter.0.activation", ""),
-        ("sparsity", {"rule": "magnitude"}, "sparsity.rule",
-         "sparsity is not available in this release"),
+        ("sparsity", {"rule": "spd"}, "sparsity.rule", "did you mean `spt`?"),
+        ("sparsity", {"rule": "shira"}, "sparsity.rule", "did you mean `sparse`?"),
+        ("sparsity", {"rule": ["none", "ist"]}, "sparsity.rule", ""),
+        ("sparsity", {"rule": "none", "keep": 0.5}, "sparsity.keep", ""),
+        ("sparsity", {"rule": "ist", "kept": 0.5}, "sparsity.kept", "did you mean `keep`?"),
+        ("sparsity", {"rule": "ist", "keep": 1.5}, "sparsity.keep", ""),
+        ("sparsity", {"rule": "ist", "interval": True}, "sparsity.interval", ""),
+        ("sparsity", {"rule": "sparse", "smallest": True}, "sparsity.smallest",
+         "it means something only with scope: global"),
         ("sparsity", 0.5, "sparsity", ""),
         ("training.lr", 1e-3, "training.lr", "did you mean `learning_rate`?"),
         ("training.learning_rate", 0, "training.learning_rate", ""),
@@ -93,7 +101,7 @@ def test_one_fault_per_wrong_value(
     schemas: Mapping[str, MethodSchema],
     shape: Shape,
 ) -> None:
-    found = check_configuration(changed(place, value), schemas, shape, "c.yaml")
+    found = check_configuration(changed(place, value), schemas, shape, "c.yaml", rules=RULES)
     assert [(fault.key, fault.hint) for fault in found] == [(f"configuration.{key}", hint)]
     assert found[0].where == "c.yaml"
 
@@ -104,7 +112,9 @@ def test_all_faults_at_once(schemas: Mapping[str, MethodSchema], shape: Shape) -
         "prefx": [{"layers": [0]}, {"layers": [1]}],
         "sparsity": {"rule": "x"},
     }
-    found = check_configuration(plain, schemas, shape, "c.yaml", key="search.enqueue.0")
+    found = check_configuration(
+        plain, schemas, shape, "c.yaml", rules=RULES, key="search.enqueue.0"
+    )
     assert [fault.key.removeprefix("search.enqueue.0.") for fault in found] == [
         "lora.0.layers",
         "lora.0.sites",
@@ -117,10 +127,10 @@ def test_all_faults_at_once(schemas: Mapping[str, MethodSchema], shape: Shape) -
 
 def test_a_parameter_without_meaning_is_a_fault(schemas: Mapping[str, MethodSchema]) -> None:
     idle = {"prefix": [{"layers": [0], "length": 5, "hidden": 8}]}
-    found = check_configuration(idle, schemas, None, "c.yaml", key="")
+    found = check_configuration(idle, schemas, None, "c.yaml", rules=RULES, key="")
     assert [fault.key for fault in found] == ["prefix.0.hidden"]
     idle["prefix"][0]["reparametrise"] = True
-    assert check_configuration(idle, schemas, None, "c.yaml") == []
+    assert check_configuration(idle, schemas, None, "c.yaml", rules=RULES) == []
 
 
 def test_sites_must_be_named_where_the_default_does_not_fit(
@@ -128,7 +138,7 @@ def test_sites_must_be_named_where_the_default_does_not_fit(
 ) -> None:
     fused = replace(shape, roles=frozenset({"up", "down"}))
     plain = {"lora": [{"layers": [0], "rank": 1}]}
-    found = check_configuration(plain, schemas, fused, "c.yaml")
+    found = check_configuration(plain, schemas, fused, "c.yaml", rules=RULES)
     assert [(fault.key, fault.hint) for fault in found] == [
         ("configuration.lora.0.sites", "name the sites")
     ]
@@ -140,7 +150,7 @@ def test_completion_fills_in_defaults(schemas: Mapping[str, MethodSchema]) -> No
         "prefix": [{"layers": [0], "length": 5}],
         "training": {"learning_rate": 1},
     }
-    assert complete_configuration(plain, schemas, TRAINING).to_dict() == {
+    assert complete_configuration(plain, schemas, TRAINING, rules=RULES).to_dict() == {
         "lora": [
             {"layers": [2], "sites": ["query", "value"], "alpha": 8.0, "dropout": 0.0, "rank": 4}
         ],
@@ -150,14 +160,35 @@ def test_completion_fills_in_defaults(schemas: Mapping[str, MethodSchema]) -> No
     }
 
 
+def test_a_rule_needs_a_method_that_it_is_for(schemas: Mapping[str, MethodSchema]) -> None:
+    plain = {"prefix": [{"layers": [0], "length": 5}], "sparsity": {"rule": "spt"}}
+    (fault,) = check_configuration(plain, schemas, None, "c.yaml", rules=RULES)
+    assert fault.key == "configuration.sparsity.rule"
+    assert fault.hint == "it is for lora, serial_adapter alone"
+
+
+def test_completion_fills_in_a_rules_defaults(schemas: Mapping[str, MethodSchema]) -> None:
+    group = {"lora": [{"layers": [2], "rank": 4}]}
+
+    def completed(**block: Any) -> dict[str, Any]:
+        plain = group | {"sparsity": block}
+        assert check_configuration(plain, schemas, None, "c.yaml", rules=RULES) == []
+        return dict(complete_configuration(plain, schemas, TRAINING, rules=RULES).sparsity)
+
+    assert completed(rule="ist", keep=1) == {"rule": "ist", "interval": 10, "keep": 1}
+    assert completed(rule="sparse") == {"rule": "sparse", "scope": "site", "score": "fisher"}
+    assert completed(rule="sparse", scope="global")["smallest"] is False
+    assert completed(rule="spt") == completed(rule="spt", threshold=10, score="sensitivity")
+
+
 @given(alpha=st.integers(1, 64), layers=st.sets(st.integers(0, 5), min_size=1))
 def test_completion_is_stable_and_has_one_hash(
     alpha: int, layers: set[int], schemas: Mapping[str, MethodSchema]
 ) -> None:
     short = {"lora": [{"layers": sorted(layers), "rank": 1, "alpha": alpha}]}
     long = {"lora": [short["lora"][0] | {"alpha": float(alpha), "sites": ["value", "query"]}]}
-    first = complete_configuration(short, schemas, TRAINING)
-    assert complete_configuration(long, schemas, TRAINING).hash == first.hash
-    again = complete_configuration(first.to_dict(), schemas, {})
+    first = complete_configuration(short, schemas, TRAINING, rules=RULES)
+    assert complete_configuration(long, schemas, TRAINING, rules=RULES).hash == first.hash
+    again = complete_configuration(first.to_dict(), schemas, {}, rules=RULES)
     assert isinstance(again, Configuration)
     assert again == first

@@ -11,9 +11,17 @@ from autopeft.space.space import BoundSpace, Point
 
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.06}
 
+_ranked = st.sampled_from(
+    [
+        {"mode": "importance"},
+        {"mode": "importance", "keep": {"choice": [1, 3, 8]}, "score": "sensitivity"},
+        {"mode": "importance", "keep": 2},
+    ]
+)
 _layers = st.one_of(
     st.none(),
     st.sampled_from(["all", "bits", "range", "last", "shared"]).map(lambda mode: {"mode": mode}),
+    _ranked,
     st.lists(st.integers(0, 2), min_size=1, unique=True),
 )
 _present = st.sampled_from([None, True, {"choice": [True, False]}])
@@ -36,14 +44,34 @@ def _method(size: str, **others: st.SearchStrategy[Any]) -> st.SearchStrategy[di
     )
 
 
+_pairs = st.fixed_dictionaries(
+    {
+        "sites": st.sampled_from([["query", "up"], ["down"]]),
+        "layers": st.sampled_from([None, 2, {"choice": [1, 4]}]).map(
+            lambda keep: {"mode": "importance", "of": "sites"} | ({"keep": keep} if keep else {})
+        ),
+    }
+)
+"""(layer, site) pairs in place of layers and sites."""
+
+_densities = st.sampled_from([0.5, {"choice": [0, 0.01, 0.1]}, {"float": [0.001, 0.1]}])
+
 _methods = st.fixed_dictionaries(
     {},
     optional={
-        "lora": _method(
-            "rank",
-            sites=st.sampled_from([None, ["query"], {"subset": ["query", "up"]}]),
-            alpha_over_rank=st.sampled_from([2, {"choice": [1, 2]}]),
-        ),
+        "lora": st.tuples(
+            _method(
+                "rank",
+                sites=st.sampled_from([None, ["query"], {"subset": ["query", "up"]}]),
+                alpha_over_rank=st.sampled_from([2, {"choice": [1, 2]}]),
+            ),
+            st.one_of(st.just({}), _pairs),
+        ).map(lambda drawn: drawn[0] | drawn[1]),
+        "sparse": _method(
+            "density",
+            sites=st.sampled_from([None, ["up"]]),
+            granularity=st.sampled_from([None, {"choice": ["weight", "block"]}]),
+        ).flatmap(lambda block: _densities.map(lambda density: block | {"density": density})),
         "serial_adapter": _method(
             "size", activation=st.sampled_from([None, {"choice": ["relu", "gelu"]}])
         ),
@@ -53,6 +81,26 @@ _methods = st.fixed_dictionaries(
         ),
     },
 ).filter(bool)
+
+
+def _sparsity(methods: set[str]) -> st.SearchStrategy[dict[str, Any] | None]:
+    """Rules that one of the methods suits, or none at all."""
+    options: list[dict[str, Any] | None] = [None, {"rule": "none"}, {"rule": "ist"}]
+    options.append({"rule": {"choice": ["none", "ist"]}, "keep": {"float": [0.1, 0.5]}})
+    if methods & {"lora", "serial_adapter"}:
+        options.append({"rule": "spt", "budget": {"choice": [0.5, 1]}})
+        options.append({"rule": {"choice": ["spt", "ist"]}, "interval": {"choice": [5, 10]}})
+    if "lora" in methods:
+        options.append(
+            {
+                "rule": {"choice": ["spt", "sparse"]},
+                "score": {"choice": ["fisher", "random"]},
+                "scope": {"choice": ["site", "global"]},
+                "smallest": {"choice": [True, False]},
+            }
+        )
+        options.append({"rule": {"choice": ["sparse", "none"]}, "scope": "global"})
+    return st.sampled_from(options)
 
 
 @st.composite
@@ -66,8 +114,10 @@ def blocks(draw: st.DrawFn) -> dict[str, Any]:
         method.get("layers", {"mode": "shared"}) == {"mode": "shared"}
         for method in methods.values()
     ):
-        mode = draw(st.sampled_from(["all", "bits", "range", "last"]))
-        block["layers"] = {"mode": mode}
+        modes = st.sampled_from(["all", "bits", "range", "last"])
+        block["layers"] = draw(st.one_of(modes.map(lambda mode: {"mode": mode}), _ranked))
+    if sparsity := draw(_sparsity(set(methods))):
+        block["sparsity"] = sparsity
     block["training"] = draw(
         st.sampled_from(
             [

@@ -109,8 +109,11 @@ def _print_configuration(target: "Console", record: TrialRecord) -> None:
 
 def _print_placement(target: "Console", study: "Study", record: TrialRecord) -> None:
     from autopeft.cli.placement_map import placement_lines
+    from autopeft.study.placement import placed
 
-    _heading(target, "Placement (layers across, sizes in the cells)")
+    rule = dict(record.configuration.sparsity)["rule"]
+    ruled = f", under the rule {rule}" if placed(record) != record.configuration else ""
+    _heading(target, f"Placement (layers across, sizes in the cells{ruled})")
     placement = study.placement(record.number)
     for line in placement_lines(placement, width=target.width, ascii_only=ascii_only(target)):
         target.print(line, soft_wrap=True)

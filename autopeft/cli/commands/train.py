@@ -19,6 +19,12 @@ def train(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="Where the adapter goes.")
     ],
+    rescore: Annotated[
+        bool,
+        typer.Option(
+            "--rescore", help="Measure importance again instead of taking the file's scores."
+        ),
+    ] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -32,7 +38,7 @@ def train(
     from autopeft.cli.wording import flattened, plain_text
 
     with display(quiet=quiet, unit="") as shown:
-        metrics = api.train(config, output, listener=shown)
+        metrics = api.train(config, output, listener=shown, rescore=rescore)
     if as_json:
         print_json(metrics)
         return

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.searchers.explain.predictions import as_number, predicted
+from autopeft.study.placement import RESOLVED
 from autopeft.study.records import Origin, TrialRecord, TrialState
 
 ACQUISITION = "acquisition"
@@ -15,7 +16,7 @@ ACQUISITION = "acquisition"
 
 _SPOKEN = {
     "reason", "source", "parent", "expected_gain", "relative_cost", "gain_per_cost", "predicted",
-    "known",
+    "known", RESOLVED,
 }  # fmt: skip
 
 _ORIGINS = {
@@ -41,7 +42,10 @@ def sentences(trial: TrialRecord, *, plus_minus: str = "+-") -> list[str]:
 
 
 def unspoken(details: Mapping[str, Any]) -> dict[str, Any]:
-    """What the sentences leave out; known objectives are told with the trial's values."""
+    """What the sentences leave out; known objectives are told with the trial's values.
+
+    What a rule made of the configuration is drawn as its placement.
+    """
     return {key: value for key, value in details.items() if key not in _SPOKEN}
 
 
