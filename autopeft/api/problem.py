@@ -109,7 +109,7 @@ class Costs:
         self.site_params = lru_cache(CACHED)(self._site_params)
 
     def _known(self, configuration: Configuration) -> Mapping[str, float]:
-        counted = self._counted(configuration)
+        counted = self.counted(configuration)
         adapter_bytes = counting.adapter_bytes(counted, self._anatomy, self._head)
         return {
             "trainable_params": float(counting.trainable_params(counted, self._anatomy)),
@@ -118,15 +118,16 @@ class Costs:
         }
 
     def _flops(self, configuration: Configuration) -> float:
-        return counting.training_flops(self._counted(configuration), self._anatomy, self._tokens)
+        return counting.training_flops(self.counted(configuration), self._anatomy, self._tokens)
 
     def _trunk_flops(self, configuration: Configuration) -> float:
-        return counting.trunk_flops(self._counted(configuration), self._anatomy, self._tokens)
+        return counting.trunk_flops(self.counted(configuration), self._anatomy, self._tokens)
 
     def _site_params(self, configuration: Configuration) -> Mapping[tuple[int, str], int]:
-        return counting.site_params(self._counted(configuration), self._anatomy)
+        return counting.site_params(self.counted(configuration), self._anatomy)
 
-    def _counted(self, configuration: Configuration) -> Configuration:
+    def counted(self, configuration: Configuration) -> Configuration:
+        """What is counted for a configuration: itself, or itself without a rule that needs a map."""
         if self._measured or not rules.of(configuration).schema.measured:
             return configuration
         return replace(configuration, sparsity=tuple(NO_SPARSITY.items()))
@@ -266,7 +267,8 @@ def _feasible(
     caps, peft_only = _known_caps(definition), "peft" in definition.deploy
 
     def feasible(configuration: Configuration) -> bool:
-        if peft_only and peft_faults(counting.resolved(configuration, anatomy), anatomy):
+        counted = costs.counted(configuration)
+        if peft_only and peft_faults(counting.resolved(counted, anatomy), anatomy):
             return False
         values = costs.known(configuration)
         return all(values[metric] <= cap for metric, cap in caps.items())

@@ -59,7 +59,7 @@ class Sparse(Unfolded):
         parameters=(
             ParameterSchema("density", "float", minimum=0.0, maximum=1.0),
             ParameterSchema("granularity", "str", default="weight", choices=GRANULARITIES),
-            ParameterSchema("score", "str", default="gradient", choices=SCORES),
+            ParameterSchema("score", "str", default="gradient", choices=SCORES, measured=MEASURED),
             ParameterSchema("smallest", "bool", default=False),
             ParameterSchema(
                 "block", "int", default=DEFAULT_BLOCK, minimum=1, when=("granularity", "block")
