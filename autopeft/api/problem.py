@@ -127,7 +127,7 @@ class Costs:
         return counting.site_params(self.counted(configuration), self._anatomy)
 
     def counted(self, configuration: Configuration) -> Configuration:
-        """What is counted for a configuration: itself, or itself without a rule that needs a map."""
+        """What counts for a configuration: itself, or itself without a rule that needs a map."""
         if self._measured or not rules.of(configuration).schema.measured:
             return configuration
         return replace(configuration, sparsity=tuple(NO_SPARSITY.items()))
