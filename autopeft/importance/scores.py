@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.importance import Floats, SiteScores
+from autopeft.importance.settings import SHARED
 from autopeft.importance.sums import SiteSums
 
 
@@ -73,10 +74,6 @@ def with_shared_weights(scores: Mapping[str, SiteScores]) -> dict[str, SiteScore
         values = own.values * own.values if name == "taylor" else own.values
         found[name] = replace(found[name], weights=own.weights, values=values)
     return found
-
-
-SHARED = {"taylor": "snip", "gradient_sum": "gradient"}
-"""Whose list of weights a score shares: squares are ordered as what they are squares of."""
 
 
 def reduced(scores: Tensor, block: int, keep: int) -> SiteScores:

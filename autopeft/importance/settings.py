@@ -20,6 +20,9 @@ RANDOM = "random"
 
 SCORES = (*MEASURED, RANDOM)
 
+SHARED = {"taylor": "snip", "gradient_sum": "gradient"}
+"""Whose list of single weights a score shares: squares are ordered as what they are squares of."""
+
 Head = Literal["initial", "fitted"]
 
 MOST_WEIGHTS = 2**21
