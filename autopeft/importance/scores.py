@@ -18,14 +18,13 @@ itself. For answers of a language model, an example's loss l_e is the sum over i
 likelihood of the answer as a whole.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autopeft.backbone.importance import Floats, SiteScores
+from autopeft.backbone.importance import Floats, Indices, SiteScores
 from autopeft.importance.settings import SHARED
 from autopeft.importance.sums import SiteSums
 
@@ -51,45 +50,40 @@ def site_scores(
         "sensitivity": reduced(sums.squared_batches, block, keep),
         "snip": reduced(snip, block, keep),
         "fisher": reduced(sums.squared_examples / examples, block, keep),
-        "taylor": reduced(snip.square(), block, keep),
         "magnitude": reduced(weight.abs(), block, keep),
         "activation": reduced(weight.abs() * norms.unsqueeze(1), block, keep),
     }
     found["activation"] = replace(found["activation"], inputs=_floats(norms))
+    lists = found[SHARED["taylor"]]  # squares are ordered as what they are squares of
+    found["taylor"] = _summed(snip.square(), block, lists.weights, lists.values * lists.values)
+    lists = found[SHARED["gradient_sum"]]
     found["gradient_sum"] = SiteScores(
         inputs=_floats(mean.sum(1).abs()),
         outputs=_floats(mean.sum(0).abs()),
         blocks=_floats(block_sums(mean, block).abs()),
-        weights=found["gradient"].weights,
-        values=found["gradient"].values,
+        weights=lists.weights,
+        values=lists.values,
     )
-    return with_shared_weights(found)
-
-
-def with_shared_weights(scores: Mapping[str, SiteScores]) -> dict[str, SiteScores]:
-    """Scores that order weights as another does share its list: they need not be stored."""
-    found = dict(scores)
-    for name, other in SHARED.items():
-        own = found[other]
-        values = own.values * own.values if name == "taylor" else own.values
-        found[name] = replace(found[name], weights=own.weights, values=values)
     return found
 
 
 def reduced(scores: Tensor, block: int, keep: int) -> SiteScores:
     """Scores of weights [d_in, d_out], none negative, summed into units; the `keep` largest."""
     scores = scores.float()
-    indices, values = largest(scores.flatten(), keep)
+    return _summed(scores, block, *largest(scores.flatten(), keep))
+
+
+def _summed(scores: Tensor, block: int, weights: Indices, values: Floats) -> SiteScores:
     return SiteScores(
         inputs=_floats(scores.sum(1)),
         outputs=_floats(scores.sum(0)),
         blocks=_floats(block_sums(scores, block)),
-        weights=indices,
+        weights=weights,
         values=values,
     )
 
 
-def largest(flat: Tensor, keep: int) -> tuple[np.ndarray, Floats]:
+def largest(flat: Tensor, keep: int) -> tuple[Indices, Floats]:
     """Indices and values of the `keep` largest, largest first; of equal ones the first."""
     least = torch.topk(flat, keep, sorted=False).values.min()
     above = (flat > least).nonzero().squeeze(1)

@@ -1,7 +1,7 @@
 """What an importance pass measures: plain values that need no torch."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 MEASURED = (
     "gradient",
@@ -52,3 +52,11 @@ class ImportanceSettings:
         """How many weights of a matrix of `size` are kept, of `total` in all matrices."""
         share = min(self.keep, MOST_WEIGHTS / total)
         return max(1, int(share * size))
+
+    def to_dict(self, batch_size: int) -> dict[str, Any]:
+        """Plain JSON, as the store keeps it beside a map.
+
+        Args:
+            batch_size: The study's: sensitivity is of batches.
+        """
+        return {**asdict(self), "batch_size": batch_size}

@@ -81,6 +81,13 @@ def with_settings(materials: Materials, **changes: Any) -> Materials:
     return replace(materials, trainer=other)
 
 
+def with_backbone(materials: Materials, backbone: Backbone) -> Materials:
+    """The same materials, with another account of the same weights: an anatomy that knows more."""
+    trainer = materials.trainer
+    other = Trainer(backbone, materials.data, trainer.settings, study_seed=trainer.study_seed)
+    return replace(materials, trainer=other)
+
+
 def device_name(devices: str) -> str:
     """The torch device behind `execution.devices`: auto takes cuda, then mps, then cpu."""
     if devices != "auto":
