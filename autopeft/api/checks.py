@@ -19,7 +19,6 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.loading import config_anatomy
 from autopeft.errors import Fault, InputError
 from autopeft.execution.peak_memory import MEASURABLE
-from autopeft.importance.even import even_map
 from autopeft.methods import registry
 from autopeft.searchers.baselines import baselines
 from autopeft.space.library import load_space
@@ -58,8 +57,6 @@ def study_faults(definition: StudyDefinition, *, where: str, output_dir: Path) -
     if anatomy is None:
         return faults + written_faults(definition, where=where)
     unmeasured = tried(lambda: study_needs_importance(definition), [], where=where)
-    if unmeasured:
-        anatomy = replace(anatomy, importance=even_map(anatomy))
     space = tried(lambda: problems.bind_space(definition, anatomy), faults, where=where)
     faults += _search_faults(definition, anatomy, where)
     faults += _probe_faults(definition, where)

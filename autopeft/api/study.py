@@ -24,6 +24,7 @@ from autopeft.study.records import (
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
+    from autopeft.backbone.importance import ImportanceMap
     from autopeft.searchers.explain.importances import Importances
     from autopeft.searchers.explain.predictions import Predictions
 
@@ -111,6 +112,17 @@ class Study:
     def verdict(self) -> str:
         """One honest sentence comparing the front with the best baseline."""
         return fronts.compare_with_baseline(self.front(), self.trials(), self.frames)
+
+    def importance_maps(self) -> "list[ImportanceMap]":
+        """How much every site matters for the study's data, newest measurement first.
+
+        Of channels, sites and layers; blocks and single weights are left out.
+        """
+        from autopeft.importance.stored import from_record
+
+        given = self.record.fingerprints
+        found = self._store.importances(backbone=given["backbone"], data=given["data"])
+        return [from_record(record) for record in found]
 
     def importances(self) -> "dict[str, Importances]":
         """Which choices of the search mattered, by target: `quality`, then `hypervolume`.

@@ -35,12 +35,7 @@ def importance_table(found: ImportanceMap, score: str, *, ascii_only: bool) -> "
     top, whole = max(means.values()) or 1.0, sum(layers.values()) or 1.0
     table = plain_table("layer", *roles, "share of the whole", right=("layer", *roles))
     for layer in sorted(layers, reverse=True):
-        cells = [
-            _cell(means[layer, role] / top, ascii_only=ascii_only)
-            if (layer, role) in means
-            else ""
-            for role in roles
-        ]
+        cells = [_cell(means.get((layer, role)), top, ascii_only=ascii_only) for role in roles]
         share = layers[layer] / whole
         bar = ("#" if ascii_only else "█") * round(_BAR * share / (max(layers.values()) / whole))
         table.add_row(str(layer), *cells, f"{share:6.1%} {bar}")
