@@ -50,11 +50,11 @@ class SiteScores:
 
     def output_heads(self, head_dim: int) -> Floats:
         """[d_out / head_dim] sums over the output channels of each head (query, key, value)."""
-        return self.outputs.reshape(-1, head_dim).sum(1)
+        return np.asarray(self.outputs.reshape(-1, head_dim).sum(1), dtype=np.float32)
 
     def input_heads(self, head_dim: int) -> Floats:
         """[d_in / head_dim] sums over the input channels of each head (output)."""
-        return self.inputs.reshape(-1, head_dim).sum(1)
+        return np.asarray(self.inputs.reshape(-1, head_dim).sum(1), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
