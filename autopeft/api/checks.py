@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import datasets
 
 from autopeft.api import problem as problems
-from autopeft.api.importance_need import study_needs_importance
+from autopeft.api.importance_need import study_chooses_by_scores
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.loading import config_anatomy
 from autopeft.errors import Fault, InputError
@@ -56,7 +56,7 @@ def study_faults(definition: StudyDefinition, *, where: str, output_dir: Path) -
     faults += data_faults(definition, output_dir)
     if anatomy is None:
         return faults + written_faults(definition, where=where)
-    unmeasured = tried(lambda: study_needs_importance(definition), [], where=where)
+    unmeasured = tried(lambda: study_chooses_by_scores(definition), [], where=where)
     space = tried(lambda: problems.bind_space(definition, anatomy), faults, where=where)
     faults += _search_faults(definition, anatomy, where)
     faults += _probe_faults(definition, where)

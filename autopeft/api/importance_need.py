@@ -13,16 +13,23 @@ SPARSE = "sparse"
 
 
 def study_needs_importance(definition: StudyDefinition) -> bool:
-    """Whether a study has to be measured before its space can be bound.
+    """Whether a search measures before its space is bound: it has to, or was asked to.
+
+    Raises:
+        SpaceError: Faults of its space.
+    """
+    return definition.search.importance or study_chooses_by_scores(definition)
+
+
+def study_chooses_by_scores(definition: StudyDefinition) -> bool:
+    """Whether the study's space or enqueued configurations mean something with a map alone.
 
     Raises:
         SpaceError: Faults of its space.
     """
     space = load_space(definition.space, schemas=registry.schemas())
-    return (
-        definition.search.importance
-        or space_needs_importance(space.block)
-        or any(configuration_needs_importance(plain) for plain in definition.search.enqueue)
+    return space_needs_importance(space.block) or any(
+        configuration_needs_importance(plain) for plain in definition.search.enqueue
     )
 
 

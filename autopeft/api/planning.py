@@ -15,7 +15,7 @@ import numpy as np
 from autopeft.api import problem as problems
 from autopeft.api.checks import study_faults
 from autopeft.api.definitions import resolve_definition
-from autopeft.api.importance_need import study_needs_importance
+from autopeft.api.importance_need import study_chooses_by_scores
 from autopeft.api.loading import open_existing
 from autopeft.api.place import output_folder
 from autopeft.backbone.anatomy import Anatomy
@@ -127,7 +127,7 @@ class _Estimate:
         anatomy = bones.anatomy
         wanted = data_request(definition.data, task=task, seed=definition.study.seed)
         data = load_task_data(wanted, config_tokenizer(request), output_dir=folder)
-        if study_needs_importance(definition):
+        if study_chooses_by_scores(definition):
             found = stored_map(definition, data.fingerprint, open_existing(storage))
             random = with_random(found, definition.study.seed)
             anatomy = replace(anatomy, importance=random)

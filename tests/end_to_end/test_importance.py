@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import autopeft
+from autopeft.api import planning, training
 from autopeft.api.importance_need import (
     configuration_needs_importance,
     space_needs_importance,
@@ -161,6 +162,48 @@ def test_faults_of_the_study_are_told_before_anything_is_measured(place: Path) -
     (place / "study.yaml").write_text(text.replace("label: label", "label: nothing"))
     with pytest.raises(InputError, match="nothing"):
         autopeft.importance_map(place / "study.yaml", storage=url(place))
+
+
+def test_a_configuration_that_needs_a_map_has_it_measured_before_it_trains(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = search(place, "search.importance=false")
+    study.export(place / "best.yaml", trial=0)
+    monkeypatch.setattr(training, "configuration_needs_importance", lambda plain: True)
+    seen: list[Any] = []
+    fitted = training.fitted_settings
+    monkeypatch.setattr(
+        training,
+        "fitted_settings",
+        lambda trainer, *rest, **more: seen.append(trainer) or fitted(trainer, *rest, **more),
+    )
+    heard = Heard()
+    monkeypatch.chdir(place)
+    autopeft.train(place / "best.yaml", place / "adapter", listener=heard)
+    assert any("measuring the importance" in line for line in heard.lines)
+    assert set(seen[0].backbone.anatomy.measured().scores) == set(SCORES)
+
+
+def test_a_plan_takes_the_stored_map_and_measures_none(
+    place: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = load_definition(place / "study.yaml")
+    autopeft.plan(definition, storage=url(place), output_dir=place / "out")
+    monkeypatch.setattr(planning, "study_chooses_by_scores", lambda definition: True)
+    with pytest.raises(InputError, match=r"`autopeft importance STUDY\.yaml` measures"):
+        autopeft.plan(definition, storage=url(place), output_dir=place / "out")
+    assert not (place / "autopeft.db").exists()
+    autopeft.importance_map(definition, storage=url(place), output_dir=place / "out")
+    anatomies: list[Any] = []
+    bind = planning.problems.bind_space
+    monkeypatch.setattr(
+        planning.problems,
+        "bind_space",
+        lambda definition, anatomy: anatomies.append(anatomy) or bind(definition, anatomy),
+    )
+    autopeft.plan(definition, storage=url(place), output_dir=place / "out")
+    assert anatomies[-1].measured().fine
+    assert len(passes) == 1
 
 
 @pytest.mark.parametrize(
