@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autopeft.api import (
         Study,
         TrainedModel,
+        importance_map,
         init,
         list_studies,
         load,
@@ -33,6 +34,7 @@ __all__ = [
     "Configuration",
     "Study",
     "TrainedModel",
+    "importance_map",
     "init",
     "list_studies",
     "load",

@@ -17,6 +17,7 @@ st.navigation(
         st.Page("views/front.py", title="Front", icon=":material/scatter_plot:"),
         st.Page("views/trial.py", title="Trial", icon=":material/science:"),
         st.Page("views/progress.py", title="Progress", icon=":material/trending_up:"),
+        st.Page("views/importance.py", title="Importance", icon=":material/grid_on:"),
         st.Page("views/explanations.py", title="Explanations", icon=":material/lightbulb:"),
     ],
     position="top",

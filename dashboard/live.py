@@ -13,6 +13,7 @@ import streamlit as st
 
 from autopeft.api.place import storage_url
 from autopeft.api.study import Study
+from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import AutopeftError, NotFoundError, StorageError, StorageVersionError
 from dashboard import queries, words
 from dashboard.queries import Explanations, StudyLine, StudyView, TrialView
@@ -69,6 +70,17 @@ def explanations(view: StudyView) -> Explanations:
 def _explanations(url: str, name: str, created_at: datetime, done: int) -> Explanations:
     with queries.opened(url, name) as study:
         return queries.read_explanations(study)
+
+
+def importance_maps(view: StudyView) -> tuple[ImportanceMap, ...]:
+    """The maps of the study's backbone and data; they may be measured at any time."""
+    return _importance_maps(storage_url(), view.record.name)
+
+
+@st.cache_resource(ttl=LOST_REFRESH_S, max_entries=8, show_spinner="Reading the maps …")
+def _importance_maps(url: str, name: str) -> tuple[ImportanceMap, ...]:
+    with queries.opened(url, name) as study:
+        return queries.read_importance_maps(study)
 
 
 def exported(view: StudyView, number: int) -> tuple[str, str]:

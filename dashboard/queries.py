@@ -15,6 +15,7 @@ import pandas as pd
 from autopeft.api.loading import open_store
 from autopeft.api.place import output_folder
 from autopeft.api.study import Study, bounds, status
+from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import AutopeftError
 from autopeft.searchers import front as fronts
 from autopeft.searchers.explain.importances import Importances
@@ -230,6 +231,11 @@ def read_trial(study: Study, number: int) -> TrialView:
 def read_explanations(study: Study) -> Explanations:
     """What mattered, and what was predicted; takes some seconds."""
     return Explanations(study.importances(), tuple(study.predictions()))
+
+
+def read_importance_maps(study: Study) -> tuple[ImportanceMap, ...]:
+    """How much every site matters for the study's data, newest measurement first."""
+    return tuple(study.importance_maps())
 
 
 def exported(study: Study, number: int) -> tuple[str, str]:

@@ -1,14 +1,23 @@
 """The tables, as SQLAlchemy models: studies, trials, attempts, measurements, snapshots.
 
-A study owns everything below it (ON DELETE CASCADE). The lease lies in the study's own row, so
-that one UPDATE can take it and every write can check it. Nothing loads lazily: what a query needs,
-it asks for. `storage/migrations` makes these tables; a test keeps the two in step.
+A study owns everything below it (ON DELETE CASCADE); importance maps belong to no study. The lease
+lies in the study's own row, so that one UPDATE can take it and every write can check it. Nothing
+loads lazily: what a query needs, it asks for. `storage/migrations` makes these tables; a test
+keeps the two in step.
 """
 
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Double, ForeignKey, Index, MetaData, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from storage.columns import PlainJson, UtcDateTime
@@ -146,3 +155,20 @@ class SnapshotRow(Base):
     front: Mapped[list[Any]]
     hypervolume: Mapped[float]
     at: Mapped[datetime]
+
+
+class ImportanceRow(Base):
+    """One measured importance map, shared by every study of its backbone and data."""
+
+    __tablename__ = "importances"
+    __table_args__ = (Index(None, "backbone", "data"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    backbone: Mapped[str]
+    data: Mapped[str]
+    settings: Mapped[dict[str, Any]]
+    facts: Mapped[dict[str, Any]]
+    units: Mapped[bytes] = mapped_column(LargeBinary)
+    fine: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime]

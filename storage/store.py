@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from autopeft.errors import Fault, StorageError, StudyMismatchError
 from autopeft.study.records import (
     Holder,
+    ImportanceRecord,
     Measurement,
     NewStudy,
     NewTrial,
@@ -25,7 +26,7 @@ from autopeft.study.records import (
     TrialState,
     TrialUpdate,
 )
-from storage import engine, lease, records, schema
+from storage import engine, importances, lease, records, schema
 from storage import snapshots as snapshot_rows
 from storage import trials as trial_rows
 from storage.faults import storage_errors
@@ -330,3 +331,20 @@ class SqlStore:
         """The newest snapshot, or None before the first; reads one row."""
         with self._reading() as session:
             return snapshot_rows.last(session, find_study(session, name))
+
+    # -- importance ---------------------------------------------------------------------------
+
+    def keep_importance(self, record: ImportanceRecord) -> None:
+        """Store a measured map for all studies; one of the same key is replaced."""
+        with self._writing() as session:
+            importances.keep(session, record)
+
+    def importance(self, key: str) -> ImportanceRecord | None:
+        """The map of that key, or None."""
+        with self._reading() as session:
+            return importances.find(session, key)
+
+    def importances(self, *, backbone: str, data: str) -> list[ImportanceRecord]:
+        """All maps of a backbone and data, newest first, without blocks and single weights."""
+        with self._reading() as session:
+            return importances.read(session, backbone, data)

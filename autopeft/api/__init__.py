@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
     from autopeft.api.environment import doctor
+    from autopeft.api.importance import importance_map
     from autopeft.api.loading import delete, list_studies, load_study, stop, upgrade_storage
     from autopeft.api.place import storage_url
     from autopeft.api.planning import plan
@@ -30,6 +31,7 @@ _HOME = {
     "delete": "loading",
     "doctor": "environment",
     "fetch": "checking",
+    "importance_map": "importance",
     "init": "checking",
     "list_studies": "loading",
     "load": "trained",
@@ -52,6 +54,7 @@ __all__ = [
     "delete",
     "doctor",
     "fetch",
+    "importance_map",
     "init",
     "list_studies",
     "load",

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import datasets
 
 from autopeft.api import problem as problems
+from autopeft.api.importance_need import study_chooses_by_scores
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.loading import config_anatomy
 from autopeft.errors import Fault, InputError
@@ -54,10 +55,11 @@ def study_faults(definition: StudyDefinition, *, where: str, output_dir: Path) -
     faults += data_faults(definition, output_dir)
     if anatomy is None:
         return faults + written_faults(definition, where=where)
+    unmeasured = tried(lambda: study_chooses_by_scores(definition), [], where=where)
     space = tried(lambda: problems.bind_space(definition, anatomy), faults, where=where)
     faults += _search_faults(definition, anatomy, where)
     faults += _probe_faults(definition, where)
-    if space is not None:
+    if space is not None and not unmeasured:  # counts need scores: a search checks them then
         faults += _placed(problems.cap_faults(definition, anatomy, space), where)
     return faults
 

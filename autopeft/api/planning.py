@@ -5,7 +5,7 @@ data; no weights are read. Hours need a measurement on the machine, which `probe
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,8 +14,10 @@ import numpy as np
 
 from autopeft.api import problem as problems
 from autopeft.api.checks import study_faults
+from autopeft.api.definitions import resolve_definition
+from autopeft.api.importance_need import study_chooses_by_scores
+from autopeft.api.loading import open_existing
 from autopeft.api.place import output_folder
-from autopeft.api.searching import resolve_definition
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.configuration import Configuration
@@ -53,7 +55,8 @@ def plan(
         study: A definition, a study file, or None for the embedded default.
         probe: Whether to time some steps on this machine: the only training that happens. A study
             that is stored with a calibration is not timed again.
-        storage: URL of the database in which such a study may be; none is made.
+        storage: URL of the database in which such a study may be, and the importance map that a
+            space may need; none is made.
         output_dir: The study's artifacts, whose converted data are used where they are.
         listener: Told what the probe does.
 
@@ -69,7 +72,7 @@ def plan(
     listener = listener or Silent()
     with TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as scratch:
         place = folder if folder.is_dir() else Path(scratch)
-        estimate = _Estimate.of(definition, place)
+        estimate = _Estimate.of(definition, place, storage)
         found = _Measured()
         if probe:
             found = _stored(definition, storage) or _measured(definition, place, listener)
@@ -109,8 +112,10 @@ class _Estimate:
     total_steps: int
 
     @classmethod
-    def of(cls, definition: StudyDefinition, folder: Path) -> "_Estimate":
+    def of(cls, definition: StudyDefinition, folder: Path, storage: str | None) -> "_Estimate":
+        from autopeft.api.measuring import stored_map
         from autopeft.backbone.skeleton import config_recipe, config_tokenizer, skeleton
+        from autopeft.importance.chance import with_random
         from autopeft.training.data.tokenising import load_task_data
         from autopeft.training.setup import backbone_request, data_request, full_budget_steps
 
@@ -122,6 +127,10 @@ class _Estimate:
         anatomy = bones.anatomy
         wanted = data_request(definition.data, task=task, seed=definition.study.seed)
         data = load_task_data(wanted, config_tokenizer(request), output_dir=folder)
+        if study_chooses_by_scores(definition):
+            found = stored_map(definition, data.fingerprint, open_existing(storage))
+            random = with_random(found, definition.study.seed)
+            anatomy = replace(anatomy, importance=random)
         outputs = 1 if task == REGRESSION else len(data.label_names)
         head = config_recipe(request, bones, outputs)
         total = full_budget_steps(definition.training, len(data.train))
@@ -358,8 +367,6 @@ def _batch(definition: StudyDefinition) -> int:
 
 def _stored(definition: StudyDefinition, storage: str | None) -> _Measured | None:
     """What the study of that name was created with, where there is one with a calibration."""
-    from autopeft.api.loading import open_existing
-
     store = open_existing(storage)
     if store is None:
         return None

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.api import problem as problems
-from autopeft.api.checks import study_faults
-from autopeft.api.place import activations_folder
+from autopeft.api.calibrating import calibrated, fitted, go_on
+from autopeft.api.importance_need import study_needs_importance
+from autopeft.api.measuring import Ensured, ensure_importance, with_importance
 from autopeft.api.probing import SpaceProbes, probe_ends
+from autopeft.api.resuming import check_unchanged
 from autopeft.api.study import bounds
 from autopeft.api.versions import package_versions
 from autopeft.api.warm_start import Ground, Source, warm_start
 from autopeft.configuration import Configuration
-from autopeft.errors import Fault, InputError, InterruptedStudyError, StudyMismatchError
+from autopeft.errors import InputError
 from autopeft.execution.states import states_folder
 from autopeft.searchers.baselines import baselines
 from autopeft.searchers.rungs import rung_steps
@@ -24,7 +26,7 @@ from autopeft.study.records import NewStudy, StudyRecord
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
-    from autopeft.execution.calibration import Calibration, Question
+    from autopeft.execution.calibration import Calibration
     from autopeft.execution.probe import SoloProbe
     from autopeft.searchers.base import Problem
     from autopeft.training.loop import Trainer
@@ -48,41 +50,37 @@ class Preparation:
         definition: What the study file says.
         folder: Where artifacts go.
         listener: Told what was found.
+        store: Where importance maps are kept; None where there is no database yet.
+        stopper: Asks for an early end of what takes long.
 
     Raises:
         InputError: Faults of the model, the data or the space.
+        InterruptedStudyError: Asked to stop while importance was measured.
     """
 
-    def __init__(self, definition: StudyDefinition, folder: Path, listener: Listener) -> None:
+    def __init__(
+        self,
+        definition: StudyDefinition,
+        folder: Path,
+        listener: Listener,
+        *,
+        store: Store | None = None,
+        stopper: Stopper | None = None,
+    ) -> None:
+        from autopeft.api.materials import study_materials
         from autopeft.training import setup
-        from autopeft.training.caching import cache_budget
         from autopeft.training.metrics import best_value
 
-        faults = study_faults(
-            definition, where=f"study {definition.study.name}", output_dir=folder
-        )
-        if faults:
-            raise InputError(faults)
         self._definition, self._folder = definition, folder
         self._quality = definition.objectives[0].metric
         self._device = setup.device_name(definition.execution.devices)
-        self._materials = materials = setup.load_materials(
-            definition.model,
-            definition.data,
-            definition.training,
-            quality=self._quality,
-            seed=definition.study.seed,
-            device=self._device,
-            output_dir=folder,
-            cache=cache_budget(
-                definition.execution.cache_memory,
-                definition.execution.cache_disk,
-                device=self._device,
-                folder=activations_folder(folder),
-            ),
-        )
+        materials = study_materials(definition, folder)
         for note in materials.data.notes:
             listener.on_event(note)
+        self._ensured: Ensured | None = None
+        if study_needs_importance(definition):
+            materials = self._scored(materials, store, listener, stopper or Stopper())
+        self._materials = materials
         anatomy = materials.backbone.anatomy
         self._space = problems.bind_space(definition, anatomy)
         self._constant = setup.constant_quality(
@@ -101,7 +99,7 @@ class Preparation:
         self._enqueued = problems.enqueued(definition, anatomy)
         if faults := problems.barred(self._enqueued, self._problem):
             raise InputError(faults)
-        self._materials = materials = self._fitted(materials, listener)
+        self._materials = fitted(materials, definition, self.largest_configuration(), listener)
         self._rungs = rung_steps(
             definition.search.rungs,
             total_steps=materials.total_steps,
@@ -109,29 +107,25 @@ class Preparation:
         )
         listener.on_event(self._summary())
 
-    def _fitted(self, materials: "Materials", listener: Listener) -> "Materials":
-        """The materials, with layers recomputed and fewer rows at once where memory asks."""
-        from autopeft.execution.calibration import LEAST_PACK
-        from autopeft.execution.fitting import fitted_settings
-        from autopeft.training.setup import with_settings
-
-        pack, trainer = self._definition.search.pack, materials.trainer
-        lanes = LEAST_PACK if pack == "auto" else int(pack)
-        lanes = lanes if materials.backbone.anatomy.packable else 1
-        training = self._definition.training
-        fitted = fitted_settings(trainer, self.largest_configuration(), training, lanes=lanes)
-        if fitted == trainer.settings:
-            return materials
-        recomputed = "layers recomputed, " if fitted.gradient_checkpointing else ""
-        listener.on_event(
-            f"{recomputed}{fitted.micro_batch_size} of {fitted.batch_size} rows at once: "
-            f"{lanes} lanes of the space's largest configuration fit into memory no other way"
-        )
-        return with_settings(
+    def _scored(
+        self, materials: "Materials", store: Store | None, listener: Listener, stopper: Stopper
+    ) -> "Materials":
+        """The materials, whose backbone knows how much its sites matter for the data."""
+        self._ensured = ensure_importance(
             materials,
-            gradient_checkpointing=fitted.gradient_checkpointing,
-            micro_batch_size=fitted.micro_batch_size,
+            store,
+            study=self._definition.study.name,
+            listener=listener,
+            stopper=stopper,
         )
+        seed = self._definition.study.seed
+        return with_importance(materials, self._ensured.importance, seed=seed)
+
+    def keep_importance(self, store: Store) -> None:
+        """Store what was measured for all studies, where it did not come from there."""
+        if self._ensured is not None and self._ensured.record is not None:
+            store.keep_importance(self._ensured.record)
+            self._ensured = Ensured(self._ensured.importance)
 
     def _summary(self) -> str:
         """One line on what is about to happen."""
@@ -162,30 +156,15 @@ class Preparation:
         Raises:
             InterruptedStudyError: Asked to stop meanwhile; nothing is stored yet.
         """
-        from autopeft.execution.calibration import MOST_LANES, Calibration, calibrate
-
-        question = self._question(MOST_LANES)
-        if question.pack is not None and question.pack > max(question.largest, 1):
-            listener.on_event(
-                f"packs of {question.pack} may need more memory than is free: {question.largest} "
-                "of the space's largest configurations fit; a pack that does not is halved"
-            )
-        if not question.open and not timed:
-            return Calibration(
-                question.pack or 1, question.precision or "fp32", largest=question.largest
-            )
-        listener.on_event("calibrating: pack size and precision for this machine, once")
-        found = calibrate(
-            self._materials.trainer,
-            self._materials.data,
-            self.probe_configuration(),
-            question,
-            go_on=lambda: not stopper.reason,
+        return calibrated(
+            self._materials,
+            self._definition,
+            largest=self.largest_configuration(),
+            probe=self.probe_configuration(),
+            listener=listener,
+            stopper=stopper,
             timed=timed,
         )
-        self._go_on(stopper)
-        listener.on_event(found.sentence())
-        return found
 
     def probe_space(
         self, calibration: "Calibration", listener: Listener, stopper: Stopper
@@ -201,7 +180,7 @@ class Preparation:
         probe = self._solo_probe(self._trainer_of(calibration.precision))
         ends = problems.probed_ends(self._problem)
         return probe_ends(
-            probe, ends, self._definition, listener, go_on=lambda: self._go_on(stopper)
+            probe, ends, self._definition, listener, go_on=lambda: go_on(self._definition, stopper)
         )
 
     def _solo_probe(self, trainer: "Trainer") -> "SoloProbe":
@@ -228,26 +207,6 @@ class Preparation:
         return problems.make_problem(
             self._definition, anatomy, self._space, self._facts, measured=measured
         )
-
-    def _go_on(self, stopper: Stopper) -> None:
-        if stopper.reason:
-            raise InterruptedStudyError(
-                f"study {self._definition.study.name!r} was stopped ({stopper.reason}) before it "
-                "began; nothing is stored",
-                hint="the same command starts it",
-            )
-
-    def _question(self, most: int) -> "Question":
-        """What the study leaves to calibration; sizes that memory forbids are not tried."""
-        from autopeft.execution.calibration import Question
-        from autopeft.execution.fitting import lanes_that_fit
-
-        given, precision = self._definition.search.pack, self._definition.training.precision
-        fitting = lanes_that_fit(self.largest_configuration(), self._materials.trainer)
-        largest = most if fitting is None else max(1, fitting)
-        packable = self._materials.backbone.anatomy.packable
-        pack = (None if given == "auto" else int(given)) if packable else 1
-        return Question(pack, None if precision == "auto" else precision, largest)
 
     def probe_configuration(self) -> Configuration:
         """What the lanes of a calibration train: the first baseline, or one like it."""
@@ -324,9 +283,17 @@ class Preparation:
                 "distinct": space.distinct,
                 "continuous": space.continuous,
                 "device": self._device,
+                "importance": self._importance_facts(),
                 "warm_start": [each.to_dict() for each in carried],
             },
         )
+
+    def _importance_facts(self) -> dict[str, str] | None:
+        """Which map the study is searched with; None where it has none."""
+        if self._ensured is None:
+            return None
+        found = self._ensured.importance
+        return {"key": found.fingerprint, **found.facts}
 
     def _proposals(self) -> int:
         """Trials of a cohort: what the study says, else its pack size, else a constant.
@@ -352,51 +319,16 @@ class Preparation:
         Raises:
             StudyMismatchError: With the difference.
         """
-        now = {
-            "data": self._materials.data.fingerprint,
-            "backbone": self._materials.backbone.fingerprint,
-        }
-        faults = [
-            Fault(
-                f"study {record.name}",
-                f"{what} fingerprint",
-                given[:16],
-                record.fingerprints[what][:16],
-                f"the {what} has changed since the study was created: start another study",
-            )
-            for what, given in now.items()
-            if record.fingerprints[what] != given
-        ]
-        if record.space_hash != self._space.hash:
-            faults.append(
-                Fault(
-                    f"study {record.name}",
-                    "space",
-                    self._space.hash[:16],
-                    record.space_hash[:16],
-                    "the space file has changed since the study was created",
-                )
-            )
-        stored = SpaceProbes.stored(record)
-        if stored is not None and record.facts["device"] != self._device:
-            faults.append(
-                Fault(
-                    f"study {record.name}",
-                    "execution.devices",
-                    self._device,
-                    str(record.facts["device"]),
-                    f"{' and '.join(stored.ranges)} of two devices do not compare",
-                )
-            )
-        if faults:
-            raise StudyMismatchError(faults)
-        if stored is not None and (note := stored.elsewhere(self._materials.trainer.device)):
-            listener.on_event(note)
-        installed = package_versions()
-        for package, before in record.versions.items():
-            if (now_is := installed.get(package)) != before:
-                text = f"{package} is {now_is} now and was {before} when the study was created"
-                listener.on_event(text)
+        check_unchanged(
+            record,
+            fingerprints={
+                "data": self._materials.data.fingerprint,
+                "backbone": self._materials.backbone.fingerprint,
+            },
+            space_hash=self._space.hash,
+            device=self._materials.trainer.device,
+            listener=listener,
+        )
 
     def tuner(
         self,

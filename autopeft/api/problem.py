@@ -128,7 +128,7 @@ class Costs:
 
     def counted(self, configuration: Configuration) -> Configuration:
         """What counts for a configuration: itself, or itself without a rule that needs a map."""
-        if self._measured or not rules.of(configuration).schema.measured:
+        if self._measured or not rules.measured(configuration):
             return configuration
         return replace(configuration, sparsity=tuple(NO_SPARSITY.items()))
 

@@ -5,49 +5,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autopeft.api.checking import validate
+from autopeft.api.definitions import resolve_definition
 from autopeft.api.loading import open_existing, open_store
 from autopeft.api.place import output_folder
 from autopeft.api.preparation import Preparation
 from autopeft.api.study import Study
 from autopeft.api.warm_start import sources
 from autopeft.errors import InputError, StudyMismatchError
-from autopeft.study.definition import (
-    StudyDefinition,
-    default_definition,
-    difference,
-    load_definition,
-    parse_definition,
-)
-from autopeft.study.overrides import with_overrides
+from autopeft.study.definition import StudyDefinition, difference, parse_definition
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import StudyRecord, StudyState
 from autopeft.study.store import Store
-
-
-def resolve_definition(
-    study: StudyDefinition | Path | str | None,
-    *,
-    name: str | None = None,
-    overrides: Sequence[str] = (),
-) -> StudyDefinition:
-    """The definition that a search's arguments stand for; without a study, the embedded default.
-
-    Raises:
-        InputError: All faults of file and overrides.
-    """
-    changes = [*overrides, *([f"study.name={name}"] if name else [])]
-    if study is None:
-        return default_definition(changes)
-    if isinstance(study, StudyDefinition):
-        plain = with_overrides(study.to_plain(), changes)
-        return parse_definition(plain, where="the study", base=None)
-    try:
-        return load_definition(Path(study), changes)
-    except InputError:
-        if not changes:  # the file alone is at fault: tell those of model, data and space with it
-            validate(Path(study))
-        raise
 
 
 def search(
@@ -112,7 +80,7 @@ class _Sitting:
         existing = self._existing(store) if store is not None else None
         if store is None or existing is None:
             earlier = sources(self._definition, store)
-            prepared = self._prepare()
+            prepared = self._prepare(store)
             known = prepared.warm_start(earlier, self._listener)
             calibration = prepared.calibrate(self._listener, self._stopper)
             probes = prepared.probe_space(calibration, self._listener, self._stopper)
@@ -123,7 +91,7 @@ class _Sitting:
                 self._search(prepared, store, token)
         elif not self._is_finished(existing):
             with self._lease(store) as token:
-                self._search(self._prepare(), store, token)
+                self._search(self._prepare(store), store, token)
         return store
 
     @contextmanager
@@ -141,6 +109,7 @@ class _Sitting:
     def _search(self, prepared: Preparation, store: Store, token: int) -> None:
         self._existing(store)
         prepared.check(store.study(self._name), self._listener)
+        prepared.keep_importance(store)
         plain = self._definition.to_plain()
         store.update_study(self._name, token, state=StudyState.RUNNING, definition=plain)
         tuner = prepared.tuner(
@@ -167,9 +136,11 @@ class _Sitting:
             and _with_defaults(record)["budget"] == self._definition.to_plain()["budget"]
         )
 
-    def _prepare(self) -> Preparation:
+    def _prepare(self, store: Store | None) -> Preparation:
         self._listener.on_progress(Progress(self._name, "loading", 0, 0))
-        return Preparation(self._definition, self._folder, self._listener)
+        return Preparation(
+            self._definition, self._folder, self._listener, store=store, stopper=self._stopper
+        )
 
 
 def _with_defaults(record: StudyRecord) -> Mapping[str, Any]:

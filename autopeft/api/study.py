@@ -24,6 +24,7 @@ from autopeft.study.records import (
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
+    from autopeft.backbone.importance import ImportanceMap
     from autopeft.searchers.explain.importances import Importances
     from autopeft.searchers.explain.predictions import Predictions
 
@@ -112,6 +113,17 @@ class Study:
         """One honest sentence comparing the front with the best baseline."""
         return fronts.compare_with_baseline(self.front(), self.trials(), self.frames)
 
+    def importance_maps(self) -> "list[ImportanceMap]":
+        """How much every site matters for the study's data, newest measurement first.
+
+        Of channels, sites and layers; blocks and single weights are left out.
+        """
+        from autopeft.importance.stored import from_record
+
+        given = self.record.fingerprints
+        found = self._store.importances(backbone=given["backbone"], data=given["data"])
+        return [from_record(record) for record in found]
+
     def importances(self) -> "dict[str, Importances]":
         """Which choices of the search mattered, by target: `quality`, then `hypervolume`.
 
@@ -160,7 +172,24 @@ class Study:
 
         chosen = self.trial(trial) if trial is not None else self.pick(pick)[0]
         how = f"trial {trial}" if trial is not None else pick
-        return export_trial(self.record, chosen, how=how, format=format, output=output)
+        return export_trial(
+            self.record,
+            chosen,
+            how=how,
+            format=format,
+            output=output,
+            importance=lambda: self._scored(self.record),
+        )
+
+    def _scored(self, record: StudyRecord) -> "ImportanceMap":
+        """The stored map that its trials were placed by, with the study's random control."""
+        from autopeft.api.measuring import stored_map
+        from autopeft.importance.chance import with_random
+        from autopeft.study.definition import parse_definition
+
+        definition = parse_definition(record.definition, where=f"study {self.name}", base=None)
+        found = stored_map(definition, str(record.fingerprints["data"]), self._store)
+        return with_random(found, definition.study.seed)
 
     def export_study(self, output: str, *, format: str = "optuna") -> dict[str, Any]:  # noqa: A002
         """The whole study in a format that other tools read, as it is now.

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autopeft import counting
+from autopeft.api.importance_need import configuration_needs_importance
+from autopeft.api.measuring import ensure_importance, with_importance
 from autopeft.api.place import output_folder
 from autopeft.api.problem import registered
 from autopeft.errors import Fault, InputError, TrialError
@@ -59,7 +61,7 @@ def train(
     where, folder = str(config), _checked_folder(Path(output))
     file = load_configuration_file(Path(config), rescore=rescore)
     listener.on_progress(Progress(where, "loading", 0, 1))
-    materials = _materials(file)
+    materials = _materials(file, listener)
     _check(file, materials, where)
     _note_changes(file, materials, listener)
     began = time.perf_counter()
@@ -83,7 +85,7 @@ def train(
     return {**adapter.metrics, "forms": list(forms)}
 
 
-def _materials(file: ConfigurationFile) -> Materials:
+def _materials(file: ConfigurationFile, listener: Listener) -> Materials:
     study = re.sub(r"[^A-Za-z0-9._-]+|^\.+", "-", str(file.origin.get("study", "train")))
     materials = load_materials(
         file.model,
@@ -96,6 +98,9 @@ def _materials(file: ConfigurationFile) -> Materials:
     )
     if file.importance:
         materials = _scored(materials, file.importance)
+    elif configuration_needs_importance(file.configuration.to_dict()):
+        measured = ensure_importance(materials, None, study=study, listener=listener)
+        materials = with_importance(materials, measured.importance, seed=file.seed)
     fitted = fitted_settings(materials.trainer, file.configuration, file.training, lanes=1)
     return with_settings(
         materials,

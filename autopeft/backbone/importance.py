@@ -61,6 +61,14 @@ class SiteScores:
         """Sum over all weights."""
         return float(self.inputs.sum(dtype=np.float64))
 
+    def output_heads(self, head_dim: int) -> Floats:
+        """[d_out / head_dim] sums over the output channels of each head (query, key, value)."""
+        return np.asarray(self.outputs.reshape(-1, head_dim).sum(1), dtype=np.float32)
+
+    def input_heads(self, head_dim: int) -> Floats:
+        """[d_in / head_dim] sums over the input channels of each head (output)."""
+        return np.asarray(self.inputs.reshape(-1, head_dim).sum(1), dtype=np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class ImportanceMap:
@@ -86,6 +94,11 @@ class ImportanceMap:
             allowed = ", ".join(sorted(self.scores)) or "none"
             raise BackboneError(Fault("importance", "score", score, allowed))
         return self.scores[score]
+
+    @property
+    def fine(self) -> bool:
+        """Whether blocks and single weights are there: some are measured but not stored."""
+        return all(own.blocks.size for sites in self.scores.values() for own in sites.values())
 
     def sites(self, score: str) -> dict[Key, float]:
         """Total score of every site."""

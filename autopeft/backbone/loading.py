@@ -129,6 +129,19 @@ def load_backbone(request: BackboneRequest) -> Backbone:
     )
 
 
+def stored_fingerprint(request: BackboneRequest) -> str:
+    """The fingerprint that the backbone will have, from its files; "" where those are pickles.
+
+    Raises:
+        BackboneError: It cannot be found, reached or read.
+    """
+    folder = model_folder(request.name_or_path, request.revision, MODEL_PATTERNS)
+    files = safetensors_files(folder)
+    if not files:
+        return ""
+    return quantised_fingerprint(fingerprint_of_files(files), request.quantization)
+
+
 def backbone_of(
     model: nn.Module,
     *,

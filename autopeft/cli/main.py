@@ -20,6 +20,7 @@ from autopeft.cli.commands.doctor import doctor
 from autopeft.cli.commands.explain import explain
 from autopeft.cli.commands.export import export
 from autopeft.cli.commands.front import front
+from autopeft.cli.commands.importance import importance
 from autopeft.cli.commands.init import init
 from autopeft.cli.commands.plan import plan
 from autopeft.cli.commands.search import search
@@ -37,8 +38,8 @@ PROGRAM = "autopeft"
 LOGGERS = ("autopeft", "storage", "dashboard")
 
 COMMANDS = (
-    search, init, validate, plan, sites, studies, status, trials, show, compare, front, explain,
-    export, train, stop, delete, dashboard, doctor,
+    search, init, validate, plan, sites, importance, studies, status, trials, show, compare, front,
+    explain, export, train, stop, delete, dashboard, doctor,
 )  # fmt: skip
 """In the order of `--help`; `db` follows."""
 

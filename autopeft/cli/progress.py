@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from autopeft.cli.streams import ascii_only, console, interactive, print_json, say
 from autopeft.cli.wording import duration, number, ranges
-from autopeft.study.progress import Listener, Progress
+from autopeft.study.progress import BEFORE_TRIALS, Listener, Progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -194,7 +194,7 @@ class TrialLines:
 
     def on_progress(self, progress: Progress) -> None:
         """Lines for what is new, whenever the number of finished trials has changed."""
-        if progress.phase != "loading" and progress.done != self._done:
+        if progress.phase not in BEFORE_TRIALS and progress.done != self._done:
             self._done = progress.done
             print_json({"type": "progress", **asdict(progress)}, indent=None)
             self.print_new(self._load(progress.study))

@@ -73,7 +73,11 @@ class SalientChannels(Unfolded):
         parameters=(
             ParameterSchema("channels", "int", minimum=1),
             ParameterSchema(
-                "score", "str", default="activation", choices=(*MEASURED, "random", "magnitude")
+                "score",
+                "str",
+                default="activation",
+                choices=(*MEASURED, "random", "magnitude"),
+                measured=MEASURED,
             ),
         ),
         sites=SUBLAYERS,

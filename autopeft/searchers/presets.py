@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.methods.sparse import DEFAULT_BLOCK
-from autopeft.methods.units import SCORES
+from autopeft.methods.units import MEASURED, SCORES
 from autopeft.space.schema import Scalar
 
 S2FT_DENSITY = 0.03
@@ -44,12 +44,14 @@ class _Recipe:
         argument: What follows the name: "rank", "score" or "" for nothing.
         default: Its value where the name stands alone.
         source: Paper and code.
+        measured: Whether it needs an importance map whatever the argument.
     """
 
     make: Callable[[Anatomy, str], Preset]
     argument: str
     default: str
     source: str
+    measured: bool = False
 
 
 _NONE: Mapping[str, Scalar] = {"rule": "none"}
@@ -152,10 +154,16 @@ def _diablo(anatomy: Anatomy, argument: str) -> Preset:
 
 
 RECIPES: Mapping[str, _Recipe] = {
-    "speft": _Recipe(_speft, "rank", "8", "SPEFT, arXiv 2412.13488: static, by gradient"),
+    "speft": _Recipe(
+        _speft, "rank", "8", "SPEFT, arXiv 2412.13488: static, by gradient", measured=True
+    ),
     "shira": _Recipe(_shira, "rank", "32", "SHiRA, arXiv 2406.13175, as HF peft has it: random"),
-    "smt": _Recipe(_smt, "rank", "8", "SMT, arXiv 2405.15525: mean_abs, no_restriction"),
-    "tr-pts": _Recipe(_tr_pts, "rank", "2", "TR-PTS, arXiv 2507.22872: its parameter half"),
+    "smt": _Recipe(
+        _smt, "rank", "8", "SMT, arXiv 2405.15525: mean_abs, no_restriction", measured=True
+    ),
+    "tr-pts": _Recipe(
+        _tr_pts, "rank", "2", "TR-PTS, arXiv 2507.22872: its parameter half", measured=True
+    ),
     "s2ft": _Recipe(_s2ft, "score", "random", "S2FT, arXiv 2412.06289: d = 0.03, as released"),
     "gift-sw": _Recipe(_gift_sw, "score", "activation", "GIFT-SW, arXiv 2408.15300: 4 bits"),
     "sct": _Recipe(_sct, "score", "activation", "SCT, arXiv 2309.08513: K = d / 8, attention"),
@@ -173,14 +181,26 @@ KNOWN = tuple(
 
 def preset(name: str, anatomy: Anatomy) -> Preset | None:
     """What a name stands for on a backbone; None for an unknown name."""
+    recipe, argument = _recipe(name)
+    return None if recipe is None else recipe.make(anatomy, argument)
+
+
+def needs_map(name: str) -> bool:
+    """Whether a preset chooses by measured scores; False for an unknown name."""
+    recipe, argument = _recipe(name)
+    return recipe is not None and (recipe.measured or argument in MEASURED)
+
+
+def _recipe(name: str) -> tuple[_Recipe | None, str]:
+    """The recipe behind a name, and the argument that it gives."""
     for known, recipe in RECIPES.items():
         if name == known:
-            return recipe.make(anatomy, recipe.default)
+            return recipe, recipe.default
         argument = name.removeprefix(f"{known}-")
         if argument == name:
             continue
         if recipe.argument == "rank" and (match := re.fullmatch(r"r([1-9]\d{0,3})", argument)):
-            return recipe.make(anatomy, match[1])
+            return recipe, match[1]
         if recipe.argument == "score" and argument in SCORES and argument != "diagonal":
-            return recipe.make(anatomy, argument)
-    return None
+            return recipe, argument
+    return None, ""

@@ -79,6 +79,13 @@ class Rules:
         """The rule of a configuration."""
         return self[str(dict(configuration.sparsity)["rule"])]
 
+    def measured(self, configuration: Configuration) -> bool:
+        """Whether a configuration's rule comes to something only with an importance map."""
+        schema, settings = self.of(configuration).schema, dict(configuration.sparsity)
+        return schema.measured or any(
+            settings.get(each.name, each.default) in each.measured for each in schema.parameters
+        )
+
     def names(self) -> tuple[str, ...]:
         """All names, in the order of registration."""
         return tuple(self._rules)

@@ -19,6 +19,7 @@ from autopeft.errors import BackboneError, Fault
 from autopeft.methods.sparse import DEFAULT_BLOCK
 from autopeft.methods.units import (
     GRANULARITIES,
+    MEASURED,
     SCORES,
     Units,
     fault_at,
@@ -42,7 +43,7 @@ class SparseRule(Plain):
         "sparse",
         parameters=(
             ParameterSchema("scope", "str", default="global", choices=("site", "global")),
-            ParameterSchema("score", "str", default="gradient", choices=SCORES),
+            ParameterSchema("score", "str", default="gradient", choices=SCORES, measured=MEASURED),
             ParameterSchema("granularity", "str", default="weight", choices=GRANULARITIES),
             ParameterSchema("smallest", "bool", default=False),
             ParameterSchema(
@@ -50,7 +51,6 @@ class SparseRule(Plain):
             ),
         ),
         methods=("lora",),
-        measured=True,
     )
     source = "He et al. 2024, Refining Salience-Aware Sparse Fine-Tuning, arXiv 2412.13488"
 

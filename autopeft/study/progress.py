@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+MEASURING = "measuring importance"
+"""The phase in which an importance map is measured."""
+
+BEFORE_TRIALS = frozenset({"loading", MEASURING})
+"""Phases in which a study may not be stored yet."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -10,8 +16,8 @@ class Progress:
 
     Attributes:
         study: Its name.
-        phase: `loading`, `suggesting`, `probing`, `training`, `evaluating`, `finished` or
-            `interrupted`.
+        phase: `loading`, `measuring importance`, `suggesting`, `probing`, `training`,
+            `evaluating`, `finished` or `interrupted`.
         done: Trials in a final state, baselines included.
         total: Trials that the budget foresees, baselines included.
         pack: Numbers of the trials in training.

@@ -288,6 +288,31 @@ class NewStudy:
 
 
 @dataclass(frozen=True)
+class ImportanceRecord:
+    """A measured importance map: it belongs to a backbone and its data, not to one study.
+
+    Attributes:
+        key: Digest of all that the scores depend on.
+        backbone: Fingerprint of the backbone.
+        data: Fingerprint of the data.
+        settings: What was measured (`examples`, `head`, `keep`, `block`, `batch_size`).
+        facts: What it was measured on and how long it took, for people.
+        units: Scores of channels, compressed arrays (see `autopeft.importance.stored`).
+        fine: Scores of blocks and single weights, likewise; None where they are not kept.
+        created_at: When it was stored; None before.
+    """
+
+    key: str
+    backbone: str
+    data: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, str]
+    units: bytes
+    fine: bytes | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Holder:
     """Who holds a study's lease.
 

@@ -148,6 +148,9 @@ class SearchBlock(Block):
     enqueue: tuple[dict[str, Any], ...] = Field(
         default=(), description="configurations to try first"
     )
+    importance: Annotated[bool, read_with(flag)] = Field(
+        default=False, description="measure the sites' importance, even if the space needs none"
+    )
 
     @field_validator("rungs", mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from autopeft.study.records import (
     Holder,
+    ImportanceRecord,
     Measurement,
     NewStudy,
     NewTrial,
@@ -167,6 +168,20 @@ class Store(Protocol):
 
     def last_snapshot(self, name: str) -> Snapshot | None:
         """The newest snapshot, or None."""
+
+    # -- importance ---------------------------------------------------------------------------
+
+    def keep_importance(self, record: ImportanceRecord) -> None:
+        """Store a measured map for all studies; one of the same key is replaced."""
+
+    def importance(self, key: str) -> ImportanceRecord | None:
+        """The map of that key, or None."""
+
+    def importances(self, *, backbone: str, data: str) -> list[ImportanceRecord]:
+        """All maps of a backbone and data by their fingerprints, newest first.
+
+        Their blocks and single weights are left out (`fine` is None).
+        """
 
     def close(self) -> None:
         """Give back the connections."""

@@ -14,6 +14,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import NotFoundError, StorageError, StudyHeldError, StudyMismatchError
 from autopeft.study.records import (
     Holder,
+    ImportanceRecord,
     Measurement,
     NewStudy,
     NewTrial,
@@ -577,3 +578,60 @@ def test_snapshots_are_numbered_in_order(store: SqlStore, token: int) -> None:
     assert added[2].hypervolume == 0.3
     assert store.snapshots("rte") == added
     assert store.last_snapshot("rte") == added[2]
+
+
+# -- importance -----------------------------------------------------------------------------------
+
+MAP = ImportanceRecord(
+    key="k1",
+    backbone="b",
+    data="d",
+    settings={"examples": 512, "keep": 0.1},
+    facts={"seconds": "1.5"},
+    units=bytes(range(256)),
+    fine=b"\0fine",
+)
+
+
+def test_an_importance_map_comes_back_as_it_was_kept(store: SqlStore) -> None:
+    before = datetime.now(UTC)
+    store.keep_importance(MAP)
+    found = store.importance("k1")
+    assert found is not None
+    assert found.created_at is not None
+    assert before <= found.created_at <= datetime.now(UTC)
+    assert replace(found, created_at=None) == MAP
+
+
+def test_an_unknown_map_is_none_and_no_error(store: SqlStore) -> None:
+    assert store.importance("k1") is None
+    assert store.importances(backbone="b", data="d") == []
+
+
+def test_maps_are_found_by_backbone_and_data_newest_first_without_what_is_fine(
+    store: SqlStore,
+) -> None:
+    for key, backbone, data in (
+        ("k1", "b", "d"), ("k2", "b", "other"), ("k3", "other", "d"), ("k4", "b", "d"),
+    ):  # fmt: skip
+        store.keep_importance(replace(MAP, key=key, backbone=backbone, data=data))
+    found = store.importances(backbone="b", data="d")
+    assert [each.key for each in found] == ["k4", "k1"]
+    assert [(each.units, each.fine) for each in found] == [(MAP.units, None)] * 2
+
+
+def test_a_map_of_the_same_key_is_replaced(store: SqlStore) -> None:
+    store.keep_importance(MAP)
+    store.keep_importance(replace(MAP, key="k2"))
+    store.keep_importance(replace(MAP, units=b"new", fine=None))
+    found = store.importance("k1")
+    assert found is not None
+    assert (found.units, found.fine) == (b"new", None)
+    assert len(store.importances(backbone="b", data="d")) == 2
+
+
+def test_a_map_outlives_the_studies_that_use_it(store: SqlStore) -> None:
+    store.create_study(STUDY)
+    store.keep_importance(MAP)
+    store.delete_study("rte")
+    assert store.importance("k1") is not None

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import streamlit as st
+from importance_maps import importance_map
 
 from autopeft.api.place import STORAGE_VARIABLE
+from autopeft.backbone.anatomy import Anatomy, Layer, Site
+from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Configuration, Group
+from autopeft.importance.settings import MEASURED, ImportanceSettings
+from autopeft.importance.stored import to_record
 from autopeft.searchers import front as fronts
 from autopeft.study.definition import parse_definition
 from autopeft.study.ending import Ending
@@ -279,6 +285,47 @@ def _no_trials(store: SqlStore, name: str = "no-trials") -> None:
     Seeding(store, name)
 
 
+def measured_map() -> ImportanceMap:
+    """Of six layers, of which the top two matter most."""
+    found = importance_map(tiny_anatomy(6), scores=MEASURED, ranking=(5, 4, 3, 2, 1, 0))
+    facts = {
+        "backbone": "builtin:minilm",
+        "task": "sequence-classification",
+        "head": "fitted",
+        "batch_size": "32",
+        "seconds": "9.5",
+        "device": "cpu",
+    }
+    return replace(found, facts=facts)
+
+
+def tiny_anatomy(n_layers: int) -> Anatomy:
+    """Six sites a layer, 8 wide, 12 within the FFN."""
+    shapes = dict.fromkeys(("query", "key", "value", "output"), (8, 8))
+    shapes |= {"up": (8, 12), "down": (12, 8)}
+    layers = tuple(
+        Layer(
+            index,
+            f"layer.{index}",
+            {
+                role: Site(index, role, f"layer.{index}.{role}", d_in, d_out)
+                for role, (d_in, d_out) in shapes.items()
+            },
+        )
+        for index in range(n_layers)
+    )
+    return Anatomy("bert", layers, 8, 12, 2, 2, 4, 1000)
+
+
+def _scored(store: SqlStore, name: str = "scored") -> None:
+    """A search whose backbone and data are measured."""
+    _finished(store, name)
+    record = to_record(
+        measured_map(), ImportanceSettings(block=4), backbone="b1", data="d1", batch_size=32
+    )
+    store.keep_importance(record)
+
+
 SITUATIONS: dict[str, Callable[[SqlStore], object]] = {
     "finished": _finished,
     "running": _running,
@@ -289,6 +336,7 @@ SITUATIONS: dict[str, Callable[[SqlStore], object]] = {
     "beaten": _beaten,
     "ended": _ended,
     "explained": _explained,
+    "scored": _scored,
     SPECIAL: lambda store: _finished(store, SPECIAL),
 }
 

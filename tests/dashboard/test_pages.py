@@ -1,7 +1,9 @@
 """Every page on seeded databases, in Streamlit's own test runner."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -14,7 +16,7 @@ from storage import open_store
 from storage.lease import this_process
 
 APP = Path(dashboard.__file__).with_name("app.py")
-PAGES = ("studies", "front", "trial", "progress", "explanations")
+PAGES = ("studies", "front", "trial", "progress", "importance", "explanations")
 STUDY_PAGES = PAGES[1:]
 
 Seed = Callable[..., None]
@@ -317,3 +319,44 @@ def test_names_are_shown_as_they_are(
     app = _open(page, **({} if page == "studies" else {"study": special_name}))
     assert not any(element.allow_html for element in app.markdown)
     assert special_name not in _text(app).replace(f"'{special_name}'", "")
+
+
+# -- importance -----------------------------------------------------------------------------------
+
+
+def _heatmap(app: AppTest) -> dict[str, Any]:
+    figure: dict[str, Any] = json.loads(app.get("plotly_chart")[0].proto.spec)
+    return figure
+
+
+def test_an_unmeasured_study_says_how_to_measure_it(seed: Seed, served: str) -> None:
+    seed("finished")
+    app = _open("importance", study="finished")
+    assert "has not been measured" in _text(app)
+    assert f"autopeft importance STUDY.yaml --storage {served}" in app.code[0].value
+    assert not app.get("plotly_chart")
+
+
+def test_a_measured_study_shows_layers_and_sites_of_a_score(seed: Seed, served: str) -> None:
+    seed("scored")
+    app = _open("importance", study="scored")
+    assert app.selectbox(key="score").value == "sensitivity"
+    (heat,) = _heatmap(app)["data"]
+    assert heat["y"] == ["query", "key", "value", "output", "up", "down"]
+    assert heat["x"] == ["0", "1", "2", "3", "4", "5"]
+    assert "64 training examples in batches of 32 through a fitted head" in _text(app)
+    before = heat["customdata"]
+    app.selectbox(key="score").select("fisher").run()
+    assert not app.exception
+    assert _heatmap(app)["data"][0]["customdata"] != before
+
+
+def test_a_trials_placement_lies_over_the_map(seed: Seed, served: str) -> None:
+    seed("scored")
+    app = _open("importance", study="scored", trial="5")
+    _, squares = _heatmap(app)["data"]
+    placed = set(zip(squares["y"], squares["x"], strict=True))
+    assert placed == {(role, layer) for role in ("query", "value") for layer in "345"}
+    assert "Squares\\: trial 5" in _text(app)
+    app.selectbox(key="placement-of").select_index(0).run()
+    assert len(_heatmap(app)["data"]) == 1

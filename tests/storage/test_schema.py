@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from autopeft.errors import StorageError, StorageVersionError
-from autopeft.study.records import Measurement, TrialState
+from autopeft.study.records import ImportanceRecord, Measurement, TrialState
 from storage import SqlStore, engine, open_store, schema, upgrade
 from storage.lease import this_process
 from storage.models import Base
@@ -86,6 +86,8 @@ def test_a_database_of_every_revision_opens_after_an_upgrade(
         snapshot = store.last_snapshot("small")
         assert snapshot is not None
         assert (snapshot.front, snapshot.hypervolume) == ((0,), 0.25)
+        store.keep_importance(ImportanceRecord("k", "b", "d", {}, {}, b"units"))
+        assert store.importances(backbone="b", data="d")[0].units == b"units"
         token = store.claim("small", this_process(), 60.0)
         assert store.requeue_trials("small", token) == [1]
 
@@ -93,9 +95,9 @@ def test_a_database_of_every_revision_opens_after_an_upgrade(
 def test_an_older_schema_is_refused_until_it_is_upgraded(
     store: SqlStore, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
     for options in ({}, {"read_only": True}, {"create": True}):
-        with pytest.raises(StorageVersionError, match=r"0001.*0002.*`autopeft db upgrade`"):
+        with pytest.raises(StorageVersionError, match=r"0002.*9999.*`autopeft db upgrade`"):
             open_store(url, **options)
 
 
@@ -112,7 +114,7 @@ def test_creating_again_changes_nothing(
     small_study(store)
     with open_store(url, create=True) as again:
         assert again.trials("small") == store.trials("small")
-    assert upgrade(url) == ("0001", "0001")
+    assert upgrade(url) == (schema.REVISIONS[-1], schema.REVISIONS[-1])
 
 
 @pytest.mark.parametrize("create", [False, True])
@@ -146,12 +148,12 @@ def test_an_upgrade_creates_no_database(path: Path, url: str) -> None:
 def test_an_upgrade_that_fails_changes_nothing(
     path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(path, "0001")
-    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    load(path, schema.REVISIONS[-1])
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
 
     def half(connection: Any) -> None:
         connection.exec_driver_sql("DELETE FROM trials WHERE number = 1")
-        connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0002'")
+        connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
 
     monkeypatch.setattr(schema, "_migrate", half)
     # The attempt of the deleted trial now refers to nothing.

@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from autopeft.errors import StorageError
-from autopeft.study.records import TrialState
+from autopeft.study.records import ImportanceRecord, TrialState
 from storage import SqlStore, engine, open_store
 from storage.columns import UtcDateTime, plain
 from storage.faults import storage_error
@@ -225,6 +225,7 @@ def test_a_reader_sees_a_running_search_and_cannot_write(
             lambda: reader.update_trials("small", token, []),
             lambda: reader.requeue_trials("small", token),
             lambda: reader.add_snapshot("small", token, trials=1, front=[], hypervolume=0.0),
+            lambda: reader.keep_importance(ImportanceRecord("k", "b", "d", {}, {}, b"")),
         ]
         for write in writes:
             with one_line("reading only"):

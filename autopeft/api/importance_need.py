@@ -1,0 +1,53 @@
+"""Who needs an importance map: studies and configurations."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from autopeft.api.problem import registered
+from autopeft.methods import registry
+from autopeft.searchers.presets import needs_map
+from autopeft.space.library import load_space
+from autopeft.space.schema import ParameterSchema
+from autopeft.sparsity import rules
+from autopeft.study.definition import StudyDefinition
+
+
+def study_needs_importance(definition: StudyDefinition) -> bool:
+    """Whether a search measures before its space is bound: it has to, or was asked to.
+
+    Raises:
+        SpaceError: Faults of its space.
+    """
+    return definition.search.importance or study_chooses_by_scores(definition)
+
+
+def study_chooses_by_scores(definition: StudyDefinition) -> bool:
+    """Whether its space, baselines or enqueued configurations mean something with a map alone.
+
+    Raises:
+        SpaceError: Faults of its space.
+    """
+    search = definition.search
+    return (
+        load_space(definition.space, **registered()).measured
+        or any(needs_map(name) for name in search.baselines)
+        or any(configuration_needs_importance(plain) for plain in search.enqueue)
+    )
+
+
+def configuration_needs_importance(plain: Mapping[str, Any]) -> bool:
+    """Whether a configuration in plain form comes to something by scores; faults are no matter."""
+    sparsity = plain.get("sparsity") or {}
+    rule = rules.schemas().get(str(sparsity.get("rule", "none")))
+    if rule is not None and (rule.measured or _by_scores(rule.parameters, sparsity)):
+        return True
+    return any(
+        _by_scores(schema.parameters, entry)
+        for name, schema in registry.schemas().items()
+        for entry in plain.get(name) or ()
+        if isinstance(entry, Mapping)
+    )
+
+
+def _by_scores(parameters: Iterable[ParameterSchema], given: Mapping[str, Any]) -> bool:
+    return any(given.get(each.name, each.default) in each.measured for each in parameters)

@@ -1,0 +1,161 @@
+"""The importance map of loaded materials: from the store where it is, else measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from autopeft.backbone.importance import ImportanceMap
+from autopeft.errors import Fault, InputError, InterruptedStudyError
+from autopeft.importance.settings import ImportanceSettings
+from autopeft.importance.stored import from_record
+from autopeft.study.definition import StudyDefinition
+from autopeft.study.progress import MEASURING, Listener, Progress, Silent, Stopper
+from autopeft.study.records import ImportanceRecord
+from autopeft.study.store import Store
+
+if TYPE_CHECKING:
+    from autopeft.training.setup import Materials
+
+MEMORY_SHARE = 4
+"""Sums of a pass may take this part of the memory that is free: a quarter."""
+
+
+@dataclass(frozen=True)
+class Ensured:
+    """A map that is there now.
+
+    Attributes:
+        importance: The map.
+        record: What the store has yet to keep of it; None where it came from there.
+    """
+
+    importance: ImportanceMap
+    record: ImportanceRecord | None = None
+
+
+def ensure_importance(
+    materials: "Materials",
+    store: Store | None,
+    *,
+    settings: ImportanceSettings | None = None,
+    study: str = "",
+    listener: Listener | None = None,
+    stopper: Stopper | None = None,
+    again: bool = False,
+) -> Ensured:
+    """The map of loaded materials with all its parts: from the store, else measured.
+
+    Args:
+        materials: Backbone and data.
+        store: Where maps are kept; None where there is no database (yet).
+        settings: What to measure; the default's where left out.
+        study: Named to the listener.
+        listener: Watches.
+        stopper: Asks for an early end.
+        again: Measure even where the store has it.
+
+    Raises:
+        InterruptedStudyError: Stopped meanwhile.
+        BackboneError: Loss or gradients are not finite.
+    """
+    from autopeft.importance.identity import fingerprint
+    from autopeft.importance.measuring import measure, scoring_batches
+    from autopeft.importance.stored import to_record
+
+    settings, listener = settings or ImportanceSettings(), listener or Silent()
+    trainer, data = materials.trainer, materials.data.fingerprint
+    key = fingerprint(trainer, settings, data=data, rows=scoring_batches(trainer, settings))
+    stored = None if store is None or again else store.importance(key)
+    if stored is not None and stored.fine is not None:
+        return Ensured(loaded_map(stored))
+    listener.on_event(
+        f"measuring the importance of every site on {min(settings.examples, len(trainer.train))} "
+        "training examples, once for this backbone and these data"
+    )
+    found = measure(
+        trainer,
+        settings,
+        data=data,
+        memory_bytes=_memory_bytes(materials),
+        on_batch=_telling(study, listener, stopper or Stopper()),
+    )
+    record = to_record(
+        found,
+        settings,
+        backbone=materials.backbone.fingerprint,
+        data=data,
+        batch_size=trainer.settings.batch_size,
+    )
+    listener.on_event(f"importance measured in {float(found.facts['seconds']):.1f} s")
+    return Ensured(found, record)
+
+
+def stored_map(definition: StudyDefinition, data: str, store: Store | None) -> ImportanceMap:
+    """The stored map, with all its parts, of a study whose weights are not loaded.
+
+    Args:
+        definition: The study.
+        data: The data's fingerprint.
+        store: Where maps are kept, or None.
+
+    Raises:
+        InputError: There is none: nothing is measured here.
+    """
+    record = None if store is None else _stored_record(definition, data, store)
+    if record is None or record.fine is None:
+        where = f"study {definition.study.name}"
+        given = "a space that needs an importance map, which is not stored"
+        hint = "`autopeft importance STUDY.yaml` measures and stores it"
+        raise InputError(Fault(where, "space", given, "a measured one", hint))
+    return loaded_map(record)
+
+
+def _stored_record(
+    definition: StudyDefinition, data: str, store: Store
+) -> ImportanceRecord | None:
+    from autopeft.backbone.loading import stored_fingerprint
+    from autopeft.training.setup import backbone_request
+
+    backbone = stored_fingerprint(backbone_request(definition.model))
+    wanted = ImportanceSettings().to_dict(definition.training.batch_size)
+    for each in store.importances(backbone=backbone, data=data):
+        if each.settings == wanted:
+            return store.importance(each.key)
+    return None
+
+
+def with_importance(materials: "Materials", found: ImportanceMap, *, seed: int) -> "Materials":
+    """The materials, whose backbone knows the map and a study's random control."""
+    from autopeft.importance.chance import with_random
+    from autopeft.training.setup import with_backbone
+
+    backbone = materials.backbone
+    anatomy = replace(backbone.anatomy, importance=with_random(found, seed))
+    return with_backbone(materials, replace(backbone, anatomy=anatomy))
+
+
+def loaded_map(record: ImportanceRecord) -> ImportanceMap:
+    """The map of a record; its facts say when it was stored."""
+    found = from_record(record)
+    at = "" if record.created_at is None else record.created_at.isoformat(timespec="seconds")
+    return replace(found, facts={**found.facts, "stored_at": at})
+
+
+def _memory_bytes(materials: "Materials") -> int:
+    from autopeft.execution.fitting import free_bytes
+    from autopeft.importance.measuring import MEMORY_BYTES
+
+    free = free_bytes(materials.trainer.device)
+    return MEMORY_BYTES if free is None else free // MEMORY_SHARE
+
+
+def _telling(study: str, listener: Listener, stopper: Stopper) -> Callable[[int, int], None]:
+    def on_batch(done: int, total: int) -> None:
+        if stopper.reason:
+            raise InterruptedStudyError(
+                f"stopped ({stopper.reason}) while importance was measured; nothing is stored",
+                hint="the same command starts it",
+            )
+        listener.on_progress(Progress(study, MEASURING, 0, 0, step=done, total_steps=total))
+
+    return on_batch

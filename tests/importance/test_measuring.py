@@ -1,0 +1,326 @@
+"""Every score against autograd on the weights themselves, one example at a time, in float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_backbones as tiny
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from autopeft.backbone.anatomy import Site
+from autopeft.backbone.importance import ImportanceMap, SiteScores
+from autopeft.errors import BackboneError
+from autopeft.importance import head as heads
+from autopeft.importance.measuring import measure, scoring_batches, site_groups
+from autopeft.importance.scores import block_sums, largest
+from autopeft.importance.settings import MEASURED, ImportanceSettings
+from autopeft.importance.sums import SiteSums
+from autopeft.importance.taps import tapped
+from autopeft.training.loop import Trainer
+
+MakeTrainer = Callable[..., Trainer]
+INITIAL = ImportanceSettings(head="initial", block=8)
+CASES = [
+    ("bert", "sequence-classification"),
+    ("bert", "regression"),
+    ("distilbert", "sequence-classification"),
+    ("deberta-v2", "sequence-classification"),
+    ("modernbert", "sequence-classification"),
+    ("gpt2", "sequence-classification"),
+    ("opt", "sequence-classification"),
+    ("qwen3", "sequence-classification"),
+    ("t5", "sequence-classification"),
+    ("llama", "causal-lm"),
+    ("gpt2", "causal-lm"),
+    ("gemma2", "causal-lm"),
+    ("phi3", "causal-lm"),
+]
+
+
+class Slow:
+    """One site's scores from autograd on its module's weight, example by example.
+
+    Args:
+        trainer: Whose.
+        site: Which.
+        head: Gives the loss of one unpadded example from the base model's output.
+    """
+
+    def __init__(self, trainer: Trainer, site: Site, head: "Callable[[Any, int], Tensor]") -> None:
+        self._trainer, self._site, self._head = trainer, site, head
+        module: Any = trainer.backbone.model.get_submodule(site.module)
+        self._parameter = module.weight
+        self._inputs: list[Tensor] = []
+        self._module = module
+
+    def _own(self, whole: Tensor) -> Tensor:
+        """The site's part of something shaped like the module's weight, as [d_in, d_out]."""
+        oriented = whole if self._site.transposed else whole.T
+        return oriented[:, self._site.start : self._site.start + self._site.out_features]
+
+    def example(self, number: int) -> tuple[Tensor, Tensor]:
+        """An example's summed loss' gradient, and its squared inputs summed over tokens."""
+        ids = torch.from_numpy(self._trainer.train.examples.token_ids[number]).long()[None]
+        seen: list[Tensor] = []
+        handle = self._module.register_forward_hook(lambda m, args, out: seen.append(args[0]))
+        self._parameter.requires_grad_(True)
+        try:
+            model: Any = self._trainer.backbone.model
+            loss = self._head(model(input_ids=ids, attention_mask=torch.ones_like(ids)), number)
+            (grad,) = torch.autograd.grad(loss, self._parameter)
+        finally:
+            self._parameter.requires_grad_(False)
+            handle.remove()
+        x = next(each for each in seen if each.numel() == ids.numel() * each.shape[-1])
+        return self._own(grad), x.detach().reshape(-1, x.shape[-1]).square().sum(0)
+
+    def scores(self, batches: list[np.ndarray]) -> dict[str, Tensor]:
+        """Scores of the weights [d_in, d_out], but for what `gradient_sum` does to units."""
+        weight = self._own(self._parameter.detach()).clone()
+        total, squares, fisher = (torch.zeros_like(weight) for _ in range(3))
+        inputs = torch.zeros(len(weight), dtype=torch.float64)
+        n_weight = 0
+        for batch in batches:
+            found = [self.example(int(number)) for number in batch]
+            of_batch = torch.stack([grad for grad, _ in found]).sum(0)
+            own_weight = self._weight(batch)
+            total, n_weight = total + of_batch, n_weight + own_weight
+            squares = squares + (of_batch / own_weight) ** 2
+            fisher = fisher + sum(grad**2 for grad, _ in found)
+            inputs = inputs + sum(each for _, each in found)
+        mean, n = total / n_weight, sum(len(batch) for batch in batches)
+        return {
+            "signed": mean,
+            "gradient": mean.abs(),
+            "sensitivity": squares,
+            "snip": (weight * mean).abs(),
+            "fisher": fisher / n,
+            "taylor": (weight * mean) ** 2,
+            "magnitude": weight.abs(),
+            "activation": weight.abs() * inputs.sqrt()[:, None],
+            "norms": inputs.sqrt(),
+        }
+
+    def _weight(self, batch: np.ndarray) -> int:
+        targets = self._trainer.train.examples.targets
+        return len(batch) if targets is None else sum(int(targets[n].sum()) for n in batch)
+
+
+def _loss_of(trainer: Trainer) -> Callable[[Any, int], Tensor]:
+    """The loss of one example, written down anew from the recipe and transformers' output."""
+    examples, recipe = trainer.train.examples, trainer.recipe
+    if trainer.settings.task == "causal-lm":
+        return _answer_loss(trainer)
+    head = heads.TaskLoss(trainer.backbone, trainer.task).head
+    steps = [
+        (head.get_parameter(f"{i}_weight")[0], step.bias and head.get_parameter(f"{i}_bias")[0])
+        for i, step in enumerate(recipe.steps)
+    ]
+    activations = {"none": lambda x: x, "relu": torch.relu, "gelu": functional.gelu}
+
+    def loss(out: Any, number: int) -> Tensor:
+        hidden = out.last_hidden_state[0]
+        pooled = {"first": hidden[0], "mean": hidden.mean(0), "last": hidden[-1]}.get(recipe.pool)
+        x = out.pooler_output[0] if pooled is None else pooled
+        for (weight, bias), step in zip(steps, recipe.steps, strict=True):
+            x = activations[step.activation](x @ weight + (bias if step.bias else 0.0))
+            if step.norm is not None:
+                x = functional.layer_norm(x, x.shape[-1:], eps=step.norm.eps)
+        if trainer.settings.task == "regression":
+            return (x[0] - float(examples.labels[number])) ** 2
+        return functional.cross_entropy(x[None].float(), torch.tensor([examples.labels[number]]))
+
+    return loss
+
+
+def _answer_loss(trainer: Trainer) -> Callable[[Any, int], Tensor]:
+    examples, lm_head = trainer.train.examples, trainer.backbone.lm_head
+    assert examples.targets is not None
+    assert lm_head is not None
+
+    def loss(out: Any, number: int) -> Tensor:
+        positions = np.flatnonzero(examples.targets[number])  # type: ignore[index]
+        logits = lm_head.logits(out.last_hidden_state[0][positions - 1])
+        tokens = torch.from_numpy(examples.token_ids[number][positions]).long()
+        return functional.cross_entropy(logits, tokens, reduction="sum")
+
+    return loss
+
+
+def _check(found: SiteScores, scores: Tensor, keep: int, block: int) -> None:
+    close = {"rtol": 2e-4, "atol": 1e-5 * float(scores.sum()) / len(scores)}
+    np.testing.assert_allclose(found.inputs, scores.sum(1), **close)
+    np.testing.assert_allclose(found.outputs, scores.sum(0), **close)
+    rows, columns = found.blocks.shape
+    by_hand = [
+        [
+            scores[i * block : (i + 1) * block, j * block : (j + 1) * block].sum()
+            for j in range(columns)
+        ]
+        for i in range(rows)
+    ]
+    assert (rows, columns) == tuple(-(-size // block) for size in scores.shape)
+    np.testing.assert_allclose(found.blocks, by_hand, **close)
+    assert len(found.weights) == len(set(found.weights.tolist())) == keep
+    np.testing.assert_allclose(found.values, scores.flatten()[found.weights], rtol=2e-3)
+    best = scores.flatten().sort(descending=True).values[:keep]
+    np.testing.assert_allclose(found.values, best, rtol=2e-3)
+    assert (np.diff(found.values) <= 0).all()
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_every_score_is_what_autograd_gives_example_by_example(
+    name: str, task: str, make_trainer: MakeTrainer
+) -> None:
+    trainer = make_trainer(name, task)
+    anatomy = trainer.backbone.anatomy
+    found = measure(trainer, INITIAL)
+    batches = scoring_batches(trainer, INITIAL)
+    layer = anatomy.layers[len(anatomy.layers) // 2]
+    for role, site in layer.sites.items():
+        slow = Slow(trainer, site, _loss_of(trainer)).scores(batches)
+        keep = INITIAL.kept(site.in_features * site.out_features, 1)
+        for score in set(MEASURED) - {"gradient_sum", "activation"}:
+            _check(found.of(score)[layer.index, role], slow[score], keep, INITIAL.block)
+        own = found.of("activation")[layer.index, role]
+        np.testing.assert_allclose(own.inputs, slow["norms"], rtol=1e-5)
+        np.testing.assert_allclose(own.outputs, slow["activation"].sum(0), rtol=1e-4)
+        np.testing.assert_allclose(own.values[0], slow["activation"].max(), rtol=1e-5)
+        summed = found.of("gradient_sum")[layer.index, role]
+        scale = float(slow["gradient"].sum()) * 1e-5
+        np.testing.assert_allclose(
+            summed.inputs, slow["signed"].sum(1).abs(), rtol=1e-3, atol=scale
+        )
+        np.testing.assert_allclose(
+            summed.outputs, slow["signed"].sum(0).abs(), rtol=1e-3, atol=scale
+        )
+        np.testing.assert_array_equal(
+            summed.weights, found.of("gradient")[layer.index, role].weights
+        )
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "deberta-v2"])
+def test_groups_of_sites_give_the_same_bits_as_one_pass(
+    name: str, make_trainer: MakeTrainer
+) -> None:
+    trainer = make_trainer(name, dtype=torch.float32)
+    whole = measure(trainer, INITIAL)
+    groups = site_groups(trainer.backbone.anatomy, 50_000, 4)
+    assert len(groups) > 2
+    assert any(len(group) > 1 for group in groups)
+    seen: list[tuple[int, int]] = []
+    parts = measure(
+        trainer,
+        INITIAL,
+        memory_bytes=50_000,
+        on_batch=lambda done, total: seen.append((done, total)),
+    )
+    _same(whole, parts)
+    total = 3 * len(groups)
+    assert seen == [(done, total) for done in range(1, total + 1)]
+    assert (whole.facts["passes"], parts.facts["passes"]) == ("1", str(len(groups)))
+
+
+def _same(one: ImportanceMap, other: ImportanceMap) -> None:
+    assert one.fingerprint == other.fingerprint
+    assert one.scores.keys() == other.scores.keys()
+    for name, sites in one.scores.items():
+        assert sites.keys() == other.of(name).keys()
+        for key, own in sites.items():
+            theirs = other.of(name)[key]
+            for field in ("inputs", "outputs", "blocks", "weights", "values"):
+                np.testing.assert_array_equal(getattr(own, field), getattr(theirs, field))
+
+
+def test_a_rerun_gives_the_same_bits_whatever_the_studys_seed(make_trainer: MakeTrainer) -> None:
+    settings = ImportanceSettings(head="fitted", block=8)
+    one = measure(make_trainer("bert", dtype=torch.float32), settings)
+    other = measure(make_trainer("bert", dtype=torch.float32, study_seed=99), settings)
+    _same(one, other)
+
+
+def test_micro_batches_change_nothing_but_rounding(make_trainer: MakeTrainer) -> None:
+    whole = measure(make_trainer("llama", "causal-lm"), INITIAL)
+    cut = measure(make_trainer("llama", "causal-lm", micro_batch_size=2), INITIAL)
+    for name in MEASURED:
+        for key, own in whole.of(name).items():
+            np.testing.assert_allclose(
+                own.outputs, cut.of(name)[key].outputs, rtol=1e-4, atol=1e-9
+            )
+
+
+def test_a_fitted_head_lowers_the_loss_and_changes_the_backbone_not(
+    make_trainer: MakeTrainer,
+) -> None:
+    trainer = make_trainer("bert")
+    before = {k: v.clone() for k, v in trainer.backbone.model.state_dict().items()}
+    initial = measure(trainer, INITIAL)
+    fitted = measure(trainer, ImportanceSettings(head="fitted", block=8))
+    assert float(fitted.facts["loss"]) < 0.8 * float(initial.facts["loss"])
+    assert fitted.fingerprint != initial.fingerprint
+    assert all(torch.equal(before[k], v) for k, v in trainer.backbone.model.state_dict().items())
+    assert not any(p.requires_grad for p in trainer.backbone.model.parameters())
+
+
+def test_without_a_head_of_its_own_fitting_changes_nothing(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("gpt2", "causal-lm")
+    _same(measure(trainer, INITIAL), measure(trainer, ImportanceSettings(head="fitted", block=8)))
+
+
+def test_only_so_many_examples_are_read_and_all_where_there_are_fewer(
+    make_trainer: MakeTrainer,
+) -> None:
+    trainer = make_trainer("bert")
+    four = measure(trainer, ImportanceSettings(examples=4, head="initial"))
+    assert four.examples == 4
+    assert four.facts["batches"] == "2"
+    assert measure(trainer, INITIAL).examples == 7
+    chosen = np.concatenate(scoring_batches(trainer, ImportanceSettings(examples=4)))
+    assert len(set(chosen.tolist())) == 4
+
+
+def test_gradients_that_are_not_finite_are_an_error(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("bert")
+    layer = trainer.backbone.anatomy.layers[1]
+    weight: Any = trainer.backbone.model.get_submodule(layer.sites["down"].module).weight
+    weight.data[0, 0] = float("nan")
+    with pytest.raises(BackboneError, match="not finite"):
+        measure(trainer, INITIAL)
+
+
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_taps_give_the_weight_gradient_and_leave_the_output_alone(name: str) -> None:
+    backbone, batch = tiny.tiny_backbone(name), tiny.tiny_batch(name)
+    model: Any = backbone.model
+    sites = [site for layer in backbone.anatomy.layers for site in layer.sites.values()]
+    sums = {s: SiteSums(s, torch.device("cpu"), torch.float64, single=False) for s in sites}
+    plain = model(**batch.inputs).last_hidden_state
+    with tapped(
+        model,
+        sites,
+        collect=lambda site, x, grad: sums[site].add(x, grad, len(batch)),
+        notice=lambda site, x: None,
+    ):
+        out = model(**batch.inputs).last_hidden_state
+        out.sin().sum().backward()
+    assert torch.equal(plain, out)
+    assert not model(**batch.inputs).last_hidden_state.requires_grad
+    weights = [model.get_submodule(site.module).weight.requires_grad_(True) for site in sites]
+    expected = torch.autograd.grad(model(**batch.inputs).last_hidden_state.sin().sum(), weights)
+    for site, grad in zip(sites, expected, strict=True):
+        sums[site].end_batch(1)
+        torch.testing.assert_close(sums[site].gradient, grad.T, rtol=1e-9, atol=1e-12)
+
+
+def test_the_largest_are_in_order_and_ties_go_to_the_first() -> None:
+    indices, values = largest(torch.tensor([1.0, 3.0, 2.0, 2.0, 5.0, 2.0, 0.0]), 4)
+    assert indices.tolist() == [4, 1, 2, 3]
+    assert values.tolist() == [5.0, 3.0, 2.0, 2.0]
+
+
+def test_blocks_at_the_edge_are_smaller() -> None:
+    sums = block_sums(torch.ones(5, 3), 2)
+    assert sums.tolist() == [[4.0, 2.0], [4.0, 2.0], [2.0, 1.0]]
