@@ -112,7 +112,7 @@ class MovingRanks(Acting):
             return
         kept = self._chosen(done)
         for site, own in kept.items():
-            self._subject.weights[f"{site}.B"].mul_(own.unsqueeze(1))
+            self._subject.weights[f"{site}.B"].masked_fill_(~own.unsqueeze(1), 0.0)
         if done >= self._ends:
             self._fix(kept)
 

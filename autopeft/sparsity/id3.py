@@ -8,8 +8,8 @@ the full budget, those still masked are scored (D3) by
 and the best floor(B / T) of the whole lane, one more at the first B mod T steps, are unmasked for
 good, before the step's update. As in the authors' toolkit (selective-optimizers), Adam's step
 count is the lane's, not the scalar's: a scalar that joins late starts with empty moments and a
-late count. Unlike there, masked scalars' gradients count towards no clip and no decay touches
-them, ties are never cut by position, and the budget is a share of what could train.
+late count. Unlike there, masked scalars' gradients count towards no clip, no decay touches masked
+scalars, a tie takes no earlier choice back, and the budget is a share of what could train.
 
 A deployed adapter is held to store the B unmasked scalars; the others are initial values, which
 the seed gives again. A re-parametrised prefix trains whole, like the head: folded, it is dense

@@ -225,7 +225,11 @@ class Pack(nn.Module):
             touched.add(len(anatomy.layers) - 1)
         return {
             layer: attention.LayerAttention(
-                f"backbone.{layer}.attention", by_layer[layer], self._stream, dropout=rate
+                f"backbone.{layer}.attention",
+                by_layer[layer],
+                self._stream,
+                layer=layer,
+                dropout=rate,
             )
             for layer in sorted(touched)
         }
@@ -320,7 +324,15 @@ class Pack(nn.Module):
             for name in operator.stacked_names:
                 parameter = operator.get_parameter(name)
                 own_dim = len(operator.own_shapes[name][0])
-                items.append(Stacked(f"{index}.{name}", parameter, operator.members, own_dim > 1))
+                items.append(
+                    Stacked(
+                        f"{index}.{name}",
+                        parameter,
+                        operator.members,
+                        decays=own_dim > 1,
+                        layer=placed.place.layer,
+                    )
+                )
         everyone = tuple(range(len(self.lanes)))
         for name, parameter in self.head.named_parameters():
             items.append(Stacked(f"head.{name}", parameter, everyone, parameter.dim() > 2))
