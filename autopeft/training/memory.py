@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from autopeft.backbone.anatomy import Anatomy, Layer
 from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, placed_groups
+from autopeft.counting import first_layer, placed_groups, training_params
 from autopeft.methods import registry
 from autopeft.methods.base import Place
+from autopeft.sparsity import rules
 
 FLOAT32, BFLOAT16 = 4, 2
 
@@ -192,13 +193,18 @@ def estimate(
         for start in range(0, len(order), size)
     ]
     trained = [each.trained_params() + head_params * len(each.lanes) for each in passes]
+    of_rules = sum(
+        size * training_params(lane, anatomy)
+        for lane in lanes
+        if (size := rules.of(lane).state_bytes)
+    )
     kept = max(each.kept() for each in passes)
     running = max(each.kept() + each.running() + each.logits() for each in passes)
     others = max(max(trained) * UPDATE_BYTES, *(each.evaluating() for each in passes))
     working = max(running, others) - kept
     return MemoryEstimate(
         backbone=weights.all_bytes,
-        lanes=sum(trained) * PERSISTENT_BYTES,
+        lanes=sum(trained) * PERSISTENT_BYTES + of_rules,
         activations=kept,
         working=working,
         overhead=round((kept + working) * shape.overhead),

@@ -99,9 +99,7 @@ class LaneAdamW:
         self.steps = torch.zeros(lanes * (layers + 1), dtype=torch.long, device=device)
         self.active = torch.ones(lanes, dtype=torch.bool, device=device)
         self.moving = torch.ones_like(self.steps, dtype=torch.bool) if layers else None
-        self.frozen = (
-            torch.zeros(total, dtype=torch.bool, device=device) if by_element else None
-        )
+        self.frozen = torch.zeros(total, dtype=torch.bool, device=device) if by_element else None
         self._parts, segments = self._lane_parts()
         self._part_segments = torch.tensor(segments, device=device)
         self._owners = self._part_segments // (layers + 1)

@@ -106,6 +106,7 @@ class Pack(nn.Module):
         self.device = next(backbone.model.parameters()).device
         self.lanes = in_stream_order(lanes, anatomy)
         self.branch_points = [first_layer(lane.configuration, anatomy) for lane in self.lanes]
+        self.n_layers = len(anatomy.layers)
         self._stream = Stream()
         self._is_running = False
         self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
