@@ -28,6 +28,7 @@ from autopeft.export.configuration_file import (
 from autopeft.export.model_card import model_card
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods import registry
+from autopeft.sparsity import rules
 
 TENSORS = "adapter.safetensors"
 CONFIGURATION = "autopeft.yaml"
@@ -68,6 +69,13 @@ def folded_weights(
     return folded
 
 
+def _stored(
+    configuration: Configuration, weights: Mapping[str, Tensor]
+) -> tuple[Configuration, dict[str, Tensor]]:
+    """What is left to keep once a sparsity rule has dropped what it dropped in training."""
+    return rules.of(configuration).stored(configuration, weights)
+
+
 def folded_configuration(configuration: Configuration) -> Configuration:
     """The configuration of the folded tensors."""
     groups = [registry[group.method].folded_group(group) for group in configuration.groups]
@@ -87,7 +95,8 @@ def save_adapter(
         The forms that were written: `autopeft`, and `peft` where it can hold the adapter.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = folded_weights(adapter.file.configuration, adapter.weights)
+    stored, weights = _stored(adapter.file.configuration, adapter.weights)
+    tensors = folded_weights(stored, weights)
     meta = {"autopeft": json.dumps({"label_names": adapter.label_names})}
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
@@ -113,8 +122,9 @@ def _save_peft(
     """
     for name in (PEFT_TENSORS, PEFT_CONFIG):
         (folder / name).unlink(missing_ok=True)
+    stored, weights = _stored(adapter.file.configuration, adapter.weights)
     try:
-        held = peft_adapter(adapter.file.configuration, backbone, head, adapter.weights)
+        held = peft_adapter(stored, backbone, head, weights)
     except ExportError:
         return ()
     save_file(held.tensors, folder / PEFT_TENSORS, metadata={"format": "pt"})
@@ -134,5 +144,6 @@ def load_adapter(folder: Path) -> Adapter:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not an adapter that autopeft wrote ({error})") from error
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    folded = replace(file, configuration=folded_configuration(file.configuration))
+    stored, _ = _stored(file.configuration, weights)
+    folded = replace(file, configuration=folded_configuration(stored))
     return Adapter(folded, weights, tuple(meta["label_names"]), metrics)
