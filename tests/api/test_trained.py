@@ -245,9 +245,7 @@ def test_an_adapter_of_moved_ranks_is_smaller_and_the_same(tmp_path: Path, llama
             if name.endswith(".B"):
                 weight[gone.get(name.removesuffix(".B"), [])] = 0.0
     block = DataBlock(source="rows.jsonl", format="prompt-completion")
-    file = ConfigurationFile(
-        model, block, TrainingBlock(), 0, configuration, backbone.fingerprint
-    )
+    file = ConfigurationFile(model, block, TrainingBlock(), 0, configuration, backbone.fingerprint)
     facts = {"validation": {"loss": 1.0}, "trainable_params": 7, "head_params": 0}
     adapter = Adapter(file, weights, (), {**facts, "optimizer_steps": 3})
     folder = tmp_path / "adapter"

@@ -34,7 +34,9 @@ def _lane(**sparsity: Any) -> Lane:
         Group.of("serial_adapter", [1], ["ffn"], size=2, **adapter),
         Group.of("prefix", [2], length=2, reparametrise=True, hidden=4),
     ]
-    return Lane(0, Configuration.of(groups, training=TRAINING, sparsity={"rule": "id3"} | sparsity))
+    return Lane(
+        0, Configuration.of(groups, training=TRAINING, sparsity={"rule": "id3"} | sparsity)
+    )
 
 
 def _reference(training: Training, make: Make, exponent: float) -> dict[str, torch.Tensor]:
