@@ -24,4 +24,5 @@ def weighted_subset(log_weights: np.ndarray, count: int, uniforms: np.ndarray) -
 
 def log_sigmoid(x: np.ndarray) -> np.ndarray:
     """log(1 / (1 + e^-x)), without overflow."""
-    return -np.logaddexp(0.0, -x)
+    logs: np.ndarray = -np.logaddexp(0.0, -x)
+    return logs
