@@ -52,8 +52,12 @@ def training_params(configuration: Configuration, anatomy: Anatomy) -> int:
 
 
 def adapter_bytes(configuration: Configuration, anatomy: Anatomy, head_params: int) -> int:
-    """Bytes of the saved tensors in float32, head included."""
-    return BYTES_PER_SCALAR * (trainable_params(configuration, anatomy) + head_params)
+    """Bytes of the saved tensors, head and indices included: float32 and int32."""
+    fixed = sum(
+        registry[group.method].fixed_count(registry[group.method].folded_group(group), place)
+        for group, place in placed_groups(configuration, anatomy)
+    )
+    return BYTES_PER_SCALAR * (trainable_params(configuration, anatomy) + head_params + fixed)
 
 
 def first_layer(configuration: Configuration, anatomy: Anatomy) -> int:

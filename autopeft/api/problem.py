@@ -12,6 +12,7 @@ from autopeft import counting
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import TRAINING_KEYS, Configuration
 from autopeft.errors import Fault, InputError
+from autopeft.export.peft_config import peft_faults
 from autopeft.methods import registry
 from autopeft.searchers.base import Limit, Problem
 from autopeft.searchers.candidates import Candidates
@@ -142,7 +143,7 @@ def make_problem(
         build=built,
         known=costs.known,
         site_params=costs.site_params,
-        feasible=_feasible(definition, costs),
+        feasible=_feasible(definition, costs, anatomy),
         flops=costs.flops,
         n_validation=facts.n_validation,
         seed=definition.study.seed,
@@ -234,11 +235,13 @@ def _limits(
     return tuple(Limit(frames[name], bound) for name, bound in bounds.items() if name in frames)
 
 
-def _feasible(definition: StudyDefinition, costs: Costs) -> Callable[[Configuration], bool]:
+def _feasible(
+    definition: StudyDefinition, costs: Costs, anatomy: Anatomy
+) -> Callable[[Configuration], bool]:
     caps, peft_only = _known_caps(definition), "peft" in definition.deploy
 
     def feasible(configuration: Configuration) -> bool:
-        if peft_only and not all(registry[m].peft_type for m in configuration.methods):
+        if peft_only and peft_faults(counting.resolved(configuration, anatomy), anatomy):
             return False
         values = costs.known(configuration)
         return all(values[metric] <= cap for metric, cap in caps.items())

@@ -53,8 +53,14 @@ class TrainedModel:
                 )
             )
         recipe = self._backbone.recipe(len(adapter.label_names) or 1)
-        lane = Lane(0, adapter.file.configuration)
-        self._pack = Pack(self._backbone, recipe, [lane], seeds=Seeds(adapter.file.seed))
+        lane = Lane(0, adapter.built or adapter.file.configuration)
+        self._pack = Pack(
+            self._backbone,
+            recipe,
+            [lane],
+            seeds=Seeds(adapter.file.seed),
+            saved={0: adapter.weights},
+        )
         views = self._pack.lane_views(self._pack.parameters_by_name(), 0)
         with torch.no_grad():
             for name, view in views.items():

@@ -61,7 +61,7 @@ def train(
     seconds = time.perf_counter() - began
     adapter = Adapter(
         _with_fingerprints(file, materials),
-        run.states()[0].weights(),
+        run.states()[0].kept(),
         materials.data.label_names,
         _metrics(file, materials, evaluation.values, seconds),
     )

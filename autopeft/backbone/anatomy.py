@@ -9,12 +9,15 @@ module, each with its slice of the output.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from autopeft.backbone.importance import ImportanceMap
-from autopeft.errors import BackboneError, Fault
+from autopeft.backbone.importance import ImportanceMap, not_measured
 from autopeft.space.schema import Shape
 
 LINEAR_ROLES = ("query", "key", "value", "output", "up", "gate", "down")
 SUBLAYERS = ("attention", "ffn")
+ENTRANCE = {"attention": "query", "ffn": "up"}
+"""The linear map that reads a sub-layer's input first."""
+EXIT = {"attention": "output", "ffn": "down"}
+"""The one that gives its output."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +129,7 @@ class Anatomy:
     def measured(self) -> ImportanceMap:
         """The importance map; BackboneError where nobody has measured it."""
         if self.importance is None:
-            raise BackboneError(
-                Fault(
-                    "importance",
-                    "",
-                    "no importance map of this backbone and these data",
-                    "a measured one",
-                    "`autopeft importance STUDY.yaml` measures it; a search does so by itself",
-                )
-            )
+            raise not_measured()
         return self.importance
 
     def shape(self, methods: frozenset[str]) -> Shape:

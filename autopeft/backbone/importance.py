@@ -24,6 +24,19 @@ Key = tuple[int, str]
 """A site: layer and role."""
 
 
+def not_measured() -> BackboneError:
+    """Something needs an importance map, and there is none."""
+    return BackboneError(
+        Fault(
+            "importance",
+            "",
+            "no importance map of this backbone and these data",
+            "a measured one",
+            "`autopeft importance STUDY.yaml` measures it; a search does so by itself",
+        )
+    )
+
+
 @dataclass(frozen=True)
 class SiteScores:
     """One score of one site.

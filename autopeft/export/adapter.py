@@ -1,9 +1,9 @@
 """A trained adapter on disk: our own tensors, and `peft`'s beside them where it can hold them.
 
-A folder holds `adapter.safetensors` (unpadded tensors, re-parametrisations folded),
-`autopeft.yaml` (the configuration with everything it takes to train it again), `metrics.json`, the
-tokenizer, a model card, and, for LoRA alone, `adapter_config.json` and
-`adapter_model.safetensors`.
+A folder holds `adapter.safetensors` (unpadded tensors, re-parametrisations folded, indices of
+sparse weights, and the groups that they belong to), `autopeft.yaml` (the configuration with
+everything it takes to train it again), `metrics.json`, the tokenizer, a model card, and, for LoRA
+alone and for sparse weights alone, `adapter_config.json` and `adapter_model.safetensors`.
 """
 
 import json
@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration
+from autopeft.counting import resolved
 from autopeft.errors import ExportError, InputError
 from autopeft.export.configuration_file import (
     ConfigurationFile,
@@ -43,15 +46,18 @@ class Adapter:
 
     Attributes:
         file: Configuration, model, data and training.
-        weights: The lane's tensors by saved name, unpadded.
+        weights: The lane's tensors by saved name, unpadded, trained and fixed ones.
         label_names: Classes by number; () for regression.
         metrics: What was measured, plain JSON.
+        built: What the tensors belong to: the configuration under its sparsity rule, with
+            re-parametrisations folded; None before the adapter is saved.
     """
 
     file: ConfigurationFile
     weights: Mapping[str, Tensor]
     label_names: tuple[str, ...]
     metrics: Mapping[str, Any]
+    built: Configuration | None = None
 
 
 def folded_weights(
@@ -69,11 +75,17 @@ def folded_weights(
     return folded
 
 
-def _stored(
-    configuration: Configuration, weights: Mapping[str, Tensor]
+def built_configuration(
+    configuration: Configuration, anatomy: Anatomy, weights: Mapping[str, Tensor]
 ) -> tuple[Configuration, dict[str, Tensor]]:
-    """What is left to keep once a sparsity rule has dropped what it dropped in training."""
-    return rules.of(configuration).stored(configuration, weights)
+    """What a trained configuration comes to under its rule: one without rule, and its tensors.
+
+    It needs no scores, and holds nothing that the rule has dropped in training.
+    """
+    built = Configuration.of(
+        resolved(configuration, anatomy).groups, training=dict(configuration.training)
+    )
+    return rules.of(configuration).stored(built, weights)
 
 
 def folded_configuration(configuration: Configuration) -> Configuration:
@@ -95,11 +107,14 @@ def save_adapter(
         The forms that were written: `autopeft`, and `peft` where it can hold the adapter.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stored, weights = _stored(adapter.file.configuration, adapter.weights)
-    tensors = folded_weights(stored, weights)
-    meta = {"autopeft": json.dumps({"label_names": adapter.label_names})}
+    built, weights = built_configuration(
+        adapter.file.configuration, backbone.anatomy, adapter.weights
+    )
+    tensors = folded_weights(built, weights)
+    told = {"label_names": adapter.label_names, "built": folded_configuration(built).to_dict()}
+    meta = {"autopeft": json.dumps(told)}
     save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        {name: _narrowed(tensor).contiguous() for name, tensor in tensors.items()},
         folder / TENSORS,
         metadata=meta,
     )
@@ -107,14 +122,18 @@ def save_adapter(
     (folder / METRICS).write_text(json.dumps(adapter.metrics, indent=2) + "\n", encoding="utf-8")
     if backbone.tokenizer is not None:
         backbone.tokenizer.save_pretrained(folder)
-    forms = ("autopeft", *_save_peft(adapter, folder, backbone, head))
+    forms = ("autopeft", *_save_peft(built, weights, folder, backbone, head))
     card = model_card(adapter.file, adapter.metrics, adapter.label_names, forms)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return forms
 
 
 def _save_peft(
-    adapter: Adapter, folder: Path, backbone: Backbone, head: HeadRecipe
+    built: Configuration,
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    backbone: Backbone,
+    head: HeadRecipe,
 ) -> tuple[str, ...]:
     """Write peft's form beside ours; nothing where peft cannot hold the configuration.
 
@@ -122,15 +141,21 @@ def _save_peft(
     """
     for name in (PEFT_TENSORS, PEFT_CONFIG):
         (folder / name).unlink(missing_ok=True)
-    stored, weights = _stored(adapter.file.configuration, adapter.weights)
     try:
-        held = peft_adapter(stored, backbone, head, weights)
+        held = peft_adapter(built, backbone, head, weights)
     except ExportError:
         return ()
     save_file(held.tensors, folder / PEFT_TENSORS, metadata={"format": "pt"})
     text = json.dumps({**held.config, "inference_mode": True}, indent=2, sort_keys=True) + "\n"
     (folder / PEFT_CONFIG).write_text(text, encoding="utf-8")
     return ("peft",)
+
+
+def _narrowed(tensor: Tensor) -> Tensor:
+    """Indices as int32, in which all but those of huge maps fit."""
+    if tensor.is_floating_point() or int(tensor.max()) > torch.iinfo(torch.int32).max:
+        return tensor
+    return tensor.to(torch.int32)
 
 
 def load_adapter(folder: Path) -> Adapter:
@@ -144,6 +169,7 @@ def load_adapter(folder: Path) -> Adapter:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not an adapter that autopeft wrote ({error})") from error
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    stored, _ = _stored(file.configuration, weights)
-    folded = replace(file, configuration=folded_configuration(stored))
-    return Adapter(folded, weights, tuple(meta["label_names"]), metrics)
+    folded = replace(file, configuration=folded_configuration(file.configuration))
+    # An adapter of an earlier release does not say: it knew no sparsity.
+    built = Configuration.from_dict(meta["built"]) if "built" in meta else folded.configuration
+    return Adapter(folded, weights, tuple(meta["label_names"]), metrics, built)

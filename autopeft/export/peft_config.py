@@ -1,4 +1,4 @@
-"""A LoRA configuration as HF `peft` writes it, exactly or not at all.
+"""What of a configuration HF `peft` can hold, and LoRA as it writes it, exactly or not at all.
 
 The safe form: a list of full module names within the base model (they are matched as suffixes, so
 `layer.1.x` does not catch `layer.11.x`), with `rank_pattern` and `alpha_pattern` whose keys are
@@ -33,27 +33,37 @@ class LoraSite:
     alpha: float
 
 
-def lora_sites(configuration: Configuration, anatomy: Anatomy) -> list[LoraSite]:
-    """Every site of a LoRA-only configuration.
+def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
+    """Why HF peft cannot hold what a configuration trains, once it is trained; all faults.
 
-    Raises:
-        ExportError: Other methods, or groups of different dropout; all faults at once.
+    Args:
+        configuration: Under its sparsity rule, see `counting.resolved`.
+        anatomy: The backbone.
     """
     faults = [
         Fault("export", method, "not carried by HF peft", "lora", "use --format yaml")
         for method in configuration.methods
-        if registry[method].peft_type != "LORA"
+        if not registry[method].peft_type
     ]
-    lora = [group for group in configuration.groups if group.method == "lora"]
-    rates = sorted({float(group["dropout"]) for group in lora})
+    types = {registry[method].peft_type for method in configuration.methods} - {""}
+    if len(types) > 1:
+        hint = "an adapter of HF peft has one type; use --format yaml"
+        faults.append(Fault("export", "sparse", "beside lora", "one of the two alone", hint))
+    if "SHIRA" in types and any(s.transposed for at in anatomy.layers for s in at.sites.values()):
+        given, allowed = "on transformers' Conv1D maps", "backbones with torch's Linear"
+        faults.append(Fault("export", "sparse", given, allowed, "use --format yaml"))
+    rates = sorted({float(g["dropout"]) for g in configuration.groups if g.method == "lora"})
     if len(rates) > 1:
         given = ", ".join(f"{rate:g}" for rate in rates)
         faults.append(Fault("export", "lora.dropout", given, "one dropout for all of HF peft's"))
-    if faults:
-        raise ExportError(faults)
+    return faults
+
+
+def lora_sites(configuration: Configuration, anatomy: Anatomy) -> list[LoraSite]:
+    """Every site of a LoRA-only configuration; `peft_faults` has found none."""
     return [
         LoraSite(anatomy.site(layer, role), int(group["rank"]), float(group["alpha"]))
-        for group in lora
+        for group in configuration.groups
         for layer in group.layers
         for role in group.sites
     ]
@@ -65,9 +75,12 @@ def peft_config(
     """The content of an `adapter_config.json` that trains the same configuration with `peft`.
 
     Raises:
-        ExportError: HF peft cannot carry it: other methods than LoRA, several dropouts, or only
-            part of a fused map.
+        ExportError: HF peft cannot carry it: other methods than LoRA, a sparsity rule, several
+            dropouts, or only part of a fused map.
     """
+    faults = peft_faults(configuration, anatomy) + _untrained_faults(configuration)
+    if faults:
+        raise ExportError(faults)
     sites = lora_sites(configuration, anatomy)
     fused = sorted({lora.site.module for lora in sites if lora.site.fused})
     if fused:
@@ -85,6 +98,19 @@ def peft_config(
     return lora_config(modules, head, dropout=dropout, base_model=base_model)
 
 
+def _untrained_faults(configuration: Configuration) -> list[Fault]:
+    """What `adapter_config.json` cannot tell peft to train, though it may hold it once trained."""
+    hint = "train it with autopeft train, which writes an exact peft adapter where there is one"
+    faults = []
+    if "sparse" in configuration.methods:
+        given = "weights chosen one by one, which SHiRA's configuration does not name"
+        faults.append(Fault("export", "sparse", given, "lora", hint))
+    rule = str(dict(configuration.sparsity)["rule"])
+    if rule != "none":
+        faults.append(Fault("export", "sparsity.rule", rule, "none", hint))
+    return faults
+
+
 def lora_config(
     modules: list[tuple[str, int, float]],
     head: HeadRecipe,
@@ -93,7 +119,7 @@ def lora_config(
     base_model: str,
 ) -> dict[str, Any]:
     """`LoraConfig` of (module, rank, alpha) triples, as JSON can carry it."""
-    from peft import LoraConfig, TaskType
+    from peft import LoraConfig
 
     rank = Counter(rank for _, rank, _ in modules).most_common(1)[0][0]
     alpha = Counter(alpha for _, _, alpha in modules).most_common(1)[0][0]
@@ -104,10 +130,28 @@ def lora_config(
         target_modules=sorted(name for name, _, _ in modules),
         rank_pattern={re.escape(name): own for name, own, _ in modules if own != rank},
         alpha_pattern={re.escape(name): _whole(own) for name, _, own in modules if own != alpha},
-        modules_to_save=head_modules(head) or None,
-        task_type=TaskType.CAUSAL_LM if head.pool == "all" else TaskType.SEQ_CLS,
-        base_model_name_or_path=public_name(base_model),
+        **shared_options(head, base_model),
     )
+    return plain_config(config)
+
+
+def shared_options(head: HeadRecipe, base_model: str) -> dict[str, Any]:
+    """Options of every peft type: head modules, the task, the base model's public name.
+
+    Raises:
+        ExportError: No transformers task class has such a head.
+    """
+    from peft import TaskType
+
+    return {
+        "modules_to_save": head_modules(head) or None,
+        "task_type": TaskType.CAUSAL_LM if head.pool == "all" else TaskType.SEQ_CLS,
+        "base_model_name_or_path": public_name(base_model),
+    }
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """A `PeftConfig` as JSON can carry it."""
     plain: dict[str, Any] = config.to_dict()
     return {key: _json(value) for key, value in plain.items()}
 

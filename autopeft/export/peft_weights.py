@@ -1,4 +1,4 @@
-"""Trained LoRA weights under HF `peft`'s names, exact also on fused maps.
+"""Trained weights under HF `peft`'s names, LoRA's and sparse ones, exact also on fused maps.
 
 On a fused map, the slices' updates become one: their A stacked, their B in block rows, their
 scales folded into B (so that alpha equals the rank).
@@ -16,7 +16,9 @@ from autopeft.backbone.heads import HeadRecipe
 from autopeft.backbone.loading import Backbone
 from autopeft.backbone.structure import widths
 from autopeft.configuration import Configuration
-from autopeft.export.peft_config import LoraSite, lora_config, lora_sites
+from autopeft.errors import ExportError
+from autopeft.export.peft_config import LoraSite, lora_config, lora_sites, peft_faults
+from autopeft.export.peft_shira import shira
 
 PREFIX = "base_model.model."
 
@@ -43,7 +45,7 @@ def peft_adapter(
     """A trained lane as a `peft` adapter of the backbone's task class, or causal class.
 
     Args:
-        configuration: LoRA alone.
+        configuration: LoRA alone, or sparse weights alone.
         backbone: What it was trained on.
         head: The task head.
         weights: The lane's unpadded tensors by saved name.
@@ -51,10 +53,18 @@ def peft_adapter(
     Raises:
         ExportError: HF peft cannot hold it.
     """
+    faults = peft_faults(configuration, backbone.anatomy)
+    if faults:
+        raise ExportError(faults)
+    base = f"{PREFIX}{backbone.model.base_model_prefix}."
+    if configuration.methods == ("sparse",):
+        config, sparse = shira(configuration, backbone, head, weights)
+        return PeftAdapter(
+            config, {base + name: t for name, t in sparse.items()} | _head(head, weights)
+        )
     by_module: dict[str, list[LoraSite]] = defaultdict(list)
     for lora in lora_sites(configuration, backbone.anatomy):
         by_module[lora.site.module].append(lora)
-    base = f"{PREFIX}{backbone.model.base_model_prefix}."
     modules, tensors = [], {}
     for module, sites in by_module.items():
         if sites[0].site.fused:

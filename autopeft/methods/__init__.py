@@ -3,7 +3,7 @@
 Importing this package fills `registry`. A new method is one new file, named in the import below.
 """
 
-from autopeft.methods import lora, parallel_adapter, prefix, serial_adapter
+from autopeft.methods import lora, parallel_adapter, prefix, serial_adapter, sparse
 from autopeft.methods.base import LaneOperator, Method, Place, registry
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "prefix",
     "registry",
     "serial_adapter",
+    "sparse",
 ]

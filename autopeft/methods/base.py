@@ -31,8 +31,9 @@ class Start:
         weight: Gives a linear site's frozen weight by layer and role, [d_in, d_out], float32 on
             the CPU.
         importance: The importance map, or None where it is not measured.
-        saved: The place's fixed tensors (indices) as an earlier run chose them, by name; {} for a
-            fresh start. Where a name is there, it is used and nothing is chosen anew.
+        saved: The place's fixed tensors (indices) as an earlier run chose them, by name, perhaps
+            among others; {} for a fresh start. Where a name is there, it is used and nothing is
+            chosen anew.
     """
 
     draw: Draw
@@ -51,19 +52,44 @@ class Place:
             place.
         d_in: Width that the operator reads.
         d_out: Width that it writes.
+        head_dim: Width of one attention head, on linear maps; else 0.
     """
 
     layer: int
     site: str
     d_in: int
     d_out: int
+    head_dim: int = 0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What autograd keeps of an operator, for the memory model.
+
+    Attributes:
+        inner: Scalars per token of its own inner tensors.
+        reads: Whether the whole input is kept beside them.
+        weights: Scalars per lane that exist while it runs, whatever the number of tokens.
+    """
+
+    inner: int = 0
+    reads: bool = True
+    weights: int = 0
 
 
 class Uniform(Protocol):
     """Random numbers shared by all lanes (see `autopeft.lanes.seeds`)."""
 
-    def __call__(self, name: str, shape: Sequence[int]) -> Tensor:
-        """Uniform [0, 1) floats of the given shape, a pure function of name and step."""
+    def __call__(self, name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
+        """Uniform [0, 1) floats of the given shape, a pure function of name and step.
+
+        Args:
+            name: Names the draw.
+            shape: [rows, ...]; any shape where not `per_row`.
+            per_row: Whether every example of the batch has numbers of its own, so that a
+                micro-batch sees those of its rows; else all of a step's micro-batches see the
+                same numbers.
+        """
 
 
 @dataclass(frozen=True)
@@ -98,10 +124,13 @@ class LaneOperator(nn.Module):
     Attributes:
         hook: Where it is called.
         fixed_names: Tensors that are kept and saved with the lane but not trained (indices).
+        matrix_names: Trained tensors of one axis that are weights of a matrix all the same, so
+            that weight decay applies to them.
     """
 
     hook: Literal["linear", "sublayer", "attention"] = "linear"
     fixed_names: tuple[str, ...] = ()
+    matrix_names: tuple[str, ...] = ()
 
     def __init__(
         self, name: str, members: Sequence[int], tensors: Sequence[Mapping[str, Tensor]]
@@ -118,6 +147,10 @@ class LaneOperator(nn.Module):
                 self.register_buffer(tensor_name, _stack(own))
             else:
                 self.register_parameter(tensor_name, nn.Parameter(_stack(own)))
+
+    def decays(self, tensor_name: str) -> bool:
+        """Whether weight decay applies to a trained tensor: matrices do, biases do not."""
+        return len(self.own_shapes[tensor_name][0]) > 1 or tensor_name in self.matrix_names
 
     def lane_tensor(self, tensor: Tensor, tensor_name: str, index: int) -> Tensor:
         """The part of a stacked [k, ...] tensor that belongs to member `index`, unpadded."""
@@ -185,8 +218,18 @@ class Method(Protocol):
     def training_count(self, group: Group, place: Place) -> int:
         """Scalars trained at one place, before re-parametrisations are folded."""
 
+    def fixed_count(self, group: Group, place: Place) -> int:
+        """Scalars that a deployed adapter stores beside the trained ones (indices)."""
+
+    def kept_widths(self, group: Group, place: Place) -> Kept:
+        """What the operator keeps of every token for the backward pass."""
+
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
-        """Initial tensors at the lane's own size, on the CPU: trained float32, fixed int64."""
+        """Initial tensors at the lane's own size, on the CPU: trained float32, indices int64.
+
+        Raises:
+            BackboneError: It needs scores that are not there.
+        """
 
     def folded_group(self, group: Group) -> Group:
         """The group whose tensors are kept once training re-parametrisations are folded."""
@@ -216,7 +259,7 @@ def size_class(size: int) -> int:
 def linear_places(group: Group, anatomy: Anatomy) -> list[Place]:
     """The places of a method that sits on linear maps."""
     return [
-        Place(layer, role, site.in_features, site.out_features)
+        Place(layer, role, site.in_features, site.out_features, anatomy.head_dim)
         for layer in group.layers
         for role in group.sites
         for site in [anatomy.site(layer, role)]
@@ -256,7 +299,11 @@ class LaneDropout(nn.Module):
 
 
 class Unfolded:
-    """What a method without training re-parametrisations inherits."""
+    """What a method without training re-parametrisations and fixed tensors inherits."""
+
+    def fixed_count(self, group: Group, place: Place) -> int:
+        """None."""
+        return 0
 
     def folded_group(self, group: Group) -> Group:
         """The group itself."""

@@ -14,6 +14,7 @@ from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
+    Kept,
     LaneDropout,
     LaneOperator,
     Place,
@@ -117,6 +118,11 @@ class Bottleneck(Unfolded):
         return size * (place.d_in + place.d_out) + size + place.d_out
 
     training_count = count
+
+    def kept_widths(self, group: Group, place: Place) -> Kept:
+        """The activation's output, its input too where ReLU is not enough, and z."""
+        size = int(group["size"])
+        return Kept(size if group["activation"] == "relu" else 2 * size)
 
     def stack_key(self, group: Group) -> Hashable:
         """Sizes of one class with one activation stack."""

@@ -14,6 +14,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
+    Kept,
     LaneDropout,
     LaneOperator,
     Place,
@@ -88,6 +89,10 @@ class Lora(Unfolded):
         return int(group["rank"]) * (place.d_in + place.d_out)
 
     training_count = count
+
+    def kept_widths(self, group: Group, place: Place) -> Kept:
+        """x A, and x."""
+        return Kept(int(group["rank"]))
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """A uniform in +-1/sqrt(d_in) (kaiming-uniform with a = sqrt 5), B zero."""

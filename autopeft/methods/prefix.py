@@ -16,7 +16,15 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import Draw, LaneOperator, Place, Start, registry, size_class
+from autopeft.methods.base import (
+    Draw,
+    Kept,
+    LaneOperator,
+    Place,
+    Start,
+    registry,
+    size_class,
+)
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 INITIAL_STD = 0.02
@@ -117,6 +125,14 @@ class Prefix:
             return self.count(group, place)
         length, hidden = int(group["length"]), int(group["hidden"])
         return length * place.d_in + (place.d_in + 1) * hidden + (hidden + 1) * 2 * place.d_out
+
+    def fixed_count(self, group: Group, place: Place) -> int:
+        """None."""
+        return 0
+
+    def kept_widths(self, group: Group, place: Place) -> Kept:
+        """Nothing of a token; the memory model counts prefixes with attention's keys."""
+        return Kept(reads=False)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Keys and values N(0, 0.02); re-parametrised: E N(0, 1), maps uniform as in Linear."""

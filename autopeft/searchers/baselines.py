@@ -5,14 +5,16 @@ import re
 from collections.abc import Mapping, Sequence
 
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.configuration import Configuration, Group
+from autopeft.configuration import NO_SPARSITY, Configuration, Group
 from autopeft.errors import Fault, InputError
+from autopeft.searchers.presets import KNOWN as PRESETS
+from autopeft.searchers.presets import Preset, preset
 
 LEARNING_RATES = (3.0e-4, 1.0e-3, 3.0e-3)
 """Half a decade around the usual choice: a LoRA whose learning rate was tuned is the one to beat
 (arXiv 2602.04998 finds its variants within 1-2 % of each other once it is)."""
 
-KNOWN = ("lora-r8", "lora-r16", "lora-r32", "lora-r<rank>")
+KNOWN = ("lora-r8", "lora-r16", "lora-r32", "lora-r<rank>", *PRESETS)
 
 
 def baselines(
@@ -21,7 +23,8 @@ def baselines(
     """The configurations behind `search.baselines`, by name.
 
     `lora-r<rank>`: LoRA of that rank on query and value in all layers, alpha = 2 rank, no dropout,
-    at each of `LEARNING_RATES`.
+    at each of `LEARNING_RATES`. Sparse fine-tuning as its papers set it up (`speft`, `s2ft`, ...):
+    see `autopeft.searchers.presets`; at the same rates.
 
     Args:
         names: As in the study file.
@@ -35,7 +38,8 @@ def baselines(
     faults = []
     for index, name in enumerate(names):
         match = re.fullmatch(r"lora-r([1-9]\d{0,3})", name)
-        if match is None:
+        made = _lora(int(match[1]), anatomy) if match is not None else preset(name, anatomy)
+        if made is None:
             near = difflib.get_close_matches(name, KNOWN, n=1)
             hint = f"did you mean {near[0]}?" if near else ""
             faults.append(
@@ -43,15 +47,17 @@ def baselines(
             )
             continue
         for rate in LEARNING_RATES:
-            found[f"{name} lr={rate:g}"] = _lora(int(match[1]), anatomy, training, rate)
+            found[f"{name} lr={rate:g}"] = Configuration.of(
+                made.groups,
+                training={**training, "learning_rate": rate},
+                sparsity=made.sparsity,
+            )
     if faults:
         raise InputError(faults)
     return found
 
 
-def _lora(
-    rank: int, anatomy: Anatomy, training: Mapping[str, float], rate: float
-) -> Configuration:
+def _lora(rank: int, anatomy: Anatomy) -> Preset:
     group = Group.of(
         "lora",
         range(len(anatomy.layers)),
@@ -60,4 +66,4 @@ def _lora(
         alpha=2.0 * rank,
         dropout=0.0,
     )
-    return Configuration.of([group], training={**training, "learning_rate": rate})
+    return Preset((group,), NO_SPARSITY)

@@ -80,5 +80,5 @@ def _next_tokens(pack: Pack, head: LmHead, rows: Sequence[Sequence[int]], pad: i
     return [int(token) for token in head.logits(last).argmax(dim=-1)]
 
 
-def _no_draws(name: str, shape: Sequence[int]) -> Tensor:
+def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
     raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} in generation")

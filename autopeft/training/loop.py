@@ -163,6 +163,7 @@ class PackRun:
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
         self.lanes = in_stream_order(lanes, trainer.backbone.anatomy)
+        saved = {number: state.kept() for number, state in (states or {}).items()}
         size = trainer.lanes_per_pass
         self._passes = [
             LanePass(
@@ -171,6 +172,7 @@ class PackRun:
                 self.lanes[start : start + size],
                 self._settings,
                 self._seeds,
+                saved,
             )
             for start in range(0, len(self.lanes), size)
         ]

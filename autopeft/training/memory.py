@@ -11,7 +11,7 @@ model against measured peaks.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from autopeft.backbone.anatomy import Anatomy, Layer
@@ -22,6 +22,10 @@ from autopeft.methods.base import Place
 from autopeft.sparsity import rules
 
 FLOAT32, BFLOAT16 = 4, 2
+
+FIXED_BYTES = 24
+"""Per scalar that is kept but not trained: an index as int64, and on a CPU the same in CSR form,
+by rows and by columns."""
 
 PERSISTENT_BYTES = 24
 """Per trained scalar: weight, gradient and two moments in float32, its lane (int32), its decay."""
@@ -198,13 +202,14 @@ def estimate(
         for lane in lanes
         if (size := rules.of(lane).state_bytes)
     )
+    fixed = sum(each.fixed_params() for each in passes)
     kept = max(each.kept() for each in passes)
     running = max(each.kept() + each.running() + each.logits() for each in passes)
     others = max(max(trained) * UPDATE_BYTES, *(each.evaluating() for each in passes))
     working = max(running, others) - kept
     return MemoryEstimate(
         backbone=weights.all_bytes,
-        lanes=sum(trained) * PERSISTENT_BYTES + of_rules,
+        lanes=sum(trained) * PERSISTENT_BYTES + fixed * FIXED_BYTES + of_rules,
         activations=kept,
         working=working,
         overhead=round((kept + working) * shape.overhead),
@@ -274,6 +279,13 @@ class _Pass:
             for key, uses in self._uses.items()
         )
 
+    def fixed_params(self) -> int:
+        """Scalars of all stacked tensors that are not trained, padded likewise."""
+        return sum(
+            len(uses) * max(registry[key[2]].fixed_count(g, place) for _, g, place in uses)
+            for key, uses in self._uses.items()
+        )
+
     # -- kept for the backward pass -----------------------------------------------------------
 
     def kept(self) -> int:
@@ -338,14 +350,17 @@ class _Pass:
         """What the operators of a layer keep: their inputs, and their narrow sides."""
         kept, shared = 0.0, set()
         for (layer, site, method, _), uses in self._uses.items():
-            if layer != index or method == "prefix":
+            if layer != index:
                 continue
             if only and site not in only:
                 continue
             positions = [position for position, _, _ in uses]
             together = positions[-1] - positions[0] + 1 == len(positions)
             for position, group, place in uses:
-                kept += self._tokens * self._operator * _narrow(group)
+                own = registry[method].kept_widths(group, place)
+                kept += self._tokens * self._operator * own.inner
+                if not own.reads:
+                    continue
                 source = (position, _source(site, method))
                 dropout = float(group.get("dropout") or 0.0) > 0.0
                 if dropout:
@@ -370,7 +385,7 @@ class _Pass:
         last = len(self._anatomy.layers) - 1
         lanes = self._joined(last) * self._tokens * self._layer_width(gradients=True)
         trunk = self._tokens * self._layer_width(gradients=False) if self._branches[-1] else 0
-        return round(max(lanes, trunk) + self._dequantised())
+        return round(max(lanes, trunk) + self._dequantised() + self._weights_at_once())
 
     def evaluating(self) -> int:
         """An evaluation batch: no layer's tensors outlive it."""
@@ -393,6 +408,16 @@ class _Pass:
             wide * anatomy.intermediate_size + residual * anatomy.hidden_size
         )
 
+    def _weights_at_once(self) -> int:
+        """Weights that a running operator makes and drops again."""
+        return FLOAT32 * max(
+            (
+                sum(registry[method].kept_widths(g, place).weights for _, g, place in uses)
+                for (_, _, method, _), uses in self._uses.items()
+            ),
+            default=0,
+        )
+
     def _dequantised(self) -> int:
         """A quantised map is spread out while it is used."""
         if self._weights.quantization == "none":
@@ -407,15 +432,6 @@ class _Pass:
 
 def _linear_weights(layer: Layer) -> int:
     return sum(site.in_features * site.out_features for site in layer.sites.values())
-
-
-_NARROW: Mapping[str, str] = {"lora": "rank", "serial_adapter": "size", "parallel_adapter": "size"}
-
-
-def _narrow(group: Group) -> int:
-    """Width of an operator's inner tensor, as often as it is kept."""
-    size = int(group[_NARROW[group.method]]) if group.method in _NARROW else 0
-    return size if group.get("activation") in (None, "relu") else 2 * size
 
 
 def _source(site: str, method: str) -> str:

@@ -9,7 +9,9 @@ import pytest
 import stories
 import tiny_causal as tiny
 import torch
+from importance_maps import with_importance
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import autopeft
@@ -34,7 +36,29 @@ PREFIX = Group.of("prefix", [1], length=3, reparametrise=False)
 ADAPTER = Group.of(
     "serial_adapter", [0], ["ffn"], size=4, activation="relu", scale=1.0, dropout=0.0
 )
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+CHANNELS = Group.of(
+    "sparse",
+    [0, 1],
+    ["value", "down"],
+    density=0.2,
+    granularity="input",
+    score="gradient",
+    smallest=False,
+    noise=4,
+)
+WEIGHTS = Group.of(
+    "sparse",
+    [0, 1],
+    ["query", "up"],
+    density=0.05,
+    granularity="weight",
+    score="gradient",
+    smallest=False,
+)
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing:FutureWarning",
+    "ignore:Sparse invariant checks:UserWarning",  # of peft's SHiRA
+)
 
 Trained = Callable[..., Path]
 
@@ -54,6 +78,7 @@ def trained(tmp_path: Path) -> Trained:
     ) -> Path:
         model = ModelBlock(name_or_path=str(base), task=task, quantization=quantization)
         backbone = load_backbone(backbone_request(model))
+        backbone = replace(backbone, anatomy=with_importance(backbone.anatomy, block=8))
         configuration = Configuration.of(list(groups), training=TRAINING)
         outputs = 1 if task == "causal-lm" else 2
         recipe = backbone.recipe(outputs)
@@ -71,7 +96,7 @@ def trained(tmp_path: Path) -> Trained:
         metrics = {"validation": {"loss": 1.0}, "trainable_params": 7, "head_params": 0}
         adapter = Adapter(
             file,
-            pack.lane_views(pack.parameters_by_name(), 0),
+            pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0),
             () if task == "causal-lm" else ("no", "yes"),
             {**metrics, "optimizer_steps": 3},
         )
@@ -113,7 +138,22 @@ def test_answers_are_those_of_peft(llama: Path, trained: Trained) -> None:
     assert "num_labels" not in card
 
 
-@pytest.mark.parametrize("groups", [[PREFIX, LORA], [ADAPTER]])
+def test_sparse_weights_are_loaded_without_the_map_that_chose_them(
+    llama: Path, trained: Trained
+) -> None:
+    folder = trained(llama, [CHANNELS, WEIGHTS], task="causal-lm")
+    model = autopeft.load(folder, device="cpu")
+    assert model._backbone.anatomy.importance is None
+    answers = model.generate(PROMPTS, max_new_tokens=12)
+    assert answers == answers_of_peft(llama, folder, PROMPTS, 12)
+    untouched = trained(llama, [CHANNELS, WEIGHTS], task="causal-lm", noise=0.0)
+    assert autopeft.load(untouched, device="cpu").generate(PROMPTS, max_new_tokens=12) != answers
+    with safe_open(folder / "adapter.safetensors", framework="pt") as file:
+        assert not any(name.endswith(".step") for name in file.keys())  # noqa: SIM118
+        assert file.get_tensor("sparse.0.query.index").dtype == torch.int32
+
+
+@pytest.mark.parametrize("groups", [[PREFIX, LORA], [ADAPTER], [LORA, CHANNELS, WEIGHTS]])
 def test_prompts_do_not_change_each_others_answers(
     groups: list[Group], llama: Path, trained: Trained
 ) -> None:

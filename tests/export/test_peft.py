@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError
-from autopeft.export.peft_config import peft_config
+from autopeft.export.peft_config import peft_config, peft_faults
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods.base import Call
 from autopeft.training.lanes.pack import Lane, Pack
@@ -21,7 +21,9 @@ from autopeft.training.lanes.seeds import Seeds
 
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*is_gradient_checkpointing:FutureWarning", "ignore:fan_in_fan_out:UserWarning"
+    "ignore:.*is_gradient_checkpointing:FutureWarning",
+    "ignore:fan_in_fan_out:UserWarning",
+    "ignore:Sparse invariant checks:UserWarning",  # of peft's SHiRA
 )
 
 
@@ -63,6 +65,81 @@ def test_trained_adapters_give_the_same_logits_through_peft(name: str, tmp_path:
     with torch.no_grad():
         expected = theirs(**batch.inputs).logits
     assert torch.allclose(ours, expected, atol=2e-5)
+
+
+def _sparse(layers: list[int], sites: list[str], density: float, **settings: Any) -> Group:
+    values = {"granularity": "weight", "score": "random", "smallest": False} | settings
+    return Group.of("sparse", layers, sites, density=density, **values)
+
+
+def _trained_logits(
+    name: str, configuration: Configuration, folder: Path
+) -> tuple[torch.Tensor, torch.Tensor, PeftModel]:
+    """Our logits and peft's of a configuration with random weights, and peft's model."""
+    backbone = tiny.tiny_backbone(name, torch.float32)
+    head = backbone.head(3)
+    pack = Pack(backbone, head, [Lane(0, configuration)], seeds=Seeds(0))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in pack.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    views = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
+    adapter = peft_adapter(configuration, backbone, head, views)
+    backbone.model.save_pretrained(folder / "base")
+    (folder / "adapter").mkdir()
+    config = {**adapter.config, "inference_mode": True}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    save_file(adapter.tensors, folder / "adapter" / "adapter_model.safetensors")
+    batch = tiny.tiny_batch(name)
+    with torch.no_grad(), pack.running():
+        ours = pack(batch, Call(False, _no_draws))[0]
+    pad = {"pad_token_id": 0} if name == "llama" else {}
+    base = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=3, **pad)
+    theirs = PeftModel.from_pretrained(base, folder / "adapter").eval()
+    with torch.no_grad():
+        return ours, theirs(**batch.inputs).logits, theirs
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "modernbert"])
+def test_trained_sparse_weights_give_the_same_logits_through_shira(
+    name: str, tmp_path: Path
+) -> None:
+    groups = [
+        _sparse([0, 2], ["query", "down"], 0.03),
+        _sparse([1], ["value", "output"], 0.1, granularity="output"),
+        _sparse([2], ["up"], 0.2, granularity="block", block=5),
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    ours, theirs, _ = _trained_logits(name, configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=2e-5)
+    assert float(theirs.std()) > 0.01
+
+
+def test_where_the_numbers_agree_shira_holds_no_weight_more(tmp_path: Path) -> None:
+    density = 2 * (32 + 32) / (32 * 32)
+    configuration = Configuration.of(
+        [_sparse([0, 1], ["query", "value"], density)], training=TRAINING
+    )
+    ours, theirs, model = _trained_logits("bert", configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=2e-5)
+    held = [p for n, p in model.named_parameters() if "shira_weight" in n]
+    assert [int((parameter != 0).sum()) for parameter in held] == [2 * 64] * 4
+    assert model.peft_config["default"].r == 2
+
+
+def test_shira_is_refused_where_it_cannot_hold_the_weights(tmp_path: Path) -> None:
+    groups = [_sparse([0], ["up"], 0.95), _sparse([0], ["query"], 0.01)]
+    dense = Configuration.of(groups, training=TRAINING)
+    with pytest.raises(ExportError, match="r = 19 in SHiRA") as caught:
+        _trained_logits("bert", dense, tmp_path)
+    (fault,) = caught.value.faults
+    assert "query" in fault.given
+    backbone = tiny.tiny_backbone("gpt2")
+    mixed = Configuration.of([_lora([0], ["query"], 2), *dense.groups], training=TRAINING)
+    faults = peft_faults(mixed, backbone.anatomy)
+    assert [fault.given for fault in faults] == ["beside lora", "on transformers' Conv1D maps"]
+    with pytest.raises(ExportError, match="autopeft train"):
+        peft_config(dense, tiny.tiny_backbone("bert").anatomy, backbone.head(2), base_model="b")
 
 
 def test_what_peft_cannot_carry_is_refused_all_at_once() -> None:

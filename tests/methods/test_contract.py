@@ -1,13 +1,16 @@
 """One suite over the registry: a new method is tested by existing."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import tiny_backbones as tiny
 import torch
+from importance_maps import with_importance
 
 from autopeft import counting
 from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
 from autopeft.space.schema import MethodSchema
@@ -17,10 +20,28 @@ from autopeft.training.lanes.seeds import Seeds
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
 SIZES = (1, 3, 8)
+WHOLE = 50
+"""What a size is a share of, where the method's size is a share."""
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "sparse": [
+        {},
+        {"granularity": "input", "smallest": True},
+        {"granularity": "input", "score": "activation", "noise": 4},
+        {"granularity": "output", "score": "random"},
+        {"granularity": "block", "block": 4, "score": "fisher"},
+        {"granularity": "block", "block": 8},
+        {"granularity": "block", "block": 5, "score": "diagonal"},
+        {"granularity": "head", "score": "magnitude", "sites": ["query", "value", "output"]},
+        {"score": "magnitude", "smallest": True},
+    ]
+}
+"""Settings that go together, where not any do."""
 
 
 def _settings(schema: MethodSchema, size: int, **given: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {schema.size: size, **given}
+    is_share = schema.parameter(schema.size).kind == "float"
+    settings: dict[str, Any] = {schema.size: size / WHOLE if is_share else size, **given}
     for parameter in schema.parameters:
         sibling = parameter.when
         if parameter.name in settings or (sibling and settings.get(sibling[0]) != sibling[1]):
@@ -32,13 +53,20 @@ def _settings(schema: MethodSchema, size: int, **given: Any) -> dict[str, Any]:
 def _configuration(name: str, anatomy: Anatomy, size: int, **given: Any) -> Configuration:
     schema = registry[name].schema
     offered = {*anatomy.roles, *anatomy.sublayers}
-    sites = [site for site in schema.sites if site in offered]
+    sites = [site for site in given.pop("sites", schema.sites) if site in offered]
     layers = range(0, len(anatomy.layers), 2)
     group = Group.of(name, layers, sites, **_settings(schema, size, **given))
     return Configuration.of([group], training=TRAINING)
 
 
+def _measured_backbone(architecture: str) -> Backbone:
+    backbone = tiny.tiny_backbone(architecture)
+    return replace(backbone, anatomy=with_importance(backbone.anatomy))
+
+
 def _variants(name: str) -> list[dict[str, Any]]:
+    if name in VARIANTS:
+        return VARIANTS[name]
     flags = [p.name for p in registry[name].schema.parameters if p.kind == "bool"]
     return [{}] + [{flag: True} for flag in flags]
 
@@ -47,7 +75,7 @@ def _variants(name: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", registry.names())
 @pytest.mark.parametrize("size", SIZES)
 def test_counts_are_those_of_the_tensors(name: str, architecture: str, size: int) -> None:
-    backbone = tiny.tiny_backbone(architecture)
+    backbone = _measured_backbone(architecture)
     method = registry[name]
     for given in _variants(name):
         configuration = _configuration(name, backbone.anatomy, size, **given)
@@ -62,6 +90,9 @@ def test_counts_are_those_of_the_tensors(name: str, architecture: str, size: int
             start = f"{name}.{place.layer}.{place.site}."
             own = {n.removeprefix(start): t for n, t in views.items() if n.startswith(start)}
             kept += sum(t.numel() for t in method.folded_tensors(group, own).values())
+        fixed = sum(tensor.numel() for tensor in pack.lane_fixed(0).values())
+        places = method.places(group, backbone.anatomy)
+        assert fixed == sum(method.fixed_count(group, place) for place in places)
         assert counting.trainable_params(configuration, backbone.anatomy) == kept
         per_site = counting.site_params(configuration, backbone.anatomy)
         assert sum(per_site.values()) == kept
@@ -70,7 +101,7 @@ def test_counts_are_those_of_the_tensors(name: str, architecture: str, size: int
 @pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("name", registry.names())
 def test_identity_at_initialisation_is_what_the_method_says(name: str, architecture: str) -> None:
-    backbone = tiny.tiny_backbone(architecture)
+    backbone = _measured_backbone(architecture)
     batch = tiny.tiny_batch(architecture)
     lanes = [
         Lane(0, Configuration.of([], training=TRAINING)),

@@ -1,6 +1,7 @@
 """Training a pack step by step: the parts of the loop, put together for the equality contract."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ class Training:
         checkpointing: bool = False,
         backbone_dropout: bool = False,
         recorder: Recorder | None = None,
+        saved: Mapping[int, Mapping[str, torch.Tensor]] = MappingProxyType({}),
     ) -> None:
         self.seeds = Seeds(7)
         self._backbone = backbone
@@ -53,6 +55,7 @@ class Training:
             dtype=dtype,
             checkpointing=checkpointing,
             backbone_dropout=backbone_dropout,
+            saved=saved,
         )
         values = [lane.configuration.training_value for lane in self.pack.lanes]
         self.optimizer = LaneAdamW(

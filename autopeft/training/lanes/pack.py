@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from autopeft.training.lanes.stream import Members, Stream
 from autopeft.training.lanes.wiring import Placed, wire
 
 
-def _no_draws(name: str, shape: Sequence[int]) -> Tensor:
+def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
     raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} outside training")
 
 
@@ -80,6 +81,8 @@ class Pack(nn.Module):
         dtype: Of the trainable tensors.
         checkpointing: Recompute the lanes' layers in the backward pass.
         backbone_dropout: Run the backbone's own dropout in training.
+        saved: Tensors of lanes that are continued or loaded, by lane number and saved name: their
+            fixed ones are used in place of new ones.
 
     Raises:
         BackboneError: Several lanes on a backbone that cannot share a pass.
@@ -95,6 +98,7 @@ class Pack(nn.Module):
         dtype: torch.dtype = torch.float32,
         checkpointing: bool = False,
         backbone_dropout: bool = False,
+        saved: Mapping[int, Mapping[str, Tensor]] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         anatomy = backbone.anatomy
@@ -110,7 +114,7 @@ class Pack(nn.Module):
         self._stream = Stream()
         self._is_running = False
         self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
-        self._placed = [self._build(key, uses, seeds) for key, uses in self._uses()]
+        self._placed = [self._build(key, uses, seeds, saved) for key, uses in self._uses()]
         self._cut = reads_first_token(
             anatomy, recipe, attention=str(backbone.config._attn_implementation)
         )
@@ -139,7 +143,11 @@ class Pack(nn.Module):
         return sorted(uses.items(), key=lambda item: (*item[0][:3], str(item[0][3])))
 
     def _build(
-        self, key: tuple[Any, ...], uses: list[tuple[int, Group, Place]], seeds: Seeds
+        self,
+        key: tuple[Any, ...],
+        uses: list[tuple[int, Group, Place]],
+        seeds: Seeds,
+        saved: Mapping[int, Mapping[str, Tensor]],
     ) -> Placed:
         layer, site, method_name, _ = key
         method = registry[method_name]
@@ -148,11 +156,15 @@ class Pack(nn.Module):
         def draw(tensor: str) -> torch.Generator:
             return seeds.generator("init", f"{name}.{tensor}")
 
-        start = Start(draw, self._backbone.weight, self._backbone.anatomy.importance)
+        def start(position: int) -> Start:
+            kept, at = saved.get(self.lanes[position].number, {}), f"{name}."
+            own = {n.removeprefix(at): t for n, t in kept.items() if n.startswith(at)}
+            return Start(draw, self._backbone.weight, self._backbone.anatomy.importance, own)
+
         positions = [position for position, _, _ in uses]
         groups = [group for _, group, _ in uses]
         place = uses[0][2]
-        tensors = [method.initial(group, place, start) for group in groups]
+        tensors = [method.initial(group, place, start(position)) for position, group, _ in uses]
         operator = method.operator(name, place, positions, groups, tensors)
         return Placed(operator, place, Members.of(positions, self.device))
 
@@ -324,13 +336,12 @@ class Pack(nn.Module):
             operator = placed.operator
             for name in operator.stacked_names:
                 parameter = operator.get_parameter(name)
-                own_dim = len(operator.own_shapes[name][0])
                 items.append(
                     Stacked(
                         f"{index}.{name}",
                         parameter,
                         operator.members,
-                        decays=own_dim > 1,
+                        decays=operator.decays(name),
                         layer=placed.place.layer,
                     )
                 )
@@ -360,6 +371,19 @@ class Pack(nn.Module):
                     )
         for name, _ in self.head.named_parameters():
             views[f"head.{name}"] = tensor_of[f"head.{name}"][position]
+        return views
+
+    def lane_fixed(self, position: int) -> dict[str, Tensor]:
+        """One lane's fixed tensors, unpadded views by saved name."""
+        views = {}
+        for placed in self._placed:
+            operator = placed.operator
+            if position in operator.members:
+                member = operator.members.index(position)
+                for name in operator.fixed_names:
+                    views[f"{operator.name}.{name}"] = operator.lane_tensor(
+                        operator.get_buffer(name), name, member
+                    )
         return views
 
     def parameters_by_name(self) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Passes: lanes that run through the backbone together, and are updated together."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from torch import Tensor
@@ -25,6 +26,7 @@ class LanePass:
         lanes: At least one.
         settings: Shared by all trials.
         seeds: Of the replicate.
+        saved: See `Pack`.
 
     Attributes:
         pack: The lanes.
@@ -39,6 +41,7 @@ class LanePass:
         lanes: Sequence[Lane],
         settings: LoopSettings,
         seeds: Seeds,
+        saved: Mapping[int, Mapping[str, Tensor]] = MappingProxyType({}),
     ) -> None:
         self.pack = Pack(
             backbone,
@@ -47,6 +50,7 @@ class LanePass:
             seeds=seeds,
             checkpointing=settings.gradient_checkpointing,
             backbone_dropout=settings.backbone_dropout,
+            saved=saved,
         )
         values = [lane.configuration.training_value for lane in self.pack.lanes]
         self.optimizer = LaneAdamW(

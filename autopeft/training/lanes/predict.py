@@ -46,5 +46,5 @@ def predict(
     return torch.cat(parts, dim=1)[:, inverse.to(examples.device)]
 
 
-def _no_draws(name: str, shape: Sequence[int]) -> Tensor:
+def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
     raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} in evaluation")

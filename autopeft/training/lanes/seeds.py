@@ -54,9 +54,11 @@ class StepUniform:
     batch_rows: int
     device: torch.device
 
-    def __call__(self, name: str, shape: Sequence[int]) -> Tensor:
-        """float32 uniform in [0, 1) of `shape` = [rows, ...]."""
+    def __call__(self, name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
+        """float32 uniform in [0, 1) of `shape` = [rows, ...], or of any shape for all rows."""
         device = self.device.type if self.device.type == "cuda" else "cpu"
         generator = self.seeds.generator("dropout", name, self.step, device=device)
+        if not per_row:
+            return torch.rand(*shape, generator=generator, device=device).to(self.device)
         draw = torch.rand(self.batch_rows, *shape[1:], generator=generator, device=device)
         return draw[self.first_row : self.first_row + shape[0]].to(self.device)

@@ -19,7 +19,7 @@ from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.rules import LaneRules
 
-KINDS = ("weight", "first", "second", "rule")
+KINDS = ("weight", "first", "second", "fixed", "rule")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,15 @@ class LaneState:
             for name, tensor in self.tensors.items()
             if name.startswith("rule/")
         }
+
+    def kept(self) -> dict[str, Tensor]:
+        """Trained and fixed tensors by saved name: all that it takes to run the lane."""
+        fixed = {
+            name.removeprefix("fixed/"): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith("fixed/")
+        }
+        return self.weights() | fixed
 
     def save(self, path: Path) -> None:
         """Write atomically: a reader sees the old file or the new one, never half of it."""
@@ -96,6 +105,8 @@ def take_state(
         if rules is not None:
             own = rules.state(position)
             tensors |= {f"rule/{name}": tensor for name, tensor in own.items()}
+        for name, view in pack.lane_fixed(position).items():
+            tensors[f"fixed/{name}"] = view.detach().cpu().clone().contiguous()
         states[lane.number] = LaneState(
             tensors,
             step,
@@ -113,12 +124,20 @@ def put_state(
     states: dict[int, LaneState],
     rules: LaneRules | None = None,
 ) -> None:
-    """Continue a pack's lanes from their states, whatever packs they were in before."""
+    """Continue a pack's lanes from their states, whatever packs they were in before.
+
+    Raises:
+        InputError: A state is of another configuration, or other weights were chosen for it than
+            the pack has (see `saved` of `Pack`).
+    """
     buffers = _buffers(pack, optimizer)
     for position, lane in enumerate(pack.lanes):
         state = states[lane.number]
         if state.configuration_hash != lane.configuration.hash:
             raise InputError(f"trial {lane.number}: its saved state is of another configuration")
+        for name, view in pack.lane_fixed(position).items():
+            if not torch.equal(state.tensors[f"fixed/{name}"].to(view), view):
+                raise InputError(f"trial {lane.number}: its saved state has another {name}")
         for kind, tensor_of in buffers.items():
             for name, view in pack.lane_views(tensor_of, position).items():
                 view.copy_(state.tensors[f"{kind}/{name}"])

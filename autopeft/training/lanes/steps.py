@@ -87,7 +87,7 @@ class Steps:
     ) -> None:
         self._pack, self._optimizer, self._loss = pack, optimizer, loss
         self._precision, self._recorder = precision, recorder
-        self._seen: dict[_Shape, Mapping[str, Sequence[int]]] = {}
+        self._seen: dict[_Shape, Mapping[str, _Drawn]] = {}
         self._passes: dict[_Shape, _RecordedPass] = {}
         self._draws: dict[str, Tensor] = {}
         self._update: tuple[Tensor, Callable[[], Tensor]] | None = None
@@ -196,6 +196,14 @@ class _Shape:
         return cls(len(batch), batch.tokens, targets, tuple(sorted(known)))
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """The shape of a random draw, and whether every row has its own; see `Uniform`."""
+
+    shape: tuple[int, ...]
+    per_row: bool
+
+
 class _Noting:
     """Draws that note their names and shapes.
 
@@ -205,12 +213,12 @@ class _Noting:
 
     def __init__(self, uniform: Uniform) -> None:
         self._uniform = uniform
-        self.shapes: dict[str, Sequence[int]] = {}
+        self.shapes: dict[str, _Drawn] = {}
 
-    def __call__(self, name: str, shape: Sequence[int]) -> Tensor:
+    def __call__(self, name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
         """See `Uniform`."""
-        self.shapes[name] = tuple(shape)
-        return self._uniform(name, shape)
+        self.shapes[name] = _Drawn(tuple(shape), per_row)
+        return self._uniform(name, shape, per_row=per_row)
 
 
 def _buffer(
@@ -237,7 +245,7 @@ class _RecordedPass:
         self,
         batch: Batch,
         known: Mapping[int, Tensor],
-        shapes: Mapping[str, Sequence[int]],
+        shapes: Mapping[str, _Drawn],
         storage: dict[str, Tensor],
     ) -> None:
         self._batch = batch.clone()
@@ -245,7 +253,7 @@ class _RecordedPass:
         device = batch.mask.device
         self._shapes = dict(shapes)
         self._draws = {
-            name: _buffer(storage, name, shape, device) for name, shape in shapes.items()
+            name: _buffer(storage, name, drawn.shape, device) for name, drawn in shapes.items()
         }
         self._scale = _scalar(0.0, device)
         self._replay: Callable[[], Tensor] | None = None
@@ -258,7 +266,7 @@ class _RecordedPass:
         """Capture the pass."""
         draws = self._draws
 
-        def uniform(name: str, shape: Sequence[int]) -> Tensor:
+        def uniform(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
             return draws[name]
 
         self._replay = recorder.record(lambda: run(self._batch, self._known, uniform, self._scale))
@@ -273,6 +281,8 @@ class _RecordedPass:
         for layer, tensor in self._known.items():
             tensor.copy_(known[layer], non_blocking=True)
         for name, tensor in self._draws.items():
-            tensor.copy_(uniform(name, self._shapes[name]), non_blocking=True)
+            drawn = self._shapes[name]
+            draw = uniform(name, drawn.shape, per_row=drawn.per_row)
+            tensor.copy_(draw, non_blocking=True)
         self._scale.fill_(scale)
         return self._replay().clone()

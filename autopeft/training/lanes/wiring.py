@@ -14,12 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from autopeft.backbone.anatomy import Anatomy, Site
+from autopeft.backbone.anatomy import ENTRANCE, EXIT, Anatomy, Site
 from autopeft.methods.base import Call, LaneOperator, Place
 from autopeft.training.lanes.stream import Members, Stream
-
-ENTRANCE = {"attention": "query", "ffn": "up"}
-EXIT = {"attention": "output", "ffn": "down"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,171 @@
+"""Sparse fine-tuning as its papers set it up, on any backbone: named configurations.
+
+Numbers that the papers give for the width of LLaMA (4,096) are taken as shares of it. Where a
+paper matches its budget to LoRA's, the rank can be named: `speft-r16`. What is not the paper's is
+said beside each.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
+from autopeft.configuration import Group
+from autopeft.methods.sparse import DEFAULT_BLOCK
+from autopeft.methods.units import SCORES
+from autopeft.space.schema import Scalar
+
+S2FT_DENSITY = 0.03
+GIFT_DENSITY = 128 / 4096
+GIFT_BITS = 4
+DIAGONAL_BLOCKS = 64
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a name stands for, but for its training values.
+
+    Attributes:
+        groups: Before the rule.
+        sparsity: The rule and all its parameters.
+    """
+
+    groups: tuple[Group, ...]
+    sparsity: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a preset is made.
+
+    Attributes:
+        make: Of the backbone and the argument.
+        argument: What follows the name: "rank", "score" or "" for nothing.
+        default: Its value where the name stands alone.
+        source: Paper and code.
+    """
+
+    make: Callable[[Anatomy, str], Preset]
+    argument: str
+    default: str
+    source: str
+
+
+_NONE: Mapping[str, Scalar] = {"rule": "none"}
+
+
+def _sites(anatomy: Anatomy, *roles: str) -> list[str]:
+    return [role for role in roles or LINEAR_ROLES if role in anatomy.roles]
+
+
+def _as_lora(anatomy: Anatomy, rank: str, sites: list[str], **sparsity: Scalar) -> Preset:
+    """As many sparse weights as LoRA of a rank would have parameters in all layers."""
+    layers, alpha = range(len(anatomy.layers)), 2.0 * int(rank)
+    lora = Group.of("lora", layers, sites, rank=int(rank), alpha=alpha, dropout=0.0)
+    settings = {"granularity": "weight", "smallest": False} | sparsity
+    return Preset((lora,), {"rule": "sparse", **settings})
+
+
+def _speft(anatomy: Anatomy, rank: str) -> Preset:
+    sites = _sites(anatomy, "query", "value")
+    return _as_lora(anatomy, rank, sites, scope="global", score="gradient")
+
+
+def _shira(anatomy: Anatomy, rank: str) -> Preset:
+    sites = _sites(anatomy, "query", "value")
+    return _as_lora(anatomy, rank, sites, scope="site", score="random")
+
+
+def _tr_pts(anatomy: Anatomy, rank: str) -> Preset:
+    """The highest of all weights say how many each layer gets, which then gets its own highest."""
+    return _as_lora(anatomy, rank, _sites(anatomy), scope="global", score="fisher")
+
+
+def _smt(anatomy: Anatomy, rank: str) -> Preset:
+    """Blocks have the side that was measured: 256 of 4,096 is more than small backbones bear."""
+    measured = anatomy.importance
+    side = DEFAULT_BLOCK if measured is None else measured.block
+    sites = _sites(anatomy, "query", "key", "value")
+    settings: dict[str, Scalar] = {"granularity": "block", "block": side}
+    return _as_lora(anatomy, rank, sites, scope="global", score="gradient_sum", **settings)
+
+
+def _s2ft(anatomy: Anatomy, score: str) -> Preset:
+    """Each layer gets the same share; the released code draws over the pool of all layers."""
+    return Preset((_channels(anatomy, _sites(anatomy, "down"), S2FT_DENSITY, score, 0),), _NONE)
+
+
+def _gift_sw(anatomy: Anatomy, score: str) -> Preset:
+    group = _channels(anatomy, _sites(anatomy), GIFT_DENSITY, score, GIFT_BITS)
+    return Preset((group,), _NONE)
+
+
+def _channels(anatomy: Anatomy, sites: list[str], density: float, score: str, noise: int) -> Group:
+    return Group.of(
+        "sparse",
+        range(len(anatomy.layers)),
+        sites,
+        density=density,
+        granularity="input",
+        score=score,
+        smallest=False,
+        noise=noise,
+    )
+
+
+def _diablo(anatomy: Anatomy, argument: str) -> Preset:
+    """Blocks are squares: a wide map's N blocks of m/N x n/N are rows of squares."""
+    groups = []
+    for layer in anatomy.layers:
+        for role in _sites(anatomy, "query", "key", "value", "up", "down"):
+            site = layer.sites[role]
+            smaller = min(site.in_features, site.out_features)
+            side = max(1, smaller // DIAGONAL_BLOCKS)
+            settings: dict[str, Scalar] = {"granularity": "block", "block": side}
+            share = 1.0 / (smaller // side)
+            groups.append(
+                Group.of(
+                    "sparse",
+                    (layer.index,),
+                    (role,),
+                    density=share,
+                    score="diagonal",
+                    smallest=False,
+                    **settings,
+                )
+            )
+    return Preset(tuple(groups), _NONE)
+
+
+RECIPES: Mapping[str, _Recipe] = {
+    "speft": _Recipe(_speft, "rank", "8", "SPEFT, arXiv 2412.13488: static, by gradient"),
+    "shira": _Recipe(_shira, "rank", "32", "SHiRA, arXiv 2406.13175, as HF peft has it: random"),
+    "smt": _Recipe(_smt, "rank", "8", "SMT, arXiv 2405.15525: mean_abs, no_restriction"),
+    "tr-pts": _Recipe(_tr_pts, "rank", "2", "TR-PTS, arXiv 2507.22872: its parameter half"),
+    "s2ft": _Recipe(_s2ft, "score", "random", "S2FT, arXiv 2412.06289: d = 0.03, as released"),
+    "gift-sw": _Recipe(_gift_sw, "score", "activation", "GIFT-SW, arXiv 2408.15300: 4 bits"),
+    "diablo": _Recipe(_diablo, "", "", "DiaBlo, arXiv 2506.03230: N = 64"),
+}
+
+_SHOWN = {"rank": "-r<rank>", "score": "-<score>", "": ""}
+
+KNOWN = tuple(
+    shown
+    for name, recipe in RECIPES.items()
+    for shown in dict.fromkeys((name, name + _SHOWN[recipe.argument]))
+)
+
+
+def preset(name: str, anatomy: Anatomy) -> Preset | None:
+    """What a name stands for on a backbone; None for an unknown name."""
+    for known, recipe in RECIPES.items():
+        if name == known:
+            return recipe.make(anatomy, recipe.default)
+        argument = name.removeprefix(f"{known}-")
+        if argument == name:
+            continue
+        if recipe.argument == "rank" and (match := re.fullmatch(r"r([1-9]\d{0,3})", argument)):
+            return recipe.make(anatomy, match[1])
+        if recipe.argument == "score" and argument in SCORES:
+            return recipe.make(anatomy, argument)
+    return None
