@@ -1,8 +1,8 @@
 """What sparsity rules cost and save while training: seconds per step, peak memory.
 
-    python -m benchmarks.sparsity_cost [DATA] [--backbone minilm] [--rounds 5]
+    python -m benchmarks.sparsity_cost [DATA] [--backbone minilm] [--lanes 1 4] [--rounds 5]
 
-Rules take turns, a round of steps each, on the same batches, by themselves and four to a pack;
+Rules take turns, a round of steps each, on the same batches, by themselves and several to a pack;
 seconds are medians over the rounds (CPU seconds beside them, which say more where others use the
 machine), scoring included. The peak is of the tensors that training adds to the backbone, over as
 many steps. LoRA r=8 on query, value, up and down of every layer; DATA is a folder with TREC-6, by
@@ -38,7 +38,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "id3": {"rule": "id3"},
     "adalora": {"rule": "adalora"},
 }
-CLASSES, BATCH, TOKENS = 6, 32, 32
+CLASSES, TOKENS = 6, 32
 ROUND = 10
 """Steps of a round: IST's interval, so that each holds one scoring."""
 
@@ -73,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.backbone, n_classes=CLASSES, device=options.device, dtype=torch.float32
     )
     data = _data(options, subject.backbone)
-    trainer = _trainer(subject.backbone, data, options.rounds)
+    trainer = _trainer(subject.backbone, data, options.batch, options.rounds)
     print(
         f"{options.backbone}, {options.device}, {torch.get_num_threads()} threads, batch {BATCH}"
     )
-    for lanes in (1, 4):
+    for lanes in options.lanes:
         print(f"\n{lanes} lane{'s' * (lanes > 1)}\n")
         for line in _table(trainer, lanes, options.rounds):
             print(line, flush=True)
@@ -130,13 +130,13 @@ def _lanes(trainer: Trainer, rule: Mapping[str, Any], lanes: int) -> list[Lane]:
     return [Lane(number, configuration) for number in range(lanes)]
 
 
-def _trainer(backbone: Any, data: TaskData, rounds: int) -> Trainer:
+def _trainer(backbone: Any, data: TaskData, batch: int, rounds: int) -> Trainer:
     settings = LoopSettings(
         task="sequence-classification",
         metrics=("accuracy",),
         total_steps=ROUND * (rounds + 1),
-        batch_size=BATCH,
-        micro_batch_size=BATCH,
+        batch_size=batch,
+        micro_batch_size=batch,
     )
     return Trainer(backbone, data, settings, study_seed=0)
 
@@ -146,8 +146,8 @@ def _data(options: argparse.Namespace, backbone: Any) -> TaskData:
         return trec6(options.data, backbone.tokenizer)
     return random_rows(
         Lengths(TOKENS, 0, TOKENS, TOKENS),
-        n_train=BATCH * ROUND,
-        n_validation=BATCH,
+        n_train=options.batch * ROUND,
+        n_validation=options.batch,
         n_classes=CLASSES,
         vocabulary=backbone.config.vocab_size,
     )
@@ -163,6 +163,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backbone", default="minilm", help=f"builtin:minilm, a folder, or {', '.join(SHAPES)}"
     )
+    parser.add_argument("--lanes", type=int, nargs="+", default=[1, 4], help="of each pack")
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
