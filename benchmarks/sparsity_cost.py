@@ -4,9 +4,9 @@
 
 Rules take turns, a round of steps each, on the same batches, by themselves and several to a pack;
 seconds are medians over the rounds (CPU seconds beside them, which say more where others use the
-machine), scoring included. The peak is of the tensors that training adds to the backbone, over as
-many steps. LoRA r=8 on query, value, up and down of every layer; DATA is a folder with TREC-6, by
-default rows of random tokens.
+machine), scoring included. The peak is of the tensors that training adds to the backbone, over
+the steps of a round. LoRA r=8 on query, value, up and down of every layer; DATA is a folder with
+TREC-6, by default rows of random tokens.
 """
 
 import argparse
@@ -74,9 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     data = _data(options, subject.backbone)
     trainer = _trainer(subject.backbone, data, options.batch, options.rounds)
-    print(
-        f"{options.backbone}, {options.device}, {torch.get_num_threads()} threads, batch {BATCH}"
-    )
+    threads = torch.get_num_threads()
+    print(f"{options.backbone}, {options.device}, {threads} threads, batch {options.batch}")
     for lanes in options.lanes:
         print(f"\n{lanes} lane{'s' * (lanes > 1)}\n")
         for line in _table(trainer, lanes, options.rounds):

@@ -118,7 +118,8 @@ class MovingRanks(Acting):
 
     def _chosen(self, done: int) -> dict[str, Tensor]:
         """Which triplets of every matrix stay after so many steps, bool [r]."""
-        scores, chosen = self.triplet_scores(), {}
+        scores = self.triplet_scores()
+        chosen: dict[str, Tensor] = {}
         for price, sites in self._classes.items():
             values = torch.cat([scores[site] for site in sites])
             count = budget_at(
@@ -127,7 +128,7 @@ class MovingRanks(Acting):
             stays = torch.zeros_like(values, dtype=torch.bool)
             stays[values.topk(count, sorted=False).indices] = True
             ranks = [len(scores[site]) for site in sites]
-            chosen |= dict(zip(sites, stays.split(ranks), strict=True))
+            chosen |= dict(zip(sites, torch.split(stays, ranks), strict=True))
         return chosen
 
     def _fix(self, kept: Mapping[str, Tensor]) -> None:

@@ -81,7 +81,7 @@ class GrowingMask(Acting):
         self._freeze()
 
     def _freeze(self) -> None:
-        for frozen, own in zip(self._frozen, self._open.split(self._sizes), strict=True):
+        for frozen, own in zip(self._frozen, torch.split(self._open, self._sizes), strict=True):
             frozen.copy_(~own.view_as(frozen))
 
     def state(self) -> dict[str, Tensor]:

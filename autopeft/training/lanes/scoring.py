@@ -70,5 +70,5 @@ def scored_losses(
     return total / task.weight(examples, rows)
 
 
-def _no_draws(name: str, shape: Sequence[int]) -> Tensor:
+def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
     raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} in scoring")
