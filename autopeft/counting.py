@@ -35,7 +35,7 @@ def site_params(configuration: Configuration, anatomy: Anatomy) -> dict[tuple[in
     counts: Counter[tuple[int, str]] = Counter()
     for group, place in placed_groups(configuration, anatomy):
         counts[place.layer, place.site] += registry[group.method].count(group, place)
-    return rules.of(configuration).kept(counts, dict(configuration.sparsity))
+    return rules.of(configuration).kept(counts, configuration, anatomy)
 
 
 def trainable_params(configuration: Configuration, anatomy: Anatomy) -> int:

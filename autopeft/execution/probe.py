@@ -5,7 +5,8 @@ come from a few steps of the configuration alone, on the study's device and data
 kept of the frozen layers. Nothing of it is trained further.
 
 - `train_seconds`: optimizer steps of the full budget times the median step on a batch of middling
-  length. Evaluation, loading and waiting are left out.
+  length, and what a sparsity rule's own passes take of a mean step. Evaluation, loading and
+  waiting are left out.
 - `peak_memory_bytes`: the backbone's weights and buffers, and what training adds to the tensors on
   the device at its peak, on the longest batch. Left out: what libraries take for themselves, and
   the evaluation.
@@ -94,11 +95,13 @@ class SoloProbe:
         run = self._started(self._middling, configuration)
         run.train(WARM_STEPS)
         steps = timed_steps(run, TIMED_STEPS, self.device)
+        scoring = run.scoring_seconds_per_step()
         total = self._trainer.settings.total_steps
-        return {
-            "train_seconds": total * median(steps),
+        found = {
+            "train_seconds": total * (median(steps) + scoring),
             "step_seconds": [round(seconds, 6) for seconds in steps],
         }
+        return found | ({"scoring_seconds_per_step": scoring} if scoring else {})
 
     def _peak_memory(self, configuration: Configuration) -> Mapping[str, Any]:
         trainer = self._longest  # made outside: it stays from probe to probe

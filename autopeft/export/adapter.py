@@ -31,6 +31,7 @@ from autopeft.export.configuration_file import (
 from autopeft.export.model_card import model_card
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods import registry
+from autopeft.sparsity import rules
 
 TENSORS = "adapter.safetensors"
 CONFIGURATION = "autopeft.yaml"
@@ -74,11 +75,17 @@ def folded_weights(
     return folded
 
 
-def built_configuration(configuration: Configuration, anatomy: Anatomy) -> Configuration:
-    """What a configuration comes to under its rule, as one that needs neither rule nor scores."""
-    return Configuration.of(
+def built_configuration(
+    configuration: Configuration, anatomy: Anatomy, weights: Mapping[str, Tensor]
+) -> tuple[Configuration, dict[str, Tensor]]:
+    """What a trained configuration comes to under its rule: one without rule, and its tensors.
+
+    It needs no scores, and holds nothing that the rule has dropped in training.
+    """
+    built = Configuration.of(
         resolved(configuration, anatomy).groups, training=dict(configuration.training)
     )
+    return rules.of(configuration).stored(built, weights)
 
 
 def folded_configuration(configuration: Configuration) -> Configuration:
@@ -100,8 +107,10 @@ def save_adapter(
         The forms that were written: `autopeft`, and `peft` where it can hold the adapter.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    built = built_configuration(adapter.file.configuration, backbone.anatomy)
-    tensors = folded_weights(built, adapter.weights)
+    built, weights = built_configuration(
+        adapter.file.configuration, backbone.anatomy, adapter.weights
+    )
+    tensors = folded_weights(built, weights)
     told = {"label_names": adapter.label_names, "built": folded_configuration(built).to_dict()}
     meta = {"autopeft": json.dumps(told)}
     save_file(
@@ -113,7 +122,7 @@ def save_adapter(
     (folder / METRICS).write_text(json.dumps(adapter.metrics, indent=2) + "\n", encoding="utf-8")
     if backbone.tokenizer is not None:
         backbone.tokenizer.save_pretrained(folder)
-    forms = ("autopeft", *_save_peft(built, adapter.weights, folder, backbone, head))
+    forms = ("autopeft", *_save_peft(built, weights, folder, backbone, head))
     card = model_card(adapter.file, adapter.metrics, adapter.label_names, forms)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return forms

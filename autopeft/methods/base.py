@@ -99,10 +99,14 @@ class Call:
     Attributes:
         training: Whether dropout is on.
         uniform: The shared draws of this step.
+        gains: [K, n_layers] factors on what each lane's operators add in each layer, of all lanes
+            of the pack; None for none. Of a prefix: on the attention that it gets, before it is
+            normalised, so that at 0 the layer is the backbone's.
     """
 
     training: bool
     uniform: Uniform
+    gains: Tensor | None = None
 
 
 class LaneOperator(nn.Module):

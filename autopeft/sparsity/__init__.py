@@ -4,7 +4,7 @@ A rule says which of a configuration's parameters train, and when. Importing thi
 `rules`. A new rule is one new file, named in the import below.
 """
 
-from autopeft.sparsity import none, sparse, spt
+from autopeft.sparsity import adalora, id3, ist, lisa, none, sparse, spt
 from autopeft.sparsity.base import Rule, rules
 
-__all__ = ["Rule", "none", "rules", "sparse", "spt"]
+__all__ = ["Rule", "adalora", "id3", "ist", "lisa", "none", "rules", "sparse", "spt"]

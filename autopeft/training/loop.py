@@ -21,6 +21,8 @@ from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane, in_stream_order
 from autopeft.training.lanes.passes import LanePass
 from autopeft.training.lanes.predict import predict
+from autopeft.training.lanes.rules import Answer
+from autopeft.training.lanes.scoring import scored_losses, scoring_rows
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.state import LaneState, put_state, take_state
 from autopeft.training.lanes.steps import autocast
@@ -183,7 +185,7 @@ class PackRun:
         self._losses: list[Tensor] = []
         if states is not None:
             for each in self._passes:
-                put_state(each.pack, each.optimizer, states)
+                put_state(each.pack, each.optimizer, states, each.rules)
             self.step = next(iter(states.values())).step
 
     @property
@@ -193,7 +195,9 @@ class PackRun:
 
     def states(self) -> dict[int, LaneState]:
         """Every lane's state now, by trial number."""
-        taken = (take_state(each.pack, each.optimizer, self.step) for each in self._passes)
+        taken = (
+            take_state(each.pack, each.optimizer, self.step, each.rules) for each in self._passes
+        )
         return {number: state for states in taken for number, state in states.items()}
 
     def train(self, until: int, *, on_step: Callable[[int], bool] | None = None) -> bool:
@@ -230,7 +234,7 @@ class PackRun:
         weight, rows = self._trainer.task.weight(examples, numbers), len(numbers)
         total = torch.zeros(len(self.lanes), device=self._trainer.device)
         for each in self._passes:
-            each.optimizer.zero_grad()
+            each.begin(self.step, self._answer_of(each))
         for start in range(0, rows, micro):
             part = numbers[start : start + micro]
             batch = examples.batch(part, width)
@@ -245,6 +249,44 @@ class PackRun:
         self.profile.optimizer_steps += 1
         self.profile.samples += rows
         return total
+
+    def _answer_of(self, own: LanePass) -> Answer:
+        """What gives the losses that the rules of a pass ask for."""
+        trainer = self._trainer
+
+        def answer(size: int, turn: int, gains: Tensor) -> np.ndarray:
+            rows = scoring_rows(self._seeds, len(trainer.train), size, turn)
+            cache = trainer.caches.get(trainer.train)
+            trunk = SharedTrunk([own.pack], cache, skips=trainer.skips_layers)
+            with (
+                self._timed("scoring_seconds"),
+                autocast(trainer.device, self._settings.precision),
+            ):
+                losses = scored_losses(
+                    own.pack,
+                    trainer.task,
+                    trainer.train,
+                    rows,
+                    gains=gains,
+                    trunk=trunk,
+                    micro=self._settings.micro_batch_size,
+                )
+                return losses.double().cpu().numpy()
+
+        return answer
+
+    def scoring_seconds_per_step(self) -> float:
+        """What passes that rules ask for take of a mean step; one round of each is run.
+
+        It changes what the rules have learnt: for probes, whose lanes are thrown away.
+        """
+        seconds = 0.0
+        for each in self._passes:
+            for period in sorted(set(each.rules.periods)):
+                before = self.profile.scoring_seconds
+                each.rules.ask(period, self._answer_of(each))
+                seconds += (self.profile.scoring_seconds - before) / period
+        return seconds
 
     def _trunk_of(self, examples: PaddedExamples) -> SharedTrunk:
         trainer = self._trainer

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from autopeft.backbone.anatomy import Anatomy, Layer
 from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, placed_groups
+from autopeft.counting import first_layer, placed_groups, training_params
 from autopeft.methods import registry
 from autopeft.methods.base import Place
+from autopeft.sparsity import rules
 
 FLOAT32, BFLOAT16 = 4, 2
 
@@ -196,6 +197,11 @@ def estimate(
         for start in range(0, len(order), size)
     ]
     trained = [each.trained_params() + head_params * len(each.lanes) for each in passes]
+    of_rules = sum(
+        size * training_params(lane, anatomy)
+        for lane in lanes
+        if (size := rules.of(lane).state_bytes)
+    )
     fixed = sum(each.fixed_params() for each in passes)
     kept = max(each.kept() for each in passes)
     running = max(each.kept() + each.running() + each.logits() for each in passes)
@@ -203,7 +209,7 @@ def estimate(
     working = max(running, others) - kept
     return MemoryEstimate(
         backbone=weights.all_bytes,
-        lanes=sum(trained) * PERSISTENT_BYTES + fixed * FIXED_BYTES,
+        lanes=sum(trained) * PERSISTENT_BYTES + fixed * FIXED_BYTES + of_rules,
         activations=kept,
         working=working,
         overhead=round((kept + working) * shape.overhead),

@@ -11,7 +11,8 @@ class Profile:
         optimizer_steps: Steps taken.
         samples: Examples per lane.
         tokens: Tokens per lane, padding included.
-        train_seconds: In training steps, the whole pack.
+        train_seconds: In training steps, the whole pack; with what rules do around them.
+        scoring_seconds: Of these, in forward passes that sparsity rules asked for.
         evaluation_seconds: In evaluation, the whole pack.
     """
 
@@ -19,4 +20,5 @@ class Profile:
     samples: int = 0
     tokens: int = 0
     train_seconds: float = 0.0
+    scoring_seconds: float = 0.0
     evaluation_seconds: float = 0.0

@@ -266,3 +266,51 @@ def test_an_untrained_adapter_tells_the_models_own_story(tmp_path: Path, trained
     folder = trained(base, [layers], task="causal-lm", noise=0.0)
     (answer,) = autopeft.load(folder, device="cpu").generate(["Once upon a time"])
     assert answer.startswith(", there was a little girl named Lily. She loved to play outside")
+
+
+def test_an_adapter_of_moved_ranks_is_smaller_and_the_same(tmp_path: Path, llama: Path) -> None:
+    """Zero triplets are dropped: every matrix has a rank of its own, in our form and in peft's."""
+    model = ModelBlock(name_or_path=str(llama), task="causal-lm")
+    backbone = load_backbone(backbone_request(model))
+    rule = {"rule": "adalora", "target": 0.5}
+    configuration = Configuration.of([LORA], training=TRAINING, sparsity=rule)
+    recipe = backbone.recipe(1)
+    pack = Pack(backbone, recipe, [Lane(0, configuration)], seeds=Seeds(0))
+    weights = pack.lane_views(pack.parameters_by_name(), 0)
+    generator = torch.Generator().manual_seed(3)
+    gone = {"lora.0.query": [0], "lora.0.down": [0, 1, 2], "lora.1.query": [1, 2]}
+    with torch.no_grad():
+        for name, weight in sorted(weights.items()):
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.3)
+            if name.endswith(".B"):
+                weight[gone.get(name.removesuffix(".B"), [])] = 0.0
+    block = DataBlock(source="rows.jsonl", format="prompt-completion")
+    file = ConfigurationFile(model, block, TrainingBlock(), 0, configuration, backbone.fingerprint)
+    facts = {"validation": {"loss": 1.0}, "trainable_params": 7, "head_params": 0}
+    adapter = Adapter(file, weights, (), {**facts, "optimizer_steps": 3})
+    folder = tmp_path / "adapter"
+    assert save_adapter(adapter, folder, backbone, recipe) == ("autopeft", "peft")
+    loaded = autopeft.load(folder, device="cpu")
+    ranks = {name: t.shape[0] for name, t in loaded.adapter.weights.items() if name.endswith("B")}
+    assert ranks == {"lora.0.query.B": 2, "lora.1.query.B": 1, "lora.1.down.B": 3}
+    answers = loaded.generate(PROMPTS, max_new_tokens=12)
+    assert answers == answers_of_peft(llama, folder, PROMPTS, 12)
+    whole = generate(
+        pack,
+        backbone.lm_head,  # type: ignore[arg-type]
+        [[5, 9, 12]],
+        ends=frozenset(),
+        pad=0,
+        most=6,
+        longest=None,
+    )
+    again = generate(
+        loaded._pack,
+        backbone.lm_head,  # type: ignore[arg-type]
+        [[5, 9, 12]],
+        ends=frozenset(),
+        pad=0,
+        most=6,
+        longest=None,
+    )
+    assert whole == again

@@ -7,15 +7,19 @@ import numpy as np
 import torch
 
 from autopeft.backbone.loading import Backbone
+from autopeft.methods.base import Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.optimizer import LaneAdamW, schedule
 from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.rules import Answer, LaneRules, freezes_scalars, segment_layers
 from autopeft.training.lanes.seeds import Seeds, StepUniform
-from autopeft.training.lanes.state import LaneState, take_state
+from autopeft.training.lanes.state import LaneState, put_state, take_state
 from autopeft.training.lanes.steps import Recorder, Steps
 from autopeft.training.tasks import CausalTask, SequenceTask, Task
 
 STEPS = 20
+SCORING = 1000
+"""The first step whose batch is none that trains: rules are scored on it."""
 CLASSES = 3
 Known = Mapping[int, torch.Tensor]
 Make = Callable[[int, Pack], tuple[Batch, Known]]
@@ -42,6 +46,7 @@ class Training:
         saved: Mapping[int, Mapping[str, torch.Tensor]] = MappingProxyType({}),
     ) -> None:
         self.seeds = Seeds(7)
+        self._backbone = backbone
         self.pack = Pack(
             backbone,
             backbone.recipe(CLASSES),
@@ -59,6 +64,15 @@ class Training:
             learning_rates=[value("learning_rate") for value in values],
             weight_decays=[value("weight_decay") for value in values],
             max_grad_norm=1.0,
+            layers=segment_layers(self.pack.lanes, self.pack.n_layers),
+            by_element=freezes_scalars(self.pack.lanes),
+        )
+        self.rules = LaneRules(
+            self.pack,
+            self.optimizer,
+            total_steps=STEPS,
+            seeds=self.seeds,
+            spares=recorder is None,
         )
         self.factors = schedule(
             "linear",
@@ -78,9 +92,34 @@ class Training:
                 weight = len(batch) if batch.targets is None else batch.targets.count
                 uniform = StepUniform(self.seeds, step, 0, len(batch), torch.device("cpu"))
                 self.optimizer.zero_grad()
+                self.rules.ask(step, self.answer(make))
+                self.rules.schedule(step)
                 self.steps.accumulate(batch, known, uniform, weight=weight)
+                self.rules.score(step)
                 self.steps.update(self.factors[step])
-        return take_state(self.pack, self.optimizer, stop)
+                self.rules.apply(step)
+        return take_state(self.pack, self.optimizer, stop, self.rules)
+
+    def put(self, states: dict[int, LaneState]) -> None:
+        """Continue from states."""
+        put_state(self.pack, self.optimizer, states, self.rules)
+
+    def answer(self, make: Make) -> Answer:
+        """Losses of the batch of a step that does not train."""
+
+        def losses(size: int, turn: int, gains: torch.Tensor) -> np.ndarray:
+            batch, known = make(SCORING + turn, self.pack)
+            loss = task_of(self._backbone).loss_sums
+            weight = len(batch) if batch.targets is None else batch.targets.count
+            uniform = StepUniform(self.seeds, 0, 0, len(batch), torch.device("cpu"))
+            with torch.no_grad():
+                each = [
+                    loss(self.pack(batch, Call(False, uniform, gain), known), batch)
+                    for gain in gains
+                ]
+            return (torch.stack(each) / weight).double().numpy()
+
+        return losses
 
 
 def task_of(backbone: Backbone) -> Task:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from autopeft.training.activations import CacheBudget
 from autopeft.training.batches import Batch
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.scoring import scoring_rows
+from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.state import LaneState
 from autopeft.training.loop import PackRun, Trainer
 from autopeft.training.settings import LoopSettings
@@ -335,3 +338,85 @@ def test_t5_in_turns_is_t5_together(size: int) -> None:
     one, other = together.evaluate(), in_turns.evaluate()
     for number, found in one.items():
         assert found.values["loss"] == pytest.approx(other[number].values["loss"], abs=1e-5)
+
+
+RULES: list[dict[str, Any]] = [
+    {"rule": "ist", "interval": 3, "batch": 10},
+    {"rule": "id3", "budget": 0.5},
+    {"rule": "adalora", "interval": 2, "final": 0.4},
+    {"rule": "none"},
+    {"rule": "ist", "interval": 4, "batch": 5},
+]
+
+
+def _ruled() -> list[Lane]:
+    training = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+    groups = [
+        Group.of("lora", [0, 1, 2], ["query", "up"], rank=3, alpha=8.0, dropout=0.1),
+        Group.of("prefix", [1], length=2, reparametrise=False),
+    ]
+    return [
+        Lane(number, Configuration.of(groups, training=training, sparsity=rule))
+        for number, rule in enumerate(RULES)
+    ]
+
+
+@pytest.mark.parametrize("changes", [{"lanes_per_pass": 2}, {"micro_batch_size": 3}, {"cache": 1}])
+def test_rules_in_turns_in_parts_and_from_caches(changes: dict[str, Any]) -> None:
+    together = _trainer(lanes_per_pass=5).start(_ruled())
+    together.train(STEPS)
+    if "cache" in changes:
+        changes = _cached(memory_bytes=1 << 20)
+    other = _trainer(**changes).start(_ruled())
+    other.train(STEPS)
+    assert _apart(together, other) < 1e-5
+    assert 0.0 < other.profile.scoring_seconds < other.profile.train_seconds
+    one, two = together.states(), other.states()
+    for number in (0, 4):
+        scores = one[number].of_rule()["scores"]
+        assert float(scores.abs().max()) > 1e-6, "nothing was learnt"
+        assert torch.allclose(scores, two[number].of_rule()["scores"], atol=1e-5)
+    plain = _trainer().start(_lanes(1e-3))
+    plain.train(STEPS)
+    assert plain.profile.scoring_seconds == 0.0
+
+
+def test_rules_go_on_from_state_files_in_other_packs(tmp_path: Path) -> None:
+    trainer = _trainer(lanes_per_pass=3)
+    whole = trainer.start(_ruled())
+    whole.train(STEPS)
+    half = trainer.start(_ruled())
+    half.train(7)
+    states = {}
+    for number, state in half.states().items():
+        state.save(tmp_path / f"{number}.safetensors")
+        states[number] = LaneState.load(tmp_path / f"{number}.safetensors")
+    for part in (_ruled()[:1], _ruled()[1:]):
+        resumed = trainer.start(part, states=states)
+        resumed.train(STEPS)
+        for number, state in resumed.states().items():
+            expected = whole.states()[number].tensors
+            assert state.tensors.keys() == expected.keys()
+            for name, tensor in state.tensors.items():
+                apart = (tensor.double() - expected[name].double()).abs().max()
+                assert float(apart) < 1e-5, (number, name)
+
+
+def test_the_scoring_order_is_an_epoch_of_batches_at_a_time() -> None:
+    seeds = Seeds(3)
+    batches = [scoring_rows(seeds, 10, 4, turn) for turn in range(6)]
+    assert [len(rows) for rows in batches] == [4, 4, 2, 4, 4, 2]
+    for epoch in (batches[:3], batches[3:]):
+        assert sorted(np.concatenate(epoch).tolist()) == list(range(10))
+    assert not np.array_equal(np.concatenate(batches[:3]), np.concatenate(batches[3:]))
+    assert np.array_equal(batches[4], scoring_rows(seeds, 10, 4, 4))
+
+
+def test_a_probe_sees_what_scoring_takes() -> None:
+    run = _trainer().start(_ruled()[:1])
+    run.train(2)
+    assert run.profile.scoring_seconds == 0.0
+    per_step = run.scoring_seconds_per_step()
+    assert per_step == pytest.approx(run.profile.scoring_seconds / 3)
+    assert per_step > 0.0
+    assert _trainer().start(_lanes(1e-3)).scoring_seconds_per_step() == 0.0

@@ -36,6 +36,7 @@ class LayerAttention:
         name: Names the draws of its dropout.
         operators: Prefix operators with their members.
         stream: Tells which lanes run.
+        layer: The layer's index.
         dropout: Rate at which attention probabilities are dropped in training.
     """
 
@@ -45,10 +46,11 @@ class LayerAttention:
         operators: Sequence[tuple[PrefixOperator, Members]],
         stream: Stream,
         *,
+        layer: int,
         dropout: float = 0.0,
     ) -> None:
         self._name, self._operators, self._stream = name, operators, stream
-        self._dropout = dropout
+        self._layer, self._dropout = layer, dropout
         self._phase: Literal["whole", "taking", "giving"] = "whole"
         self._taken: tuple[Tensor, Tensor] | None = None
 
@@ -95,6 +97,13 @@ class LayerAttention:
             return None
         kept = call.uniform(self._name, [rows, *shape[1:]]) >= self._dropout
         return (kept / (1.0 - self._dropout)).repeat(shape[0] // rows, 1, 1, 1)
+
+    def prefix_gains(self, rows: int) -> Tensor | None:
+        """`Call.gains` of the running lanes' prefixes here, once per row, [n * B]; or None."""
+        call, lanes = self._stream.call, self._stream.lanes
+        if call is None or call.gains is None:
+            return None
+        return call.gains[:lanes, self._layer].repeat_interleave(rows // lanes)
 
     def assemble(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prefix keys and values for the running lanes, and which of them count.
@@ -172,7 +181,10 @@ def lane_attention(
             position_bias = nn.functional.pad(position_bias, (valid.shape[1], 0))
         key = torch.cat([prefix_keys, key], dim=2)
         value = torch.cat([prefix_values, value], dim=2)
-        attention_mask, is_causal = _with_prefix(attention_mask, valid), False
+        gains = layer.prefix_gains(len(valid))
+        if gains is not None:
+            attention_mask = _additive(attention_mask, query.dtype)
+        attention_mask, is_causal = _with_prefix(attention_mask, valid, gains), False
     if keep is not None:
         if attention_mask is None:
             attention_mask = _full_mask(query, key, causal=_causal(module, is_causal))
@@ -219,14 +231,21 @@ def _full_mask(query: Tensor, key: Tensor, *, causal: bool) -> Tensor:
     return mask[None, None]
 
 
-def _with_prefix(mask: Tensor, valid: Tensor) -> Tensor:
-    """A mask over [prefix, keys]: prefixes are seen by every query of their lane."""
+def _with_prefix(mask: Tensor, valid: Tensor, gains: Tensor | None) -> Tensor:
+    """A mask over [prefix, keys]: prefixes are seen by every query of their lane.
+
+    Gains [n * B], with an additive mask only, multiply what a prefix gets before the softmax
+    normalises it: log(gain) is added to its scores.
+    """
     rows, prefix = valid.shape
     mask = mask.expand(rows, *mask.shape[1:])
     seen = valid[:, None, None, :].expand(rows, *mask.shape[1:3], prefix)
     if mask.dtype != torch.bool:
         hidden = torch.finfo(mask.dtype).min
-        seen = torch.zeros_like(seen, dtype=mask.dtype).masked_fill(~seen, hidden)
+        bias = torch.zeros_like(seen, dtype=mask.dtype)
+        if gains is not None:
+            bias += gains.to(mask.dtype).log().clamp(min=hidden).view(-1, 1, 1, 1)
+        seen = bias.masked_fill(~seen, hidden)
     return torch.cat([seen, mask], dim=3)
 
 

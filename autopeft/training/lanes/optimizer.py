@@ -6,6 +6,11 @@ The update is AdamW's (arXiv 1711.05101) as torch computes it, with scalars gath
 A lane that is not active, or does not train at a step, keeps weights, moments and step count bit
 for bit: a zero gradient is not "frozen" to Adam, and nan * 0 is nan, so all updates go through
 `torch.where`. No update waits for the device, so that it can be captured.
+
+Where sparsity rules say what trains, step counts go by *segment*, a lane's part in one layer or
+its head, and single scalars may be frozen. What does not train at a step keeps everything bit for
+bit, and its gradient does not enter the clip's norm, as if it required none. Packs without such
+rules have one segment per lane, and take no part in this.
 """
 
 import math
@@ -29,12 +34,14 @@ class Stacked:
         parameter: [k, ...].
         members: Lane of each of the k entries.
         decays: Whether weight decay applies (matrices do, biases do not).
+        layer: Where it sits; None for the head.
     """
 
     name: str
     parameter: nn.Parameter
     members: tuple[int, ...]
     decays: bool
+    layer: int | None = None
 
 
 class LaneAdamW:
@@ -48,6 +55,15 @@ class LaneAdamW:
         learning_rates: Peak learning rate per lane.
         weight_decays: Per lane.
         max_grad_norm: Clip of each lane's own gradient norm; 0 or None for no clip.
+        layers: Layers of the backbone, where step counts go by layer; 0 where they go by lane.
+        by_element: Whether single scalars may be frozen.
+
+    Attributes:
+        steps: int64, updates of every segment: [K], or [K * (layers + 1)] with a lane's layers
+            and its head one after the other.
+        active: bool [K], False once a lane has diverged.
+        moving: bool as `steps`, which segments train; None where all do.
+        frozen: bool, a flat buffer: scalars that do not train; None where all do.
     """
 
     def __init__(
@@ -58,8 +74,11 @@ class LaneAdamW:
         learning_rates: Sequence[float],
         weight_decays: Sequence[float],
         max_grad_norm: float | None,
+        layers: int = 0,
+        by_element: bool = False,
     ) -> None:
         self._stacked = tuple(stacked)
+        self._layers = layers
         first = stacked[0].parameter
         dtype, device = first.dtype, first.device
         total = sum(item.parameter.numel() for item in stacked)
@@ -67,7 +86,7 @@ class LaneAdamW:
         self._grads = torch.zeros(total, dtype=dtype, device=device)
         self.first_moment = torch.zeros(total, dtype=dtype, device=device)
         self.second_moment = torch.zeros(total, dtype=dtype, device=device)
-        self._lane = torch.empty(total, dtype=torch.int32, device=device)
+        self._segment = torch.empty(total, dtype=torch.int32, device=device)
         self._decay = torch.zeros(total, dtype=dtype, device=device)
         self._slices: dict[str, slice] = {}
         decays = torch.tensor(list(weight_decays), dtype=dtype, device=device)
@@ -77,10 +96,13 @@ class LaneAdamW:
         self._rates = torch.tensor(list(learning_rates), dtype=self._scalar, device=device)
         self._has_decay = bool(decays.any())
         self._max_norm = max_grad_norm or 0.0
-        self.steps = torch.zeros(lanes, dtype=torch.long, device=device)
+        self.steps = torch.zeros(lanes * (layers + 1), dtype=torch.long, device=device)
         self.active = torch.ones(lanes, dtype=torch.bool, device=device)
-        self._parts, owners = self._lane_parts()
-        self._owners = torch.tensor(owners, device=device)
+        self.moving = torch.ones_like(self.steps, dtype=torch.bool) if layers else None
+        self.frozen = torch.zeros(total, dtype=torch.bool, device=device) if by_element else None
+        self._parts, segments = self._lane_parts()
+        self._part_segments = torch.tensor(segments, device=device)
+        self._owners = self._part_segments // (layers + 1)
 
     def _adopt(self, decays: Tensor) -> None:
         offset = 0
@@ -92,21 +114,36 @@ class LaneAdamW:
             parameter.data = self._weights[part].view_as(parameter)
             parameter.grad = self._grads[part].view_as(parameter)
             members = torch.tensor(item.members, device=parameter.device)
+            segments = torch.tensor(self._segments(item), device=parameter.device)
             per_lane = parameter.numel() // len(item.members)
-            self._lane[part] = members.repeat_interleave(per_lane).to(torch.int32)
+            self._segment[part] = segments.repeat_interleave(per_lane).to(torch.int32)
             if item.decays:
                 self._decay[part] = decays[members].repeat_interleave(per_lane)
             offset = part.stop
 
+    def _segments(self, item: Stacked) -> list[int]:
+        """The segment of each of a tensor's members."""
+        part = self._layers if item.layer is None or not self._layers else item.layer
+        return [member * (self._layers + 1) + part for member in item.members]
+
     def _lane_parts(self) -> tuple[list[Tensor], list[int]]:
-        """Every lane's part of every tensor's gradient, flat, and whose it is."""
+        """Every lane's part of every tensor's gradient, flat, and its segment."""
         parts: list[Tensor] = []
-        owners: list[int] = []
+        segments: list[int] = []
         for item in self._stacked:
             grad = self._grads[self._slices[item.name]].view(len(item.members), -1)
             parts += list(grad.unbind(0))
-            owners += item.members
-        return parts, owners
+            segments += self._segments(item)
+        return parts, segments
+
+    @property
+    def gradients(self) -> Tensor:
+        """The flat buffer of gradients, see `view`."""
+        return self._grads
+
+    def steps_of(self, lane: int) -> Tensor:
+        """A lane's step counts: a view of 1, or of layers + 1, the head's last."""
+        return self.steps.view(-1, self._layers + 1)[lane]
 
     def view(self, buffer: Tensor, name: str) -> Tensor:
         """The part of a flat buffer (a moment) that belongs to a stacked tensor, in its shape."""
@@ -120,10 +157,16 @@ class LaneAdamW:
         self._grads.zero_()
 
     def gradient_norms(self) -> Tensor:
-        """Each lane's gradient norm, [K]."""
+        """Each lane's gradient norm, [K]; of what moves."""
         norms = torch.stack(torch._foreach_norm(self._parts))
-        squares = torch.zeros(len(self.steps), dtype=norms.dtype, device=norms.device)
+        if self.moving is not None:
+            norms = torch.where(self.moving[self._part_segments], norms, torch.zeros_like(norms))
+        squares = torch.zeros(len(self.active), dtype=norms.dtype, device=norms.device)
         return squares.index_add_(0, self._owners, norms.square()).sqrt()
+
+    def _by_segment(self, values: Tensor) -> Tensor:
+        """[K] -> every segment's."""
+        return values.repeat_interleave(self._layers + 1) if self._layers else values
 
     @torch.no_grad()
     def step(self, factors: Tensor, *, trains: Tensor | None = None) -> None:
@@ -133,31 +176,39 @@ class LaneAdamW:
             factors: On each lane's peak learning rate, [K], see `schedule`.
             trains: bool [K], False for lanes that are left as they are this time.
         """
+        if self.frozen is not None:
+            self._grads.masked_fill_(self.frozen, 0.0)
         norms = self.gradient_norms()
         updated = torch.isfinite(norms)
         if trains is not None:
             updated = updated | ~trains
         self.active &= updated
-        updated = self.active if trains is None else self.active & trains
+        updated = self._by_segment(self.active if trains is None else self.active & trains)
+        if self.moving is not None:
+            updated = updated & self.moving
         clip = torch.ones_like(norms)
         if self._max_norm > 0:
             clip = (self._max_norm / (norms + CLIP_EPSILON)).clamp(max=1.0)
+        clip = self._by_segment(clip)
         self.steps += updated
         count = self.steps.clamp(min=1).to(self._scalar)
-        rate = self._rates * factors.to(self._scalar)
+        rate = self._by_segment(self._rates * factors.to(self._scalar))
         beta1, beta2 = BETAS
         size = (rate / (1.0 - beta1**count)).to(clip.dtype)
         root = (1.0 - beta2**count).sqrt().to(clip.dtype)
-        lane = self._lane
-        keep = updated.index_select(0, lane)
-        grads = self._grads * clip.index_select(0, lane)
+        segment = self._segment
+        keep = updated.index_select(0, segment)
+        if self.frozen is not None:
+            keep = keep & ~self.frozen
+        grads = self._grads * clip.index_select(0, segment)
         first = torch.lerp(self.first_moment, grads, 1.0 - beta1)
         second = self.second_moment * beta2 + grads.square() * (1.0 - beta2)
         weights = self._weights
         if self._has_decay:
-            weights = weights * (1.0 - rate.to(clip.dtype).index_select(0, lane) * self._decay)
-        weights = weights - size.index_select(0, lane) * first / (
-            second.sqrt() / root.index_select(0, lane) + EPSILON
+            shrink = rate.to(clip.dtype).index_select(0, segment) * self._decay
+            weights = weights * (1.0 - shrink)
+        weights = weights - size.index_select(0, segment) * first / (
+            second.sqrt() / root.index_select(0, segment) + EPSILON
         )
         for target, new in (
             (self.first_moment, first),

@@ -110,6 +110,7 @@ class Pack(nn.Module):
         self.device = next(backbone.model.parameters()).device
         self.lanes = in_stream_order(lanes, anatomy)
         self.branch_points = [first_layer(lane.configuration, anatomy) for lane in self.lanes]
+        self.n_layers = len(anatomy.layers)
         self._stream = Stream()
         self._is_running = False
         self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
@@ -237,7 +238,11 @@ class Pack(nn.Module):
             touched.add(len(anatomy.layers) - 1)
         return {
             layer: attention.LayerAttention(
-                f"backbone.{layer}.attention", by_layer[layer], self._stream, dropout=rate
+                f"backbone.{layer}.attention",
+                by_layer[layer],
+                self._stream,
+                layer=layer,
+                dropout=rate,
             )
             for layer in sorted(touched)
         }
@@ -331,8 +336,15 @@ class Pack(nn.Module):
             operator = placed.operator
             for name in operator.stacked_names:
                 parameter = operator.get_parameter(name)
-                decays = operator.decays(name)
-                items.append(Stacked(f"{index}.{name}", parameter, operator.members, decays))
+                items.append(
+                    Stacked(
+                        f"{index}.{name}",
+                        parameter,
+                        operator.members,
+                        decays=operator.decays(name),
+                        layer=placed.place.layer,
+                    )
+                )
         everyone = tuple(range(len(self.lanes)))
         for name, parameter in self.head.named_parameters():
             items.append(Stacked(f"head.{name}", parameter, everyone, parameter.dim() > 2))

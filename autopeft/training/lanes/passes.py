@@ -10,6 +10,7 @@ from autopeft.backbone.loading import Backbone
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.optimizer import LaneAdamW, schedule
 from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.rules import Answer, LaneRules, freezes_scalars, segment_layers
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.steps import Steps, recorder_for
 from autopeft.training.settings import LoopSettings
@@ -30,6 +31,7 @@ class LanePass:
     Attributes:
         pack: The lanes.
         optimizer: Of the pack's tensors.
+        rules: Sparsity rules of the lanes.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class LanePass:
             learning_rates=[value("learning_rate") for value in values],
             weight_decays=[value("weight_decay") for value in values],
             max_grad_norm=settings.max_grad_norm,
+            layers=segment_layers(self.pack.lanes, self.pack.n_layers),
+            by_element=freezes_scalars(self.pack.lanes),
         )
         total = settings.total_steps
         self._factors = schedule(
@@ -65,18 +69,32 @@ class LanePass:
             warmup_steps=[warmup_steps(value("warmup_ratio"), total) for value in values],
             device=self.pack.device,
         )
+        recorder = recorder_for(self.pack.device)
+        self.rules = LaneRules(
+            self.pack,
+            self.optimizer,
+            total_steps=total,
+            seeds=seeds,
+            spares=recorder is None,
+        )
         self._steps = Steps(
             self.pack,
             self.optimizer,
             task.loss_sums,
             precision=settings.precision,
-            recorder=recorder_for(self.pack.device),
+            recorder=recorder,
         )
 
     @property
     def replayed(self) -> int:
         """Forward and backward passes that were replayed, not launched one kernel at a time."""
         return self._steps.replayed
+
+    def begin(self, step: int, answer: Answer) -> None:
+        """Clear all gradients, and let rules say what trains in the step after `step` steps."""
+        self.optimizer.zero_grad()
+        self.rules.ask(step, answer)
+        self.rules.schedule(step)
 
     def accumulate(
         self, batch: Batch, known: Mapping[int, Tensor], draws: StepUniform, *, weight: int
@@ -87,7 +105,9 @@ class LanePass:
 
     def update(self, step: int) -> None:
         """The update after `step` steps."""
+        self.rules.score(step)
         self._steps.update(self._factors[step])
+        self.rules.apply(step)
 
 
 def warmup_steps(ratio: float, total: int) -> int:

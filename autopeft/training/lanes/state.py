@@ -1,6 +1,7 @@
 """A lane's state between rungs: unpadded weights, AdamW moments, counts, in one safetensors file.
 
-It holds nothing of the pack the lane was in, so lanes can be regrouped.
+It holds nothing of the pack the lane was in, so lanes can be regrouped. A sparsity rule that acts
+while training keeps what it has learnt here too.
 """
 
 import json
@@ -16,8 +17,9 @@ from torch import Tensor
 from autopeft.errors import InputError
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Pack
+from autopeft.training.lanes.rules import LaneRules
 
-KINDS = ("weight", "first", "second", "fixed")
+KINDS = ("weight", "first", "second", "fixed", "rule")
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class LaneState:
     """One lane, unpadded, on the CPU.
 
     Attributes:
-        tensors: By `kind/name`, kind one of `KINDS`.
+        tensors: By `kind/name`, kind one of `KINDS`; a rule's tensors are its own.
         step: The study's optimizer step that the lane has reached.
-        updates: Updates that the lane itself has taken (fewer where it was inactive).
+        updates: Updates that the lane's head has taken (fewer where it was inactive).
         active: False once it has diverged.
         configuration_hash: Of what it trains.
     """
@@ -44,6 +46,14 @@ class LaneState:
             name.removeprefix("weight/"): tensor
             for name, tensor in self.tensors.items()
             if name.startswith("weight/")
+        }
+
+    def of_rule(self) -> dict[str, Tensor]:
+        """What its sparsity rule keeps."""
+        return {
+            name.removeprefix("rule/"): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith("rule/")
         }
 
     def kept(self) -> dict[str, Tensor]:
@@ -80,8 +90,10 @@ class LaneState:
         return cls(tensors, meta["step"], meta["updates"], meta["active"], meta["hash"])
 
 
-def take_state(pack: Pack, optimizer: LaneAdamW, step: int) -> dict[int, LaneState]:
-    """The state of every lane of a pack, by trial number."""
+def take_state(
+    pack: Pack, optimizer: LaneAdamW, step: int, rules: LaneRules | None = None
+) -> dict[int, LaneState]:
+    """The state of every lane of a pack, by trial number; with that of its rules."""
     buffers = _buffers(pack, optimizer)
     states = {}
     for position, lane in enumerate(pack.lanes):
@@ -90,12 +102,15 @@ def take_state(pack: Pack, optimizer: LaneAdamW, step: int) -> dict[int, LaneSta
             for kind, tensor_of in buffers.items()
             for name, view in pack.lane_views(tensor_of, position).items()
         }
+        if rules is not None:
+            own = rules.state(position)
+            tensors |= {f"rule/{name}": tensor for name, tensor in own.items()}
         for name, view in pack.lane_fixed(position).items():
             tensors[f"fixed/{name}"] = view.detach().cpu().clone().contiguous()
         states[lane.number] = LaneState(
             tensors,
             step,
-            int(optimizer.steps[position]),
+            int(optimizer.steps_of(position)[-1]),
             bool(optimizer.active[position]),
             lane.configuration.hash,
         )
@@ -103,7 +118,12 @@ def take_state(pack: Pack, optimizer: LaneAdamW, step: int) -> dict[int, LaneSta
 
 
 @torch.no_grad()
-def put_state(pack: Pack, optimizer: LaneAdamW, states: dict[int, LaneState]) -> None:
+def put_state(
+    pack: Pack,
+    optimizer: LaneAdamW,
+    states: dict[int, LaneState],
+    rules: LaneRules | None = None,
+) -> None:
     """Continue a pack's lanes from their states, whatever packs they were in before.
 
     Raises:
@@ -121,8 +141,10 @@ def put_state(pack: Pack, optimizer: LaneAdamW, states: dict[int, LaneState]) ->
         for kind, tensor_of in buffers.items():
             for name, view in pack.lane_views(tensor_of, position).items():
                 view.copy_(state.tensors[f"{kind}/{name}"])
-        optimizer.steps[position] = state.updates
+        optimizer.steps_of(position).fill_(state.updates)
         optimizer.active[position] = state.active
+        if rules is not None:
+            rules.restore(position, state.of_rule())
 
 
 def _buffers(pack: Pack, optimizer: LaneAdamW) -> dict[str, dict[str, Tensor]]:

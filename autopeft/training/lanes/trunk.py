@@ -28,7 +28,7 @@ class SharedTrunk:
         self._packs, self._cache, self._skips = packs, cache, skips
         self.branch_points = sorted({first for pack in packs for first in pack.branch_points})
 
-    def known(self, batch: Batch, rows: np.ndarray) -> dict[int, Tensor]:
+    def known(self, batch: Batch, rows: np.ndarray, *, again: bool = False) -> dict[int, Tensor]:
         """Trunk inputs [B, T, d] of branch points, by layer, for `Pack.forward`.
 
         A pack that is alone runs what is not kept in its own pass, and so does every pack where
@@ -37,11 +37,12 @@ class SharedTrunk:
         Args:
             batch: The rows.
             rows: Their example numbers, [B].
+            again: Whether the packs run over the batch more than once.
         """
         width = batch.mask.shape[1]
         known = {} if self._cache is None else self._cache.known(self, rows, width)
         missing = [point for point in self.branch_points if point > 0 and point not in known]
-        if len(self._packs) > 1 and missing and self._skips:
+        if (again or len(self._packs) > 1) and missing and self._skips:
             known |= self.trunk(batch, missing, known)
         return known
 

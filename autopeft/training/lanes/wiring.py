@@ -37,7 +37,11 @@ class Placed:
         """
         dtype = next(self.operator.parameters()).dtype
         own_x, own_y = (self.members.take(tensor).to(dtype) for tensor in (x, y))
-        return self.operator.delta(own_x, own_y, call)
+        delta = self.operator.delta(own_x, own_y, call)
+        if call.gains is None:
+            return delta
+        gains = call.gains[self.members.index, self.place.layer]
+        return delta * gains.to(dtype).view(-1, 1, 1, 1)
 
 
 def wire(

@@ -243,7 +243,7 @@ def test_attention_dropout_is_what_eager_attention_does_with_the_same_draws() ->
     """Against transformers' own eager attention, its dropout fed with the same factors."""
     backbone, rate = tiny.tiny_backbone("llama"), 0.25
     stream = Stream(rows=ROWS, call=Call(training=True, uniform=_draws))
-    layer = attention.LayerAttention("name", [], stream, dropout=rate)
+    layer = attention.LayerAttention("name", [], stream, layer=0, dropout=rate)
     module = backbone.model.get_submodule(backbone.anatomy.layers[0].attention)
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(ROWS, 4, 7, 8, generator=generator, dtype=torch.float64)

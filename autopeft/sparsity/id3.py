@@ -1,0 +1,135 @@
+"""ID3: single weights are unmasked step by step, until a budget is reached (arXiv 2408.14470).
+
+All trained scalars but the head's start masked, at their initial values. At each of the T steps of
+the full budget, those still masked are scored (D3) by
+
+    |g| / (epsilon + |w|)^exponent
+
+and the best floor(B / T) of the whole lane, one more at the first B mod T steps, are unmasked for
+good, before the step's update. As in the authors' toolkit (selective-optimizers), Adam's step
+count is the lane's, not the scalar's: a scalar that joins late starts with empty moments and a
+late count. Unlike there, masked scalars' gradients count towards no clip, no decay touches masked
+scalars, a tie takes no earlier choice back, and the budget is a share of what could train.
+
+A deployed adapter is held to store the B unmasked scalars; the others are initial values, which
+the seed gives again. A re-parametrised prefix trains whole, like the head: folded, it is dense
+whatever was masked.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.importance import Key
+from autopeft.configuration import Configuration
+from autopeft.space.schema import ParameterSchema, RuleSchema
+from autopeft.sparsity.acting import Acting, Subject
+from autopeft.sparsity.base import Plain, rules
+from autopeft.sparsity.shares import proportional, rounded_share
+
+
+def whole_sites(configuration: Configuration) -> frozenset[Key]:
+    """Where nothing is masked: layers and sites of re-parametrised groups."""
+    return frozenset(
+        (layer, site)
+        for group in configuration.groups
+        if group.get("reparametrise")
+        for layer in group.layers
+        for site in group.sites or (group.method,)
+    )
+
+
+def budget_of(scalars: int, share: float) -> int:
+    """B: how many of so many scalars train in the end; at least 1 where there are any."""
+    return min(scalars, max(1, rounded_share(scalars, share)))
+
+
+def unmasked_at(step: int, budget: int, total_steps: int) -> int:
+    """How many scalars join at a step."""
+    return budget // total_steps + (step < budget % total_steps)
+
+
+class GrowingMask(Acting):
+    """The lane's mask, over all its scalars in the order of their tensors' names."""
+
+    def __init__(self, subject: Subject, settings: Mapping[str, float]) -> None:
+        whole = whole_sites(subject.configuration)
+        names = [name for name in sorted(subject.weights) if _site(name) not in whole]
+        self._weights = [subject.weights[name] for name in names]
+        self._gradients = [subject.gradients[name] for name in names]
+        self._frozen = [subject.frozen[name] for name in names]
+        self._sizes = [tensor.numel() for tensor in self._weights]
+        self._exponent, self._epsilon = settings["exponent"], settings["epsilon"]
+        self._budget = budget_of(sum(self._sizes), settings["budget"])
+        self._total_steps = subject.total_steps
+        device = self._weights[0].device if names else torch.device("cpu")
+        self._open = torch.zeros(sum(self._sizes), dtype=torch.bool, device=device)
+        self._freeze()
+
+    def score_gradients(self, step: int) -> None:
+        """Score what is masked, unmask the best."""
+        count = unmasked_at(step, self._budget, self._total_steps)
+        if not count:
+            return
+        scores = _flat(self._gradients).abs()
+        if self._exponent:
+            scores = scores / (self._epsilon + _flat(self._weights).abs()) ** self._exponent
+        best = scores.masked_fill_(self._open, -1.0).topk(count, sorted=False).indices
+        self._open[best] = True
+        self._freeze()
+
+    def _freeze(self) -> None:
+        for frozen, own in zip(self._frozen, torch.split(self._open, self._sizes), strict=True):
+            frozen.copy_(~own.view_as(frozen))
+
+    def state(self) -> dict[str, Tensor]:
+        """The mask, uint8 [n]: 1 where a scalar trains."""
+        return {"unmasked": self._open.to(torch.uint8)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """See `state`."""
+        self._open.copy_(state["unmasked"].bool())
+        self._freeze()
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def _site(name: str) -> Key:
+    _, layer, site, _ = name.split(".")
+    return int(layer), site
+
+
+class Id3(Plain):
+    """The rule `id3`."""
+
+    schema = RuleSchema(
+        "id3",
+        (
+            ParameterSchema("budget", "float", default=0.5, minimum=0.0, maximum=1.0),
+            ParameterSchema("exponent", "float", default=0.0, minimum=0.0),
+            ParameterSchema("epsilon", "float", default=1e-3, minimum=1e-12),
+        ),
+    )
+    source = "Agarwal et al. 2025, Step-by-Step Unmasking for PEFT (ID3), arXiv 2408.14470"
+    by_element = True
+    state_bytes = 2  # its own mask, and the optimizer's
+
+    def acting(self, subject: Subject) -> Acting:
+        """See `GrowingMask`."""
+        return GrowingMask(subject, self.numbers(subject.configuration))
+
+    def kept(
+        self, counts: Mapping[Key, int], configuration: Configuration, anatomy: Anatomy
+    ) -> dict[Key, int]:
+        """B scalars in all, shared out in proportion to what each place could train."""
+        whole = whole_sites(configuration)
+        masked = {key: count for key, count in counts.items() if key not in whole}
+        budget = budget_of(sum(masked.values()), self.numbers(configuration)["budget"])
+        return dict(counts) | proportional(masked, budget)
+
+
+rules.register(Id3())
