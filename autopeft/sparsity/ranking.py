@@ -1,7 +1,7 @@
 """The weights of all sites in the order of one score: what a budget over sites is spent on.
 
-A map keeps the highest weights of every site, not all of them. The order of several sites' weights
-is therefore sure up to where the first of them runs out of kept ones, and nothing is said beyond.
+A map keeps the highest weights of every site, not all of them (a tenth, unless told otherwise), and
+no site gives more single weights than those: what a budget has left then goes to the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,6 @@ from autopeft.backbone.importance import ImportanceMap, Key
 from autopeft.errors import BackboneError, Fault
 
 Ranks = NDArray[np.int64]
-UNBOUNDED = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,10 @@ class Price:
     number: int
     last: int = 1
 
-    def costs(self, known: int) -> Ranks:
-        """Of the first `known` weights, of at most `number`."""
-        costs = np.ones(known, np.int64)
-        costs[self.number - 1 :] = self.last
+    def costs(self) -> Ranks:
+        """Of the first `number` weights."""
+        costs = np.ones(self.number, np.int64)
+        costs[-1:] = self.last
         return costs
 
 
@@ -53,65 +52,43 @@ class Ranking:
     ) -> dict[Key, int]:
         """The largest number of highest weights that keeps a budget, by site.
 
-        The number is found among all that the map can tell: where a last weight is a saving, more
+        The number is found among all that the map keeps: where a last weight is a saving, more
         weights may cost less than fewer.
 
         Args:
             keys: The sites that take part.
-            prices: By site.
+            prices: By site; of no more weights than the map keeps of it (`kept`).
             budget: What all may cost together.
 
         Returns:
             Weights of each site, up to its `Price.number`.
+        """
+        own = [self.ranks[key][: prices[key].number] for key in keys]
+        ranks, owners = _together(own)
+        costs = np.concatenate([prices[key].costs() for key in keys])
+        order = np.argsort(ranks)
+        spent = np.cumsum(costs[order])
+        taken = int(np.flatnonzero(np.append(0, spent) <= budget)[-1])
+        counts = np.bincount(owners[order[:taken]], minlength=len(keys))
+        return {key: int(count) for key, count in zip(keys, counts, strict=True)}
+
+    def kept(self, keys: Sequence[Key]) -> dict[Key, int]:
+        """How many weights the map keeps of each site.
 
         Raises:
-            BackboneError: The map keeps too few weights to tell, or lacks a site.
+            BackboneError: It lacks a site.
         """
         missing = [
             f"layer {layer}, {role}" for layer, role in keys if (layer, role) not in self.ranks
         ]
         if missing:
             raise BackboneError(Fault("importance", "", "; ".join(missing), "sites of the map"))
-        own = [self.ranks[key][: prices[key].number] for key in keys]
-        ranks, owners = _together(own)
-        costs = np.concatenate(
-            [prices[key].costs(len(r)) for key, r in zip(keys, own, strict=True)]
-        )
-        order = np.argsort(ranks)
-        spent = np.cumsum(costs[order])
-        taken = int(np.flatnonzero(np.append(0, spent) <= budget)[-1])
-        sure = min(
-            (_last(r) for key, r in zip(keys, own, strict=True) if len(r) < prices[key].number),
-            default=UNBOUNDED,
-        )
-        left = budget - int(np.append(0, spent)[taken])
-        after = ranks[order[taken]] if taken < len(ranks) else UNBOUNDED - 1
-        before = ranks[order[taken - 1]] if taken else -1
-        if before > sure or (left > 0 and after > sure):
-            raise _unknown(budget, sum(map(len, own)))
-        counts = np.bincount(owners[order[:taken]], minlength=len(keys))
-        return {key: int(count) for key, count in zip(keys, counts, strict=True)}
+        return {key: len(self.ranks[key]) for key in keys}
 
 
 def _together(own: Sequence[Ranks]) -> tuple[Ranks, Ranks]:
     owners = np.repeat(np.arange(len(own)), [len(ranks) for ranks in own])
     return np.concatenate(own), owners
-
-
-def _last(ranks: Ranks) -> int:
-    return int(ranks[-1]) if len(ranks) else -1
-
-
-def _unknown(budget: int, kept: int) -> BackboneError:
-    return BackboneError(
-        Fault(
-            "importance",
-            "",
-            f"a budget of {budget:,} parameters",
-            f"what the {kept:,} weights that the map keeps of these sites can tell",
-            "lower the budget, or measure a map that keeps more weights",
-        )
-    )
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,8 @@ With `scope: site`, every map trains as many of its weights (rows, columns, bloc
 LoRA had parameters, as nearly as whole units allow. With `scope: global`, the highest units over
 all of the configuration's maps share what LoRA had in all: SPEFT's global top-k (arXiv
 2412.13488), SMT's blocks (arXiv 2405.15525). Units of different sizes are compared by their mean
-score per weight. Scores without data know no order between maps (`random`, `diagonal`): each gets
+score per weight; of single weights, no matrix gives more than the importance map keeps of it (a tenth),
+and what the budget has left goes to the others. Scores without data know no order between maps (`random`, `diagonal`): each gets
 its share of the units.
 """
 
@@ -99,8 +100,11 @@ def _numbers(
     """Units of every matrix."""
     score = str(settings["score"])
     if settings["scope"] == "site":
+        most = {key: each.count for key, each in own.items()}
+        if settings["granularity"] == "weight" and score in MEASURED:
+            most = ranking(anatomy.measured(), score).kept(sorted(own))
         return {
-            key: min(each.count, max(1, round(parts.params(key) / each.size)))
+            key: min(most[key], max(1, round(parts.params(key) / each.size)))
             for key, each in own.items()
         }
     if score in WITHOUT_ORDER:
@@ -115,8 +119,9 @@ def _numbers(
                     "scope site with scores magnitude and random, or another granularity",
                 )
             )
-        prices = {key: Price(min(each.count, parts.total)) for key, each in own.items()}
-        return ranking(anatomy.measured(), score).bought(sorted(own), prices, parts.total)
+        order = ranking(anatomy.measured(), score)
+        prices = {key: Price(number) for key, number in order.kept(sorted(own)).items()}
+        return order.bought(sorted(own), prices, parts.total)
     return _highest(own, parts.total, settings, anatomy)
 
 

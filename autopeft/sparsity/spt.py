@@ -2,7 +2,8 @@
 
 The highest tau weights, over all matrices that the configuration trains, are taken. A matrix that
 has at least 1 / threshold as many of them as its structured method has parameters keeps that
-method; all others train their own weights of the tau alone. SPT sweeps tau in steps of 20,000 and
+method (at the latest, one of which all that the map keeps are among them); all others train their
+own weights of the tau alone. SPT sweeps tau in steps of 20,000 and
 keeps what is nearest to a budget; here tau is the largest of all whose exact parameter count,
 structured and single weights together, is within the budget.
 """
@@ -41,7 +42,7 @@ class Spt(Plain):
         """See `autopeft.sparsity.spt`.
 
         Raises:
-            BackboneError: There is no importance map, or it keeps too few weights.
+            BackboneError: There is no importance map, or it lacks a matrix.
         """
         anatomy.measured()
         return _resolved(configuration, anatomy)
@@ -53,12 +54,13 @@ def _resolved(configuration: Configuration, anatomy: Anatomy) -> Configuration:
     parts = parts_of(configuration, anatomy, (*LINEAR_ROLES, *SUBLAYERS))
     keys = sorted(parts.matrices)
     sizes = {key: _size(key, anatomy) for key in keys}
-    threshold = Fraction(str(settings["threshold"]))
-    enough = {key: promoted_at(parts.params(key), threshold) for key in keys}
-    prices = {key: _price(parts.params(key), enough[key], sizes[key]) for key in keys}
+    threshold, score = Fraction(str(settings["threshold"])), str(settings["score"])
+    order = ranking(anatomy.measured(), score)
+    kept = order.kept(keys)
+    enough = {key: min(promoted_at(parts.params(key), threshold), kept[key]) for key in keys}
+    prices = {key: Price(enough[key], parts.params(key) - (enough[key] - 1)) for key in keys}
     budget = math.floor(Fraction(str(settings["budget"])) * parts.total)
-    score = str(settings["score"])
-    counts = ranking(anatomy.measured(), score).bought(keys, prices, budget) if keys else {}
+    counts = order.bought(keys, prices, budget) if keys else {}
     groups = list(parts.others)
     for key, number in counts.items():
         if number >= enough[key]:
@@ -71,11 +73,6 @@ def _resolved(configuration: Configuration, anatomy: Anatomy) -> Configuration:
 def promoted_at(params: int, threshold: Fraction) -> int:
     """Sensitive weights from which a matrix keeps a structured method of so many parameters."""
     return max(1, math.ceil(params / threshold))
-
-
-def _price(params: int, enough: int, size: int) -> Price:
-    """One per weight, until the structured method replaces them all."""
-    return Price(size) if enough > size else Price(enough, params - (enough - 1))
 
 
 def _size(key: Key, anatomy: Anatomy) -> int:
