@@ -79,14 +79,12 @@ def _trial(view: StudyView) -> int | None:
         return None
     written = address.trial() or ""
     named = int(written) if written.isdecimal() and int(written) in view.trials else None
-    options = [None, *view.trials]
-    chosen = st.selectbox(
-        "Placement of",
-        options,
-        options.index(named),
-        format_func=lambda n: NOBODY if n is None else f"trial {n}",
-        key="placement-of",
+    numbers = {NOBODY: None} | {f"trial {number}": number for number in view.trials}
+    labels = list(numbers)
+    picked = st.selectbox(
+        "Placement of", labels, list(numbers.values()).index(named), key="placement-of"
     )
+    chosen = numbers[picked]
     if chosen is not None and chosen != named:
         address.set_trial(chosen)
     return chosen

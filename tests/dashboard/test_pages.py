@@ -358,5 +358,5 @@ def test_a_trials_placement_lies_over_the_map(seed: Seed, served: str) -> None:
     placed = set(zip(squares["y"], squares["x"], strict=True))
     assert placed == {(role, layer) for role in ("query", "value") for layer in "345"}
     assert "Squares\\: trial 5" in _text(app)
-    app.selectbox(key="placement-of").select_index(0).run()
+    app.selectbox(key="placement-of").select("no trial").run()
     assert len(_heatmap(app)["data"]) == 1
