@@ -4,9 +4,9 @@ With `scope: site`, every map trains as many of its weights (rows, columns, bloc
 LoRA had parameters, as nearly as whole units allow. With `scope: global`, the highest units over
 all of the configuration's maps share what LoRA had in all: SPEFT's global top-k (arXiv
 2412.13488), SMT's blocks (arXiv 2405.15525). Units of different sizes are compared by their mean
-score per weight. No matrix gives more single weights than the importance map keeps of it (a tenth);
-what the budget has left then goes to the others. Scores without data know no order between maps
-(`random`, `diagonal`): each gets its share of the units.
+score per weight. No matrix gives more single weights than the importance map keeps of it (a
+tenth); what the budget has left then goes to the others. Scores without data know no order between
+maps (`random`, `diagonal`): each gets its share of the units.
 """
 
 from collections.abc import Mapping, Sequence
