@@ -177,6 +177,7 @@ def make_problem(
         surrogate=definition.search.surrogate,
         trunk_flops=costs.trunk_flops,
         limits=_limits(definition, frames),
+        rule_methods={name: schema.methods for name, schema in rules.schemas().items()},
     )
     faults = _cap_faults(definition, ranges) or _feasibility_faults(definition, problem)
     if faults:
