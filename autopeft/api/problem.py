@@ -29,6 +29,9 @@ from autopeft.study.search_blocks import Constraint, Objective
 
 CACHED = 100_000
 
+TRIED = 100
+"""Samples of a space among which something of each of its methods has to be buildable."""
+
 
 class Registered(TypedDict):
     """Schemas of methods and rules by name, as what reads spaces and configurations takes them."""
@@ -199,6 +202,29 @@ def cap_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace)
     return []
 
 
+def build_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace) -> list[Fault]:
+    """Faults of methods of the space of which nothing can be built, whatever the other values.
+
+    What only an importance map could tell is left out where there is none.
+    """
+    costs = Costs(anatomy, head_params=0, train_tokens=1)
+    rng = np.random.default_rng(0)
+    points = [*space.smallest(), *(space.sample(rng) for _ in range(TRIED))]
+    by_method: dict[str, list[list[Fault]]] = {}
+    for point in points:
+        configuration = costs.counted(build(definition, space, point))
+        for method in configuration.methods:
+            groups = tuple(each for each in configuration.groups if each.method == method)
+            alone = replace(configuration, groups=groups, sparsity=tuple(NO_SPARSITY.items()))
+            by_method.setdefault(method, []).append(counting.faults(alone, anatomy))
+    return [
+        Fault("study", f"space.methods.{each.key}", each.given, each.allowed, each.hint)
+        for found in by_method.values()
+        if all(found)
+        for each in found[0]
+    ]
+
+
 def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuration]:
     """The configurations of `search.enqueue`, checked against the backbone.
 
@@ -216,6 +242,11 @@ def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuratio
         if own:
             continue
         configuration = complete_configuration(plain, training=defaults, **known)
+        if anatomy.importance is not None or not rules.measured(configuration):
+            faults += [
+                Fault("study", f"{key}.{each.key}", each.given, each.allowed, each.hint)
+                for each in counting.faults(configuration, anatomy)
+            ]
         if configuration in found:
             first = f"the same as configuration {found.index(configuration)}"
             faults.append(Fault("study", key, first, "every one once"))
@@ -269,6 +300,8 @@ def _feasible(
 
     def feasible(configuration: Configuration) -> bool:
         counted = costs.counted(configuration)
+        if counting.faults(counted, anatomy):
+            return False
         if peft_only and peft_faults(counting.resolved(counted, anatomy), anatomy):
             return False
         values = costs.known(configuration)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
+from autopeft.errors import Fault
 from autopeft.methods.base import (
     Draw,
     Kept,
@@ -114,6 +115,10 @@ class Prefix:
         """One per layer; d_in is a head's width, d_out that of all key/value heads."""
         width = anatomy.n_kv_heads * anatomy.head_dim
         return [Place(layer, "prefix", anatomy.head_dim, width) for layer in group.layers]
+
+    def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """None."""
+        return []
 
     def count(self, group: Group, place: Place) -> int:
         """2 P n_kv_heads head_dim: what is stored after folding."""
