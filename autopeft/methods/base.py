@@ -231,6 +231,9 @@ class Method(Protocol):
             BackboneError: It needs scores that are not there.
         """
 
+    def scored_index(self, group: Group, place: Place, importance: ImportanceMap) -> Tensor | None:
+        """The tensor `index` of `initial`, where a map's scores alone decide it; else None."""
+
     def folded_group(self, group: Group) -> Group:
         """The group whose tensors are kept once training re-parametrisations are folded."""
 
@@ -298,12 +301,20 @@ class LaneDropout(nn.Module):
         return x * keep / (1.0 - self.rates).view(-1, 1, 1, 1)
 
 
-class Unfolded:
-    """What a method without training re-parametrisations and fixed tensors inherits."""
+class Unchosen:
+    """What a method without fixed tensors inherits."""
 
     def fixed_count(self, group: Group, place: Place) -> int:
         """None."""
         return 0
+
+    def scored_index(self, group: Group, place: Place, importance: ImportanceMap) -> Tensor | None:
+        """None: nothing is chosen."""
+        return None
+
+
+class Unfolded(Unchosen):
+    """What a method without training re-parametrisations and fixed tensors inherits."""
 
     def folded_group(self, group: Group) -> Group:
         """The group itself."""

@@ -22,6 +22,7 @@ from autopeft.methods.base import (
     LaneOperator,
     Place,
     Start,
+    Unchosen,
     registry,
     size_class,
 )
@@ -88,7 +89,7 @@ def fold(source: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tens
     return torch.baddbmm(b2.unsqueeze(1), hidden, w2)
 
 
-class Prefix:
+class Prefix(Unchosen):
     """The method `prefix`."""
 
     schema = MethodSchema(
@@ -125,10 +126,6 @@ class Prefix:
             return self.count(group, place)
         length, hidden = int(group["length"]), int(group["hidden"])
         return length * place.d_in + (place.d_in + 1) * hidden + (hidden + 1) * 2 * place.d_out
-
-    def fixed_count(self, group: Group, place: Place) -> int:
-        """None."""
-        return 0
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """Nothing of a token; the memory model counts prefixes with attention's keys."""

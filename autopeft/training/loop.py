@@ -124,10 +124,19 @@ class Trainer:
         *,
         replicate: int = 0,
         states: dict[int, LaneState] | None = None,
+        chosen: Mapping[int, Mapping[str, Tensor]] | None = None,
     ) -> "PackRun":
-        """A pack of these lanes, fresh or continued from saved states."""
+        """A pack of these lanes, fresh or continued from saved states.
+
+        Args:
+            lanes: What trains.
+            replicate: Of the study's seed.
+            states: Of all lanes, by number; None for a fresh start.
+            chosen: Fixed tensors of fresh lanes that are not to be chosen anew, by number and
+                saved name.
+        """
         with _memory_errors():
-            return PackRun(self, lanes, replicate, states)
+            return PackRun(self, lanes, replicate, states, chosen or {})
 
 
 def _task(backbone: Backbone, task: str, n_classes: int) -> Task:
@@ -159,11 +168,12 @@ class PackRun:
         lanes: Sequence[Lane],
         replicate: int,
         states: dict[int, LaneState] | None,
+        chosen: Mapping[int, Mapping[str, Tensor]],
     ) -> None:
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
         self.lanes = in_stream_order(lanes, trainer.backbone.anatomy)
-        saved = {number: state.kept() for number, state in (states or {}).items()}
+        saved = {**chosen, **{number: own.kept() for number, own in (states or {}).items()}}
         size = trainer.lanes_per_pass
         self._passes = [
             LanePass(
