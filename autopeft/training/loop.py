@@ -27,9 +27,9 @@ from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.state import LaneState, put_state, take_state
 from autopeft.training.lanes.steps import autocast
 from autopeft.training.lanes.trunk import SharedTrunk
-from autopeft.training.memory import lanes_per_pass
 from autopeft.training.profile import Profile
 from autopeft.training.settings import LoopSettings
+from autopeft.training.step_shape import lanes_per_pass
 from autopeft.training.tasks import CausalTask, SequenceTask, Task
 
 CURVE_POINTS = 20
@@ -88,7 +88,7 @@ class Trainer:
 
     @property
     def lanes_per_pass(self) -> int:
-        """Lanes that run together (`memory.lanes_per_pass`); one where none can share."""
+        """Lanes that run together (`step_shape.lanes_per_pass`); one where none can share."""
         if not self.backbone.anatomy.packable:
             return 1
         return self.settings.lanes_per_pass or lanes_per_pass(
