@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration, Group
+from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
 from autopeft.methods.base import Place
 from autopeft.sparsity import rules
@@ -21,6 +22,15 @@ BYTES_PER_SCALAR = 4
 def resolved(configuration: Configuration, anatomy: Anatomy) -> Configuration:
     """The configuration whose groups are built, see `autopeft.sparsity`."""
     return rules.of(configuration).resolved(configuration, anatomy)
+
+
+def faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
+    """Why a configuration cannot be built on a backbone; [] where it can."""
+    try:
+        groups = resolved(configuration, anatomy).groups
+    except BackboneError as error:
+        return list(error.faults)
+    return [fault for group in groups for fault in registry[group.method].faults(group, anatomy)]
 
 
 def placed_groups(configuration: Configuration, anatomy: Anatomy) -> Iterator[tuple[Group, Place]]:

@@ -59,7 +59,11 @@ def study_faults(definition: StudyDefinition, *, where: str, output_dir: Path) -
     space = tried(lambda: problems.bind_space(definition, anatomy), faults, where=where)
     faults += _search_faults(definition, anatomy, where)
     faults += _probe_faults(definition, where)
-    if space is not None and not unmeasured:  # counts need scores: a search checks them then
+    if space is None:
+        return faults
+    unbuildable = problems.build_faults(definition, anatomy, space)
+    faults += _placed(unbuildable, where)
+    if not unbuildable and not unmeasured:  # counts need scores: a search checks them then
         faults += _placed(problems.cap_faults(definition, anatomy, space), where)
     return faults
 

@@ -1,7 +1,7 @@
 """From a study's definition and backbone to the problem that its searcher solves."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias, TypedDict
 
@@ -10,7 +10,7 @@ import numpy as np
 from autopeft import counting
 from autopeft.api.costs import Costs
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.configuration import TRAINING_KEYS, Configuration
+from autopeft.configuration import NO_SPARSITY, TRAINING_KEYS, Configuration
 from autopeft.errors import Fault, InputError
 from autopeft.export.peft_config import peft_faults
 from autopeft.methods import registry
@@ -26,6 +26,9 @@ from autopeft.study.definition import StudyDefinition
 from autopeft.study.metrics import METRICS
 from autopeft.study.records import ObjectiveFrame
 from autopeft.study.search_blocks import Constraint, Objective
+
+TRIED = 100
+"""Samples of a space among which something of each of its methods has to be buildable."""
 
 
 class Registered(TypedDict):
@@ -130,6 +133,7 @@ def make_problem(
         surrogate=definition.search.surrogate,
         trunk_flops=costs.trunk_flops,
         limits=_limits(definition, frames),
+        rule_methods={name: schema.methods for name, schema in rules.schemas().items()},
     )
     faults = _cap_faults(definition, ranges) or _feasibility_faults(definition, problem)
     if faults:
@@ -151,6 +155,29 @@ def cap_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace)
     return []
 
 
+def build_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace) -> list[Fault]:
+    """Faults of methods of the space of which nothing can be built, whatever the other values.
+
+    What only an importance map could tell is left out where there is none.
+    """
+    costs = Costs(anatomy, head_params=0, train_tokens=1)
+    rng = np.random.default_rng(0)
+    points = [*space.smallest(), *(space.sample(rng) for _ in range(TRIED))]
+    by_method: dict[str, list[list[Fault]]] = {}
+    for point in points:
+        configuration = costs.counted(build(definition, space, point))
+        for method in configuration.methods:
+            groups = tuple(each for each in configuration.groups if each.method == method)
+            alone = replace(configuration, groups=groups, sparsity=tuple(NO_SPARSITY.items()))
+            by_method.setdefault(method, []).append(counting.faults(alone, anatomy))
+    return [
+        Fault("study", f"space.methods.{each.key}", each.given, each.allowed, each.hint)
+        for found in by_method.values()
+        if all(found)
+        for each in found[0]
+    ]
+
+
 def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuration]:
     """The configurations of `search.enqueue`, checked against the backbone.
 
@@ -168,6 +195,11 @@ def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuratio
         if own:
             continue
         configuration = complete_configuration(plain, training=defaults, **known)
+        if anatomy.importance is not None or not rules.measured(configuration):
+            faults += [
+                Fault("study", f"{key}.{each.key}", each.given, each.allowed, each.hint)
+                for each in counting.faults(configuration, anatomy)
+            ]
         if configuration in found:
             first = f"the same as configuration {found.index(configuration)}"
             faults.append(Fault("study", key, first, "every one once"))
@@ -221,6 +253,8 @@ def _feasible(
 
     def feasible(configuration: Configuration) -> bool:
         counted = costs.counted(configuration)
+        if counting.faults(counted, anatomy):
+            return False
         if peft_only and peft_faults(counting.resolved(counted, anatomy), anatomy):
             return False
         values = costs.known(configuration)

@@ -212,6 +212,12 @@ class Method(Protocol):
     def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
         """Every place that the group occupies."""
 
+    def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """Why the group cannot be built there, all that its schema cannot say; [] where it can.
+
+        Without an importance map, what only a map could tell is left out.
+        """
+
     def count(self, group: Group, place: Place) -> int:
         """Trainable scalars that a deployed adapter stores at one place, closed form."""
 
@@ -302,7 +308,11 @@ class LaneDropout(nn.Module):
 
 
 class Unchosen:
-    """What a method without fixed tensors inherits."""
+    """What a method inherits that chooses nothing, and so keeps no fixed tensors."""
+
+    def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """None."""
+        return []
 
     def fixed_count(self, group: Group, place: Place) -> int:
         """None."""

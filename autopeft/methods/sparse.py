@@ -18,7 +18,7 @@ from torch import Tensor
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
-from autopeft.errors import BackboneError
+from autopeft.errors import BackboneError, Fault
 from autopeft.methods.base import (
     Kept,
     LaneOperator,
@@ -40,6 +40,7 @@ from autopeft.methods.units import (
     GRANULARITIES,
     MEASURED,
     SCORES,
+    choice_faults,
     chosen,
     chosen_by_map,
     fault_at,
@@ -98,6 +99,10 @@ class Sparse(Unfolded):
         if faults:
             raise BackboneError(faults)
         return places
+
+    def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """Units that sites lack, and scores that say nothing of them; see `choice_faults`."""
+        return choice_faults(group, linear_places(group, anatomy), anatomy)
 
     def count(self, group: Group, place: Place) -> int:
         """Chosen units times weights of a unit."""

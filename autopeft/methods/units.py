@@ -6,13 +6,14 @@ not divide a side, the strip that is left over at its end belongs to no block, s
 has the same size and counts are exact whatever is chosen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, randperm
 
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.importance import ImportanceMap, SiteScores, not_measured
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
@@ -109,6 +110,41 @@ def fault_at(granularity: str, place: Place, *, block: int = 0) -> Fault | None:
     return None
 
 
+def choice_faults(group: Group, places: Sequence[Place], anatomy: Anatomy) -> list[Fault]:
+    """Why units cannot be chosen as a group says; what only a map tells, where there is one."""
+    granularity, score = str(group["granularity"]), str(group["score"])
+    found = [fault_at(granularity, place, block=int(group.get("block") or 0)) for place in places]
+    faults = [fault for fault in found if fault is not None]
+    if score == "diagonal" and granularity != "block":
+        faults.append(_not_diagonal(granularity))
+    if granularity == "weight" and score in MEASURED and group["smallest"]:
+        faults.append(_lowest_unknown(score))
+    if group.get("noise") == 1:
+        hint = "a symmetric quantisation of one bit has no step"
+        faults.append(Fault("configuration", "sparse.noise", "1", "0 (none), or 2 to 16", hint))
+    if faults or score not in MEASURED:
+        return faults
+    if granularity == "head" and score not in _ADDITIVE:
+        return [_no_heads(score)]
+    return [] if anatomy.importance is None else _map_faults(group, places, anatomy.importance)
+
+
+def _map_faults(group: Group, places: Sequence[Place], importance: ImportanceMap) -> list[Fault]:
+    """What a map cannot tell: scores and sites it lacks, too many weights, other blocks."""
+    faults: list[Fault] = []
+    for place in places:
+        own, score = units(group, place), str(group["score"])
+        try:
+            site = scores_at(importance, score, (place.layer, place.site))
+            if own.granularity == "weight":
+                _kept(site, place, own.number(float(group["density"])))
+            else:
+                measured_units(own, site, score, importance.block)
+        except BackboneError as error:
+            faults += error.faults
+    return faults
+
+
 def chosen(group: Group, place: Place, start: Start) -> NDArray[np.int64]:
     """The units that a group trains at a place, ascending.
 
@@ -163,26 +199,43 @@ def _measured_weights(
     """The single weights with the highest scores, of which alone a map knows."""
     score, number = str(group["score"]), own.number(float(group["density"]))
     if group["smallest"]:
-        raise BackboneError(
-            Fault(
-                "configuration",
-                "sparse.smallest",
-                f"the single weights of the lowest `{score}`, of which the map keeps the highest",
-                "scores magnitude and random, or another granularity",
-            )
-        )
-    kept = site.weights
-    if number > len(kept):
+        raise BackboneError(_lowest_unknown(score))
+    return _kept(site, place, number)
+
+
+def _kept(site: SiteScores, place: Place, number: int) -> NDArray[np.int64]:
+    """The weights that a map keeps of a site, the highest first; at least `number`."""
+    if number > len(site.weights):
         raise BackboneError(
             Fault(
                 "importance",
                 "",
                 f"{number:,} weights of layer {place.layer}, {place.site}",
-                f"at most {len(kept):,}, which the map keeps",
+                f"at most {len(site.weights):,}, which the map keeps",
                 "lower the density",
             )
         )
-    return kept
+    return site.weights
+
+
+def _lowest_unknown(score: str) -> Fault:
+    return Fault(
+        "configuration",
+        "sparse.smallest",
+        f"the single weights of the lowest `{score}`, of which the map keeps the highest",
+        "scores magnitude and random, or another granularity",
+    )
+
+
+def _not_diagonal(granularity: str) -> Fault:
+    given = f"diagonal of granularity {granularity}"
+    return Fault("configuration", "sparse.score", given, "granularity block")
+
+
+def _no_heads(score: str) -> Fault:
+    return Fault(
+        "configuration", "sparse.score", f"{score} of heads", ", ".join(sorted(_ADDITIVE))
+    )
 
 
 def scores_at(importance: ImportanceMap | None, score: str, key: tuple[int, str]) -> SiteScores:
@@ -216,11 +269,7 @@ def measured_units(own: Units, site: SiteScores, score: str, block: int) -> Scor
         return _block_scores(own, site, score, block)
     lines = site.inputs if own.axis == "input" else site.outputs
     if score not in _ADDITIVE and own.lines > 1:
-        raise BackboneError(
-            Fault(
-                "configuration", "sparse.score", f"{score} of heads", ", ".join(sorted(_ADDITIVE))
-            )
-        )
+        raise BackboneError(_no_heads(score))
     sums: Scores = lines.astype(np.float64).reshape(own.count, own.lines).sum(1)
     return sums
 
@@ -266,8 +315,7 @@ def _nearness(own: Units, place: Place) -> Scores:
     any has two.
     """
     if not own.side:
-        given = f"diagonal of granularity {own.granularity}"
-        raise BackboneError(Fault("configuration", "sparse.score", given, "granularity block"))
+        raise BackboneError(_not_diagonal(own.granularity))
     rows, columns = place.d_in // own.side, place.d_out // own.side
     # Twice the centres in units of 1 / (rows * columns), whole numbers: ties stay ties.
     down = (2 * np.arange(rows) + 1)[:, None] * columns

@@ -17,7 +17,6 @@ from autopeft.configuration import NO_SPARSITY, Configuration, Group
 from autopeft.searchers.base import Problem
 from autopeft.searchers.coverage import coverage
 from autopeft.space.schema import Scalar
-from autopeft.sparsity import rules
 
 Vector = NDArray[np.float64]
 
@@ -40,7 +39,7 @@ def describe(problem: Problem, configuration: Configuration) -> dict[str, float]
     features |= coverage(params, problem.anatomy.importance)
     for method in configuration.methods:
         groups = tuple(group for group in configuration.groups if group.method == method)
-        alone = _alone(configuration, method, groups)
+        alone = _alone(problem, configuration, method, groups)
         total = sum((params if alone == configuration else problem.site_params(alone)).values())
         features[f"method {method}"] = math.log1p(total)
         features |= _settings(method, groups)
@@ -52,10 +51,12 @@ def describe(problem: Problem, configuration: Configuration) -> dict[str, float]
     return features
 
 
-def _alone(configuration: Configuration, method: str, groups: tuple[Group, ...]) -> Configuration:
+def _alone(
+    problem: Problem, configuration: Configuration, method: str, groups: tuple[Group, ...]
+) -> Configuration:
     """The configuration with one method, and without its rule where that is for others."""
-    rule = rules.of(configuration).schema
-    foreign = rule.methods and method not in rule.methods
+    methods = problem.rule_methods.get(str(dict(configuration.sparsity)["rule"]), ())
+    foreign = methods and method not in methods
     sparsity = tuple(NO_SPARSITY.items()) if foreign else configuration.sparsity
     return replace(configuration, groups=groups, sparsity=sparsity)
 

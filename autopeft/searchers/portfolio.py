@@ -23,7 +23,6 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
 from autopeft.searchers.base import Problem, Proposal
-from autopeft.sparsity import rules
 from autopeft.study.records import Origin
 
 LEAST_OVERLAP = 0.5
@@ -195,7 +194,7 @@ def _located(recipe: Recipe, problem: Problem) -> Configuration | None:
     if point is None:
         return None
     found = problem.build(point)
-    if rules.of(found).schema.name != "none" or set(found.methods) != wanted.keys():
+    if dict(found.sparsity)["rule"] != "none" or set(found.methods) != wanted.keys():
         return None
     groups = {
         method: [group for group in found.groups if group.method == method] for method in wanted

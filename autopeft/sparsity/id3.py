@@ -11,9 +11,9 @@ count is the lane's, not the scalar's: a scalar that joins late starts with empt
 late count. Unlike there, masked scalars' gradients count towards no clip, no decay touches masked
 scalars, a tie takes no earlier choice back, and the budget is a share of what could train.
 
-A deployed adapter is held to store the B unmasked scalars; the others are initial values, which
-the seed gives again. A re-parametrised prefix trains whole, like the head: folded, it is dense
-whatever was masked.
+A deployed adapter stores every scalar: those that stayed masked are at their initial values, not
+zero, so the rule saves nothing there, and counts are those of the methods. A re-parametrised
+prefix trains whole, like the head: folded, it is dense whatever was masked.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.importance import Key
 from autopeft.configuration import Configuration
 from autopeft.space.schema import ParameterSchema, RuleSchema
 from autopeft.sparsity.acting import Acting, Subject
 from autopeft.sparsity.base import Plain, rules
-from autopeft.sparsity.shares import proportional, rounded_share
+from autopeft.sparsity.shares import rounded_share
 
 
 def whole_sites(configuration: Configuration) -> frozenset[Key]:
@@ -121,15 +120,6 @@ class Id3(Plain):
     def acting(self, subject: Subject) -> Acting:
         """See `GrowingMask`."""
         return GrowingMask(subject, self.numbers(subject.configuration))
-
-    def kept(
-        self, counts: Mapping[Key, int], configuration: Configuration, anatomy: Anatomy
-    ) -> dict[Key, int]:
-        """B scalars in all, shared out in proportion to what each place could train."""
-        whole = whole_sites(configuration)
-        masked = {key: count for key, count in counts.items() if key not in whole}
-        budget = budget_of(sum(masked.values()), self.numbers(configuration)["budget"])
-        return dict(counts) | proportional(masked, budget)
 
 
 rules.register(Id3())

@@ -1,4 +1,4 @@
-"""LISA's switching: `keep` layers train, drawn anew every `interval` steps, all alike.
+"""LISA's switching: `layers` layers train, drawn anew every `interval` steps, all alike.
 
 As the released code (LMFlow) draws them; it trains the layers' full weights, here their methods
 train. Nothing is learnt about importance.
@@ -38,7 +38,7 @@ class Lisa(Plain):
     schema = RuleSchema(
         "lisa",
         (
-            ParameterSchema("keep", "int", default=2, minimum=1),
+            ParameterSchema("layers", "int", default=2, minimum=1),
             ParameterSchema("interval", "int", default=20, minimum=1),
         ),
     )
@@ -48,7 +48,7 @@ class Lisa(Plain):
     def acting(self, subject: Subject) -> Acting:
         """See `SwitchedLayers`."""
         numbers = self.numbers(subject.configuration)
-        keep, interval = int(numbers["keep"]), int(numbers["interval"])
+        keep, interval = int(numbers["layers"]), int(numbers["interval"])
         return SwitchedLayers(subject, keep=keep, interval=interval)
 
 

@@ -114,7 +114,7 @@ class SearchBlock(Block):
     surrogate: Annotated[Literal["map", "saas-nuts"], read_with(one_of("map", "saas-nuts"))] = (
         Field(
             default="map",
-            description="of gp: map, or saas-nuts (Bayesian; tens of seconds each)",
+            description="map, or saas-nuts: fully Bayesian and slow",
         )
     )
     warm_start: Annotated[

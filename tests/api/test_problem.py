@@ -1,6 +1,7 @@
 """The problem of a study: exact ranges, caps checked before anything trains, baselines."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from importance_maps import importance_map
 from tiny_backbones import tiny_backbone
 
 from autopeft import counting
@@ -19,6 +21,7 @@ from autopeft.errors import InputError
 from autopeft.searchers.base import Problem
 from autopeft.searchers.baselines import LEARNING_RATES, baselines
 from autopeft.searchers.front import utility
+from autopeft.searchers.registry import make_searcher
 from autopeft.study.definition import parse_definition
 
 FACTS = problems.Facts(0.25, 1.0, 99, 10_000, 500)
@@ -229,3 +232,57 @@ def test_what_probes_found_survives_the_store() -> None:
     assert SpaceProbes.stored(SimpleNamespace(facts={})) is None  # type: ignore[arg-type]
     with pytest.raises(InputError, match="train_seconds"):
         SpaceProbes.of({}, definition, "a machine")
+
+
+SPARSE = {"density": {"choice": [0, 0.01, 0.5]}, "sites": ["query", "up"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"granularity": "head"}, "sparse.granularity"),
+        ({"score": "diagonal", "granularity": "input"}, "sparse.score"),
+        ({"score": "gradient", "smallest": True}, "sparse.smallest"),
+        ({"score": "random", "granularity": "input", "noise": 1}, "sparse.noise"),
+        ({"score": "random", "granularity": "block", "block": 99}, "sparse.block"),
+        ({"score": "gradient_sum", "granularity": "head", "sites": ["query"]}, "sparse.score"),
+        ({"score": "random", "granularity": {"choice": ["head", "input"]}}, ""),
+        ({"score": "gradient"}, ""),
+    ],
+)
+def test_a_method_that_nothing_can_be_built_of_is_a_fault_before_anything_is_measured(
+    given: dict[str, Any], key: str, anatomy: Anatomy
+) -> None:
+    block = {"methods": {"lora": {"rank": {"choice": [0, 2]}}, "sparse": SPARSE | given}}
+    plain = {"model": {"name_or_path": "m"}, "data": {"source": "d"}, "space": block}
+    definition = parse_definition(plain, where="test", base=None)
+    bound = problems.bind_space(definition, anatomy)
+    found = problems.build_faults(definition, anatomy, bound)
+    assert {fault.key for fault in found} == ({f"space.methods.{key}"} if key else set())
+
+
+def test_what_a_map_cannot_tell_is_never_proposed(anatomy: Anatomy) -> None:
+    space = {"methods": {"sparse": SPARSE | {"score": "fisher"}}}
+    measured = replace(anatomy, importance=importance_map(anatomy, kept=40))
+    problem = _problem(measured, space)
+    proposals = make_searcher("random", problem).ask(8)
+    densities = {group["density"] for p in proposals for group in p.configuration.groups}
+    assert densities == {0.01}
+    too_much = problem.build(problem.space.largest())
+    assert not problem.feasible(too_much)
+    (fault, *_) = counting.faults(too_much, measured)
+    assert "which the map keeps" in fault.allowed
+    assert counting.faults(too_much, anatomy) == [], "only a map can tell"
+
+
+def test_enqueued_configurations_that_cannot_be_built_are_told(anatomy: Anatomy) -> None:
+    entry = {"sparse": [{"layers": [0], "sites": ["up"], "density": 0.1, "granularity": "head"}]}
+    with pytest.raises(InputError, match=r"search\.enqueue\.0\.sparse\.granularity"):
+        problems.enqueued(_definition_with([entry]), anatomy)
+
+
+def _definition_with(enqueue: list[dict[str, Any]]) -> Any:
+    plain = {
+        "model": {"name_or_path": "m"}, "data": {"source": "d"}, "search": {"enqueue": enqueue},
+    }  # fmt: skip
+    return parse_definition(plain, where="test", base=None)

@@ -305,7 +305,8 @@ def test_doctor(run: Run, place: Path, replace: Replace) -> None:
 
 
 def test_train_prints_metrics(run: Run, place: Path, replace: Replace) -> None:
-    def train(config: Path, output: Path, *, listener: Any) -> Any:
+    def train(config: Path, output: Path, *, listener: Any, rescore: bool) -> Any:
+        assert not rescore
         listener.on_progress(Progress(str(config), "training", 0, 1, (0,), 3, 9))
         listener.on_event("loading")
         return {"accuracy": 0.75, "output": str(output), "validation": {"loss": float("nan")}}

@@ -200,8 +200,21 @@ def _random_group(
         if settings["reparametrise"]:
             settings["hidden"] = 8
         return Group.of("prefix", layers, **settings)
+    if method == "sparse":
+        count = int(rng.integers(1, len(anatomy.roles) + 1))
+        sites = [str(s) for s in rng.choice(anatomy.roles, size=count, replace=False)]
+        granularity = str(rng.choice(["weight", "input", "output", "block"]))
+        extra = {"block": {"block": 4}, "input": {"noise": 0}}.get(granularity, {})
+        density = float(rng.uniform(0.02, 0.5))
+        return Group.of(
+            "sparse", layers, sites, density=density, granularity=granularity, score="random",
+            smallest=False, **extra,
+        )  # fmt: skip
     count = int(rng.integers(1, len(anatomy.sublayers) + 1))
     sites = [str(s) for s in rng.choice(anatomy.sublayers, size=count, replace=False)]
+    if method == "salient_channels":
+        channels = int(rng.integers(1, 9))
+        return Group.of(method, layers, sites, channels=channels, score="random")
     return Group.of(
         method,
         layers,

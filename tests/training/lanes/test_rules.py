@@ -23,7 +23,7 @@ RULES: tuple[Mapping[str, Any], ...] = (
     {"rule": "id3", "budget": 0.3, "exponent": 0.5},
     {"rule": "adalora", "interval": 3, "warmup": 0.1, "final": 0.3, "target": 0.4},
     {"rule": "rst", "keep": 0.7},
-    {"rule": "lisa", "interval": 5, "keep": 1},
+    {"rule": "lisa", "interval": 5, "layers": 1},
     {"rule": "ist", "interval": 6, "beta": 0.0, "candidates": 2, "suppress": 0.4},
 )
 
