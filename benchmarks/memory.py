@@ -68,13 +68,8 @@ def _measure(case: Case) -> dict[str, float]:
 
     from autopeft.execution.peak_memory import peak_bytes, reset_peak, resident_bytes
     from autopeft.training.lanes.pack import Lane
-    from autopeft.training.memory import (
-        RESIDENT_OVERHEAD,
-        StepShape,
-        Weights,
-        estimate,
-        evaluation_tokens,
-    )
+    from autopeft.training.memory import RESIDENT_OVERHEAD, estimate
+    from autopeft.training.step_shape import StepShape, Weights, evaluation_tokens
 
     trainer = _trainer(case)
     configurations = [_configuration(case, n, trainer.backbone.anatomy) for n in range(case.lanes)]

@@ -8,12 +8,12 @@ from pathlib import Path
 from autopeft.api.versions import package_versions
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import ExportError, Fault
-from autopeft.export.carried_map import carried_map, used_scores
 from autopeft.export.configuration_file import (
     ConfigurationFile,
     save_configuration,
     write_configuration,
 )
+from autopeft.export.decision import Decision, names_scores
 from autopeft.study.definition import parse_definition
 from autopeft.study.records import StudyRecord, TrialRecord
 
@@ -91,11 +91,21 @@ def export_trial(
     if format == "peft":
         return _peft(record, trial, output)
     file = configuration_file(record, trial, how=how)
-    if used_scores(trial.configuration):
-        file = replace(
-            file, importance=carried_map(trial.configuration, _found(importance, record))
-        )
+    if names_scores(trial.configuration):
+        file = replace(file, decision=_decision(file, lambda: _found(importance, record)))
     return write_configuration(file) if output is None else save_configuration(file, output)
+
+
+def _decision(file: ConfigurationFile, importance: Callable[[], ImportanceMap]) -> Decision | None:
+    """What the map decided of the file's configuration, by the backbone's `config.json` alone."""
+    from autopeft.backbone.skeleton import config_anatomy
+    from autopeft.export.deciding import decided, used_scores
+    from autopeft.training.setup import backbone_request
+
+    if not used_scores(file.configuration):
+        return None
+    anatomy = config_anatomy(backbone_request(file.model))
+    return decided(file.configuration, replace(anatomy, importance=importance()))
 
 
 def _found(importance: Callable[[], ImportanceMap] | None, record: StudyRecord) -> ImportanceMap:

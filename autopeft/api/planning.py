@@ -260,22 +260,22 @@ class _Estimate:
 
         from autopeft.backbone.memory import backbone_bytes
         from autopeft.execution.fitting import step_overhead
-        from autopeft.training import memory
+        from autopeft.training import memory, step_shape
         from autopeft.training.lanes.pack import reads_first_token
         from autopeft.training.setup import backbone_request
         from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
 
         model = self.definition.model
-        shape = memory.StepShape(
+        shape = step_shape.StepShape(
             rows=rows,
             tokens=max(self.data.train.longest, self.data.validation.longest),
             evaluated=len(self.data.validation),
-            evaluation_tokens=memory.evaluation_tokens(device.type),
+            evaluation_tokens=step_shape.evaluation_tokens(device.type),
             compute=precision,
             checkpointing=checkpointing,
             logits=CHUNK_ELEMENTS if model.task == CAUSAL_LM else 0,
             overhead=step_overhead(device),
-            lanes_per_pass=memory.lanes_per_pass(
+            lanes_per_pass=step_shape.lanes_per_pass(
                 device.type,
                 rows=rows,
                 mean_tokens=self.data.train.n_tokens / len(self.data.train),
@@ -288,8 +288,8 @@ class _Estimate:
                 attention=model.attn_implementation.replace("auto", "sdpa"),
             ),
         )
-        weights = memory.Weights(
-            memory.BFLOAT16 if model.dtype == "bfloat16" else memory.FLOAT32,
+        weights = step_shape.Weights(
+            step_shape.BFLOAT16 if model.dtype == "bfloat16" else step_shape.FLOAT32,
             model.quantization,
             backbone_bytes(backbone_request(model)),
         )

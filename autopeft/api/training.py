@@ -15,8 +15,8 @@ from autopeft.api.problem import registered
 from autopeft.errors import Fault, InputError, TrialError
 from autopeft.execution.fitting import fitted_settings
 from autopeft.export.adapter import CONFIGURATION, Adapter, save_adapter
-from autopeft.export.carried_map import CarriedMap, carried_map
 from autopeft.export.configuration_file import ConfigurationFile, load_configuration_file
+from autopeft.export.deciding import decided
 from autopeft.methods import registry
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.metrics import DEFAULT_QUALITY, METRICS
@@ -26,7 +26,6 @@ from autopeft.training.setup import (
     Materials,
     device_name,
     load_materials,
-    with_backbone,
     with_settings,
 )
 
@@ -47,7 +46,7 @@ def train(
         config: A file that `autopeft export` wrote.
         output: A folder: new, empty, or an adapter to be replaced.
         listener: Watches the training.
-        rescore: Whether the importance scores that the file carries are left alone, and measured
+        rescore: Whether what importance scores decided is left alone, and the scores are measured
             again where the configuration needs any.
 
     Returns:
@@ -64,8 +63,12 @@ def train(
     materials = _materials(file, listener)
     _check(file, materials, where)
     _note_changes(file, materials, listener)
+    if file.decision is None:
+        file = replace(file, decision=decided(file.configuration, materials.backbone.anatomy))
+    materials = _fitted(materials, file)
     began = time.perf_counter()
-    run = materials.trainer.start([Lane(0, file.configuration)])
+    chosen = {0: file.decision.fixed()} if file.decision else None
+    run = materials.trainer.start([Lane(0, file.trained)], chosen=chosen)
     run.train(materials.total_steps, on_step=_telling(listener, where, materials))
     evaluation = run.evaluate()[0]
     if evaluation.diverged:
@@ -76,7 +79,7 @@ def train(
         )
     seconds = time.perf_counter() - began
     adapter = Adapter(
-        _carrying(_with_fingerprints(file, materials), materials),
+        _with_fingerprints(file, materials),
         run.states()[0].kept(),
         materials.data.label_names,
         _metrics(file, materials, evaluation.values, seconds),
@@ -96,32 +99,20 @@ def _materials(file: ConfigurationFile, listener: Listener) -> Materials:
         device=device_name("auto"),
         output_dir=output_folder(study),
     )
-    if file.importance:
-        materials = _scored(materials, file.importance)
-    elif configuration_needs_importance(file.configuration.to_dict()):
+    if file.decision is None and configuration_needs_importance(file.configuration.to_dict()):
         measured = ensure_importance(materials, None, study=study, listener=listener)
         materials = with_importance(materials, measured.importance, seed=file.seed)
-    fitted = fitted_settings(materials.trainer, file.configuration, file.training, lanes=1)
+    return materials
+
+
+def _fitted(materials: Materials, file: ConfigurationFile) -> Materials:
+    """The materials, with the settings that fit the device's memory."""
+    fitted = fitted_settings(materials.trainer, file.trained, file.training, lanes=1)
     return with_settings(
         materials,
         gradient_checkpointing=fitted.gradient_checkpointing,
         micro_batch_size=fitted.micro_batch_size,
     )
-
-
-def _scored(materials: Materials, carried: CarriedMap) -> Materials:
-    """The materials, whose backbone knows the scores that the file carries."""
-    backbone = materials.backbone
-    anatomy = replace(backbone.anatomy, importance=carried.importance)
-    return with_backbone(materials, replace(backbone, anatomy=anatomy))
-
-
-def _carrying(file: ConfigurationFile, materials: Materials) -> ConfigurationFile:
-    """The file with the scores that were used, carried or measured."""
-    found = materials.backbone.anatomy.importance
-    if found is None:
-        return file
-    return replace(file, importance=carried_map(file.configuration, found))
 
 
 def _telling(listener: Listener, where: str, materials: Materials) -> Callable[[int], bool]:
@@ -140,7 +131,7 @@ def _metrics(
     anatomy = materials.backbone.anatomy
     return {
         "validation": dict(values),
-        "trainable_params": counting.trainable_params(file.configuration, anatomy),
+        "trainable_params": counting.trainable_params(file.trained, anatomy),
         "head_params": materials.head_params,
         "optimizer_steps": materials.total_steps,
         "train_seconds": round(seconds, 3),
@@ -174,6 +165,12 @@ def _check(file: ConfigurationFile, materials: Materials, where: str) -> None:
     plain = {k: v for k, v in file.configuration.to_dict().items() if k != "training"}
     shape = anatomy.shape(registry.carried_by(anatomy))
     faults = check_configuration(plain, shape=shape, where=where, **registered())
+    now = materials.backbone.fingerprint
+    if file.decision and file.model_fingerprint != now:
+        given = f"{now[:12]}, the backbone found now, for which scores decided nothing"
+        allowed = f"{str(file.model_fingerprint)[:12]}, the one they were measured on"
+        hint = "train with --rescore, which measures the scores again and decides anew"
+        faults = [*faults, Fault(where, "model.fingerprint", given, allowed, hint)]
     if faults:
         raise InputError(faults)
 

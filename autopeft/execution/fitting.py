@@ -18,13 +18,11 @@ from autopeft.training.memory import (
     MARGIN,
     RESIDENT_OVERHEAD,
     MemoryEstimate,
-    StepShape,
-    Weights,
     estimate,
-    evaluation_tokens,
     largest_pack,
 )
 from autopeft.training.settings import LoopSettings
+from autopeft.training.step_shape import StepShape, Weights, evaluation_tokens
 from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
 
 MEMINFO = Path("/proc/meminfo")

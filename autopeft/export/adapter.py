@@ -107,9 +107,7 @@ def save_adapter(
         The forms that were written: `autopeft`, and `peft` where it can hold the adapter.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    built, weights = built_configuration(
-        adapter.file.configuration, backbone.anatomy, adapter.weights
-    )
+    built, weights = built_configuration(adapter.file.trained, backbone.anatomy, adapter.weights)
     tensors = folded_weights(built, weights)
     told = {"label_names": adapter.label_names, "built": folded_configuration(built).to_dict()}
     meta = {"autopeft": json.dumps(told)}

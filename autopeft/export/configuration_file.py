@@ -3,7 +3,8 @@
 The file holds the whole model and data blocks with their fingerprints, the resolved training block
 with the seed, the configuration, its results and where it came from. The training values of the
 configuration stand in the training block and nowhere else, so that there is one place to edit.
-What it trains may be decided by scores; they then lie beside it, see `carried_map`.
+What it trains may be decided by importance scores; the outcome then stands there too, see
+`decision`.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from autopeft.configuration import TRAINING_KEYS, Configuration
 from autopeft.errors import ExportError, Fault, InputError, SpaceError
-from autopeft.export.carried_map import CarriedMap, read_carried_map, tensors_path
+from autopeft.export.decision import Decision, read_decision, tensors_path
 from autopeft.space.document import read_yaml
 from autopeft.space.schema import Scalar
 from autopeft.study.blocks import (
@@ -52,10 +53,10 @@ _HEADER = """\
 # under `training`. `results` and `origin` tell what was measured and where; training ignores them.
 """
 
-_BESIDE = """\
+_DECIDED = """\
 #
-# What it trains is decided by `importance`: scores of the data, which lie in {name}
-# beside this file. Without it, autopeft train --rescore measures them again.
+# Scores of the data decided what exactly it trains: `importance` holds the outcome{beside}.
+# autopeft train --rescore leaves it alone, measures the scores again and decides anew.
 """
 
 
@@ -76,8 +77,8 @@ class ConfigurationFile:
         data_fingerprint: Fingerprint of the data it was measured on, or None.
         results: What was measured, plain JSON: `{metric: {value, rung, seed}, head_params: n}`.
         origin: Where it came from, plain JSON: study, trial, pick, hash, versions.
-        importance: The scores that decide what it trains; None where none do, or where they are
-            to be measured again.
+        decision: What importance scores decided of the configuration; None where none decide, or
+            where they are to be measured again.
     """
 
     model: ModelBlock
@@ -89,15 +90,27 @@ class ConfigurationFile:
     data_fingerprint: str | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
-    importance: CarriedMap | None = None
+    decision: Decision | None = None
 
     def __post_init__(self) -> None:
         own = {key: self.configuration.training_value(key) for key in TRAINING_KEYS}
         object.__setattr__(self, "training", self.training.model_copy(update=own))
 
+    @property
+    def trained(self) -> Configuration:
+        """What is built: the configuration as scores decided it, where any do."""
+        return self.configuration if self.decision is None else self.decision.trained
+
+    @property
+    def has_tensors(self) -> bool:
+        """Whether a file of tensors belongs beside it."""
+        return self.decision is not None and not self.decision.is_listed
+
     def to_plain(self, tensors: str = "") -> dict[str, Any]:
-        """The content of the YAML file; `tensors` names the file of scores beside it."""
+        """The content of the YAML file; `tensors` names the file of tensors beside it."""
         configuration = self.configuration.to_dict()
+        own = self.decision
+        importance = {} if own is None else own.to_plain(self.configuration, tensors)
         training = self.training.model_dump(mode="json") | configuration.pop("training")
         return {
             "schema": SCHEMA,
@@ -105,7 +118,7 @@ class ConfigurationFile:
             "data": self.data.model_dump(mode="json") | {"fingerprint": self.data_fingerprint},
             "training": training | {"seed": self.seed},
             "configuration": configuration,
-            **({"importance": self.importance.to_plain(tensors)} if self.importance else {}),
+            **({"importance": importance} if importance else {}),
             "results": dict(self.results),
             "origin": dict(self.origin),
         }
@@ -116,26 +129,27 @@ def write_configuration(file: ConfigurationFile, tensors: str = "") -> str:
 
     Args:
         file: The record.
-        tensors: The name of the file of scores beside it, where it carries any.
+        tensors: The name of the file of tensors beside it, where it needs one.
 
     Raises:
-        ExportError: It carries scores, and has no file beside which they could lie.
+        ExportError: It needs a file of tensors, and has no file beside which that could lie.
     """
-    if file.importance and not tensors:
-        hint = "name a file: its importance scores are written beside it"
+    if file.has_tensors and not tensors:
+        hint = "name a file: the numbers of its sparse weights are written beside it"
         raise ExportError(Fault("-o", "", "nothing", "a file", hint))
-    beside = _BESIDE.format(name=tensors) if file.importance else ""
-    return f"{_HEADER}{beside}\n{yaml_text(file.to_plain(tensors))}"
+    beside = f",\n# with {tensors} beside this file" if file.has_tensors else ""
+    decided = _DECIDED.format(beside=beside) if file.decision else ""
+    return f"{_HEADER}{decided}\n{yaml_text(file.to_plain(tensors))}"
 
 
 def save_configuration(file: ConfigurationFile, path: Path) -> str:
-    """Write the file, and the scores that it carries beside it; its text."""
+    """Write the file, and the tensors that it needs beside it; its text."""
     beside = tensors_path(path)
     text = write_configuration(file, beside.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside.unlink(missing_ok=True)  # those of an earlier file of this name
-    if file.importance:
-        file.importance.save(beside)
+    if file.decision and file.has_tensors:
+        file.decision.save(beside)
     path.write_text(text, encoding="utf-8")
     return text
 
@@ -145,14 +159,14 @@ def load_configuration_file(path: Path, *, rescore: bool = False) -> Configurati
 
     Args:
         path: The file.
-        rescore: Whether scores beside it are left alone, as they will be measured again.
+        rescore: Whether what scores decided is left alone, as it will be decided anew.
 
     Methods and their parameters are not looked up here; see
     `autopeft.study.configuration_check.check_configuration`.
 
     Raises:
-        InputError: The file cannot be read, or all its faults of form; or the scores beside it
-            are missing or not those that were exported.
+        InputError: The file cannot be read, or all its faults of form; or what scores decided is
+            missing or not as it was exported.
     """
     plain = {key: value for key, value in read_yaml(path).items() if value is not None}
     plain = with_absolute_paths(plain, path.parent)
@@ -165,7 +179,8 @@ def load_configuration_file(path: Path, *, rescore: bool = False) -> Configurati
     record = _record(content, plain["training"], str(path))
     if content.importance is None or rescore:
         return record
-    return replace(record, importance=read_carried_map(content.importance.model_dump(), path))
+    decision = read_decision(content.importance.model_dump(), record.configuration, path)
+    return replace(record, decision=decision)
 
 
 def _schema(value: Any) -> str:
@@ -208,18 +223,15 @@ class _Training(TrainingBlock):
     seed: Seed = 0
 
 
-class _Tensors(Block):
-    file: str
-    sha256: str
-
-
 class _Importance(Block):
     fingerprint: str
     examples: int
-    block: int
     facts: Annotated[dict[str, Any], read_with(_read_block)] = Field(default_factory=dict)
     scores: Annotated[dict[str, Any], read_with(_read_block)] = Field(default_factory=dict)
-    tensors: _Tensors
+    resolved: Annotated[dict[str, Any], read_with(_read_groups)] = Field(default_factory=dict)
+    chosen: dict[str, list[int]] = Field(default_factory=dict)
+    tensors: str = ""
+    sha256: str
 
 
 class _Content(Block):

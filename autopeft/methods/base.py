@@ -237,6 +237,9 @@ class Method(Protocol):
             BackboneError: It needs scores that are not there.
         """
 
+    def scored_index(self, group: Group, place: Place, importance: ImportanceMap) -> Tensor | None:
+        """The tensor `index` of `initial`, where a map's scores alone decide it; else None."""
+
     def folded_group(self, group: Group) -> Group:
         """The group whose tensors are kept once training re-parametrisations are folded."""
 
@@ -304,8 +307,8 @@ class LaneDropout(nn.Module):
         return x * keep / (1.0 - self.rates).view(-1, 1, 1, 1)
 
 
-class Unfolded:
-    """What a method without training re-parametrisations and fixed tensors inherits."""
+class Unchosen:
+    """What a method inherits that chooses nothing, and so keeps no fixed tensors."""
 
     def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
         """None."""
@@ -314,6 +317,14 @@ class Unfolded:
     def fixed_count(self, group: Group, place: Place) -> int:
         """None."""
         return 0
+
+    def scored_index(self, group: Group, place: Place, importance: ImportanceMap) -> Tensor | None:
+        """None: nothing is chosen."""
+        return None
+
+
+class Unfolded(Unchosen):
+    """What a method without training re-parametrisations and fixed tensors inherits."""
 
     def folded_group(self, group: Group) -> Group:
         """The group itself."""

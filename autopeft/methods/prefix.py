@@ -16,13 +16,13 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.errors import Fault
 from autopeft.methods.base import (
     Draw,
     Kept,
     LaneOperator,
     Place,
     Start,
+    Unchosen,
     registry,
     size_class,
 )
@@ -89,7 +89,7 @@ def fold(source: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tens
     return torch.baddbmm(b2.unsqueeze(1), hidden, w2)
 
 
-class Prefix:
+class Prefix(Unchosen):
     """The method `prefix`."""
 
     schema = MethodSchema(
@@ -116,10 +116,6 @@ class Prefix:
         width = anatomy.n_kv_heads * anatomy.head_dim
         return [Place(layer, "prefix", anatomy.head_dim, width) for layer in group.layers]
 
-    def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
-        """None."""
-        return []
-
     def count(self, group: Group, place: Place) -> int:
         """2 P n_kv_heads head_dim: what is stored after folding."""
         return 2 * int(group["length"]) * place.d_out
@@ -130,10 +126,6 @@ class Prefix:
             return self.count(group, place)
         length, hidden = int(group["length"]), int(group["hidden"])
         return length * place.d_in + (place.d_in + 1) * hidden + (hidden + 1) * 2 * place.d_out
-
-    def fixed_count(self, group: Group, place: Place) -> int:
-        """None."""
-        return 0
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """Nothing of a token; the memory model counts prefixes with attention's keys."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, randperm
 
 from autopeft.backbone.anatomy import EXIT, SUBLAYERS, Anatomy
+from autopeft.backbone.importance import Floats, ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods.base import (
@@ -111,6 +112,13 @@ class SalientChannels(Unfolded):
         """The channels' numbers."""
         return int(group["channels"])
 
+    def scored_index(self, group: Group, place: Place, importance: ImportanceMap) -> Tensor | None:
+        """The channels of a measured score."""
+        score = str(group["score"])
+        if score not in MEASURED:
+            return None
+        return _highest(_measured(score, place, importance), int(group["channels"]))
+
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """The chosen channels."""
         return Kept(int(group["channels"]), reads=False)
@@ -146,14 +154,20 @@ class SalientChannels(Unfolded):
 
 def _chosen(score: str, number: int, place: Place, start: Start) -> Tensor:
     """The channels that the sub-layer's last map writes with the highest scores, ascending."""
-    key = place.layer, EXIT[place.site]
     if score == "random":
         order = randperm(place.d_out, generator=start.draw("index"))
         return order[:number].sort().values
     if score == "magnitude":
-        values = start.weight(*key).abs().sum(0).numpy()
-    else:
-        values = scores_at(start.importance, score, key).outputs
+        weight = start.weight(place.layer, EXIT[place.site])
+        return _highest(weight.abs().sum(0).numpy(), number)
+    return _highest(_measured(score, place, start.importance), number)
+
+
+def _measured(score: str, place: Place, importance: ImportanceMap | None) -> Floats:
+    return scores_at(importance, score, (place.layer, EXIT[place.site])).outputs
+
+
+def _highest(values: Floats, number: int) -> Tensor:
     return torch.from_numpy(np.sort(np.argsort(-values, kind="stable")[:number]))
 
 

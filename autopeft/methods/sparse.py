@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
+from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods.base import (
@@ -41,6 +42,7 @@ from autopeft.methods.units import (
     SCORES,
     choice_faults,
     chosen,
+    chosen_by_map,
     fault_at,
     fixed_index,
     units,
@@ -114,6 +116,13 @@ class Sparse(Unfolded):
         own = units(group, place)
         steps = place.d_out if group.get("noise") else 0
         return own.number(float(group["density"])) * own.lines + steps
+
+    def scored_index(self, group: Group, place: Place, importance: ImportanceMap) -> Tensor | None:
+        """The units of a measured score."""
+        if str(group["score"]) not in MEASURED:
+            return None
+        numbers = chosen_by_map(group, place, importance)
+        return torch.from_numpy(fixed_index(units(group, place), numbers))
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """The chosen inputs; what the blocks read; else all of x."""

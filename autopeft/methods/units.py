@@ -154,24 +154,53 @@ def chosen(group: Group, place: Place, start: Start) -> NDArray[np.int64]:
     Raises:
         BackboneError: Scores that the importance map lacks, or that were not measured.
     """
+    score = str(group["score"])
+    if score in MEASURED:
+        return chosen_by_map(group, place, start.importance)
     own = units(group, place)
-    number, score = own.number(float(group["density"])), str(group["score"])
     if score == "random":
         order = randperm(own.count, generator=start.draw("index")).numpy()
-    elif own.granularity == "weight" and score in MEASURED:
-        order = _measured_weights(group, place, start, number)
+    elif score == "diagonal":
+        order = _ordered(_nearness(own, place), group)
     else:
-        values = _unit_scores(own, place, score, start)
-        order = np.argsort(values if group["smallest"] else -values, kind="stable")
-    return np.sort(order[:number]).astype(np.int64)
+        matrix = start.weight(place.layer, place.site).abs().numpy().astype(np.float64)
+        order = _ordered(_summed(own, matrix), group)
+    return _first(order, own, group)
 
 
-def _measured_weights(group: Group, place: Place, start: Start, number: int) -> NDArray[np.int64]:
+def chosen_by_map(
+    group: Group, place: Place, importance: ImportanceMap | None
+) -> NDArray[np.int64]:
+    """The same for a measured score, by which a map alone decides.
+
+    Raises:
+        BackboneError: As `chosen`.
+    """
+    own, score = units(group, place), str(group["score"])
+    if importance is None:
+        raise not_measured()
+    site = scores_at(importance, score, (place.layer, place.site))
+    if own.granularity == "weight":
+        return _first(_measured_weights(group, place, site, own), own, group)
+    return _first(_ordered(measured_units(own, site, score, importance.block), group), own, group)
+
+
+def _ordered(values: Scores, group: Group) -> NDArray[np.int64]:
+    return np.argsort(values if group["smallest"] else -values, kind="stable")
+
+
+def _first(order: NDArray[np.int64], own: Units, group: Group) -> NDArray[np.int64]:
+    return np.sort(order[: own.number(float(group["density"]))]).astype(np.int64)
+
+
+def _measured_weights(
+    group: Group, place: Place, site: SiteScores, own: Units
+) -> NDArray[np.int64]:
     """The single weights with the highest scores, of which alone a map knows."""
-    score = str(group["score"])
+    score, number = str(group["score"]), own.number(float(group["density"]))
     if group["smallest"]:
         raise BackboneError(_lowest_unknown(score))
-    return _kept(scores_at(start.importance, score, (place.layer, place.site)), place, number)
+    return _kept(site, place, number)
 
 
 def _kept(site: SiteScores, place: Place, number: int) -> NDArray[np.int64]:
@@ -207,18 +236,6 @@ def _no_heads(score: str) -> Fault:
     return Fault(
         "configuration", "sparse.score", f"{score} of heads", ", ".join(sorted(_ADDITIVE))
     )
-
-
-def _unit_scores(own: Units, place: Place, score: str, start: Start) -> Scores:
-    """One score per unit, [count]."""
-    if score == "magnitude":
-        matrix = start.weight(place.layer, place.site).abs().numpy().astype(np.float64)
-        return _summed(own, matrix)
-    if score == "diagonal":
-        return _nearness(own, place)
-    site = scores_at(start.importance, score, (place.layer, place.site))
-    measured = start.importance
-    return measured_units(own, site, score, measured.block if measured is not None else 0)
 
 
 def scores_at(importance: ImportanceMap | None, score: str, key: tuple[int, str]) -> SiteScores:

@@ -37,6 +37,10 @@ WITHOUT_ORDER = ("random", "diagonal")
 """Scores that say nothing of two maps."""
 
 
+OF_A_MAP = (*MEASURED, "magnitude")
+"""Scores whose order between maps the importance map knows."""
+
+
 class SparseRule(Plain):
     """The rule `sparse`."""
 
@@ -44,7 +48,7 @@ class SparseRule(Plain):
         "sparse",
         parameters=(
             ParameterSchema("scope", "str", default="global", choices=("site", "global")),
-            ParameterSchema("score", "str", default="gradient", choices=SCORES, measured=MEASURED),
+            ParameterSchema("score", "str", default="gradient", choices=SCORES, measured=OF_A_MAP),
             ParameterSchema("granularity", "str", default="weight", choices=GRANULARITIES),
             ParameterSchema("smallest", "bool", default=False),
             ParameterSchema(

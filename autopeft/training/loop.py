@@ -27,9 +27,9 @@ from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.state import LaneState, put_state, take_state
 from autopeft.training.lanes.steps import autocast
 from autopeft.training.lanes.trunk import SharedTrunk
-from autopeft.training.memory import lanes_per_pass
 from autopeft.training.profile import Profile
 from autopeft.training.settings import LoopSettings
+from autopeft.training.step_shape import lanes_per_pass
 from autopeft.training.tasks import CausalTask, SequenceTask, Task
 
 CURVE_POINTS = 20
@@ -88,7 +88,7 @@ class Trainer:
 
     @property
     def lanes_per_pass(self) -> int:
-        """Lanes that run together (`memory.lanes_per_pass`); one where none can share."""
+        """Lanes that run together (`step_shape.lanes_per_pass`); one where none can share."""
         if not self.backbone.anatomy.packable:
             return 1
         return self.settings.lanes_per_pass or lanes_per_pass(
@@ -124,10 +124,19 @@ class Trainer:
         *,
         replicate: int = 0,
         states: dict[int, LaneState] | None = None,
+        chosen: Mapping[int, Mapping[str, Tensor]] | None = None,
     ) -> "PackRun":
-        """A pack of these lanes, fresh or continued from saved states."""
+        """A pack of these lanes, fresh or continued from saved states.
+
+        Args:
+            lanes: What trains.
+            replicate: Of the study's seed.
+            states: Of all lanes, by number; None for a fresh start.
+            chosen: Fixed tensors of fresh lanes that are not to be chosen anew, by number and
+                saved name.
+        """
         with _memory_errors():
-            return PackRun(self, lanes, replicate, states)
+            return PackRun(self, lanes, replicate, states, chosen or {})
 
 
 def _task(backbone: Backbone, task: str, n_classes: int) -> Task:
@@ -159,11 +168,12 @@ class PackRun:
         lanes: Sequence[Lane],
         replicate: int,
         states: dict[int, LaneState] | None,
+        chosen: Mapping[int, Mapping[str, Tensor]],
     ) -> None:
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
         self.lanes = in_stream_order(lanes, trainer.backbone.anatomy)
-        saved = {number: state.kept() for number, state in (states or {}).items()}
+        saved = {**chosen, **{number: own.kept() for number, own in (states or {}).items()}}
         size = trainer.lanes_per_pass
         self._passes = [
             LanePass(

@@ -1,27 +1,18 @@
 """Memory of a pack in training, in closed form: nothing is built, run or imported for it.
 
-What is counted is what autograd keeps of a step. The backbone is frozen, and a frozen linear map
-keeps no input (its gradient needs the weight alone), so a layer keeps its queries, keys, values
-and attention output, what its activation function and its norms read, and what the lanes'
-operators read. Below a lane's branch point nothing of it exists but the trunk's running layer.
-
-Notation: `n` lanes that have branched off at a layer, `B` rows (examples) per lane at once, `T`
-tokens, `d` the residual width, `I` the FFN's. Sizes are in bytes. `benchmarks/memory.py` holds the
-model against measured peaks.
+A pack holds the backbone, its lanes with their moments, and what its largest pass needs (see
+`pass_memory`). `benchmarks/memory.py` holds the model against measured peaks.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from autopeft.backbone.anatomy import Anatomy, Layer
-from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, placed_groups, training_params
-from autopeft.methods import registry
-from autopeft.methods.base import Place
+from autopeft.backbone.anatomy import Anatomy
+from autopeft.configuration import Configuration
+from autopeft.counting import first_layer, training_params
 from autopeft.sparsity import rules
-
-FLOAT32, BFLOAT16 = 4, 2
+from autopeft.training.pass_memory import PassMemory
+from autopeft.training.step_shape import StepShape, Weights
 
 FIXED_BYTES = 24
 """Per scalar that is kept but not trained: an index as int64, and on a CPU the same in CSR form,
@@ -37,99 +28,10 @@ MARGIN = 0.15
 """Share of a device's free memory that is left alone: for what allocators lose to fragments, for
 other processes, and for the model's own error."""
 
-EVALUATION_TOKENS = {"cpu": 1024}
-DEFAULT_EVALUATION_TOKENS = 8192
-"""Tokens of the lanes of a pass in a batch of an evaluation, padding included. On a CPU, larger
-batches leave its caches and gain nothing."""
-
-
-def evaluation_tokens(device: str) -> int:
-    """The same for a type of device."""
-    return EVALUATION_TOKENS.get(device, DEFAULT_EVALUATION_TOKENS)
-
-
 RESIDENT_OVERHEAD = 0.35
 """Of activations and working memory, on the CPU: holes that glibc's allocator leaves in its heap
 between tensors of up to 32 MiB (measured 0.28-0.39; with `MALLOC_MMAP_THRESHOLD_=1000000` in the
 environment it is 0.01, at some cost in time). A GPU's own allocator counts what it hands out."""
-
-_ATTENTION = ("query", "key", "value", "output", "attention", "prefix")
-
-
-CPU_PASS_BYTES = 3 << 20
-"""The widest activations of a pass on a CPU, per thread. MiniLM, 32 x 14 tokens (2.6 MiB a lane),
-milliseconds per lane and step with 1, 2, 3 (or 4) and 8 lanes, single probes: 384, 417, 418 and
-446 on one thread, 175, 163, 171 and 168 on two."""
-
-ALL_LANES = 1 << 16
-
-
-def lanes_per_pass(
-    device: str, *, rows: int, mean_tokens: float, intermediate_size: int, threads: int
-) -> int:
-    """Lanes of a pack that run through the backbone together, the others after them.
-
-    On a GPU all of them: a pass is bound by launches. A CPU is bound by arithmetic, and several
-    lanes' activations leave its caches: there, as many as `CPU_PASS_BYTES` hold.
-
-    Args:
-        device: A type of device.
-        rows: Examples of a pass per lane.
-        mean_tokens: Of an example.
-        intermediate_size: The backbone's widest activation.
-        threads: Of the process.
-    """
-    if device != "cpu":
-        return ALL_LANES
-    lane_bytes = rows * mean_tokens * intermediate_size * FLOAT32
-    return max(1, int(threads * CPU_PASS_BYTES / lane_bytes))
-
-
-@dataclass(frozen=True)
-class StepShape:
-    """What a study's steps have in common.
-
-    Attributes:
-        rows: Examples per lane in one forward pass (the micro-batch).
-        tokens: Tokens of the longest row, padding included.
-        evaluated: Examples of an evaluation: fewer than a batch of it holds need less; 0 = many.
-        evaluation_tokens: Tokens of the lanes of a pass in a batch of it.
-        compute: "fp32", or "bf16" for autocast.
-        checkpointing: Whether a lane's layers are recomputed in the backward pass.
-        fused_attention: Whether attention keeps no scores (all of torch's kernels but `math`).
-        logits: A language model's logits that exist at once (see `token_losses`), of all lanes
-            together; 0 for other tasks.
-        overhead: Share that the device's allocator loses, see `RESIDENT_OVERHEAD`.
-        lanes_per_pass: Lanes that run together, the others after them; 0 = all.
-        first_token: Whether the last layer runs on the first token but for keys and values.
-    """
-
-    rows: int
-    tokens: int
-    evaluated: int = 0
-    evaluation_tokens: int = DEFAULT_EVALUATION_TOKENS
-    compute: str = "fp32"
-    checkpointing: bool = False
-    fused_attention: bool = True
-    logits: int = 0
-    overhead: float = 0.0
-    lanes_per_pass: int = 0
-    first_token: bool = False
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How the backbone lies in memory.
-
-    Attributes:
-        bytes_each: Of a weight that is not quantised: 4 (float32) or 2 (bfloat16).
-        quantization: "none", "int8" or "nf4", of the layers' linear maps.
-        all_bytes: Of the whole backbone, see `autopeft.backbone.memory.backbone_bytes`.
-    """
-
-    bytes_each: int = FLOAT32
-    quantization: str = "none"
-    all_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -193,7 +95,7 @@ def estimate(
     order = sorted(lanes, key=lambda lane: first_layer(lane, anatomy))
     size = shape.lanes_per_pass or len(order)
     passes = [
-        _Pass(order[start : start + size], anatomy, shape, weights)
+        PassMemory(order[start : start + size], anatomy, shape, weights)
         for start in range(0, len(order), size)
     ]
     trained = [each.trained_params() + head_params * len(each.lanes) for each in passes]
@@ -235,209 +137,3 @@ def largest_pack(
 
 
 _MOST_LANES = 256
-
-
-class _Pass:
-    """Lanes that run through the backbone together, with what they have where.
-
-    Attributes:
-        lanes: In stream order.
-    """
-
-    def __init__(
-        self,
-        lanes: Sequence[Configuration],
-        anatomy: Anatomy,
-        shape: StepShape,
-        weights: Weights,
-    ) -> None:
-        self._anatomy, self._shape, self._weights = anatomy, shape, weights
-        self.lanes = lanes
-        self._branches = [first_layer(lane, anatomy) for lane in lanes]
-        self._uses: dict[tuple[int, str, str, str], list[tuple[int, Group, Place]]]
-        self._uses = defaultdict(list)
-        for position, lane in enumerate(lanes):
-            for group, place in placed_groups(lane, anatomy):
-                stack = str(registry[group.method].stack_key(group))
-                key = (place.layer, place.site, group.method, stack)
-                self._uses[key].append((position, group, place))
-        low = BFLOAT16 if shape.compute == "bf16" else weights.bytes_each
-        self._activation, self._operator = low, FLOAT32
-
-    @property
-    def _tokens(self) -> int:
-        return self._shape.rows * self._shape.tokens
-
-    def _joined(self, layer: int) -> int:
-        """Lanes that have branched off by a layer."""
-        return sum(branch <= layer for branch in self._branches)
-
-    def trained_params(self) -> int:
-        """Scalars of all stacked tensors, padded to the largest member of each stack."""
-        return sum(
-            len(uses) * max(registry[key[2]].training_count(g, place) for _, g, place in uses)
-            for key, uses in self._uses.items()
-        )
-
-    def fixed_params(self) -> int:
-        """Scalars of all stacked tensors that are not trained, padded likewise."""
-        return sum(
-            len(uses) * max(registry[key[2]].fixed_count(g, place) for _, g, place in uses)
-            for key, uses in self._uses.items()
-        )
-
-    # -- kept for the backward pass -----------------------------------------------------------
-
-    def kept(self) -> int:
-        """Bytes that the forward pass leaves for the backward pass."""
-        layers = range(self._branches[0], len(self._anatomy.layers))
-        each = [self._kept_in(layer) for layer in layers]
-        if not self._shape.checkpointing:
-            return round(sum(each) + self._cast_weights(layers))
-        width = self._anatomy.hidden_size * max(self._activation, BFLOAT16)
-        inputs = sum(self._joined(layer) * self._tokens * width for layer in layers)
-        return round(inputs + max(each, default=0.0))
-
-    def _kept_in(self, index: int) -> float:
-        layer, rows = self._anatomy.layers[index], self._joined(index) * self._tokens
-        whole = self._attention_trains(index)
-        norms = (2 if whole else 1) * self._anatomy.hidden_size * FLOAT32
-        attention = self._attention(layer) if whole else 0
-        kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
-        if not self._is_cut(index):
-            return kept
-        # Of every token but the first: keys, values and what made them, and the layer's input,
-        # which the first token's view keeps alive.
-        keys_values = 2 * self._anatomy.n_kv_heads * self._anatomy.head_dim
-        others = (keys_values + self._anatomy.hidden_size) * self._activation
-        return (
-            rows * others
-            + self._operators_in(index, only=("key", "value"))
-            + kept / self._shape.tokens
-        )
-
-    def _is_cut(self, index: int) -> bool:
-        """Whether a layer runs on one token, all but its keys and values."""
-        return self._shape.first_token and index == len(self._anatomy.layers) - 1
-
-    def _attention_trains(self, index: int) -> bool:
-        """Whether gradients flow through a layer's attention: some lane trains in or below it."""
-        if index > self._branches[0]:
-            return True
-        return any(key[0] == index and key[1] in _ATTENTION for key in self._uses)
-
-    def _attention(self, layer: Layer) -> int:
-        """Queries, keys and values of all heads, output, log-sum-exp, mask; per token."""
-        anatomy, size = self._anatomy, self._activation
-        heads = anatomy.n_heads * anatomy.head_dim
-        prefix = max(
-            (int(g["length"]) for key, uses in self._uses.items() for _, g, _ in uses
-             if key[:2] == (layer.index, "prefix")),
-            default=0,
-        )  # fmt: skip
-        longer = 1.0 + prefix / self._shape.tokens
-        seen = self._shape.tokens + prefix
-        scores = 0 if self._shape.fused_attention else 2 * anatomy.n_heads * seen * size
-        kept = heads * size * (2 + 2 * longer) + anatomy.n_heads * FLOAT32
-        return round(kept + seen * (size + 1) + scores)
-
-    def _ffn(self, layer: Layer) -> int:
-        """What the activation function reads; of a gated FFN, both factors too; per token."""
-        inner = self._anatomy.intermediate_size * self._activation
-        return 3 * inner if "gate" in layer.sites else inner
-
-    def _operators_in(self, index: int, *, only: Sequence[str] = ()) -> float:
-        """What the operators of a layer keep: their inputs, and their narrow sides."""
-        kept, shared = 0.0, set()
-        for (layer, site, method, _), uses in self._uses.items():
-            if layer != index:
-                continue
-            if only and site not in only:
-                continue
-            positions = [position for position, _, _ in uses]
-            together = positions[-1] - positions[0] + 1 == len(positions)
-            for position, group, place in uses:
-                own = registry[method].kept_widths(group, place)
-                kept += self._tokens * self._operator * own.inner
-                if not own.reads:
-                    continue
-                source = (position, _source(site, method))
-                dropout = float(group.get("dropout") or 0.0) > 0.0
-                if dropout:
-                    kept += self._tokens * place.d_in  # which entries were kept, a byte each
-                elif together and self._activation == FLOAT32:
-                    if source in shared:
-                        continue  # a view of what another operator keeps
-                    shared.add(source)
-                kept += self._tokens * self._operator * place.d_in
-        return kept
-
-    def _cast_weights(self, layers: Iterable[int]) -> int:
-        """Autocast keeps its copy of every frozen map that gradients pass."""
-        if self._shape.compute != "bf16" or self._weights.bytes_each == BFLOAT16:
-            return 0
-        return sum(_linear_weights(self._anatomy.layers[layer]) * BFLOAT16 for layer in layers)
-
-    # -- comes and goes -----------------------------------------------------------------------
-
-    def running(self) -> int:
-        """The lanes' running layer with its gradients, or the trunk's, whichever is larger."""
-        last = len(self._anatomy.layers) - 1
-        lanes = self._joined(last) * self._tokens * self._layer_width(gradients=True)
-        trunk = self._tokens * self._layer_width(gradients=False) if self._branches[-1] else 0
-        return round(max(lanes, trunk) + self._dequantised() + self._weights_at_once())
-
-    def evaluating(self) -> int:
-        """An evaluation batch: no layer's tensors outlive it."""
-        lanes, longest = len(self.lanes), self._shape.tokens
-        tokens = max(lanes * longest, self._shape.evaluation_tokens)
-        if self._shape.evaluated:
-            tokens = min(tokens, lanes * self._shape.evaluated * longest)
-        return round(tokens * self._layer_width(gradients=False) + self._dequantised())
-
-    def logits(self) -> int:
-        """A language model's logits of a chunk, their probabilities and gradients."""
-        return 3 * FLOAT32 * self._shape.logits
-
-    def _layer_width(self, *, gradients: bool) -> int:
-        """Bytes per token of a running layer at its widest, the FFN."""
-        anatomy = self._anatomy
-        wide = 3 if "gate" in anatomy.layers[-1].sites else 2
-        residual = 2 if gradients else 3
-        return self._activation * (
-            wide * anatomy.intermediate_size + residual * anatomy.hidden_size
-        )
-
-    def _weights_at_once(self) -> int:
-        """Weights that a running operator makes and drops again."""
-        return FLOAT32 * max(
-            (
-                sum(registry[method].kept_widths(g, place).weights for _, g, place in uses)
-                for (_, _, method, _), uses in self._uses.items()
-            ),
-            default=0,
-        )
-
-    def _dequantised(self) -> int:
-        """A quantised map is spread out while it is used."""
-        if self._weights.quantization == "none":
-            return 0
-        largest = max(
-            site.in_features * site.out_features
-            for layer in self._anatomy.layers
-            for site in layer.sites.values()
-        )
-        return largest * self._weights.bytes_each
-
-
-def _linear_weights(layer: Layer) -> int:
-    return sum(site.in_features * site.out_features for site in layer.sites.values())
-
-
-def _source(site: str, method: str) -> str:
-    """Which of a layer's tensors an operator reads: sites with the same name share it."""
-    if method == "serial_adapter":
-        return f"output of {site}"
-    return {"key": "query", "value": "query", "attention": "query", "gate": "up", "ffn": "up"}.get(
-        site, site
-    )

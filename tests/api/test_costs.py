@@ -5,7 +5,7 @@ from dataclasses import replace
 from importance_spaces import measured_anatomy
 from rule_doubles import known_rules
 
-from autopeft.api.problem import Costs
+from autopeft.api.costs import Costs
 from autopeft.configuration import Configuration, Group
 from autopeft.counting import site_params
 

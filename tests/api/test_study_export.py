@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import storage as storage_package
 from autopeft.api import problem as problems
+from autopeft.api.costs import Costs
 from autopeft.api.study import Study
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.skeleton import config_anatomy
@@ -122,7 +123,7 @@ def stored(
         }
         store.create_study(NewStudy(**(fields | new)))
         token = store.claim("mine", HOLDER, 60.0)
-        costs = problems.Costs(anatomy, head_params=10, train_tokens=1000)
+        costs = Costs(anatomy, head_params=10, train_tokens=1000)
         for number, trial in enumerate(trials):
             _live(store, token, number, trial, costs, [frame.name for frame in frames])
         return Study(store, "mine", output_dir=tmp_path)
@@ -131,7 +132,7 @@ def stored(
 
 
 def _live(
-    store: Any, token: int, number: int, trial: Trial, costs: problems.Costs, names: Sequence[str]
+    store: Any, token: int, number: int, trial: Trial, costs: Costs, names: Sequence[str]
 ) -> None:
     configuration, state, quality = trial
     known = costs.known(configuration)

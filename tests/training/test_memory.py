@@ -14,15 +14,9 @@ from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.seeds import StepUniform
 from autopeft.training.loop import PackRun, Trainer
-from autopeft.training.memory import (
-    PERSISTENT_BYTES,
-    MemoryEstimate,
-    StepShape,
-    Weights,
-    estimate,
-    largest_pack,
-)
+from autopeft.training.memory import PERSISTENT_BYTES, MemoryEstimate, estimate, largest_pack
 from autopeft.training.settings import LoopSettings
+from autopeft.training.step_shape import StepShape, Weights
 
 ROWS, TOKENS = 64, 24
 REST = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}

@@ -10,7 +10,7 @@ from autopeft.methods.base import Call
 from autopeft.training.batches import Batch, PaddedExamples, token_batches
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.trunk import SharedTrunk
-from autopeft.training.memory import evaluation_tokens
+from autopeft.training.step_shape import evaluation_tokens
 
 
 @torch.no_grad()

@@ -1,0 +1,228 @@
+"""What one pass of lanes keeps for its backward pass, and what comes and goes beside it.
+
+What is counted is what autograd keeps of a step. The backbone is frozen, and a frozen linear map
+keeps no input (its gradient needs the weight alone), so a layer keeps its queries, keys, values
+and attention output, what its activation function and its norms read, and what the lanes'
+operators read. Below a lane's branch point nothing of it exists but the trunk's running layer.
+
+Notation: `n` lanes that have branched off at a layer, `B` rows (examples) per lane at once, `T`
+tokens, `d` the residual width, `I` the FFN's. Sizes are in bytes.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from autopeft.backbone.anatomy import Anatomy, Layer
+from autopeft.configuration import Configuration, Group
+from autopeft.counting import first_layer, placed_groups
+from autopeft.methods import registry
+from autopeft.methods.base import Place
+from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
+
+_ATTENTION = ("query", "key", "value", "output", "attention", "prefix")
+
+
+class PassMemory:
+    """Lanes that run through the backbone together, with what they have where.
+
+    Attributes:
+        lanes: In stream order.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[Configuration],
+        anatomy: Anatomy,
+        shape: StepShape,
+        weights: Weights,
+    ) -> None:
+        self._anatomy, self._shape, self._weights = anatomy, shape, weights
+        self.lanes = lanes
+        self._branches = [first_layer(lane, anatomy) for lane in lanes]
+        self._uses: dict[tuple[int, str, str, str], list[tuple[int, Group, Place]]]
+        self._uses = defaultdict(list)
+        for position, lane in enumerate(lanes):
+            for group, place in placed_groups(lane, anatomy):
+                stack = str(registry[group.method].stack_key(group))
+                key = (place.layer, place.site, group.method, stack)
+                self._uses[key].append((position, group, place))
+        low = BFLOAT16 if shape.compute == "bf16" else weights.bytes_each
+        self._activation, self._operator = low, FLOAT32
+
+    @property
+    def _tokens(self) -> int:
+        return self._shape.rows * self._shape.tokens
+
+    def _joined(self, layer: int) -> int:
+        """Lanes that have branched off by a layer."""
+        return sum(branch <= layer for branch in self._branches)
+
+    def trained_params(self) -> int:
+        """Scalars of all stacked tensors, padded to the largest member of each stack."""
+        return sum(
+            len(uses) * max(registry[key[2]].training_count(g, place) for _, g, place in uses)
+            for key, uses in self._uses.items()
+        )
+
+    def fixed_params(self) -> int:
+        """Scalars of all stacked tensors that are not trained, padded likewise."""
+        return sum(
+            len(uses) * max(registry[key[2]].fixed_count(g, place) for _, g, place in uses)
+            for key, uses in self._uses.items()
+        )
+
+    # -- kept for the backward pass -----------------------------------------------------------
+
+    def kept(self) -> int:
+        """Bytes that the forward pass leaves for the backward pass."""
+        layers = range(self._branches[0], len(self._anatomy.layers))
+        each = [self._kept_in(layer) for layer in layers]
+        if not self._shape.checkpointing:
+            return round(sum(each) + self._cast_weights(layers))
+        width = self._anatomy.hidden_size * max(self._activation, BFLOAT16)
+        inputs = sum(self._joined(layer) * self._tokens * width for layer in layers)
+        return round(inputs + max(each, default=0.0))
+
+    def _kept_in(self, index: int) -> float:
+        layer, rows = self._anatomy.layers[index], self._joined(index) * self._tokens
+        whole = self._attention_trains(index)
+        norms = (2 if whole else 1) * self._anatomy.hidden_size * FLOAT32
+        attention = self._attention(layer) if whole else 0
+        kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
+        if not self._is_cut(index):
+            return kept
+        # Of every token but the first: keys, values and what made them, and the layer's input,
+        # which the first token's view keeps alive.
+        keys_values = 2 * self._anatomy.n_kv_heads * self._anatomy.head_dim
+        others = (keys_values + self._anatomy.hidden_size) * self._activation
+        return (
+            rows * others
+            + self._operators_in(index, only=("key", "value"))
+            + kept / self._shape.tokens
+        )
+
+    def _is_cut(self, index: int) -> bool:
+        """Whether a layer runs on one token, all but its keys and values."""
+        return self._shape.first_token and index == len(self._anatomy.layers) - 1
+
+    def _attention_trains(self, index: int) -> bool:
+        """Whether gradients flow through a layer's attention: some lane trains in or below it."""
+        if index > self._branches[0]:
+            return True
+        return any(key[0] == index and key[1] in _ATTENTION for key in self._uses)
+
+    def _attention(self, layer: Layer) -> int:
+        """Queries, keys and values of all heads, output, log-sum-exp, mask; per token."""
+        anatomy, size = self._anatomy, self._activation
+        heads = anatomy.n_heads * anatomy.head_dim
+        prefix = max(
+            (int(g["length"]) for key, uses in self._uses.items() for _, g, _ in uses
+             if key[:2] == (layer.index, "prefix")),
+            default=0,
+        )  # fmt: skip
+        longer = 1.0 + prefix / self._shape.tokens
+        seen = self._shape.tokens + prefix
+        scores = 0 if self._shape.fused_attention else 2 * anatomy.n_heads * seen * size
+        kept = heads * size * (2 + 2 * longer) + anatomy.n_heads * FLOAT32
+        return round(kept + seen * (size + 1) + scores)
+
+    def _ffn(self, layer: Layer) -> int:
+        """What the activation function reads; of a gated FFN, both factors too; per token."""
+        inner = self._anatomy.intermediate_size * self._activation
+        return 3 * inner if "gate" in layer.sites else inner
+
+    def _operators_in(self, index: int, *, only: Sequence[str] = ()) -> float:
+        """What the operators of a layer keep: their inputs, and their narrow sides."""
+        kept, shared = 0.0, set()
+        for (layer, site, method, _), uses in self._uses.items():
+            if layer != index:
+                continue
+            if only and site not in only:
+                continue
+            positions = [position for position, _, _ in uses]
+            together = positions[-1] - positions[0] + 1 == len(positions)
+            for position, group, place in uses:
+                own = registry[method].kept_widths(group, place)
+                kept += self._tokens * self._operator * own.inner
+                if not own.reads:
+                    continue
+                source = (position, _source(site, method))
+                dropout = float(group.get("dropout") or 0.0) > 0.0
+                if dropout:
+                    kept += self._tokens * place.d_in  # which entries were kept, a byte each
+                elif together and self._activation == FLOAT32:
+                    if source in shared:
+                        continue  # a view of what another operator keeps
+                    shared.add(source)
+                kept += self._tokens * self._operator * place.d_in
+        return kept
+
+    def _cast_weights(self, layers: Iterable[int]) -> int:
+        """Autocast keeps its copy of every frozen map that gradients pass."""
+        if self._shape.compute != "bf16" or self._weights.bytes_each == BFLOAT16:
+            return 0
+        return sum(_linear_weights(self._anatomy.layers[layer]) * BFLOAT16 for layer in layers)
+
+    # -- comes and goes -----------------------------------------------------------------------
+
+    def running(self) -> int:
+        """The lanes' running layer with its gradients, or the trunk's, whichever is larger."""
+        last = len(self._anatomy.layers) - 1
+        lanes = self._joined(last) * self._tokens * self._layer_width(gradients=True)
+        trunk = self._tokens * self._layer_width(gradients=False) if self._branches[-1] else 0
+        return round(max(lanes, trunk) + self._dequantised() + self._weights_at_once())
+
+    def evaluating(self) -> int:
+        """An evaluation batch: no layer's tensors outlive it."""
+        lanes, longest = len(self.lanes), self._shape.tokens
+        tokens = max(lanes * longest, self._shape.evaluation_tokens)
+        if self._shape.evaluated:
+            tokens = min(tokens, lanes * self._shape.evaluated * longest)
+        return round(tokens * self._layer_width(gradients=False) + self._dequantised())
+
+    def logits(self) -> int:
+        """A language model's logits of a chunk, their probabilities and gradients."""
+        return 3 * FLOAT32 * self._shape.logits
+
+    def _layer_width(self, *, gradients: bool) -> int:
+        """Bytes per token of a running layer at its widest, the FFN."""
+        anatomy = self._anatomy
+        wide = 3 if "gate" in anatomy.layers[-1].sites else 2
+        residual = 2 if gradients else 3
+        return self._activation * (
+            wide * anatomy.intermediate_size + residual * anatomy.hidden_size
+        )
+
+    def _weights_at_once(self) -> int:
+        """Weights that a running operator makes and drops again."""
+        return FLOAT32 * max(
+            (
+                sum(registry[method].kept_widths(g, place).weights for _, g, place in uses)
+                for (_, _, method, _), uses in self._uses.items()
+            ),
+            default=0,
+        )
+
+    def _dequantised(self) -> int:
+        """A quantised map is spread out while it is used."""
+        if self._weights.quantization == "none":
+            return 0
+        largest = max(
+            site.in_features * site.out_features
+            for layer in self._anatomy.layers
+            for site in layer.sites.values()
+        )
+        return largest * self._weights.bytes_each
+
+
+def _linear_weights(layer: Layer) -> int:
+    return sum(site.in_features * site.out_features for site in layer.sites.values())
+
+
+def _source(site: str, method: str) -> str:
+    """Which of a layer's tensors an operator reads: sites with the same name share it."""
+    if method == "serial_adapter":
+        return f"output of {site}"
+    return {"key": "query", "value": "query", "attention": "query", "gate": "up", "ffn": "up"}.get(
+        site, site
+    )

@@ -1,0 +1,91 @@
+"""How large a study's steps are: what runs at once, and what the memory model is told of it."""
+
+from dataclasses import dataclass
+
+FLOAT32, BFLOAT16 = 4, 2
+"""Bytes of a scalar."""
+
+EVALUATION_TOKENS = {"cpu": 1024}
+DEFAULT_EVALUATION_TOKENS = 8192
+"""Tokens of the lanes of a pass in a batch of an evaluation, padding included. On a CPU, larger
+batches leave its caches and gain nothing."""
+
+CPU_PASS_BYTES = 3 << 20
+"""The widest activations of a pass on a CPU, per thread. MiniLM, 32 x 14 tokens (2.6 MiB a lane),
+milliseconds per lane and step with 1, 2, 3 (or 4) and 8 lanes, single probes: 384, 417, 418 and
+446 on one thread, 175, 163, 171 and 168 on two."""
+
+ALL_LANES = 1 << 16
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What a study's steps have in common.
+
+    Attributes:
+        rows: Examples per lane in one forward pass (the micro-batch).
+        tokens: Tokens of the longest row, padding included.
+        evaluated: Examples of an evaluation: fewer than a batch of it holds need less; 0 = many.
+        evaluation_tokens: Tokens of the lanes of a pass in a batch of it.
+        compute: "fp32", or "bf16" for autocast.
+        checkpointing: Whether a lane's layers are recomputed in the backward pass.
+        fused_attention: Whether attention keeps no scores (all of torch's kernels but `math`).
+        logits: A language model's logits that exist at once (see `token_losses`), of all lanes
+            together; 0 for other tasks.
+        overhead: Share that the device's allocator loses, see `RESIDENT_OVERHEAD`.
+        lanes_per_pass: Lanes that run together, the others after them; 0 = all.
+        first_token: Whether the last layer runs on the first token but for keys and values.
+    """
+
+    rows: int
+    tokens: int
+    evaluated: int = 0
+    evaluation_tokens: int = DEFAULT_EVALUATION_TOKENS
+    compute: str = "fp32"
+    checkpointing: bool = False
+    fused_attention: bool = True
+    logits: int = 0
+    overhead: float = 0.0
+    lanes_per_pass: int = 0
+    first_token: bool = False
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How the backbone lies in memory.
+
+    Attributes:
+        bytes_each: Of a weight that is not quantised: 4 (float32) or 2 (bfloat16).
+        quantization: "none", "int8" or "nf4", of the layers' linear maps.
+        all_bytes: Of the whole backbone, see `autopeft.backbone.memory.backbone_bytes`.
+    """
+
+    bytes_each: int = FLOAT32
+    quantization: str = "none"
+    all_bytes: int = 0
+
+
+def evaluation_tokens(device: str) -> int:
+    """Tokens of an evaluation batch on a type of device, see `EVALUATION_TOKENS`."""
+    return EVALUATION_TOKENS.get(device, DEFAULT_EVALUATION_TOKENS)
+
+
+def lanes_per_pass(
+    device: str, *, rows: int, mean_tokens: float, intermediate_size: int, threads: int
+) -> int:
+    """Lanes of a pack that run through the backbone together, the others after them.
+
+    On a GPU all of them: a pass is bound by launches. A CPU is bound by arithmetic, and several
+    lanes' activations leave its caches: there, as many as `CPU_PASS_BYTES` hold.
+
+    Args:
+        device: A type of device.
+        rows: Examples of a pass per lane.
+        mean_tokens: Of an example.
+        intermediate_size: The backbone's widest activation.
+        threads: Of the process.
+    """
+    if device != "cpu":
+        return ALL_LANES
+    lane_bytes = rows * mean_tokens * intermediate_size * FLOAT32
+    return max(1, int(threads * CPU_PASS_BYTES / lane_bytes))
