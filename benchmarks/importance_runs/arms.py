@@ -16,7 +16,7 @@ import numpy as np
 from autopeft import counting
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.importance import Key
-from autopeft.configuration import NO_SPARSITY, Configuration, Group
+from autopeft.configuration import NO_SPARSITY, TRAINING_KEYS, Configuration, Group
 from autopeft.space.schema import Scalar
 from autopeft.sparsity import rules
 from benchmarks.importance_runs.placing import (
@@ -41,6 +41,10 @@ BLOCK = 32
 
 WIDER = 4
 """Rules that leave parts of a configuration out begin with so many times the budget."""
+
+SPT_WIDER, SPT_SWEEP = 2, range(80, 151, 2)
+"""SPT's LoRA is wider than the budget's, and its budget is swept, in percent of ours: a matrix more
+or less is several percent."""
 
 THIRD = 3
 """The top third of the layers, and as many sites in those arms that choose sites."""
@@ -169,7 +173,16 @@ def _channels(case: Case, *, score: str) -> Plan:
 
 
 def _spt(case: Case) -> Plan:
-    return [lora(WIDER * case.rank, case.layers)], ruled("spt", budget=1 / WIDER)
+    """Of a sweep over budgets, what comes nearest to ours, as SPT keeps it."""
+    groups = [lora(SPT_WIDER * case.rank, case.layers)]
+    training: dict[str, Scalar] = {name: 0.0 for name in TRAINING_KEYS}
+
+    def distance(rule: Mapping[str, Scalar]) -> int:
+        swept = Configuration.of(groups, training=training, sparsity=rule)
+        return abs(counting.trainable_params(swept, case.anatomy) - case.params)
+
+    shares = [round(percent / 100 / SPT_WIDER, 4) for percent in SPT_SWEEP]
+    return groups, min((ruled("spt", budget=share) for share in shares), key=distance)
 
 
 def _elsewhere(configuration: Configuration, case: Case) -> Configuration:

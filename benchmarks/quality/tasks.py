@@ -60,11 +60,11 @@ class Task:
             raise NotHereError(f"{data / self.name / self.train} is not there")
         rows = pd.read_csv(data / self.name / self.train).drop_duplicates(self.text)
         if self.validation is None:
-            rest, held = _drawn(rows, VALIDATION)
+            rest, held = drawn(rows, VALIDATION)
         else:
             rest = rows
-            _, held = _drawn(pd.read_csv(data / self.name / self.validation), VALIDATION)
-        _, train = _drawn(rest[~rest[self.text].isin(held[self.text])], TRAIN)
+            _, held = drawn(pd.read_csv(data / self.name / self.validation), VALIDATION)
+        _, train = drawn(rest[~rest[self.text].isin(held[self.text])], TRAIN)
         folder.mkdir(parents=True, exist_ok=True)
         train.to_csv(folder / "train.csv", index=False)
         held.to_csv(folder / "validation.csv", index=False)
@@ -116,7 +116,7 @@ TASKS = {
 }
 
 
-def _drawn(rows: pd.DataFrame, n: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def drawn(rows: pd.DataFrame, n: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rest and `n` rows, drawn with every label's share."""
     rest, drawn = train_test_split(rows, test_size=n, random_state=0, stratify=rows["label"])
     return rest, drawn
