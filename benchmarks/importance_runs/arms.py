@@ -43,8 +43,8 @@ WIDER = 4
 """Rules that leave parts of a configuration out begin with so many times the budget."""
 
 SPT_WIDER, SPT_SWEEP = 2, range(80, 151, 2)
-"""SPT's LoRA is wider than the budget's, and its budget is swept, in percent of ours: a matrix more
-or less is several percent."""
+"""SPT's LoRA is wider than the budget's, and its budget is swept, in percent of ours: a matrix
+more or less is several percent."""
 
 THIRD = 3
 """The top third of the layers, and as many sites in those arms that choose sites."""
@@ -175,7 +175,7 @@ def _channels(case: Case, *, score: str) -> Plan:
 def _spt(case: Case) -> Plan:
     """Of a sweep over budgets, what comes nearest to ours, as SPT keeps it."""
     groups = [lora(SPT_WIDER * case.rank, case.layers)]
-    training: dict[str, Scalar] = {name: 0.0 for name in TRAINING_KEYS}
+    training: dict[str, Scalar] = dict.fromkeys(TRAINING_KEYS, 0.0)
 
     def distance(rule: Mapping[str, Scalar]) -> int:
         swept = Configuration.of(groups, training=training, sparsity=rule)

@@ -162,8 +162,8 @@ def trained(ground: Ground, pack: Sequence[Job]) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any]) -> str:
+    name, at = f"{row['stage']} {row['task']} {row['arm']}", time.strftime("%H:%M:%S")
     return (
-        f"{time.strftime('%H:%M:%S')} {row['stage']} {row['task']} {row['arm']}, "
-        f"rank {row['rank']}, seed {row['replicate']}, rate {row['rate']:g}: {row['accuracy']:.3f} "
-        f"({row['cpu_seconds']:.1f} CPU s)"
+        f"{at} {name}, rank {row['rank']}, seed {row['replicate']}, rate {row['rate']:g}: "
+        f"{row['accuracy']:.3f} ({row['cpu_seconds']:.1f} CPU s)"
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 import autopeft
+from autopeft.backbone.importance import ImportanceMap
+from benchmarks.quality.kept_importance import KEPT, kept_text
 
 COLUMNS = (
     "hash",
@@ -24,16 +26,24 @@ COLUMNS = (
 )
 
 
-def write_table(folder: Path, name: str, studies: Sequence[autopeft.Study]) -> Path:
+def write_table(
+    folder: Path,
+    name: str,
+    studies: Sequence[autopeft.Study],
+    *,
+    importance: ImportanceMap | None = None,
+) -> Path:
     """Write the measurements of studies of one task.
 
     Args:
         folder: Where tables lie.
         name: The task.
         studies: Of the same data, one per seed.
+        importance: What places were chosen by, where the space asks for it.
 
     Returns:
-        The file; its metadata hold the frame, the facts, the space's hash and the versions.
+        The file; its metadata hold the frame, the facts, the space's hash, the versions and, where
+        given, what a search problem reads of the importance map.
     """
     rows = pd.DataFrame([row for study in studies for row in _rows(study)], columns=list(COLUMNS))
     first = studies[0].record
@@ -48,6 +58,8 @@ def write_table(folder: Path, name: str, studies: Sequence[autopeft.Study]) -> P
             [frame.name, frame.goal, frame.scale, frame.worst, frame.best] for frame in first.frame
         ],
     }
+    if importance is not None:
+        rows.attrs[KEPT] = kept_text(importance)
     # A path is of a machine, and of no interest.
     rows.attrs["definition"]["data"] = {**first.definition["data"], "source": name}
     rows.attrs = json.loads(json.dumps(rows.attrs, default=str))
