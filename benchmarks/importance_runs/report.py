@@ -90,8 +90,15 @@ def _told(trials: pd.DataFrame, names: Sequence[str], ranks: Sequence[int]) -> s
     failed = int(trials["diverged"].astype(bool).sum())
     return (
         f"{', '.join(tasks)}; {seeds} seeds; {len(trials)} trials, {failed} of them diverged"
-        f"{missing}; {trials['cpu_seconds'].mean():.1f} CPU seconds a trial."
+        f"{missing}; {trials['cpu_seconds'].mean():.1f} CPU seconds a trial; none is further than "
+        f"{100 * _furthest(trials):.1f} % from LoRA's parameters."
     )
+
+
+def _furthest(trials: pd.DataFrame) -> float:
+    """The largest share by which a trial's parameters are off LoRA's at the same budget."""
+    of = trials[trials["arm"] == LORA].groupby("rank")["params"].first()
+    return float((trials["params"] / trials["rank"].map(of) - 1.0).abs().max())
 
 
 def _qualities(
