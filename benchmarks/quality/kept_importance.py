@@ -3,13 +3,13 @@
 Tables are rebuilt into problems without weights. A problem ranks layers and sites by their totals,
 weighs what a configuration covers by them, and counts what SPT comes to by the order of the single
 weights of all sites; which weights those are does not matter to it. So a table keeps totals, and
-whose the weights are in descending order: some hundred kilobytes of a map's twenty-seven
-megabytes.
+whose the weights are in descending order: half a megabyte of a map's twenty-seven.
 """
 
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from autopeft.backbone.importance import ImportanceMap, Key, SiteScores
 
 KEPT = "importance"
-"""Its name among a table's metadata."""
+"""Its name among a table's metadata in memory."""
 
 ORDERED = "sensitivity"
 """The score whose order of single weights is kept: that of SPT in the space `importance`."""
@@ -28,7 +28,7 @@ _PARTS = 3
 
 
 def kept_text(found: ImportanceMap) -> str:
-    """A map as a table keeps it, in base64."""
+    """A map as a table keeps it: a compressed archive, in base64."""
     keys = sorted(found.of(ORDERED))
     first = found.of(ORDERED)
     arrays: dict[str, NDArray[Any]] = {
@@ -45,6 +45,24 @@ def kept_text(found: ImportanceMap) -> str:
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def kept_file(folder: Path, table: str) -> Path:
+    """Where it lies beside a table: Parquet would keep it three times, in its metadata."""
+    return folder / f"{table}.npz"
+
+
+def write_kept(folder: Path, table: str, found: ImportanceMap) -> None:
+    """Write a map beside a table."""
+    path = kept_file(folder, table)
+    path.with_suffix(".tmp").write_bytes(base64.b64decode(kept_text(found)))
+    path.with_suffix(".tmp").replace(path)
+
+
+def read_kept(folder: Path, table: str) -> dict[str, str]:
+    """What a table's metadata gain by the file beside it; nothing where there is none."""
+    path = kept_file(folder, table)
+    return {KEPT: base64.b64encode(path.read_bytes()).decode("ascii")} if path.exists() else {}
 
 
 def kept_map(text: str) -> ImportanceMap:

@@ -8,7 +8,7 @@ import pandas as pd
 
 import autopeft
 from autopeft.backbone.importance import ImportanceMap
-from benchmarks.quality.kept_importance import KEPT, kept_text
+from benchmarks.quality.kept_importance import write_kept
 
 COLUMNS = (
     "hash",
@@ -42,8 +42,8 @@ def write_table(
         importance: What places were chosen by, where the space asks for it.
 
     Returns:
-        The file; its metadata hold the frame, the facts, the space's hash, the versions and, where
-        given, what a search problem reads of the importance map.
+        The file; its metadata hold the frame, the facts, the space's hash and the versions. What
+        a search problem reads of the importance map lies beside it (`kept_importance`).
     """
     rows = pd.DataFrame([row for study in studies for row in _rows(study)], columns=list(COLUMNS))
     first = studies[0].record
@@ -58,12 +58,12 @@ def write_table(
             [frame.name, frame.goal, frame.scale, frame.worst, frame.best] for frame in first.frame
         ],
     }
-    if importance is not None:
-        rows.attrs[KEPT] = kept_text(importance)
     # A path is of a machine, and of no interest.
     rows.attrs["definition"]["data"] = {**first.definition["data"], "source": name}
     rows.attrs = json.loads(json.dumps(rows.attrs, default=str))
     folder.mkdir(parents=True, exist_ok=True)
+    if importance is not None:
+        write_kept(folder, name, importance)
     path = folder / f"{name}.parquet"
     fresh = path.with_suffix(".tmp")
     rows.to_parquet(fresh, index=False)

@@ -19,6 +19,7 @@ import autopeft.searchers
 from autopeft.searchers.base import Problem, Searcher
 from autopeft.searchers.dominance import non_dominated
 from autopeft.searchers.registry import make_searcher
+from benchmarks.quality.kept_importance import kept_file, read_kept
 from benchmarks.quality.problem import task_problem
 from benchmarks.quality.rules_emulator import emulator_of
 from benchmarks.quality.simulation import Setup, Simulation
@@ -217,6 +218,7 @@ def ground_of(tables: Path, task: str) -> str:
     names = ["emulator", "simulation"]
     if TASKS[task].space == IMPORTANCE:
         names += ["rules_emulator", "kept_importance"]
+        parts.append(kept_file(tables, task))
     parts += [Path(__file__).with_name(f"{name}.py") for name in names]
     return _digest(parts)
 
@@ -250,5 +252,7 @@ def load_traces(tables: Path) -> pd.DataFrame:
 
 
 def load_table(folder: Path, task: str) -> pd.DataFrame:
-    """A recorded table; its metadata are in `attrs`."""
-    return pd.read_parquet(folder / f"{task}.parquet")
+    """A recorded table; its metadata are in `attrs`, with what it keeps of an importance map."""
+    rows = pd.read_parquet(folder / f"{task}.parquet")
+    rows.attrs |= read_kept(folder, task)
+    return rows

