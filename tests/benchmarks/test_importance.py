@@ -21,7 +21,7 @@ from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.loop import Trainer
 from autopeft.training.settings import LoopSettings
-from benchmarks.importance_runs import recording, table
+from benchmarks.importance_runs import probing, recording, table
 from benchmarks.importance_runs.arms import ARMS, RANKS, TOLERANCE, Arm, Case, configured
 from benchmarks.importance_runs.command import main
 from benchmarks.importance_runs.grounds import Ground
@@ -347,7 +347,7 @@ def test_another_ground_or_rate_takes_the_old_rows_place(counted) -> None:
 # -- training -------------------------------------------------------------------------------------
 
 
-def tiny_ground() -> Ground:
+def tiny_ground(steps: int = 6) -> Ground:
     def rows(seed: int, n: int) -> Examples:
         rng = np.random.default_rng(seed)
         ids = tuple(rng.integers(3, 64, 6).astype(np.int32) for _ in range(n))
@@ -359,7 +359,7 @@ def tiny_ground() -> Ground:
     settings = LoopSettings(
         task="sequence-classification",
         metrics=("accuracy", "loss"),
-        total_steps=6,
+        total_steps=steps,
         batch_size=4,
         micro_batch_size=4,
     )
@@ -388,6 +388,24 @@ def test_a_pack_of_trials_is_trained_as_each_by_itself() -> None:
     assert rows[2]["diverged"]
     assert rows[2]["accuracy"] == ground.constant
     assert rows[0]["cpu_seconds"] > 0.0
+
+
+def test_steps_are_timed_in_turns_with_lora() -> None:
+    def named(name: str, rank: int) -> Job:
+        lora = Group.of("lora", [0, 1], ["query"], rank=rank, alpha=4.0, dropout=0.0)
+        training = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+        configuration = Configuration.of([lora], training=training)
+        return Job({"arm": name, "replicate": 0}, configuration)
+
+    ground, reference = tiny_ground(60), named("lora", 1)
+    rows = probing.probed(ground, [reference, named("wide", 16)], reference)
+    small, wide = rows
+    assert small["step_ratio"] == 1.0
+    assert wide["step_ratio"] > 0.0
+    assert wide["peak_bytes"] > small["peak_bytes"] > 0
+    assert wide["step_cpu_seconds"] > 0.0
+    with pytest.raises(ValueError, match="no rate yet"):
+        probing.probed(ground, [reference], named("wide", 16))
 
 
 def test_what_is_not_here_is_a_reason_to_skip(tmp_path, capsys) -> None:
