@@ -96,8 +96,8 @@ def _table(trainer: Trainer, lanes: int, rounds: int) -> list[str]:
     base = arms["none"]
     for name, arm in arms.items():
         wall, cpu = (
-            _ratios(arm, base, lambda own: own.seconds),
-            _ratios(arm, base, lambda own: own.cpu_seconds),
+            ratios(arm, base, lambda own: own.seconds),
+            ratios(arm, base, lambda own: own.cpu_seconds),
         )
         scoring = arm.run.profile.scoring_seconds / arm.run.profile.train_seconds
         lines.append(
@@ -108,7 +108,7 @@ def _table(trainer: Trainer, lanes: int, rounds: int) -> list[str]:
     return lines
 
 
-def _ratios(arm: Arm, base: Arm, seconds: Callable[[Arm], list[float]]) -> float:
+def ratios(arm: Arm, base: Arm, seconds: Callable[[Arm], list[float]]) -> float:
     """The median, over the rounds but the first, of an arm's seconds over the base's."""
     pairs = zip(seconds(arm)[1:], seconds(base)[1:], strict=True)
     return median(own / other for own, other in pairs)

@@ -4,11 +4,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.quality.errors import NotHereError
-from benchmarks.quality.tasks import TASKS
+from benchmarks.quality.tasks import MIXED, OF_SPACE, TASKS
 
 TABLES = Path(__file__).resolve().parents[1] / "tables"
 
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tracing.set_defaults(run=_trace)
     reporting = commands.add_parser("report", help="tables and picture from the traces")
     reporting.add_argument("--tables", type=Path, default=TABLES)
+    reporting.add_argument(
+        "--space", choices=sorted(OF_SPACE), default=MIXED, help="of the tables that are shown"
+    )
     reporting.add_argument(
         "--without-evaluations", action="store_true", help="training and proposing alone are cost"
     )
@@ -71,8 +74,8 @@ def _record(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _recorded(tables: Path) -> list[str]:
-    found = [name for name in TASKS if (tables / f"{name}.parquet").exists()]
+def _recorded(tables: Path, names: Iterable[str] = TASKS) -> list[str]:
+    found = [name for name in names if (tables / f"{name}.parquet").exists()]
     if not found:
         raise NotHereError(f"no table in {tables}: record one")
     return found
@@ -99,20 +102,25 @@ def _report(arguments: argparse.Namespace) -> int:
     traces = load_traces(arguments.tables)
     if traces.empty:
         raise NotHereError(f"no traces in {arguments.tables}: run trace")
+    tasks = _recorded(arguments.tables, OF_SPACE[arguments.space])
+    traces = traces[traces["task"].isin(OF_SPACE[arguments.space])]
+    if traces.empty:
+        raise NotHereError(f"no traces of the space {arguments.space}: run trace")
     for name in sorted(set(traces["searcher"])):
         other = traces[(traces["searcher"] == name) & (traces["code"] != searcher_code(name))]
         if n := other.groupby(["task", "seed"]).ngroups:
             print(f"note: {n} traces of {name} were made by other code than there is now")
     every = report.runs(traces, evaluations=not arguments.without_evaluations)
-    for task in _recorded(arguments.tables):
+    for task in tasks:
         print(report.emulator_line(load_table(arguments.tables, task)))
     print(report.markdown(report.summary(every)))
     everything = report.runs(traces, evaluations=not arguments.without_evaluations, worth="found")
     print("\nthe same, of everything that was trained in full\n")
     print(report.markdown(report.summary(everything)))
     plain = [name for name in PLAIN if name in {run.searcher for run in every}]
-    print(f"\n{OURS} against the best of {', '.join(plain)}\n")
-    print(report.markdown(report.against_best(every, OURS, plain)))
+    if plain:
+        print(f"\n{OURS} against the best of {', '.join(plain)}\n")
+        print(report.markdown(report.against_best(every, OURS, plain)))
     found = {}
     for other in sorted({run.searcher for run in every} - {OURS}):
         table = report.paired(every, OURS, other)

@@ -1,6 +1,7 @@
 """The search problem of a recorded task, without its data and weights."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from autopeft.api import problem as problems
@@ -9,6 +10,7 @@ from autopeft.backbone.request import BackboneRequest
 from autopeft.backbone.skeleton import config_anatomy
 from autopeft.searchers.base import Problem
 from autopeft.study.definition import parse_definition
+from benchmarks.quality.kept_importance import KEPT, kept_map
 
 TOKENS = 10_000
 """FLOPs are compared with each other only, so any number of tokens will do."""
@@ -33,6 +35,8 @@ def task_problem(recorded: Mapping[str, Any], *, seed: int, initial: int) -> Pro
         base=None,
     )
     anatomy = config_anatomy(BackboneRequest(definition.model.name_or_path))
+    if KEPT in recorded:
+        anatomy = replace(anatomy, importance=kept_map(recorded[KEPT]))
     space = problems.bind_space(definition, anatomy)
     if space.hash != recorded["space_hash"]:
         text = f"{recorded['task']} was recorded in another space ({recorded['space_hash']})"

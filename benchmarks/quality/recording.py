@@ -5,14 +5,18 @@ as resumable as a search: kill it and start it again.
 """
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import autopeft
+from autopeft.api.loading import open_store
+from autopeft.api.measuring import stored_map
+from autopeft.backbone.importance import ImportanceMap
 from autopeft.study.definition import parse_definition
 from autopeft.study.progress import Listener, Progress
 from autopeft.study.records import TrialState
 from benchmarks.quality.tables import write_table
-from benchmarks.quality.tasks import REPEATED, SEEDS, Task
+from benchmarks.quality.tasks import IMPORTANCE, REPEATED, SEEDS, Task
 
 
 class Log:
@@ -41,16 +45,17 @@ def record(task: Task, *, data: Path, work: Path, tables: Path) -> Path:
     Raises:
         NotHereError: The data are not there.
     """
-    folder = work / task.name
+    folder = work / task.table
     if not (folder / "data" / "validation.csv").exists():
         task.materialise(data, folder / "data")
     first = _searched(task, folder, seed=SEEDS[0])
     studies = [first]
-    path = write_table(tables, task.name, studies)
+    found = _importance(first, folder) if task.space == IMPORTANCE else None
+    path = write_table(tables, task.table, studies, importance=found)
     chosen = repeated(first)
     for seed in SEEDS[1:]:
         studies.append(_searched(task, folder, seed=seed, enqueue=chosen))
-        path = write_table(tables, task.name, studies)
+        path = write_table(tables, task.table, studies, importance=found)
     return path
 
 
@@ -58,15 +63,28 @@ def _searched(
     task: Task, folder: Path, *, seed: int, enqueue: list[dict[str, object]] | None = None
 ) -> autopeft.Study:
     plain = task.study(folder / "data", seed=seed, enqueue=enqueue or ())
-    definition = parse_definition(plain, where=f"table {task.name}", base=None)
+    definition = parse_definition(plain, where=f"table {task.table}", base=None)
     print(f"{definition.study.name}: {definition.budget.trials} trials", flush=True)
     listener: Listener = Log()
     return autopeft.search(
         definition,
-        storage=f"sqlite:///{folder / 'table.db'}",
+        storage=_storage(folder),
         output_dir=folder / definition.study.name,
         listener=listener,
     )
+
+
+def _storage(folder: Path) -> str:
+    return f"sqlite:///{folder / 'table.db'}"
+
+
+def _importance(study: autopeft.Study, folder: Path) -> ImportanceMap:
+    """The map that the study measured, with all its parts; all seeds share it."""
+    definition = parse_definition(
+        dict(study.record.definition), where=study.record.name, base=None
+    )
+    with closing(open_store(_storage(folder), create=True)) as store:
+        return stored_map(definition, study.record.fingerprints["data"], store)
 
 
 def repeated(study: autopeft.Study) -> list[dict[str, object]]:

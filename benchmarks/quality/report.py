@@ -20,8 +20,8 @@ from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from autopeft.searchers.dominance import hypervolume, non_dominated
-from benchmarks.quality.emulator import Emulator, Table
 from benchmarks.quality.problem import task_problem
+from benchmarks.quality.rules_emulator import emulator_of
 
 BUDGETS = (10, 15, 20, 30, 40, 60, 80, 100, 150, 200)
 """Budgets at which searchers are compared."""
@@ -104,8 +104,8 @@ def runs(
 def emulator_line(rows: pd.DataFrame) -> str:
     """What the emulator of a table is worth, on rows that it was not fitted to."""
     problem = task_problem(rows.attrs, seed=0, initial=1)
-    table = Table.of(rows)
-    found = Emulator(table, problem).held_out()
+    emulator = emulator_of(rows, problem)
+    table, found = emulator.table, emulator.held_out()
     return (
         f"{rows.attrs['task']}: {len(table.configurations)} configurations, held out: Spearman "
         f"{found['spearman']:.3f}, RMSE {found['rmse']:.4f} (accuracies spread by "

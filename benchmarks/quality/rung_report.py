@@ -11,7 +11,7 @@ from benchmarks.quality.errors import NotHereError
 from benchmarks.quality.public_runs import public_runs
 from benchmarks.quality.rung_replay import Rule, dominance, halving, layers, ours, replay
 from benchmarks.quality.rung_tables import RungTable, recorded, rung_noise
-from benchmarks.quality.tasks import TASKS
+from benchmarks.quality.tasks import MIXED, OF_SPACE
 
 COHORT, ORDERS = 8, 50
 """Trials of a cohort, and random orders of the trials in which a rule is replayed."""
@@ -137,7 +137,7 @@ def rung_report(*, data: Path | None, tables: Path, orders: int = ORDERS) -> lis
     here: list[tuple[RungTable, list[Row]]] = []
     if data is not None:
         here.append((public_runs(data), [*known_rows(), *rows(PUBLIC_RUNGS)]))
-    files = [path for name in TASKS if (path := tables / f"{name}.parquet").exists()]
+    files = [path for name in OF_SPACE[MIXED] if (path := tables / f"{name}.parquet").exists()]
     here += [(recorded(path), rows(RECORDED_RUNGS)) for path in files]
     if not here:
         raise NotHereError(

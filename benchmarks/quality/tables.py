@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 import autopeft
+from autopeft.backbone.importance import ImportanceMap
+from benchmarks.quality.kept_importance import write_kept
 
 COLUMNS = (
     "hash",
@@ -24,16 +26,24 @@ COLUMNS = (
 )
 
 
-def write_table(folder: Path, name: str, studies: Sequence[autopeft.Study]) -> Path:
+def write_table(
+    folder: Path,
+    name: str,
+    studies: Sequence[autopeft.Study],
+    *,
+    importance: ImportanceMap | None = None,
+) -> Path:
     """Write the measurements of studies of one task.
 
     Args:
         folder: Where tables lie.
         name: The task.
         studies: Of the same data, one per seed.
+        importance: What places were chosen by, where the space asks for it.
 
     Returns:
-        The file; its metadata hold the frame, the facts, the space's hash and the versions.
+        The file; its metadata hold the frame, the facts, the space's hash and the versions. What
+        a search problem reads of the importance map lies beside it (`kept_importance`).
     """
     rows = pd.DataFrame([row for study in studies for row in _rows(study)], columns=list(COLUMNS))
     first = studies[0].record
@@ -52,6 +62,8 @@ def write_table(folder: Path, name: str, studies: Sequence[autopeft.Study]) -> P
     rows.attrs["definition"]["data"] = {**first.definition["data"], "source": name}
     rows.attrs = json.loads(json.dumps(rows.attrs, default=str))
     folder.mkdir(parents=True, exist_ok=True)
+    if importance is not None:
+        write_kept(folder, name, importance)
     path = folder / f"{name}.parquet"
     fresh = path.with_suffix(".tmp")
     rows.to_parquet(fresh, index=False)

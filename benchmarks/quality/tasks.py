@@ -1,7 +1,7 @@
 """The recorded tasks: which data, which budget, which configurations."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,13 @@ single mutations of the front, so that the table is dense where searchers go."""
 REPEATED, SEEDS = 24, (0, 1, 2)
 """Configurations trained with every seed."""
 
+MIXED, IMPORTANCE = "mixed", "importance"
+"""Spaces of which there are tables."""
+
 
 @dataclass(frozen=True)
 class Task:
-    """One data set.
+    """One data set, searched in one space.
 
     Attributes:
         name: Its folder.
@@ -39,12 +42,19 @@ class Task:
         train: The file trained on; its rows give the validation examples too where there is no
             other file.
         validation: The file measured on, or None.
+        space: What is searched.
     """
 
     name: str
     text: str
     train: str = "train.csv"
     validation: str | None = "validation.csv"
+    space: str = MIXED
+
+    @property
+    def table(self) -> str:
+        """What its table is called."""
+        return self.name if self.space == MIXED else f"{self.name}-{self.space}"
 
     def materialise(self, data: Path, folder: Path) -> None:
         """Write the rows that are used, for all seeds, as `train.csv` and `validation.csv`.
@@ -60,11 +70,11 @@ class Task:
             raise NotHereError(f"{data / self.name / self.train} is not there")
         rows = pd.read_csv(data / self.name / self.train).drop_duplicates(self.text)
         if self.validation is None:
-            rest, held = _drawn(rows, VALIDATION)
+            rest, held = drawn(rows, VALIDATION)
         else:
             rest = rows
-            _, held = _drawn(pd.read_csv(data / self.name / self.validation), VALIDATION)
-        _, train = _drawn(rest[~rest[self.text].isin(held[self.text])], TRAIN)
+            _, held = drawn(pd.read_csv(data / self.name / self.validation), VALIDATION)
+        _, train = drawn(rest[~rest[self.text].isin(held[self.text])], TRAIN)
         folder.mkdir(parents=True, exist_ok=True)
         train.to_csv(folder / "train.csv", index=False)
         held.to_csv(folder / "validation.csv", index=False)
@@ -90,7 +100,7 @@ class Task:
             search |= {"searcher": "evolution", "initial": INITIAL}
         return {
             "schema": "autopeft/v1",
-            "study": {"name": f"{self.name}-seed{seed}", "seed": seed},
+            "study": {"name": f"{self.table}-seed{seed}", "seed": seed},
             "model": {"name_or_path": "builtin:minilm"},
             "data": {
                 "source": str(folder),
@@ -100,23 +110,31 @@ class Task:
                 "max_length": MAX_LENGTH,
             },
             "training": {"epochs": EPOCHS, "batch_size": BATCH_SIZE},
-            "space": "mixed",
+            "space": self.space,
             "search": search,
             "budget": {"trials": len(enqueue) or TRIALS, "wall_clock": None},
         }
 
 
+_DATA_SETS = (
+    Task("trec6", "text", validation=None),
+    Task("sst2", "sentence"),
+    Task("snips", "text"),
+)
+
 TASKS = {
-    task.name: task
-    for task in (
-        Task("trec6", "text", validation=None),
-        Task("sst2", "sentence"),
-        Task("snips", "text"),
-    )
+    task.table: task
+    for task in (*_DATA_SETS, *(replace(each, space=IMPORTANCE) for each in _DATA_SETS))
 }
 
+OF_SPACE: Mapping[str, tuple[str, ...]] = {
+    space: tuple(name for name, task in TASKS.items() if task.space == space)
+    for space in (MIXED, IMPORTANCE)
+}
+"""Tables by space: figures of two spaces are not averaged."""
 
-def _drawn(rows: pd.DataFrame, n: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+
+def drawn(rows: pd.DataFrame, n: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rest and `n` rows, drawn with every label's share."""
     rest, drawn = train_test_split(rows, test_size=n, random_state=0, stratify=rows["label"])
     return rest, drawn

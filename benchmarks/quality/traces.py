@@ -19,9 +19,11 @@ import autopeft.searchers
 from autopeft.searchers.base import Problem, Searcher
 from autopeft.searchers.dominance import non_dominated
 from autopeft.searchers.registry import make_searcher
-from benchmarks.quality.emulator import Emulator, Table
+from benchmarks.quality.kept_importance import kept_file, read_kept
 from benchmarks.quality.problem import task_problem
+from benchmarks.quality.rules_emulator import emulator_of
 from benchmarks.quality.simulation import Setup, Simulation
+from benchmarks.quality.tasks import IMPORTANCE, MIXED, TASKS
 
 TRIALS = 200
 """Trials of the reference, and the budget of every other searcher in mean full trials."""
@@ -43,6 +45,9 @@ OURS = "autopeft"
 """The contender that the others are compared with: without the portfolio, whose learning rates
 were set with TREC-6 in view."""
 
+WITHOUT_PRIOR = "autopeft (no importance)"
+"""Ours without the importance map among what it models trials by."""
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -54,6 +59,9 @@ class Contender:
         initial: Trials of its start; Optuna's samplers and the reference have their own.
         portfolio: Whether `gp` begins with what publications found good.
         seeds: How many.
+        prior: Whether it is shown the importance map, where the table has one (see
+            `without_prior`).
+        spaces: Of the tables that it is run on.
     """
 
     make: Callable[[Problem], Searcher]
@@ -61,6 +69,12 @@ class Contender:
     initial: int = 8
     portfolio: bool = False
     seeds: int = 10
+    prior: bool = True
+    spaces: tuple[str, ...] = (MIXED, IMPORTANCE)
+
+    def runs_on(self, task: str) -> bool:
+        """Whether it is run on a table."""
+        return TASKS[task].space in self.spaces
 
 
 def _named(name: str) -> Callable[[Problem], Searcher]:
@@ -90,13 +104,16 @@ CONTENDERS: Mapping[str, Contender] = {
     OURS: Contender(_named("gp"), _stopping(DEFAULT_RUNGS)),
     "autopeft (portfolio)": Contender(_named("gp"), _stopping(DEFAULT_RUNGS), portfolio=True),
     "autopeft (no rungs)": Contender(_named("gp"), _full(PACK)),
+    WITHOUT_PRIOR: Contender(
+        _named("gp"), _stopping(DEFAULT_RUNGS), prior=False, spaces=(IMPORTANCE,)
+    ),
     "random": Contender(_named("random"), _full(1)),
     "evolution": Contender(_named("evolution"), _full(1)),
     "nsga2": Contender(_named("nsga2"), _full(1)),
     "tpe": Contender(_named("tpe"), _full(1)),
     "gpsampler": Contender(_named("gpsampler"), _full(1), seeds=5),
-    "reference": Contender(_named("reference"), REFERENCE, seeds=3),
-    "reference (as released)": Contender(_released, REFERENCE, seeds=3),
+    "reference": Contender(_named("reference"), REFERENCE, seeds=3, spaces=(MIXED,)),
+    "reference (as released)": Contender(_released, REFERENCE, seeds=3, spaces=(MIXED,)),
 }
 
 
@@ -120,8 +137,9 @@ def run(name: str, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     contender = CONTENDERS[name]
     problem = task_problem(rows.attrs, seed=seed, initial=contender.initial)
     problem = replace(problem, portfolio=contender.portfolio)
-    emulator = Emulator(Table.of(rows), problem)
-    simulation = Simulation(problem, emulator, contender.make(problem), contender.setup, seed)
+    emulator = emulator_of(rows, problem)
+    searcher = contender.make(problem if contender.prior else without_prior(problem))
+    simulation = Simulation(problem, emulator, searcher, contender.setup, seed)
     trace = pd.DataFrame([asdict(step) for step in simulation.run()])
     points = simulation.points()
     front = points[non_dominated(points)].round(6).tolist()
@@ -129,6 +147,17 @@ def run(name: str, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     return trace.assign(
         searcher=name, task=rows.attrs["task"], seed=seed, code=searcher_code(name)
     )
+
+
+def without_prior(problem: Problem) -> Problem:
+    """The same problem, of whose importance map the searcher's features know nothing.
+
+    Space, costs and everything that trains stay: a point `keep: 1/4` still means the best quarter
+    of the sites, so what is compared is coverage among the features, not the choice of places.
+    That choice could not be taken back on a recorded table: it holds configurations at the best
+    places alone, and no emulator knows what it never saw.
+    """
+    return replace(problem, anatomy=replace(problem.anatomy, importance=None))
 
 
 def record_traces(
@@ -150,6 +179,8 @@ def record_traces(
         for name, task in product(names, tasks):
             seeds = min(CONTENDERS[name].seeds, most_seeds or CONTENDERS[name].seeds)
             ground = ground_of(tables, task)
+            if not CONTENDERS[name].runs_on(task):
+                continue
             if seed >= seeds or has_trace(load_traces(tables), name, task, seed, ground):
                 continue
             trace = run(name, load_table(tables, task), seed).assign(ground=ground)
@@ -184,7 +215,11 @@ def has_trace(every: pd.DataFrame, name: str, task: str, seed: int, ground: str)
 def ground_of(tables: Path, task: str) -> str:
     """12 hexadecimal digits of what a trace stands on: the table, its emulator, the simulation."""
     parts = [tables / f"{task}.parquet"]
-    parts += [Path(__file__).with_name(f"{name}.py") for name in ("emulator", "simulation")]
+    names = ["emulator", "simulation"]
+    if TASKS[task].space == IMPORTANCE:
+        names += ["rules_emulator", "kept_importance"]
+        parts.append(kept_file(tables, task))
+    parts += [Path(__file__).with_name(f"{name}.py") for name in names]
     return _digest(parts)
 
 
@@ -217,5 +252,7 @@ def load_traces(tables: Path) -> pd.DataFrame:
 
 
 def load_table(folder: Path, task: str) -> pd.DataFrame:
-    """A recorded table; its metadata are in `attrs`."""
-    return pd.read_parquet(folder / f"{task}.parquet")
+    """A recorded table; its metadata are in `attrs`, with what it keeps of an importance map."""
+    rows = pd.read_parquet(folder / f"{task}.parquet")
+    rows.attrs |= read_kept(folder, task)
+    return rows
