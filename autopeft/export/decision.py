@@ -12,15 +12,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autopeft.configuration import Configuration
 from autopeft.errors import Fault, InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 SUFFIX = ".importance.safetensors"
@@ -28,7 +27,7 @@ SUFFIX = ".importance.safetensors"
 MOST_LISTED = 4096
 """Numbers that stand in the YAML, of all places together: some 20 kB. More go beside it."""
 
-Chosen = Mapping[str, NDArray[np.int64]]
+Chosen: TypeAlias = "Mapping[str, NDArray[np.int64]]"
 
 
 @dataclass(frozen=True)
@@ -111,12 +110,12 @@ def digest_of(configuration: Configuration, trained: Configuration, chosen: Chos
     digest = hashlib.sha256(json.dumps(both, sort_keys=True).encode())
     for place in sorted(chosen):
         digest.update(f"\n{place} ".encode())
-        digest.update(np.ascontiguousarray(chosen[place], dtype="<i8").tobytes())
+        digest.update(chosen[place].astype("<i8").tobytes())
     return digest.hexdigest()
 
 
-def _narrowed(index: NDArray[np.int64]) -> NDArray[Any]:
-    return index.astype(np.int32) if index.max(initial=0) <= np.iinfo(np.int32).max else index
+def _narrowed(index: "NDArray[np.int64]") -> "NDArray[Any]":
+    return index.astype("int32") if index.max(initial=0) < 2**31 else index
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -139,6 +138,8 @@ def read_decision(block: Mapping[str, Any], configuration: Configuration, path: 
         InputError: The file of tensors is missing or cannot be read; or the configuration, or
             what was decided for it, is not as it was exported.
     """
+    import numpy as np
+
     chosen = {
         str(place): np.asarray(own, dtype=np.int64) for place, own in block["chosen"].items()
     }
@@ -164,13 +165,13 @@ def read_decision(block: Mapping[str, Any], configuration: Configuration, path: 
     )
 
 
-def _read_tensors(name: str, path: Path) -> dict[str, NDArray[np.int64]]:
+def _read_tensors(name: str, path: Path) -> "dict[str, NDArray[np.int64]]":
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     beside = path.with_name(Path(name).name)
     try:
-        return {place: own.astype(np.int64) for place, own in load_file(beside).items()}
+        return {place: own.astype("int64") for place, own in load_file(beside).items()}
     except (OSError, SafetensorError) as error:
         given = f"no file {beside.name} that can be read"
         raise InputError(_fault(path, "tensors", given, "the one exported with it")) from error

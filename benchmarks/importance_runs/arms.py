@@ -1,9 +1,9 @@
 """What is compared: rules for where and what to train, each at a budget of parameters.
 
 A budget is what LoRA of a rank has at `placing.ROLES` of every layer. An arm keeps it as nearly as
-its whole units (ranks, channels, heads, blocks) allow: within `TOLERANCE`. What counts is what a
-deployed adapter stores. Every arm that chooses has a control that leaves the choice to chance and
-is the same in all else.
+its whole units (ranks, channels, heads, blocks) allow: within `TOLERANCE`. What counts are the
+scalars that training moves (`moved_params`). Every arm that chooses has a control that leaves the
+choice to chance and is the same in all else.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +19,7 @@ from autopeft.backbone.importance import Key
 from autopeft.configuration import NO_SPARSITY, TRAINING_KEYS, Configuration, Group
 from autopeft.space.schema import Scalar
 from autopeft.sparsity import rules
+from autopeft.sparsity.id3 import budget_of
 from benchmarks.importance_runs.placing import (
     ROLES,
     budget,
@@ -232,6 +233,17 @@ def _id3_weights(case: Case) -> Plan:
 def _adalora(case: Case) -> Plan:
     """From 1.5 times the rank, as peft's defaults (12 to 8)."""
     return [lora(3 * case.rank // 2, case.layers)], ruled("adalora", target=2 / 3)
+
+
+def moved_params(configuration: Configuration, anatomy: Anatomy) -> int:
+    """Scalars that have moved when training ends: what arms are matched by.
+
+    They are what an adapter stores, but for ID3: its masked scalars stay as they were, and are
+    stored all the same.
+    """
+    stored = counting.trainable_params(configuration, anatomy)
+    sparsity = dict(configuration.sparsity)
+    return budget_of(stored, float(sparsity["budget"])) if sparsity["rule"] == "id3" else stored
 
 
 # -- the arms -------------------------------------------------------------------------------------

@@ -9,11 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from autopeft import counting
 from autopeft.configuration import Configuration
 from autopeft.training.lanes.pack import Lane
 from benchmarks.importance_runs import table
-from benchmarks.importance_runs.arms import ARMS, RANKS, Case, configured
+from benchmarks.importance_runs.arms import ARMS, RANKS, Case, configured, moved_params
 from benchmarks.importance_runs.grounds import TUNING, Ground
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -73,7 +72,7 @@ def job(ground: Ground, stage: str, name: str, case: Case, rate: float) -> Job:
         "rate": rate,
         "hash": configuration.hash,
         "ground": ground.digest,
-        "params": counting.trainable_params(configuration, case.anatomy),
+        "params": moved_params(configuration, case.anatomy),
     }
     return Job(row, configuration)
 

@@ -22,7 +22,15 @@ from autopeft.training.lanes.pack import Lane
 from autopeft.training.loop import Trainer
 from autopeft.training.settings import LoopSettings
 from benchmarks.importance_runs import probing, recording, table
-from benchmarks.importance_runs.arms import ARMS, RANKS, TOLERANCE, Arm, Case, configured
+from benchmarks.importance_runs.arms import (
+    ARMS,
+    RANKS,
+    TOLERANCE,
+    Arm,
+    Case,
+    configured,
+    moved_params,
+)
 from benchmarks.importance_runs.command import main
 from benchmarks.importance_runs.grounds import Ground
 from benchmarks.importance_runs.placing import ROLES, budget, keys_of, lora_at, price, shuffled
@@ -55,7 +63,7 @@ def test_every_arm_keeps_the_budget(anatomy, rank) -> None:
     assert budget(anatomy, rank) == rank * 6 * (2 * 768 + 2 * 1920)
     for name, arm in ARMS.items():
         case = Case(anatomy, rank, 0)
-        params = counting.trainable_params(configured(arm, case, 1e-3), anatomy)
+        params = moved_params(configured(arm, case, 1e-3), anatomy)
         assert abs(params / case.params - 1) <= TOLERANCE, name
 
 
@@ -66,7 +74,7 @@ def test_a_control_is_as_large_as_what_it_controls(anatomy) -> None:
             continue
         case = Case(anatomy, RANKS[1], 0)
         sizes = [
-            counting.trainable_params(configured(each, case, 1e-3), anatomy)
+            moved_params(configured(each, case, 1e-3), anatomy)
             for each in (arm, ARMS[arm.control])
         ]
         assert sizes[0] == pytest.approx(sizes[1], rel=0.02), name
