@@ -160,6 +160,31 @@ def build_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpac
 
     What only an importance map could tell is left out where there is none.
     """
+    return [
+        Fault("study", f"space.methods.{each.key}", each.given, each.allowed, each.hint)
+        for found in _tried_faults(definition, anatomy, space).values()
+        if all(found)
+        for each in found[0]
+    ]
+
+
+def barred_parts(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace) -> list[str]:
+    """What of the space is never proposed since it cannot be built: one example a method."""
+    notes = []
+    for method, found in _tried_faults(definition, anatomy, space).items():
+        if (faulty := [each[0] for each in found if each]) and not all(found):
+            share = len(faulty) / len(found)
+            notes.append(
+                f"{share:.0%} of what the space has of {method} is never proposed, such as "
+                f"{faulty[0].given} (allowed: {faulty[0].allowed})"
+            )
+    return notes
+
+
+def _tried_faults(
+    definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace
+) -> dict[str, list[list[Fault]]]:
+    """By method: faults of its groups in the smallest configurations and in `TRIED` samples."""
     costs = Costs(anatomy, head_params=0, train_tokens=1)
     rng = np.random.default_rng(0)
     points = [*space.smallest(), *(space.sample(rng) for _ in range(TRIED))]
@@ -170,12 +195,7 @@ def build_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpac
             groups = tuple(each for each in configuration.groups if each.method == method)
             alone = replace(configuration, groups=groups, sparsity=tuple(NO_SPARSITY.items()))
             by_method.setdefault(method, []).append(counting.faults(alone, anatomy))
-    return [
-        Fault("study", f"space.methods.{each.key}", each.given, each.allowed, each.hint)
-        for found in by_method.values()
-        if all(found)
-        for each in found[0]
-    ]
+    return by_method
 
 
 def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuration]:

@@ -273,6 +273,12 @@ def test_what_a_map_cannot_tell_is_never_proposed(anatomy: Anatomy) -> None:
     (fault, *_) = counting.faults(too_much, measured)
     assert "which the map keeps" in fault.allowed
     assert counting.faults(too_much, anatomy) == [], "only a map can tell"
+    plain = {"model": {"name_or_path": "m"}, "data": {"source": "d"}, "space": space}
+    definition = parse_definition(plain, where="test", base=None)
+    (note,) = problems.barred_parts(definition, measured, problem.space)
+    assert "of sparse is never proposed" in note
+    assert problems.build_faults(definition, measured, problem.space) == []
+    assert problems.barred_parts(definition, anatomy, problem.space) == []
 
 
 def test_enqueued_configurations_that_cannot_be_built_are_told(anatomy: Anatomy) -> None:
