@@ -8,7 +8,7 @@ through `Configuration.hash`.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autopeft.errors import Fault, SpaceError
@@ -127,6 +127,10 @@ class Configuration:
     def layers(self) -> tuple[int, ...]:
         """Every layer that some method occupies, sorted."""
         return tuple(sorted({layer for group in self.groups for layer in group.layers}))
+
+    def without_rule(self) -> "Configuration":
+        """The same groups and training values, and no sparsity rule."""
+        return replace(self, sparsity=_items(NO_SPARSITY))
 
     def training_value(self, key: str) -> float:
         """One of `TRAINING_KEYS`."""

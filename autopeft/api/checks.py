@@ -61,7 +61,7 @@ def study_faults(definition: StudyDefinition, *, where: str, output_dir: Path) -
     faults += _probe_faults(definition, where)
     if space is None:
         return faults
-    unbuildable = problems.build_faults(definition, anatomy, space)
+    unbuildable = problems.build_faults(problems.tried_faults(definition, anatomy, space))
     faults += _placed(unbuildable, where)
     if not unbuildable and not unmeasured:  # counts need scores: a search checks them then
         faults += _placed(problems.cap_faults(definition, anatomy, space), where)

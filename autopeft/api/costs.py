@@ -1,12 +1,12 @@
 """What configurations of a study cost: closed forms, which a searcher asks for again and again."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 
 from autopeft import counting
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.configuration import NO_SPARSITY, Configuration
+from autopeft.configuration import Configuration
+from autopeft.errors import Fault
 from autopeft.sparsity import rules
 
 CACHED = 100_000
@@ -28,10 +28,15 @@ class Costs:
     def __init__(self, anatomy: Anatomy, *, head_params: int, train_tokens: int) -> None:
         self._anatomy, self._head, self._tokens = anatomy, head_params, train_tokens
         self._measured = anatomy.importance is not None
+        self.faults = lru_cache(CACHED)(self._faults)
         self.known = lru_cache(CACHED)(self._known)
         self.flops = lru_cache(CACHED)(self._flops)
         self.trunk_flops = lru_cache(CACHED)(self._trunk_flops)
         self.site_params = lru_cache(CACHED)(self._site_params)
+
+    def _faults(self, configuration: Configuration) -> tuple[Fault, ...]:
+        """Why it cannot be built, as far as that can be told."""
+        return tuple(counting.faults(self.counted(configuration), self._anatomy))
 
     def _known(self, configuration: Configuration) -> Mapping[str, float]:
         counted = self.counted(configuration)
@@ -55,4 +60,4 @@ class Costs:
         """What counts for a configuration: itself, or itself without a rule that needs a map."""
         if self._measured or not rules.measured(configuration):
             return configuration
-        return replace(configuration, sparsity=tuple(NO_SPARSITY.items()))
+        return configuration.without_rule()

@@ -1,13 +1,13 @@
 """Who needs an importance map: studies and configurations."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from autopeft.api.problem import registered
 from autopeft.methods import registry
 from autopeft.searchers.presets import needs_map
 from autopeft.space.library import load_space
-from autopeft.space.schema import ParameterSchema
+from autopeft.space.schema import by_scores
 from autopeft.sparsity import rules
 from autopeft.study.definition import StudyDefinition
 
@@ -39,15 +39,11 @@ def configuration_needs_importance(plain: Mapping[str, Any]) -> bool:
     """Whether a configuration in plain form comes to something by scores; faults are no matter."""
     sparsity = plain.get("sparsity") or {}
     rule = rules.schemas().get(str(sparsity.get("rule", "none")))
-    if rule is not None and (rule.measured or _by_scores(rule.parameters, sparsity)):
+    if rule is not None and (rule.measured or by_scores(rule.parameters, sparsity)):
         return True
     return any(
-        _by_scores(schema.parameters, entry)
+        by_scores(schema.parameters, entry)
         for name, schema in registry.schemas().items()
         for entry in plain.get(name) or ()
         if isinstance(entry, Mapping)
     )
-
-
-def _by_scores(parameters: Iterable[ParameterSchema], given: Mapping[str, Any]) -> bool:
-    return any(given.get(each.name, each.default) in each.measured for each in parameters)

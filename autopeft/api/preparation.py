@@ -83,9 +83,10 @@ class Preparation:
         self._materials = materials
         anatomy = materials.backbone.anatomy
         self._space = problems.bind_space(definition, anatomy)
-        if faults := problems.build_faults(definition, anatomy, self._space):
+        tried = problems.tried_faults(definition, anatomy, self._space)
+        if faults := problems.build_faults(tried):
             raise InputError(faults)
-        for note in problems.barred_parts(definition, anatomy, self._space):
+        for note in problems.barred_parts(tried):
             listener.on_event(note)
         self._constant = setup.constant_quality(
             self._quality, materials.data, n_vocabulary=materials.n_vocabulary

@@ -10,7 +10,7 @@ import numpy as np
 from autopeft import counting
 from autopeft.api.costs import Costs
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.configuration import NO_SPARSITY, TRAINING_KEYS, Configuration
+from autopeft.configuration import TRAINING_KEYS, Configuration
 from autopeft.errors import Fault, InputError
 from autopeft.export.peft_config import peft_faults
 from autopeft.methods import registry
@@ -133,7 +133,6 @@ def make_problem(
         surrogate=definition.search.surrogate,
         trunk_flops=costs.trunk_flops,
         limits=_limits(definition, frames),
-        rule_methods={name: schema.methods for name, schema in rules.schemas().items()},
     )
     faults = _cap_faults(definition, ranges) or _feasibility_faults(definition, problem)
     if faults:
@@ -155,47 +154,47 @@ def cap_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace)
     return []
 
 
-def build_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace) -> list[Fault]:
-    """Faults of methods of the space of which nothing can be built, whatever the other values.
+TriedFaults: TypeAlias = Mapping[str, Sequence[Sequence[Fault]]]
+"""By method: why its groups cannot be built, for every configuration that was tried."""
+
+
+def tried_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace) -> TriedFaults:
+    """What cannot be built of the space's smallest configurations and of `TRIED` samples.
 
     What only an importance map could tell is left out where there is none.
     """
+    rng = np.random.default_rng(0)
+    points = [*space.smallest(), *(space.sample(rng) for _ in range(TRIED))]
+    by_method: dict[str, list[list[Fault]]] = {}
+    for point in points:
+        configuration = build(definition, space, point).without_rule()
+        for method in configuration.methods:
+            groups = tuple(each for each in configuration.groups if each.method == method)
+            alone = replace(configuration, groups=groups)
+            by_method.setdefault(method, []).append(counting.faults(alone, anatomy))
+    return by_method
+
+
+def build_faults(tried: TriedFaults) -> list[Fault]:
+    """Faults of methods of the space of which nothing can be built, whatever the other values."""
     return [
         Fault("study", f"space.methods.{each.key}", each.given, each.allowed, each.hint)
-        for found in _tried_faults(definition, anatomy, space).values()
+        for found in tried.values()
         if all(found)
         for each in found[0]
     ]
 
 
-def barred_parts(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace) -> list[str]:
+def barred_parts(tried: TriedFaults) -> list[str]:
     """What of the space is never proposed since it cannot be built: one example a method."""
     notes = []
-    for method, found in _tried_faults(definition, anatomy, space).items():
+    for method, found in tried.items():
         if (faulty := [each[0] for each in found if each]) and not all(found):
-            share = len(faulty) / len(found)
             notes.append(
-                f"{share:.0%} of what the space has of {method} is never proposed, such as "
-                f"{faulty[0].given} (allowed: {faulty[0].allowed})"
+                f"{len(faulty) / len(found):.0%} of what the space has of {method} is never "
+                f"proposed, such as {faulty[0].given} (allowed: {faulty[0].allowed})"
             )
     return notes
-
-
-def _tried_faults(
-    definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace
-) -> dict[str, list[list[Fault]]]:
-    """By method: faults of its groups in the smallest configurations and in `TRIED` samples."""
-    costs = Costs(anatomy, head_params=0, train_tokens=1)
-    rng = np.random.default_rng(0)
-    points = [*space.smallest(), *(space.sample(rng) for _ in range(TRIED))]
-    by_method: dict[str, list[list[Fault]]] = {}
-    for point in points:
-        configuration = costs.counted(build(definition, space, point))
-        for method in configuration.methods:
-            groups = tuple(each for each in configuration.groups if each.method == method)
-            alone = replace(configuration, groups=groups, sparsity=tuple(NO_SPARSITY.items()))
-            by_method.setdefault(method, []).append(counting.faults(alone, anatomy))
-    return by_method
 
 
 def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuration]:
@@ -273,7 +272,7 @@ def _feasible(
 
     def feasible(configuration: Configuration) -> bool:
         counted = costs.counted(configuration)
-        if counting.faults(counted, anatomy):
+        if costs.faults(configuration):
             return False
         if peft_only and peft_faults(counting.resolved(counted, anatomy), anatomy):
             return False

@@ -11,6 +11,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.counting import placed_groups, resolved
 from autopeft.export.decision import Decision, digest_of
 from autopeft.methods import registry
+from autopeft.space.schema import by_scores
 from autopeft.sparsity import rules
 
 _DIGITS = 4
@@ -48,8 +49,7 @@ def decided(configuration: Configuration, anatomy: Anatomy) -> Decision | None:
 
 
 def _is_scored(group: Group) -> bool:
-    parameters = registry[group.method].schema.parameters
-    return any(group.get(each.name, each.default) in each.measured for each in parameters)
+    return by_scores(registry[group.method].schema.parameters, dict(group.settings))
 
 
 def _chosen(

@@ -109,6 +109,14 @@ class Call:
     gains: Tensor | None = None
 
 
+def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
+    raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} outside training")
+
+
+SILENT = Call(training=False, uniform=_no_draws)
+"""The call of every pass outside training: nothing is dropped, and who draws is at fault."""
+
+
 class LaneOperator(nn.Module):
     """Stacked trainable tensors of `k` lanes at one place, padded to one shape.
 

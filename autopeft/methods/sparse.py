@@ -199,11 +199,6 @@ def density_class(density: float) -> int:
     return math.ceil(math.log2(density))
 
 
-def needs_importance(group: Group) -> bool:
-    """Whether the units of a group of this method are chosen by a score of the importance map."""
-    return str(group["score"]) in MEASURED
-
-
 def dense_change(group: Group, place: Place, tensors: Mapping[str, Tensor]) -> Tensor:
     """What a lane's tensors at a place add to W, [d_in, d_out]."""
     values, own = tensors["values"], units(group, place)

@@ -68,7 +68,6 @@ class Problem:
         trunk_flops: A configuration -> those of `flops` that a pack shares: the frozen layers
             below its branch point.
         limits: Caps on measured costs and floors on quality.
-        rule_methods: By sparsity rule, the methods that it is for; any where it is not named.
     """
 
     space: BoundSpace
@@ -86,7 +85,6 @@ class Problem:
     surrogate: str = "map"
     trunk_flops: Callable[[Configuration], float] = lambda configuration: 0.0
     limits: tuple[Limit, ...] = ()
-    rule_methods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

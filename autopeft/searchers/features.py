@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.configuration import NO_SPARSITY, Configuration, Group
+from autopeft.configuration import Configuration, Group
 from autopeft.searchers.base import Problem
 from autopeft.searchers.coverage import coverage
 from autopeft.space.schema import Scalar
@@ -39,7 +39,7 @@ def describe(problem: Problem, configuration: Configuration) -> dict[str, float]
     features |= coverage(params, problem.anatomy.importance)
     for method in configuration.methods:
         groups = tuple(group for group in configuration.groups if group.method == method)
-        alone = _alone(problem, configuration, method, groups)
+        alone = replace(configuration, groups=groups)
         total = sum((params if alone == configuration else problem.site_params(alone)).values())
         features[f"method {method}"] = math.log1p(total)
         features |= _settings(method, groups)
@@ -49,16 +49,6 @@ def describe(problem: Problem, configuration: Configuration) -> dict[str, float]
     for name, value in configuration.sparsity:
         features |= _numbers(f"sparsity {name}", value)
     return features
-
-
-def _alone(
-    problem: Problem, configuration: Configuration, method: str, groups: tuple[Group, ...]
-) -> Configuration:
-    """The configuration with one method, and without its rule where that is for others."""
-    methods = problem.rule_methods.get(str(dict(configuration.sparsity)["rule"]), ())
-    foreign = methods and method not in methods
-    sparsity = tuple(NO_SPARSITY.items()) if foreign else configuration.sparsity
-    return replace(configuration, groups=groups, sparsity=sparsity)
 
 
 def _by_place(params: Mapping[tuple[int, str], int]) -> dict[str, float]:

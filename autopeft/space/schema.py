@@ -4,7 +4,7 @@ Methods and backbones live above the space (they know it, it does not know them)
 themselves here: a method by its parameters and legal sites, a backbone by its dimensions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -38,6 +38,16 @@ class ParameterSchema:
     choices: tuple[str, ...] = ()
     when: tuple[str, Scalar] | None = None
     measured: tuple[str, ...] = ()
+
+
+def by_scores(parameters: Iterable[ParameterSchema], given: Mapping[str, Scalar]) -> bool:
+    """Whether some of these parameters has a value that means something only with a map.
+
+    Args:
+        parameters: Of a method or a rule.
+        given: Their values by name; what is left out has its default.
+    """
+    return any(given.get(each.name, each.default) in each.measured for each in parameters)
 
 
 @dataclass(frozen=True)

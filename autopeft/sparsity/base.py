@@ -15,7 +15,7 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.importance import Key
 from autopeft.configuration import Configuration
 from autopeft.errors import BackboneError, Fault
-from autopeft.space.schema import RuleSchema, Scalar
+from autopeft.space.schema import RuleSchema, Scalar, by_scores
 from autopeft.sparsity.acting import Acting, Subject
 
 
@@ -141,10 +141,8 @@ class Rules:
 
     def measured(self, configuration: Configuration) -> bool:
         """Whether a configuration's rule comes to something only with an importance map."""
-        schema, settings = self.of(configuration).schema, dict(configuration.sparsity)
-        return schema.measured or any(
-            settings.get(each.name, each.default) in each.measured for each in schema.parameters
-        )
+        schema = self.of(configuration).schema
+        return schema.measured or by_scores(schema.parameters, dict(configuration.sparsity))
 
     def names(self) -> tuple[str, ...]:
         """All names, in the order of registration."""

@@ -2,10 +2,10 @@
 
 The highest tau weights, over all matrices that the configuration trains, are taken. A matrix that
 has at least 1 / threshold as many of them as its structured method has parameters keeps that
-method (at the latest, one of which all that the map keeps are among them); all others train their
-own weights of the tau alone. SPT sweeps tau in steps of 20,000 and
+method; all others train their own weights of the tau alone. SPT sweeps tau in steps of 20,000 and
 keeps what is nearest to a budget; here tau is the largest of all whose exact parameter count,
-structured and single weights together, is within the budget.
+structured and single weights together, is within the budget. An importance map keeps the highest
+weights of a matrix only: one all of whose kept weights are taken keeps its method in any case.
 """
 
 import math

@@ -8,10 +8,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from autopeft.backbone.lm_head import LmHead
-from autopeft.methods.base import Call
+from autopeft.methods.base import SILENT
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.pack import Pack
 
@@ -75,10 +74,6 @@ def _next_tokens(pack: Pack, head: LmHead, rows: Sequence[Sequence[int]], pad: i
     }
     labels = torch.zeros(len(rows), dtype=torch.long, device=pack.device)
     batch = Batch(inputs, inputs["attention_mask"], labels)
-    hidden = pack(batch, Call(training=False, uniform=_no_draws))[0]
+    hidden = pack(batch, SILENT)[0]
     last = hidden[torch.arange(len(rows)), torch.from_numpy(lengths - 1).to(pack.device)]
     return [int(token) for token in head.logits(last).argmax(dim=-1)]
-
-
-def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
-    raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} in generation")

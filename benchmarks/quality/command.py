@@ -99,10 +99,10 @@ def _report(arguments: argparse.Namespace) -> int:
     from benchmarks.quality import report
     from benchmarks.quality.traces import OURS, PLAIN, load_table, load_traces, searcher_code
 
-    traces = load_traces(arguments.tables)
-    if traces.empty:
-        raise NotHereError(f"no traces in {arguments.tables}: run trace")
     tasks = _recorded(arguments.tables, OF_SPACE[arguments.space])
+    for task in tasks:
+        print(report.emulator_line(load_table(arguments.tables, task)))
+    traces = load_traces(arguments.tables)
     traces = traces[traces["task"].isin(OF_SPACE[arguments.space])]
     if traces.empty:
         raise NotHereError(f"no traces of the space {arguments.space}: run trace")
@@ -111,8 +111,6 @@ def _report(arguments: argparse.Namespace) -> int:
         if n := other.groupby(["task", "seed"]).ngroups:
             print(f"note: {n} traces of {name} were made by other code than there is now")
     every = report.runs(traces, evaluations=not arguments.without_evaluations)
-    for task in tasks:
-        print(report.emulator_line(load_table(arguments.tables, task)))
     print(report.markdown(report.summary(every)))
     everything = report.runs(traces, evaluations=not arguments.without_evaluations, worth="found")
     print("\nthe same, of everything that was trained in full\n")

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from importance_spaces import measured_anatomy
-from rule_doubles import known_rules
 
 from autopeft.api.costs import Costs
 from autopeft.configuration import Configuration, Group
@@ -18,13 +17,10 @@ def test_a_rule_that_needs_a_map_counts_as_none_without_one() -> None:
     ruled = Configuration.of([group], training=TRAINING, sparsity=SPT)
     plain = Configuration.of([group], training=TRAINING)
     measured = measured_anatomy()
-    with known_rules():
-        with_map = Costs(measured, head_params=10, train_tokens=100)
-        without = Costs(replace(measured, importance=None), head_params=10, train_tokens=100)
-        assert without.known(ruled) == with_map.known(plain)
-        assert without.site_params(ruled) == with_map.site_params(plain)
-        assert without.trunk_flops(ruled) == with_map.trunk_flops(plain)
-        assert with_map.site_params(ruled) == site_params(ruled, measured)
-        assert (
-            with_map.known(ruled)["trainable_params"] < with_map.known(plain)["trainable_params"]
-        )
+    with_map = Costs(measured, head_params=10, train_tokens=100)
+    without = Costs(replace(measured, importance=None), head_params=10, train_tokens=100)
+    assert without.known(ruled) == with_map.known(plain)
+    assert without.site_params(ruled) == with_map.site_params(plain)
+    assert without.trunk_flops(ruled) == with_map.trunk_flops(plain)
+    assert with_map.site_params(ruled) == site_params(ruled, measured)
+    assert with_map.known(ruled)["trainable_params"] < with_map.known(plain)["trainable_params"]

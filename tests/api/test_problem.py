@@ -257,7 +257,7 @@ def test_a_method_that_nothing_can_be_built_of_is_a_fault_before_anything_is_mea
     plain = {"model": {"name_or_path": "m"}, "data": {"source": "d"}, "space": block}
     definition = parse_definition(plain, where="test", base=None)
     bound = problems.bind_space(definition, anatomy)
-    found = problems.build_faults(definition, anatomy, bound)
+    found = problems.build_faults(problems.tried_faults(definition, anatomy, bound))
     assert {fault.key for fault in found} == ({f"space.methods.{key}"} if key else set())
 
 
@@ -275,10 +275,12 @@ def test_what_a_map_cannot_tell_is_never_proposed(anatomy: Anatomy) -> None:
     assert counting.faults(too_much, anatomy) == [], "only a map can tell"
     plain = {"model": {"name_or_path": "m"}, "data": {"source": "d"}, "space": space}
     definition = parse_definition(plain, where="test", base=None)
-    (note,) = problems.barred_parts(definition, measured, problem.space)
+    tried = problems.tried_faults(definition, measured, problem.space)
+    (note,) = problems.barred_parts(tried)
     assert "of sparse is never proposed" in note
-    assert problems.build_faults(definition, measured, problem.space) == []
-    assert problems.barred_parts(definition, anatomy, problem.space) == []
+    assert problems.build_faults(tried) == []
+    unknown = problems.tried_faults(definition, anatomy, problem.space)
+    assert problems.barred_parts(unknown) == []
 
 
 def test_enqueued_configurations_that_cannot_be_built_are_told(anatomy: Anatomy) -> None:

@@ -10,7 +10,6 @@ import grid_points
 import numpy as np
 import pytest
 from importance_spaces import importance_problem
-from rule_doubles import known_rules
 
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration, Group
@@ -354,24 +353,23 @@ def test_one_to_three_objectives(make: Make, frame: tuple[ObjectiveFrame, ...]) 
 
 def test_a_space_by_importance_with_rules(make: Make) -> None:
     """Groups per set of sites, and rules that change what is counted."""
-    with known_rules():
-        given = importance_problem(initial=4)
+    given = importance_problem(initial=4)
 
-        def measured(number: int, proposal: Proposal) -> Observation:
-            known = given.known(proposal.configuration)
-            quality = min(0.9, 0.3 + known["trainable_params"] / 1e5)
-            return Observation(number, proposal.configuration, {"accuracy": quality, **known}, 1.0)
+    def measured(number: int, proposal: Proposal) -> Observation:
+        known = given.known(proposal.configuration)
+        quality = min(0.9, 0.3 + known["trainable_params"] / 1e5)
+        return Observation(number, proposal.configuration, {"accuracy": quality, **known}, 1.0)
 
-        def sequence() -> list[Proposal]:
-            searcher, every = make(given), []
-            for _ in range(3):
-                proposals = searcher.ask(3)
-                told = [measured(len(every) + i, each) for i, each in enumerate(proposals)]
-                searcher.tell(told)
-                every += proposals
-            return every
+    def sequence() -> list[Proposal]:
+        searcher, every = make(given), []
+        for _ in range(3):
+            proposals = searcher.ask(3)
+            told = [measured(len(every) + i, each) for i, each in enumerate(proposals)]
+            searcher.tell(told)
+            every += proposals
+        return every
 
-        first, again = sequence(), sequence()
+    first, again = sequence(), sequence()
     assert len(set(hashes(first))) == 9
     assert hashes(first) == hashes(again)
     for each in first:

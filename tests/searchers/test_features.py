@@ -5,7 +5,6 @@ import pytest
 from bound_problems import anatomy, bound_problem
 from importance_maps import with_importance
 from importance_spaces import RANKING, importance_problem, measured_anatomy
-from rule_doubles import known_rules
 
 from autopeft.configuration import Configuration, Group
 from autopeft.searchers.encoding import SINGLE, Encoding
@@ -133,12 +132,11 @@ def test_without_a_map_nothing_is_covered() -> None:
 
 
 def test_what_a_rule_leaves_is_what_counts() -> None:
-    with known_rules():
-        problem = importance_problem()
-        rule = {"rule": "spt", "budget": 1.0, "threshold": 10.0, "score": "sensitivity"}
-        ruled = placed("lora", range(6), ["query"], rule, **RANK_ONE)
-        features = describe(problem, ruled)
-        counts = problem.site_params(ruled)
+    problem = importance_problem()
+    rule = {"rule": "spt", "budget": 1.0, "threshold": 10.0, "score": "sensitivity"}
+    ruled = placed("lora", range(6), ["query"], rule, **RANK_ONE)
+    features = describe(problem, ruled)
+    counts = problem.site_params(ruled)
     assert features["params"] == pytest.approx(math.log10(1 + sum(counts.values())))
     assert features["method lora"] == pytest.approx(math.log1p(sum(counts.values())))
     assert features["sparsity rule spt"] == 1.0
@@ -146,23 +144,19 @@ def test_what_a_rule_leaves_is_what_counts() -> None:
 
 
 def test_a_method_alone_has_no_rule_of_others() -> None:
-    with known_rules():
-        problem = importance_problem()
-        lora = placed("lora", range(6), ["query"], **RANK_ONE)
-        prefix = Group.of("prefix", range(6), length=4, reparametrise=False)
-        rule = {"rule": "spt", "budget": 1.0, "threshold": 10.0, "score": "sensitivity"}
-        both = Configuration.of(
-            [*lora.groups, prefix], training=dict(lora.training), sparsity=rule
-        )
-        features = describe(problem, both)
+    problem = importance_problem()
+    lora = placed("lora", range(6), ["query"], **RANK_ONE)
+    prefix = Group.of("prefix", range(6), length=4, reparametrise=False)
+    rule = {"rule": "spt", "budget": 1.0, "threshold": 10.0, "score": "sensitivity"}
+    both = Configuration.of([*lora.groups, prefix], training=dict(lora.training), sparsity=rule)
+    features = describe(problem, both)
     assert features["method prefix"] == pytest.approx(math.log1p(6 * 2 * 4 * 48))
 
 
 def test_the_coverage_is_coarse() -> None:
-    with known_rules():
-        problem = importance_problem()
-        rng = np.random.default_rng(0)
-        every = [problem.build(problem.space.sample(rng)) for _ in range(40)]
-        encoding = Encoding.of(problem, Features(problem), every)
+    problem = importance_problem()
+    rng = np.random.default_rng(0)
+    every = [problem.build(problem.space.sample(rng)) for _ in range(40)]
+    encoding = Encoding.of(problem, Features(problem), every)
     assert measured_anatomy().importance is not None
     assert {"coverage", "covered"} <= set(encoding.columns[: encoding.n_coarse])

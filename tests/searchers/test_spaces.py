@@ -7,13 +7,11 @@ from bound_problems import bound_problem as problem
 from importance_maps import with_importance
 
 from autopeft.configuration import Configuration
-from autopeft.methods import registry
 from autopeft.searchers.base import Observation, Problem
 from autopeft.searchers.candidates import Candidates
 from autopeft.searchers.features import Features
 from autopeft.searchers.initial import InitialDesign
 from autopeft.searchers.registry import SEARCHERS, make_searcher
-from autopeft.sparsity import rules
 
 SCORED = ("fisher", "sensitivity", "gradient", "activation")
 
@@ -76,9 +74,6 @@ def test_the_reference_gets_a_configurations_vector_back(name: str) -> None:
 
 
 def test_every_point_by_importance_comes_to_something() -> None:
-    missing = {"sparse"} - set(registry.names()) | {"ist", "spt"} - set(rules.names())
-    if missing:
-        pytest.skip(f"this release lacks {', '.join(sorted(missing))}")
     body = with_importance(anatomy(48), scores=SCORED, ranking=(3, 1, 5, 4, 0, 2))
     given = problem("importance", body)
     rng = np.random.default_rng(0)

@@ -30,7 +30,6 @@ BLOCK: dict[str, Any] = {
     },
     "training": {"learning_rate": {"float": [1e-4, 1e-2], "log": True}},
 }
-"""Its rules must be registered, see `rule_doubles.known_rules`."""
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.counting import first_layer, placed_groups
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
-from autopeft.methods.base import Call, Place, Start
+from autopeft.methods.base import SILENT, Call, Place, Start
 from autopeft.methods.prefix import PrefixOperator
 from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
@@ -28,13 +28,6 @@ from autopeft.training.lanes.optimizer import Stacked
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.stream import Members, Stream
 from autopeft.training.lanes.wiring import Placed, wire
-
-
-def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
-    raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} outside training")
-
-
-_SILENT = Call(training=False, uniform=_no_draws)
 
 
 @dataclass(frozen=True)
@@ -297,7 +290,7 @@ class Pack(nn.Module):
         if self._gates is None:
             raise BackboneError(Fault("trunk", "", "no gates", "a packable backbone"))
         try:
-            self._run(batch, _SILENT, [], known, wanted=wanted)
+            self._run(batch, SILENT, [], known, wanted=wanted)
         except TrunkEnd as end:
             taken: dict[int, Tensor] = end.args[0]
             return taken

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autopeft.methods.base import Call
+from autopeft.methods.base import SILENT
 from autopeft.training.batches import Batch, PaddedExamples, token_batches
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.trunk import SharedTrunk
@@ -32,7 +32,6 @@ def predict(
     lanes = max(len(pack.lanes) for pack in packs)
     order = token_batches(examples.lengths, evaluation_tokens(examples.device.type) // lanes)
     trunk = trunk or SharedTrunk(packs)
-    call = Call(training=False, uniform=_no_draws)
     parts = []
     for numbers in order:
         batch = examples.batch(numbers)
@@ -40,11 +39,7 @@ def predict(
         outputs = []
         for pack in packs:
             with pack.running():
-                outputs.append(keep(pack(batch, call, known), batch))
+                outputs.append(keep(pack(batch, SILENT, known), batch))
         parts.append(torch.cat(outputs))
     inverse = torch.from_numpy(np.argsort(np.concatenate(order)))
     return torch.cat(parts, dim=1)[:, inverse.to(examples.device)]
-
-
-def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
-    raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} in evaluation")

@@ -1,12 +1,13 @@
 """Forward passes that rules ask for: mean losses on training examples, in eval mode."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autopeft.methods.base import Call
+from autopeft.methods.base import SILENT
 from autopeft.training.batches import PaddedExamples
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.seeds import Seeds
@@ -64,11 +65,7 @@ def scored_losses(
         known = trunk.known(batch, part, again=True)
         with pack.running():
             for own, gain in zip(sums, gains, strict=True):
-                call = Call(training=False, uniform=_no_draws, gains=gain)
+                call = replace(SILENT, gains=gain)
                 own.append(task.loss_sums(pack(batch, call, known), batch))
     total = torch.stack([torch.stack(own).sum(0) for own in sums])
     return total / task.weight(examples, rows)
-
-
-def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
-    raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} in scoring")
