@@ -95,8 +95,9 @@ class TrialRecord:
         replicate: 0 in a search.
         pack: Number of its cohort: the trials that were proposed together.
         attempts: How often its training was started.
-        cause: Why it failed, or None: "diverged", "out-of-memory", "infeasible" (its probe broke a
-            cap, so that it was not trained), "error".
+        cause: Why it failed, or None: "diverged" and "error" count against the configuration;
+            "lost" (its runner died), "out-of-memory", "timeout" and "infeasible" (its probe broke
+            a cap, so that it was not trained) do not.
         message: One line about the failure, or None.
         profile: Seconds, samples, tokens, peak memory of its training, plain JSON; see
             `autopeft.execution.profile`. Under "probe", what its solo probe measured before it
@@ -184,6 +185,7 @@ class TrialUpdate:
         state: The final state that it ends in, or None while it goes on.
         cause: Why it failed, or None.
         message: One line about the failure, or None.
+        log: The last lines of the runner that it failed on, or None.
     """
 
     number: int
@@ -195,6 +197,7 @@ class TrialUpdate:
     state: TrialState | None = None
     cause: str | None = None
     message: str | None = None
+    log: str | None = None
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_every_table_can_be_made_on_postgresql() -> None:
     ]
     text = "\n".join(made)
     assert "TIMESTAMP WITH TIME ZONE" in text
-    assert text.count("ON DELETE CASCADE") == 4
+    assert text.count("ON DELETE CASCADE") == 5
 
 
 @pytest.mark.parametrize("revision", schema.REVISIONS)
@@ -97,7 +97,7 @@ def test_an_older_schema_is_refused_until_it_is_upgraded(
 ) -> None:
     monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
     for options in ({}, {"read_only": True}, {"create": True}):
-        with pytest.raises(StorageVersionError, match=r"0002.*9999.*`autopeft db upgrade`"):
+        with pytest.raises(StorageVersionError, match=r"0003.*9999.*`autopeft db upgrade`"):
             open_store(url, **options)
 
 
