@@ -250,6 +250,7 @@ def status(store: Store, record: StudyRecord) -> dict[str, Any]:
             "trials": trials_left,
             "wall_clock": None if limit is None else max(0.0, limit - wall),
             "gpu_hours": _hours_left(budget.get("gpu_hours"), record),
+            "optimizer_steps": _steps_left(budget.get("optimizer_steps"), record),
         },
         "eta_seconds": 0.0
         if finished
@@ -260,8 +261,10 @@ def status(store: Store, record: StudyRecord) -> dict[str, Any]:
             "optimizer_steps": int(record.spent.get("optimizer_steps", 0)),
             "suggest_seconds": record.spent.get("suggest_seconds", 0.0),
             "wall_seconds": wall,
+            "device_seconds": record.device_seconds,
         },
         "failures": store.failures(record.name),
+        "attempts": store.attempt_causes(record.name),
         "ended": record.facts.get("ended"),
         "held": store.holder(record.name) is not None,
         "objectives": [frame.name for frame in record.frame],
@@ -274,4 +277,9 @@ def _hours_left(budget: float | None, record: StudyRecord) -> float | None:
     """Device hours left; None without such a budget."""
     if budget is None:
         return None
-    return max(0.0, float(budget) - float(record.spent.get("train_seconds", 0.0)) / 3600.0)
+    return max(0.0, float(budget) - record.device_seconds / 3600.0)
+
+
+def _steps_left(budget: int | None, record: StudyRecord) -> int | None:
+    """Optimizer steps left; None without such a budget."""
+    return None if budget is None else max(0, budget - int(record.spent.get("optimizer_steps", 0)))

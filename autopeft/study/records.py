@@ -257,7 +257,8 @@ class StudyRecord:
         versions: Package versions at creation.
         facts: What the study found out and must not change (label names, step counts, parameter
             range of the space, constant-predictor values, ...), plain JSON.
-        spent: `{"train_seconds", "suggest_seconds", "wall_seconds"}` so far, floats.
+        spent: `{"train_seconds", "evaluation_seconds", "suggest_seconds", "wall_seconds",
+            "optimizer_steps"}` so far, floats; work that was lost counts, absent keys are 0.
         stop_requested: Whether `autopeft stop` was called.
         created_at: When.
         updated_at: When something last changed.
@@ -275,6 +276,12 @@ class StudyRecord:
     stop_requested: bool
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds that devices have trained and evaluated, of all devices together."""
+        kinds = ("train_seconds", "evaluation_seconds")
+        return sum(float(self.spent.get(kind, 0.0)) for kind in kinds)
 
 
 @dataclass(frozen=True)

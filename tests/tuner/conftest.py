@@ -12,6 +12,7 @@ from autopeft.api import problem as problems
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Result, Run, state_path
+from autopeft.execution.inprocess import InProcessExecutor
 from autopeft.searchers.base import Problem, Searcher
 from autopeft.searchers.baselines import baselines
 from autopeft.searchers.registry import make_searcher
@@ -100,8 +101,16 @@ class StandIn:
         )
         self.diverges: Callable[[Configuration], bool] = lambda configuration: False
         self.resumed: list[int] = []
+        self.rows: list[int | None] = []
         self.probed: list[str] = []
         self.costs: Callable[[Configuration], dict[str, Any]] = lambda configuration: {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"pid": 0, "host": "here", "device": "cpu"}
+
+    def last_lines(self) -> str | None:
+        return None
 
     def probe(self, configuration: Configuration) -> dict[str, Any]:
         found = self.costs(configuration)
@@ -114,7 +123,9 @@ class StandIn:
         *,
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
+        micro_batch_size: int | None = None,
     ) -> Run:
+        self.rows.append(micro_batch_size)
         run = StandInRun(self, lanes)
         assert set(waited) == {number for number, _ in lanes}
         if resume:
@@ -219,7 +230,7 @@ class Desk:
             Ledger(self.store, NAME, token),
             problem=self.problem,
             searcher=self.searcher(self.problem),
-            runner=self.runner,
+            executor=InProcessExecutor(self.runner),
             settings=TunerSettings(**(settings | self.changes)),
             listener=Silent(),
             stopper=self.stopper,
