@@ -16,7 +16,7 @@ Message: TypeAlias = dict[str, Any]
 CHUNK_BYTES = 1 << 16
 
 
-class ChannelClosed(Exception):
+class ChannelClosedError(Exception):
     """The other end is gone."""
 
 
@@ -45,7 +45,7 @@ class MessageReader:
         """The next message, or None where none came in time.
 
         Raises:
-            ChannelClosed: The other end is gone, and all that it sent was read.
+            ChannelClosedError: The other end is gone, and all that it sent was read.
         """
         until = time.monotonic() + timeout_s
         while b"\n" not in self._rest:
@@ -53,7 +53,7 @@ class MessageReader:
             if not select.select([self._descriptor], [], [], left)[0]:
                 return None
             if not (chunk := os.read(self._descriptor, CHUNK_BYTES)):
-                raise ChannelClosed
+                raise ChannelClosedError
             self._rest += chunk
         line, _, self._rest = self._rest.partition(b"\n")
         return decoded(line)

@@ -16,7 +16,7 @@ from typing import Any
 from autopeft.configuration import Configuration
 from autopeft.errors import AutopeftError, InterruptedStudyError, TrialError
 from autopeft.execution.base import LOST, OUT_OF_MEMORY, TIMEOUT, Result, Run
-from autopeft.execution.channel import ChannelClosed, Message
+from autopeft.execution.channel import ChannelClosedError, Message
 from autopeft.execution.runner_log import log_path
 from autopeft.execution.runner_process import COMMAND, RunnerProcess
 from autopeft.execution.time_limits import Deadline, TimeLimits
@@ -160,7 +160,7 @@ class LocalRunner:
         self._oom_kills = machine.oom_kills()
         try:
             self._process.send({"do": do, **what})
-        except ChannelClosed:
+        except ChannelClosedError:
             logger.info("runner %d hears no more", self._index)
 
     def hear(self, deadline: Deadline) -> Message | None:
@@ -193,7 +193,7 @@ class LocalRunner:
             raise TrialError("the runner is gone", cause=LOST)
         try:
             return self._process.receive(TICK_S)
-        except ChannelClosed:
+        except ChannelClosedError:
             raise self._died(self._process) from None
 
     def _failed(self, cause: str, message: str, *, fatal: bool) -> TrialError:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from autopeft.execution.channel import ChannelClosed, Message, MessageReader, encoded
+from autopeft.execution.channel import ChannelClosedError, Message, MessageReader, encoded
 from autopeft.execution.runner_log import open_log, tail
 
 COMMAND = (sys.executable, "-P", "-m", "autopeft.execution.worker")
@@ -58,20 +58,20 @@ class RunnerProcess:
         """Send a message.
 
         Raises:
-            ChannelClosed: The runner is gone.
+            ChannelClosedError: The runner is gone.
         """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(encoded(message))
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError) as error:
-            raise ChannelClosed from error
+            raise ChannelClosedError from error
 
     def receive(self, timeout_s: float) -> Message | None:
         """The next message, or None where none came in time.
 
         Raises:
-            ChannelClosed: The runner is gone.
+            ChannelClosedError: The runner is gone.
         """
         return self._reader.next(timeout_s)
 

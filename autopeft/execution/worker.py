@@ -107,8 +107,8 @@ class Worker:
             "start": self._start,
             "measure": self._measure,
             "curve": self._curve,
-            "save": lambda folder: self._pack.save(Path(folder)),
-            "profile": lambda number: self._pack.profile(number),
+            "save": self._save,
+            "profile": self._profile,
             "probe": self._probe,
         }
 
@@ -186,6 +186,12 @@ class Worker:
 
     def _measure(self) -> list[tuple[int, Mapping[str, float], bool]]:
         return [(each.number, each.values, each.diverged) for each in self._pack.measure()]
+
+    def _save(self, folder: str) -> None:
+        self._pack.save(Path(folder))
+
+    def _profile(self, number: int) -> dict[str, Any]:
+        return self._pack.profile(number)
 
     def _curve(self) -> dict[str, list[dict[str, Any]]]:
         return {
