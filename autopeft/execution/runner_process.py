@@ -1,8 +1,9 @@
 """One runner's process as its coordinator holds it: started, spoken to, and ended for sure.
 
 The runner leads a session and a process group of its own: Ctrl-C at a terminal reaches the
-coordinator alone, and whatever the runner has started goes down with it. Its standard input ends
-with the coordinator, however that dies, and then it ends itself (`worker`).
+coordinator alone, and whatever the runner has started goes down with it. A pipe on which nothing
+is ever written ends with the coordinator, however that dies; a guard beside the runner waits for
+that, and then kills the group (`worker`).
 """
 
 import os
@@ -23,8 +24,8 @@ COMMAND = (sys.executable, "-P", "-m", "autopeft.execution.worker")
 TERM_S = 5.0
 """Between SIGTERM and SIGKILL."""
 
-PARENT_VARIABLE = "AUTOPEFT_COORDINATOR"
-"""Holds the coordinator's process id, so that a runner sees that it came too late."""
+LIFELINE_VARIABLE = "AUTOPEFT_LIFELINE"
+"""Holds the descriptor of the pipe that ends with the coordinator."""
 
 
 class RunnerProcess:
@@ -40,6 +41,7 @@ class RunnerProcess:
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self._log = log
+        lifeline, self._lifeline = os.pipe()  # its end here goes with this process, and no other
         with open_log(log) as stream:
             self._log_start = stream.tell()
             self._process = subprocess.Popen(
@@ -47,9 +49,11 @@ class RunnerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
-                env=_environment(),
+                env=_environment(lifeline),
+                pass_fds=[lifeline],
                 start_new_session=True,
             )
+        os.close(lifeline)
         assert self._process.stdout is not None
         self._reader = MessageReader(self._process.stdout.fileno())
         self.pid = self._process.pid
@@ -107,6 +111,9 @@ class RunnerProcess:
         """SIGKILL to its whole group, also where the runner itself has ended."""
         self._signal(signal.SIGKILL)
         self._process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
         for stream in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
                 assert stream is not None
@@ -117,13 +124,13 @@ class RunnerProcess:
             os.killpg(self.pid, number)
 
 
-def _environment() -> dict[str, str]:
+def _environment(lifeline: int) -> dict[str, str]:
     """This process's, with the place that autopeft itself was imported from."""
     home = str(Path(__file__).resolve().parents[2])
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
-        PARENT_VARIABLE: str(os.getpid()),
+        LIFELINE_VARIABLE: str(lifeline),
         "PYTHONUNBUFFERED": "1",
     }

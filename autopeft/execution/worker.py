@@ -1,9 +1,9 @@
 """What a runner's process does: load, then train what it is given, until its coordinator is gone.
 
 Commands come as JSON lines on standard input, answers go to standard output; whatever libraries
-print goes to standard error, which is the log. One thread listens: it hears a request to pause
-while a pack trains, and it ends the process, with all that it has started, as soon as the input
-ends, be the coordinator closed or killed.
+print goes to standard error, which is the log. One thread listens, and hears a request to pause
+while a pack trains. With the coordinator the runner ends, and all that it has started: a guard, a
+process of its own that nothing which hangs here can hold up, waits for that.
 
     {"do": "load", ...}                      -> {"done": {...}}
     {"do": "start", "lanes": [...], ...}     -> {"done": step}
@@ -13,7 +13,6 @@ ends, be the coordinator closed or killed.
     any of them                              -> {"failed": {"cause", "message", "fatal"}}
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -22,7 +21,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
@@ -32,7 +30,7 @@ from autopeft.configuration import Configuration
 from autopeft.errors import TrialError
 from autopeft.execution.base import ERROR, LOST, OUT_OF_MEMORY, Run, Runner
 from autopeft.execution.channel import Message, decoded, encoded
-from autopeft.execution.runner_process import PARENT_VARIABLE
+from autopeft.execution.runner_process import LIFELINE_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +40,8 @@ Build: TypeAlias = Callable[[Mapping[str, Any]], Runner]
 STEP_S = 0.05
 """Between two reports of steps."""
 
-PR_SET_PDEATHSIG = 1
+MOST_DESCRIPTORS = 256
+"""More than a process has open that has but started."""
 
 POISONED = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "NCCL error", "device-side assert")
 """What errors say after which a process can no longer use its device."""
@@ -56,8 +55,8 @@ def serve(build: Build) -> None:
     Args:
         build: Loads what the `load` command names.
     """
+    _post_guard()
     answers = _take_stdout()
-    _die_with_coordinator()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     Worker(build, Inbox(sys.stdin.buffer), answers).run()
@@ -223,18 +222,26 @@ def _take_stdout() -> BinaryIO:
     return answers
 
 
-def _die_with_coordinator() -> None:
-    """End with the coordinator also where no Python runs: the kernel sees to it (Linux)."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(os.environ.get(PARENT_VARIABLE, os.getppid())):
-        _end_group()  # it died before the kernel was asked
+def _post_guard() -> None:
+    """Have a process kill this one's group once the coordinator is gone.
+
+    It is forked before anything is loaded, and holds nothing but the lifeline: the coordinator
+    must see the ends of all other pipes when the runner itself is gone.
+    """
+    lifeline = int(os.environ.pop(LIFELINE_VARIABLE))
+    if os.fork():
+        os.close(lifeline)
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.dup2(lifeline, 0)
+    os.closerange(1, MOST_DESCRIPTORS)
+    os.read(0, 1)
+    _end_group()
 
 
 def _end_group() -> NoReturn:
-    if os.getpgrp() == os.getpid():
-        os.killpg(os.getpid(), signal.SIGKILL)
+    if os.getpgrp() == os.getsid(0):  # never one that it shares with a terminal's other jobs
+        os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(FATAL_EXIT)
 
 

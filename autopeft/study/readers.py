@@ -100,7 +100,7 @@ def duration_s(value: Any) -> float:
     return float(result)
 
 
-def devices(value: Any) -> str:
+def device_list(value: Any) -> str:
     """Reads where to train: `auto`, or devices with commas between them (or as a list)."""
     named = value if isinstance(value, (list, tuple)) else str(value).split(",")
     names = [str(each).strip() for each in named]

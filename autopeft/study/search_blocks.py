@@ -13,7 +13,7 @@ from autopeft.study.readers import (
     auto_or,
     bound,
     collected,
-    devices,
+    device_list,
     duration_s,
     each,
     flag,
@@ -223,7 +223,7 @@ class ExecutionBlock(Block):
     ] = Field(
         default="local", description="local: a process per device; in-process: for debugging"
     )
-    devices: Annotated[str, read_with(devices)] = Field(
+    devices: Annotated[str, read_with(device_list)] = Field(
         default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda:0,cuda:1, mps"
     )
     pack_limit: Annotated[float | Literal["auto"], read_with(auto_or(duration_s))] = Field(

@@ -79,7 +79,9 @@ class Station:
             self._to_rung(job, share)
         except (TrialError, RuntimeError) as error:
             self.release()
-            logger.warning("trials %s failed: %s", numbers, error, exc_info=error)
+            # A runner's own traceback is in its log; one of this process is worth showing.
+            told = None if isinstance(error, TrialError) else error
+            logger.info("trials %s failed: %s", numbers, error, exc_info=told)
             return Failure.of(error, self.runner.last_lines())
         return None
 
