@@ -265,6 +265,7 @@ def status(store: Store, record: StudyRecord) -> dict[str, Any]:
         },
         "failures": store.failures(record.name),
         "attempts": store.attempt_causes(record.name),
+        "orphans": len(store.orphans(record.name)),
         "ended": record.facts.get("ended"),
         "held": store.holder(record.name) is not None,
         "objectives": [frame.name for frame in record.frame],
