@@ -105,12 +105,14 @@ class Executor(Protocol):
     """The runners of one sitting.
 
     Attributes:
-        runners: One per device; each may train a pack at the same time as the others.
         apart: Whether they are other processes, so that the coordinator's own is never busy.
     """
 
-    runners: Sequence[Runner]
     apart: bool
+
+    @property
+    def runners(self) -> Sequence[Runner]:
+        """One per device; each may train a pack at the same time as the others."""
 
     def attend(self, call: Callable[[], object]) -> None:
         """Call this every second or so while a runner is waited for (where they are apart)."""

@@ -63,17 +63,16 @@ class LocalExecutor:
     apart = True
 
     def __init__(self, launch: Launch) -> None:
-        self._local = [LocalRunner(launch, index) for index in range(len(launch.devices))]
-        self.runners: Sequence[LocalRunner] = self._local
+        self.runners = [LocalRunner(launch, index) for index in range(len(launch.devices))]
 
     def attend(self, call: Callable[[], object]) -> None:
         """See `Executor.attend`."""
-        for runner in self._local:
+        for runner in self.runners:
             runner.attended = call
 
     def close(self) -> None:
         """See `Executor.close`."""
-        for runner in self._local:
+        for runner in self.runners:
             runner.close()
 
 

@@ -198,8 +198,9 @@ def kill_loop(place: Place, kills: int, seed: int) -> None:
             process.communicate()
             assert all_gone(runners), "a runner outlived its coordinator"
         watched.check()
-    process.kill()
-    process.communicate()
+    if process is not None and process.poll() is None:
+        process.kill()
+        process.communicate()
     begun = max(len(place.trials()), 4)
     place.search("--trials", str(begun))
     watched.check()
