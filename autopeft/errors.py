@@ -15,6 +15,7 @@ exit code that the command line ends with, and survives pickling, so that it can
     |   +-- StorageVersionError                older (upgrade it) or newer than this release
     +-- StudyHeldError                exit 4   another coordinator holds the study
     +-- StudyTakenOverError           exit 0   another coordinator goes on with the study
+    +-- RunnerAwayError               exit 1   no place for a runner just now; others may go on
     +-- InterruptedStudyError         exit 75  stopped before its end; the same command goes on
     +-- TrialError (RuntimeError)     exit 1   one trial failed; `cause` tells how
 """
@@ -168,6 +169,10 @@ class StudyTakenOverError(AutopeftError):
     """The lease passed to another coordinator, which goes on: nothing failed, nothing is to do."""
 
     exit_code = 0
+
+
+class RunnerAwayError(AutopeftError):
+    """There is no place for a runner at the moment; another one may do its work meanwhile."""
 
 
 class InterruptedStudyError(AutopeftError):

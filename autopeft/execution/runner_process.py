@@ -10,13 +10,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from autopeft.errors import TrialError
+from autopeft.execution.base import LOST, OUT_OF_MEMORY
 from autopeft.execution.channel import ChannelClosedError, Message, MessageReader, encoded
 from autopeft.execution.runner_log import open_log, tail
+from autopeft.training import machine
 
 COMMAND = (sys.executable, "-P", "-m", "autopeft.execution.worker")
 """-P: a file in the working folder must not be taken for a module."""
@@ -29,7 +32,7 @@ LIFELINE_VARIABLE = "AUTOPEFT_LIFELINE"
 
 
 class RunnerProcess:
-    """A child process that trains.
+    """A child process that trains; a `Handle`.
 
     Args:
         command: What to run.
@@ -57,6 +60,7 @@ class RunnerProcess:
         assert self._process.stdout is not None
         self._reader = MessageReader(self._process.stdout.fileno())
         self.pid = self._process.pid
+        self._oom_kills = machine.oom_kills()
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Send a message.
@@ -65,6 +69,7 @@ class RunnerProcess:
             ChannelClosedError: The runner is gone.
         """
         assert self._process.stdin is not None
+        self._oom_kills = machine.oom_kills()
         try:
             self._process.stdin.write(encoded(message))
             self._process.stdin.flush()
@@ -79,17 +84,29 @@ class RunnerProcess:
         """
         return self._reader.next(timeout_s)
 
+    def lend(self, files: Sequence[Path]) -> list[str]:
+        """Files as the runner finds them: it is on this machine."""
+        return [str(path.absolute()) for path in files]
+
+    @contextmanager
+    def saving(self, folder: Path) -> Iterator[str]:
+        """A folder as the runner finds it: it is on this machine."""
+        yield str(folder.absolute())
+
     def last_lines(self) -> str:
         """The end of its log."""
         return tail(self._log, self._log_start)
 
-    def ending(self) -> str:
-        """How it ended; kills it if it has not."""
+    def ending(self) -> TrialError:
+        """What it died of; kills it if it has not."""
         self.kill()
         code = self._process.returncode
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        return f"exit code {code}"
+        if code == -signal.SIGKILL and machine.oom_kills() > self._oom_kills:
+            return TrialError(
+                "the kernel killed the runner for want of memory", cause=OUT_OF_MEMORY
+            )
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return TrialError(f"the runner died: {how}", cause=LOST)
 
     def close(self) -> None:
         """Let it end by itself, then make sure; quick where it has nothing to do."""

@@ -18,10 +18,11 @@ import stand_in
 
 from autopeft.configuration import Configuration
 from autopeft.errors import AutopeftError, InterruptedStudyError, TrialError
-from autopeft.execution import local
+from autopeft.execution import local, supervised
 from autopeft.execution.base import state_path
 from autopeft.execution.channel import decoded, encoded
-from autopeft.execution.local import Launch, LocalExecutor, LocalRunner
+from autopeft.execution.local import Launch, LocalExecutor
+from autopeft.execution.supervised import SupervisedRunner
 from autopeft.execution.time_limits import TimeLimits
 from autopeft.study.progress import Stopper
 
@@ -30,7 +31,7 @@ WORKER = SUPPORT / "stand_in_worker.py"
 LANES: list[tuple[int, Configuration]] = list(enumerate(islice(stand_in.configurations(), 3)))
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs process groups")
-Make = Callable[..., LocalRunner]
+Make = Callable[..., SupervisedRunner]
 
 
 @pytest.fixture
@@ -40,11 +41,11 @@ def stopper() -> Stopper:
 
 @pytest.fixture
 def make(tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    monkeypatch.setattr(local, "BETWEEN_STARTS_S", 0.0)
+    monkeypatch.setattr(supervised, "BETWEEN_STARTS_S", 0.0)
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     made: list[LocalExecutor] = []
 
-    def make_runner(limit_s: float | None = None, **request: Any) -> LocalRunner:
+    def make_runner(limit_s: float | None = None, **request: Any) -> SupervisedRunner:
         known = {"script": {}, "step_s": 0.001, "folder": str(tmp_path)}
         launch = Launch(
             request=known | request,
@@ -62,7 +63,7 @@ def make(tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch) -> I
         executor.close()
 
 
-def start(runner: LocalRunner, **given: Any) -> Any:
+def start(runner: SupervisedRunner, **given: Any) -> Any:
     return runner.start(LANES, resume={}, waited=dict.fromkeys(range(3), 0.0), **given)
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from autopeft.execution import time_limits
-from autopeft.execution.local import Pace
+from autopeft.execution.supervised import Pace
 from autopeft.execution.time_limits import FACTOR, LEAST_S, UNKNOWN_S, Deadline, TimeLimits
 
 TIMED = TimeLimits(step_seconds={1: 1.0, 4: 3.0, 8: 5.0})
