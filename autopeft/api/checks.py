@@ -5,6 +5,7 @@ of one hides none of another. A fault of what the study file itself says carries
 and the dotted key within it; one of a data set or of a space's own file keeps that one's name.
 """
 
+import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -47,9 +48,9 @@ def study_faults(definition: StudyDefinition, *, where: str, output_dir: Path) -
         output_dir: The study's output directory, or a temporary one; converted data go there.
 
     Returns:
-        Faults of model, data, space, search and caps, in this order.
+        Faults of the executor, model, data, space, search and caps, in this order.
     """
-    faults: list[Fault] = []
+    faults = _executor_faults(definition, where)
     request = backbone_request(definition.model)
     anatomy = tried(lambda: config_anatomy(request), faults, where=where)
     faults += data_faults(definition, output_dir)
@@ -114,6 +115,23 @@ def _search_faults(definition: StudyDefinition, anatomy: Anatomy, where: str) ->
     names = definition.search.baselines
     tried(lambda: baselines(names, anatomy, training=training), faults, where=where)
     tried(lambda: problems.enqueued(definition, anatomy), faults, where=where)
+    return faults
+
+
+def _executor_faults(definition: StudyDefinition, where: str) -> list[Fault]:
+    """An executor that this machine lacks, and devices that it does not share out."""
+    execution = definition.execution
+    if execution.executor != "ray":
+        return []
+    faults = []
+    if importlib.util.find_spec("ray") is None:
+        hint = "pip install 'autopeft[ray]'"
+        allowed = "an executor that is installed (local, in-process)"
+        faults.append(Fault(where, "execution.executor", "ray", allowed, hint))
+    if "," in execution.devices:
+        hint = "this is where the search itself computes; execution.ray says how many train"
+        allowed = "one device beside executor: ray"
+        faults.append(Fault(where, "execution.devices", execution.devices, allowed, hint))
     return faults
 
 

@@ -7,9 +7,10 @@ One entry per name of the study file; a new executor is a function here and a na
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autopeft.api.place import activations_folder
+from autopeft.errors import InputError
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import Stopper
 from autopeft.study.records import ImportanceRecord, StudyRecord
@@ -17,6 +18,7 @@ from autopeft.study.records import ImportanceRecord, StudyRecord
 if TYPE_CHECKING:
     from autopeft.execution.base import Executor
     from autopeft.execution.inprocess import InProcessRunner
+    from autopeft.execution.time_limits import TimeLimits
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,49 @@ def _in_process(ground: Ground) -> "Executor":
 
 def _local(ground: Ground) -> "Executor":
     from autopeft.execution.local import Launch, LocalExecutor
-    from autopeft.execution.time_limits import TimeLimits
-    from autopeft.execution.worker_materials import Request, save_map
     from autopeft.training.setup import device_names
 
-    execution, record = ground.definition.execution, ground.importance
+    devices = device_names(ground.definition.execution.devices)
+    return LocalExecutor(
+        Launch(
+            request=_request(ground),
+            devices=devices,
+            folder=ground.folder,
+            limits=_limits(ground, devices[0]),
+            stopper=ground.stopper,
+        )
+    )
+
+
+def _ray(ground: Ground) -> "Executor":
+    from autopeft.execution.ray_cluster import Cluster
+    from autopeft.execution.ray_runners import RayExecutor, RayLaunch, workers_of
+    from autopeft.execution.shipping import study_parcels
+
+    asked, request = ground.definition.execution.ray, _request(ground)
+    cluster = Cluster(asked.address)
+    try:
+        workers, needs = workers_of(cluster.nodes, asked)
+    except InputError:
+        cluster.close()
+        raise
+    launch = RayLaunch(
+        request=request,
+        parcels=study_parcels(request),
+        workers=workers,
+        needs=needs,
+        folder=ground.folder,
+        limits=_limits(ground, needs.device),
+        stopper=ground.stopper,
+    )
+    return RayExecutor(cluster, launch)
+
+
+def _request(ground: Ground) -> dict[str, Any]:
+    """What a runner in another process loads."""
+    from autopeft.execution.worker_materials import Request, save_map
+
+    record = ground.importance
     request = Request(
         definition=ground.definition.to_plain(),
         output_dir=str(ground.folder),
@@ -75,22 +115,28 @@ def _local(ground: Ground) -> "Executor":
         gradient_checkpointing=ground.gradient_checkpointing,
         probes=ground.probes,
         importance=None if record is None else str(save_map(record, ground.folder)),
+        fingerprints=dict(ground.record.fingerprints),
     )
-    limit = None if execution.pack_limit == "auto" else float(execution.pack_limit)
-    timed = (ground.record.facts.get("calibration") or {}).get("step_seconds") or {}
-    return LocalExecutor(
-        Launch(
-            request=asdict(request),
-            devices=device_names(execution.devices),
-            folder=ground.folder,
-            limits=TimeLimits(limit, {int(lanes): float(s) for lanes, s in timed.items()}),
-            stopper=ground.stopper,
-        )
+    return asdict(request)
+
+
+def _limits(ground: Ground, device: str) -> "TimeLimits":
+    """How long a pack may take; what was timed counts for the kind of device it was timed on."""
+    from autopeft.execution.time_limits import TimeLimits
+
+    given, facts = ground.definition.execution.pack_limit, ground.record.facts
+    timed = (facts.get("calibration") or {}).get("step_seconds") or {}
+    if facts.get("device") != device.partition(":")[0]:
+        timed = {}
+    return TimeLimits(
+        None if given == "auto" else float(given),
+        {int(lanes): float(seconds) for lanes, seconds in timed.items()},
     )
 
 
 EXECUTORS: Mapping[str, Callable[[Ground], "Executor"]] = {
     "local": _local,
     "in-process": _in_process,
+    "ray": _ray,
 }
 """By `execution.executor`."""

@@ -1,6 +1,7 @@
 """What a runner loads of a study, in a process of its own: backbone, data, importance."""
 
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from autopeft.errors import Fault, InputError
 from autopeft.execution.inprocess import InProcessRunner
 from autopeft.execution.probe import SoloProbe
 from autopeft.importance.chance import with_random
@@ -31,6 +33,8 @@ class Request:
         gradient_checkpointing: Likewise.
         probes: Whether trials are measured by themselves.
         importance: The file of the study's importance map, or None where it needs none.
+        fingerprints: Of the study's `backbone` and `data`, with which the runner's own are
+            compared: it may have them of another machine.
     """
 
     definition: Mapping[str, Any]
@@ -41,6 +45,7 @@ class Request:
     gradient_checkpointing: bool
     probes: bool
     importance: str | None
+    fingerprints: Mapping[str, str]
 
 
 def build_runner(request: Mapping[str, Any]) -> InProcessRunner:
@@ -88,6 +93,7 @@ def _materials(
         output_dir=Path(asked.output_dir),
         cache=budget,
     )
+    _check_same(materials, asked.fingerprints)
     if asked.importance is not None:
         found = with_random(from_record(load_map(Path(asked.importance))), definition.study.seed)
         backbone = materials.backbone
@@ -99,6 +105,24 @@ def _materials(
         micro_batch_size=asked.micro_batch_size,
         gradient_checkpointing=asked.gradient_checkpointing,
     )
+
+
+def _check_same(materials: setup.Materials, expected: Mapping[str, str]) -> None:
+    """Refuse to train on what is not the study's.
+
+    Raises:
+        InputError: Backbone or data differ from the study's.
+    """
+    found = {"backbone": materials.backbone.fingerprint, "data": materials.data.fingerprint}
+    keys = {"backbone": "model.name_or_path", "data": "data.source"}
+    host = socket.gethostname()
+    faults = [
+        Fault(f"{keys[name]} on {host}", "fingerprint", value[:12], f"the study's {theirs[:12]}")
+        for name, value in found.items()
+        if (theirs := expected.get(name, value)) != value
+    ]
+    if faults:
+        raise InputError(faults)
 
 
 # -- the importance map, as a file ----------------------------------------------------------------

@@ -214,15 +214,54 @@ def _duration(seconds: float) -> str:
     return f"{written.removesuffix('.0')}s"
 
 
+def _address(value: Any) -> str:
+    """Where a Ray cluster's head is."""
+    if isinstance(value, str) and "://" in value:
+        hint = "autopeft runs on a node of the cluster: name the head as `ray start` does"
+        raise refusal(value, "auto, local, or host:port", hint)
+    text: str = string("auto, local, or host:port", pattern=r"auto|local|[^\s/]+:\d+")(value)
+    return text
+
+
+class RayBlock(Block):
+    """The cluster of `executor: ray`, and what each runner takes of it."""
+
+    address: Annotated[str | None, read_with(nullable(_address))] = Field(
+        default=None, description="host:port, auto, local; null = RAY_ADDRESS, else this machine"
+    )
+    workers: Annotated[int | Literal["auto"], read_with(auto_or(whole(1)))] = Field(
+        default="auto", description="runners; auto = as many as the cluster has room for"
+    )
+    gpus: Annotated[float | Literal["auto"], read_with(auto_or(number(minimum=0.0)))] = Field(
+        default="auto", description="of each runner: 1, or a share such as 0.5; auto: 1 if any"
+    )
+    cpus: Annotated[float | Literal["auto"], read_with(auto_or(number(above=0.0)))] = Field(
+        default="auto", description="of each runner; auto = 1 beside a GPU, else a whole node's"
+    )
+    memory: Annotated[int | None, read_with(nullable(size_bytes))] = Field(
+        default=None, description="of each runner: 16GiB; null = not counted"
+    )
+
+    @field_validator("gpus", mode="after")
+    @classmethod
+    def _one_device(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and value > 1.0:
+            hint = "a runner trains on one GPU: more runners use more of them"
+            raise refusal(value, "0, 1 or a share of one", hint)
+        return value
+
+
 class ExecutionBlock(Block):
     """Where packs run."""
 
     executor: Annotated[
-        Literal["local", "in-process"],
-        read_with(one_of("local", "in-process", later=("ray", "slurm"))),
+        Literal["local", "in-process", "ray"],
+        read_with(one_of("local", "in-process", "ray", later=("slurm",))),
     ] = Field(
-        default="local", description="local: a process per device; in-process: for debugging"
+        default="local",
+        description="local: a process per device; ray: a cluster's; in-process: for debugging",
     )
+    ray: RayBlock = RayBlock()
     devices: Annotated[str, read_with(device_list)] = Field(
         default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda:0,cuda:1, mps"
     )

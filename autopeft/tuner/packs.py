@@ -1,11 +1,12 @@
 """The packs of a rung: shared out over the runners, tried again where they fail."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from threading import RLock
 
-from autopeft.errors import InterruptedStudyError
+from autopeft.errors import InterruptedStudyError, RunnerAwayError
 from autopeft.execution.base import OUT_OF_MEMORY, Executor
 from autopeft.searchers.base import Problem
 from autopeft.study.records import TrialRecord, TrialState, TrialUpdate
@@ -16,6 +17,8 @@ from autopeft.tuner.settings import TunerSettings
 from autopeft.tuner.station import Station
 from autopeft.tuner.waiting import Waiting
 from autopeft.tuner.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
 """Between two looks at the clock and the lease while several runners train."""
@@ -33,9 +36,6 @@ class PackTraining:
         settings: Its rungs.
         watch: When to stop.
         reporter: Whom to tell.
-
-    Attributes:
-        first: The station of the first runner, for what is done by itself.
     """
 
     def __init__(
@@ -56,8 +56,22 @@ class PackTraining:
             Station(runner, ledger, problem, settings, watch, reporter, self._waiting)
             for runner in executor.runners
         ]
-        self.first = self._stations[0]
+        self._free: SimpleQueue[Station] = SimpleQueue()
+        for station in self._stations:
+            self._free.put(station)
         self._threads = ThreadPoolExecutor(len(self._stations), "runner")
+
+    @property
+    def first(self) -> Station:
+        """The station of the first runner that is there, for what is done by itself."""
+        while True:
+            for station in self._stations:
+                try:
+                    station.runner.identity  # noqa: B018 - begins the runner where there is none
+                except RunnerAwayError as error:
+                    self._pass_over(error)
+                else:
+                    return station
 
     def size(self, trials: int) -> int:
         """Most lanes of a pack: so that no runner is idle, and what memory has allowed so far.
@@ -90,22 +104,11 @@ class PackTraining:
             AutopeftError: Several lone trials in a row failed, whatever they train.
         """
         if len(self._stations) == 1:
-            return all(self._in_time(pack, share, self.first) for pack in packs)
+            return all(self._in_time(pack, share) for pack in packs)
         return self._side_by_side(packs, share)
 
     def _side_by_side(self, packs: Sequence[Sequence[TrialRecord]], share: float) -> bool:
-        free: SimpleQueue[Station] = SimpleQueue()
-        for station in self._stations:
-            free.put(station)
-
-        def train(pack: Sequence[TrialRecord]) -> bool:
-            station = free.get()
-            try:
-                return self._in_time(pack, share, station)
-            finally:
-                free.put(station)
-
-        futures = [self._threads.submit(train, pack) for pack in packs]
+        futures = [self._threads.submit(self._in_time, pack, share) for pack in packs]
         pending = set(futures)
         while pending:
             done, pending = wait(pending, TICK_S, FIRST_EXCEPTION)
@@ -115,7 +118,7 @@ class PackTraining:
                     each.cancel()
         return _answers(futures)
 
-    def _in_time(self, pack: Sequence[TrialRecord], share: float, station: Station) -> bool:
+    def _in_time(self, pack: Sequence[TrialRecord], share: float) -> bool:
         """Train a pack unless the study's time is over; whether it was trained."""
         if self._watch.spent() is not None:
             return False
@@ -123,7 +126,7 @@ class PackTraining:
         too_large: list[int] = []
         while jobs:
             job = jobs.pop(0)
-            failure = station.attempt(job, share)
+            failure = self._attempt(job, share)
             if failure is None:
                 self._in_a_row.went_well()
                 continue
@@ -132,6 +135,23 @@ class PackTraining:
             jobs = [*self._after(job, failure), *jobs]
         self._remember(too_large)
         return True
+
+    def _attempt(self, job: Job, share: float) -> Failure | None:
+        """Train on a runner that is free; one that has no place just now is passed over."""
+        while True:
+            station = self._free.get()
+            try:
+                return station.attempt(job, share)
+            except RunnerAwayError as error:
+                self._pass_over(error)
+            finally:
+                self._free.put(station)
+
+    def _pass_over(self, error: RunnerAwayError) -> None:
+        """Go on without a runner, unless the study is to stop."""
+        logger.info("%s", error)
+        if self._watch.stopping():
+            raise self._watch.stopped()
 
     def _after(self, job: Job, failure: Failure) -> list[Job]:
         """What to try after a failure; a lone trial for which nothing is left has failed."""

@@ -180,7 +180,7 @@ def test_a_key_under_a_foreign_name_is_not_also_missing() -> None:
     [
         ({"model": {"name_or_path": "m", "quantization": "fp4"}}, "model.quantization"),
         ({"model": {"name_or_path": "m", "sites": "importance"}}, "model.sites"),
-        ({"execution": {"executor": "ray"}}, "execution.executor"),
+        ({"execution": {"executor": "slurm"}}, "execution.executor"),
         ({"deploy": ["gguf"]}, "deploy.0"),
         ({"training": {"lr_scheduler": "polynomial"}}, "training.lr_scheduler"),
     ],

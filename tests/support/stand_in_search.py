@@ -97,27 +97,12 @@ class StandInPreparation:
         self, store: Any, token: int, *, listener: Any, stopper: Any, stop_after: Any
     ) -> Any:
         """The real tuner over a real executor of stand-in workers."""
-        from autopeft.execution.local import Launch, LocalExecutor
         from autopeft.execution.states import states_folder
-        from autopeft.execution.time_limits import TimeLimits
         from autopeft.tuner import Tuner, TunerSettings
         from autopeft.tuner.ledger import Ledger
 
         name, budget = self._definition.study.name, self._definition.budget
         folder = self._folder
-        request = {
-            "script": SETTINGS.get("script", {}),
-            "step_s": SETTINGS.get("step_s", 0.002),
-            "folder": str(folder),
-        }
-        launch = Launch(
-            request=request,
-            devices=SETTINGS.get("devices", ["cpu"]),
-            folder=folder,
-            limits=TimeLimits(SETTINGS.get("limit_s")),
-            stopper=stopper,
-            command=[sys.executable, str(WORKER)],
-        )
         params: Any = {
             "space": None,
             "build": None,
@@ -159,11 +144,40 @@ class StandInPreparation:
             Ledger(store, name, token),
             problem=problem,
             searcher=StandInSearcher(),
-            executor=LocalExecutor(launch),
+            executor=self._executor(stopper),
             settings=settings,
             listener=listener,
             stopper=stopper,
         )
+
+    def _executor(self, stopper: Any) -> Any:
+        """The real one that the study names, with stand-in runners."""
+        from autopeft.execution.time_limits import TimeLimits
+
+        execution = self._definition.execution
+        common: dict[str, Any] = {
+            "request": {
+                "script": SETTINGS.get("script", {}),
+                "step_s": SETTINGS.get("step_s", 0.002),
+                "folder": str(self._folder),
+            },
+            "folder": self._folder,
+            "limits": TimeLimits(SETTINGS.get("limit_s")),
+            "stopper": stopper,
+            "command": [sys.executable, str(WORKER)],
+        }
+        if execution.executor == "ray":
+            from autopeft.execution.ray_cluster import Cluster
+            from autopeft.execution.ray_runners import RayExecutor, RayLaunch, workers_of
+
+            cluster = Cluster(execution.ray.address)
+            workers, needs = workers_of(cluster.nodes, execution.ray)
+            return RayExecutor(
+                cluster, RayLaunch(parcels=[], workers=workers, needs=needs, **common)
+            )
+        from autopeft.execution.local import Launch, LocalExecutor
+
+        return LocalExecutor(Launch(devices=SETTINGS.get("devices", ["cpu"]), **common))
 
 
 def _instead(module: str, **names: Any) -> None:

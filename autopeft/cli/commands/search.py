@@ -45,6 +45,12 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
     devices: Annotated[
         str | None, typer.Option(metavar="NAME", help="Sets execution.devices.")
     ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Sets execution.ray.address.")
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Sets execution.ray.workers.")
+    ] = None,
     warm_start: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +84,8 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
         "study.seed": seed,
         "execution.executor": executor,
         "execution.devices": devices,
+        "execution.ray.address": ray_address,
+        "execution.ray.workers": ray_workers,
         "search.warm_start": _names(warm_start),
     }
     overrides = (*_overrides(flags), *(settings or ()))
