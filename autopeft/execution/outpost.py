@@ -25,7 +25,7 @@ from autopeft.execution.runner_process import COMMAND, RunnerProcess
 PREFIX = "autopeft-outpost-"
 _NAME = re.compile(re.escape(PREFIX) + r"(\d+)-")
 
-LOG_S = 5.0
+LOG_S = 2.0
 """What the runner writes to its log is told this often: its node may be gone a moment later."""
 
 

@@ -34,13 +34,17 @@ from autopeft.execution.time_limits import Deadline
 
 logger = logging.getLogger(__name__)
 
+NODE_DIED = "node has died"
+"""What Ray says where an actor went down with its node."""
+
 Tick: TypeAlias = Callable[[], None]
 """Called every second or so of a wait; may raise."""
 
 TICK_S = 0.5
 
-PLACE_S = 60.0
-"""So long an outpost may take to be placed and started before its runner counts as away."""
+PLACE_S = 120.0
+"""So long an outpost may take to be placed and started before its runner counts as away; no longer
+than a moment where the nodes that are left have no room for it."""
 
 LOOK_S = 1.0
 """How long is waited for the place of a runner that is known to be away."""
@@ -98,10 +102,13 @@ def failure_of(error: Exception) -> TrialError:
         case exceptions.GetTimeoutError():
             return TrialError("the runner's node does not answer in time", cause=TIMEOUT)
         case exceptions.NodeDiedError():
-            return TrialError("the runner's node is gone", cause=LOST)
+            return TrialError("the runner's node has died", cause=LOST)
+        case exceptions.ActorUnavailableError():
+            return TrialError("the runner's node cannot be reached", cause=LOST)
+        case exceptions.RayActorError() if NODE_DIED in text:
+            return TrialError("the runner's node has died", cause=LOST)
         case exceptions.RayActorError():
-            node = " with its node" if "node" in text.lower() and "died" in text.lower() else ""
-            return TrialError(f"the runner is gone{node}: {_last_sentence(text)}", cause=LOST)
+            return TrialError(f"the runner's outpost has died: {_why(error)}", cause=LOST)
         case exceptions.RayTaskError():
             cause = error.cause if isinstance(error.cause, Exception) else error
             if isinstance(cause, TrialError):
@@ -110,9 +117,10 @@ def failure_of(error: Exception) -> TrialError:
     return TrialError(f"{type(error).__name__}: {text}"[:500], cause=LOST)
 
 
-def _last_sentence(text: str) -> str:
-    """What Ray says of a death, without the numbers by which it knows the dead."""
-    return text.rpartition("ip: ")[2].partition(" ")[2][:300] or text[:300]
+def _why(error: exceptions.RayActorError) -> str:
+    """The first sentence of what Ray knows of a death, after what it calls the dead."""
+    last = (str(error).strip().splitlines() or ["nobody knows why"])[-1].strip()
+    return last.partition(". ")[0].rstrip(".")
 
 
 class Cluster:
@@ -129,6 +137,7 @@ class Cluster:
     def __init__(self, address: str | None) -> None:
         self._own = not ray.is_initialized()
         self._alive_at = time.monotonic()
+        self._posts: list[Post] = []
         if not self._own:
             return
         before = signal.getsignal(signal.SIGTERM)
@@ -174,12 +183,17 @@ class Cluster:
         deadline = Deadline(LOOK_S if waiting else PLACE_S)
         while not post.is_there(TICK_S):
             tick()
-            if deadline.over():
+            if deadline.over() or self._is_full(needs):
                 self._give_up(needs)
                 raise WaitingError(post, f"no node of the cluster has {needs} to spare just now")
-        self._alive_at = time.monotonic()
+        self.seen()
         post.greeted(tick)
+        self._posts = [*(each for each in self._posts if not each.ended), post]
         return post
+
+    def _is_full(self, needs: Needs) -> bool:
+        """Whether the nodes that are left hold no more runners than those that are there."""
+        return room(self.nodes, needs) <= sum(not each.ended for each in self._posts)
 
     def _actor(self, needs: Needs, command: Sequence[str] | None) -> Any:
         placed = {"memory": needs.memory} if needs.memory else {}
@@ -236,12 +250,13 @@ class Post:
     Attributes:
         host: The name of its machine, once it is there.
         root: The folder that it puts files below.
+        ended: Whether it was ended from here.
     """
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         self._hello = actor.hello.remote()
-        self.host = self.root = ""
+        self.host, self.root, self.ended = "", "", False
 
     def is_there(self, wait_s: float) -> bool:
         """Whether it has been placed and has started, or has failed to."""
@@ -278,6 +293,7 @@ class Post:
 
     def end(self) -> None:
         """End it at once, and with it the runner."""
+        self.ended = True
         ray.kill(self._actor, no_restart=True)
 
 
