@@ -10,7 +10,18 @@ from safetensors.torch import load_file
 from storage import open_store
 
 Make = Callable[..., Path]
-RUNGS = {"rungs": [0.5, 1.0], "stopping": "none", "pack": 4, "initial": 3}
+LORA = {"layers": [0, 1], "sites": ["query", "value", "up"], "rank": 2, "alpha": 4}
+SEARCH = {
+    "rungs": [0.5, 1.0],
+    "stopping": "none",
+    "pack": 4,
+    "enqueue": [
+        {"lora": [LORA]},
+        {"lora": [LORA], "sparsity": {"rule": "spt", "budget": 0.5, "threshold": 8.0}},
+        {"sparse": [{"layers": [0], "sites": ["up"], "density": 0.05}]},
+    ],
+}
+"""Two of them are decided by importance, which runners get as a file."""
 
 
 def found(folder: Path) -> list[Any]:
@@ -41,7 +52,7 @@ def test_runners_find_bit_for_bit_what_one_process_finds(
             bert_folder,
             data,
             training={"epochs": 8},
-            search=RUNGS,
+            search=SEARCH,
             # Three baselines of 48 steps, then a cohort that waits at its first rung, saved.
             budget={"trials": 3, "optimizer_steps": 3 * 48 + 10},
             execution=execution,
