@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -39,6 +40,7 @@ def saved(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {path.name: load_file(path) for path in paths}
 
 
+@pytest.mark.slow
 def test_runners_find_bit_for_bit_what_one_process_finds(
     tmp_path: Path, bert_folder: Path, make_data: Make, make_study: Make, cli: Callable[..., str]
 ) -> None:

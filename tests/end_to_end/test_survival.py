@@ -273,6 +273,7 @@ def _check_what_is_shown(place: Place) -> None:
     assert "ValueError: this configuration cannot be" in attempt["log"]
 
 
+@pytest.mark.slow
 def test_several_runners_train_side_by_side(place: Place) -> None:
     place.search("--trials", "24", devices=["cpu", "cpu", "cpu"], script={"3": "once die"})
     trials = place.trials()
@@ -303,6 +304,7 @@ def suspend(process: "subprocess.Popen[str]", database: Path) -> None:
     raise AssertionError("it is always within a transaction")
 
 
+@pytest.mark.slow
 def test_one_that_stood_still_too_long_finds_itself_replaced(place: Place) -> None:
     settings = {"lease_s": 2.0, "poll_s": 0.2}
     late = place.start(**settings, step_s=0.05)
@@ -364,7 +366,7 @@ def send_sigterm(pid: int) -> None:
     os.kill(pid, signal.SIGTERM)
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("how", ["ctrl-c", pytest.param("sigterm", marks=pytest.mark.slow)])
 def test_a_signal_saves_the_lanes_and_ends_the_search(place: Place, how: str) -> None:
     pid, terminal = in_terminal(place, step_s=0.05)
     place.until_training()
@@ -388,6 +390,7 @@ def _losses(place: Place, number: int) -> list[Any]:
         return [point for point in store.curve("toy", number) if point.split == "train"]
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_now(place: Place) -> None:
     pid, terminal = in_terminal(place, step_s=30.0)
     place.until_training()
@@ -404,6 +407,7 @@ def test_a_second_signal_stops_now(place: Place) -> None:
 # -- saving, sittings -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_lanes_are_saved_between_rungs_too(place: Place) -> None:
     process = place.start(step_s=0.5, save_s=0.3)
     place.until_training(process)
@@ -417,6 +421,7 @@ def test_lanes_are_saved_between_rungs_too(place: Place) -> None:
     assert first.rung is None
 
 
+@pytest.mark.slow
 def test_a_sitting_ends_when_it_is_told_to(place: Place) -> None:
     out = place.search("--stop-after", "1s", step_s=0.05, code=75)
     assert "the time of this sitting is over" in out
@@ -425,6 +430,7 @@ def test_a_sitting_ends_when_it_is_told_to(place: Place) -> None:
     assert [t.state for t in place.trials()] == [TrialState.COMPLETED] * 12
 
 
+@pytest.mark.slow
 def test_a_budget_that_was_raised_goes_on(place: Place) -> None:
     out = place.search("--set", "budget.optimizer_steps=100", code=1)  # no front yet
     assert "trials that were begun wait" in out
