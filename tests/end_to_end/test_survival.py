@@ -250,7 +250,7 @@ def test_every_cause_is_told_apart_and_the_study_goes_on(place: Place) -> None:
     assert causes[0] == ["lost"] * 7, "a pack of 4 twice, of 2 twice, alone three times"
     assert causes[2][:2] == ["lost", "lost"]
     assert causes[9].count("out-of-memory") == 2 + 4, "a pack of 4, of 2, 8, 4, 2 and 1 rows"
-    assert set(causes[11]) == {"timeout"}
+    assert causes[11][-3:] == ["timeout"] * 3, "in a pack, and then twice by itself"
     pids = stand_in.marker(place.folder / "autopeft-runs/toy", "children").read_text().split()
     assert len(pids) >= 4
     assert all_gone([int(pid) for pid in pids])
@@ -273,6 +273,7 @@ def _check_what_is_shown(place: Place) -> None:
     assert "ValueError: this configuration cannot be" in attempt["log"]
 
 
+@pytest.mark.slow
 def test_several_runners_train_side_by_side(place: Place) -> None:
     place.search("--trials", "24", devices=["cpu", "cpu", "cpu"], script={"3": "once die"})
     trials = place.trials()
@@ -286,11 +287,29 @@ def test_several_runners_train_side_by_side(place: Place) -> None:
 # -- R4: late writers -----------------------------------------------------------------------------
 
 
+def suspend(process: "subprocess.Popen[str]", database: Path) -> None:
+    """Stop a process between two transactions: within one, it would lock all others out."""
+    for _ in range(100):
+        process.send_signal(signal.SIGSTOP)
+        connection = sqlite3.connect(database, timeout=0.2, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+            return
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.05)
+        finally:
+            connection.close()
+    raise AssertionError("it is always within a transaction")
+
+
+@pytest.mark.slow
 def test_one_that_stood_still_too_long_finds_itself_replaced(place: Place) -> None:
     settings = {"lease_s": 2.0, "poll_s": 0.2}
     late = place.start(**settings, step_s=0.05)
     place.until_training(late)
-    late.send_signal(signal.SIGSTOP)
+    suspend(late, place.folder / "autopeft.db")
     time.sleep(2.5)
     place.search(**settings)
     before = place.trials()
@@ -347,7 +366,7 @@ def send_sigterm(pid: int) -> None:
     os.kill(pid, signal.SIGTERM)
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("how", ["ctrl-c", pytest.param("sigterm", marks=pytest.mark.slow)])
 def test_a_signal_saves_the_lanes_and_ends_the_search(place: Place, how: str) -> None:
     pid, terminal = in_terminal(place, step_s=0.05)
     place.until_training()
@@ -371,6 +390,7 @@ def _losses(place: Place, number: int) -> list[Any]:
         return [point for point in store.curve("toy", number) if point.split == "train"]
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_now(place: Place) -> None:
     pid, terminal = in_terminal(place, step_s=30.0)
     place.until_training()
@@ -387,17 +407,21 @@ def test_a_second_signal_stops_now(place: Place) -> None:
 # -- saving, sittings -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_lanes_are_saved_between_rungs_too(place: Place) -> None:
-    process = place.start(step_s=0.05, save_s=0.3)
+    process = place.start(step_s=0.5, save_s=0.3)
     place.until_training(process)
-    time.sleep(1.2)
+    while not place.trials()[0].optimizer_steps:
+        assert process.poll() is None
+        time.sleep(0.05)
     process.kill()
     process.communicate()
-    (first, *_) = place.trials()
-    assert 0 < first.optimizer_steps < 15
+    first = place.trials()[0]
+    assert first.optimizer_steps < 15
     assert first.rung is None
 
 
+@pytest.mark.slow
 def test_a_sitting_ends_when_it_is_told_to(place: Place) -> None:
     out = place.search("--stop-after", "1s", step_s=0.05, code=75)
     assert "the time of this sitting is over" in out
@@ -406,6 +430,7 @@ def test_a_sitting_ends_when_it_is_told_to(place: Place) -> None:
     assert [t.state for t in place.trials()] == [TrialState.COMPLETED] * 12
 
 
+@pytest.mark.slow
 def test_a_budget_that_was_raised_goes_on(place: Place) -> None:
     out = place.search("--set", "budget.optimizer_steps=100", code=1)  # no front yet
     assert "trials that were begun wait" in out
