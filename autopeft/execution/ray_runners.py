@@ -140,12 +140,13 @@ class _Placing:
         handle = RayHandle(post, log_path(launch.folder, self._index), tick, self._cluster.seen)
         try:
             values = {parcel.key: handle.delivered(parcel) for parcel in launch.parcels}
+            request = readdressed(launch.request, values)
             handle.begin()
         except BaseException:
             handle.kill()
             raise
         own = {"device": launch.needs.device, "index": self._index, "runners": 1}
-        return Begun(handle, {**readdressed(launch.request, values), **own})
+        return Begun(handle, {**request, **own})
 
 
 class RayHandle:

@@ -45,20 +45,20 @@ class Parcel:
         """Bytes of its files, by their paths here."""
         return {str(path): path.stat().st_size for path in self.files.values()}
 
-    def check_size(self, host: str, most: int = MOST_BYTES) -> None:
+    def check_size(self, host: str) -> None:
         """Make sure that the files may be sent to a node.
 
         Raises:
             InputError: They are too large.
         """
         total = sum(self.sizes.values())
-        if total > most:
+        if total > MOST_BYTES:
             raise InputError(
                 Fault(
                     "ray",
                     ".".join(self.key[1:]),
                     f"{self.in_place}, {total / 2**30:.1f} GiB, not on {host}",
-                    f"the same path on every node, or at most {most / 2**30:g} GiB to be sent",
+                    f"the same path on every node, or at most {MOST_BYTES / 2**30:g} GiB to send",
                     "put it on a disk that all nodes see, or name a model of the hub",
                 )
             )

@@ -1,0 +1,280 @@
+"""Searches on real Ray clusters of this machine: stopped, killed, and with a node that goes down.
+
+The command, its store, Ray and the runners' processes are the real ones; what a runner trains is a
+stand-in (`tests/support/stand_in_search.py`).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stand_in
+import yaml
+
+from autopeft.errors import StorageError
+from autopeft.study.records import TrialRecord, TrialState
+from storage import SqlStore, open_store
+
+pytest.importorskip("ray", reason="needs the extra autopeft[ray]")
+
+SUPPORT = Path(stand_in.__file__).parent
+HOME = SUPPORT.parents[1]
+SIGNALS_S = 30.0
+"""Within this a search ends after a signal."""
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+
+STUDY = {
+    "schema": "autopeft/v1",
+    "study": {"name": "toy"},
+    "model": {"name_or_path": "toy"},
+    "data": {"source": "toy.csv"},
+    "space": "lora",
+    "search": {"baselines": []},
+    "budget": {"trials": 8},
+}
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+given = {"include_dashboard": False, "object_store_memory": 80 << 20}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **given})
+nodes = [cluster.add_node(num_cpus=1, **given) for _ in range(int(sys.argv[1]))]
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    cluster.remove_node(nodes.pop(), allow_graceful=False)
+    print("killed", flush=True)
+cluster.shutdown()
+"""
+"""Starts nodes; kills one for every line that it reads, and all at the end."""
+
+
+def environment(**settings: Any) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HOME), str(SUPPORT)]),
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "STAND_IN": json.dumps(settings),
+    }
+
+
+class Nodes:
+    """A cluster whose nodes are processes of this machine, with one CPU each."""
+
+    def __init__(self, count: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER, str(count)],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.address = self._said()
+
+    def kill_one(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        assert self._said() == "killed"
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+    def _said(self) -> str:
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline().strip()
+        assert said, "the cluster has ended"
+        return said
+
+
+class Place:
+    """A folder with a study file, and searches in it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+        (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
+
+    def start(self, *words: str, **settings: Any) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, str(SUPPORT / "stand_in_search.py"), "search", "study.yaml", *words],
+            cwd=self.folder,
+            env=environment(**settings),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.started.append(process)
+        return process
+
+    def search(self, *words: str, **settings: Any) -> str:
+        """Search to the end; what it printed."""
+        return ended(self.start(*words, **settings), 0)
+
+    def store(self) -> SqlStore:
+        return open_store(f"sqlite:///{self.folder}/autopeft.db", read_only=True)
+
+    def trials(self) -> list[TrialRecord]:
+        try:
+            with self.store() as store:
+                return store.trials("toy") if store.studies() else []
+        except StorageError:  # it is being made
+            return []
+
+    def found(self) -> list[Any]:
+        """All that was measured of every trial, with all digits."""
+        with self.store() as store:
+            return [
+                (trial.number, trial.hash, trial.state, trial.objectives, store.curve("toy", n))
+                for n, trial in enumerate(store.trials("toy"))
+            ]
+
+    def attempts(self) -> list[dict[str, Any]]:
+        with self.store() as store:
+            return [
+                attempt
+                for trial in store.trials("toy")
+                for attempt in store.attempts("toy", trial.number)
+            ]
+
+    def until(
+        self, there: Callable[[list[TrialRecord]], bool], process: "subprocess.Popen[str]"
+    ) -> None:
+        """Wait for something to be so of the trials."""
+        for _ in range(2400):
+            if there(self.trials()):
+                return
+            assert process.poll() is None, f"it ended before: {process.communicate()[0]}"
+            time.sleep(0.1)
+        raise AssertionError("it never was so")
+
+
+def ended(process: "subprocess.Popen[str]", code: int) -> str:
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == code, f"exit {process.returncode}\n{out}"
+    return out
+
+
+def running(trials: list[TrialRecord]) -> int:
+    return sum(trial.state is TrialState.RUNNING for trial in trials)
+
+
+def alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def all_end(pids: set[int]) -> bool:
+    for _ in range(400):
+        if not any(alive(pid) for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def on_ray(nodes: Nodes) -> tuple[str, ...]:
+    return ("--executor", "ray", "--ray-address", nodes.address)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Callable[[str], Place]]:
+    made: list[Place] = []
+
+    def make(name: str) -> Place:
+        made.append(Place(tmp_path / name))
+        return made[-1]
+
+    yield make
+    for process in [process for each in made for process in each.started]:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def make_nodes() -> Iterator[Callable[[int], Nodes]]:
+    made: list[Nodes] = []
+
+    def make(count: int) -> Nodes:
+        made.append(Nodes(count))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_a_search_that_is_stopped_goes_on_and_finds_what_a_local_one_finds(
+    place: Callable[[str], Place], make_nodes: Callable[[int], Nodes]
+) -> None:
+    nodes, far, here = make_nodes(1), place("far"), place("here")
+    process = far.start(*on_ray(nodes), step_s=0.02)
+    far.until(lambda trials: running(trials) > 0, process)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    ended(process, 143)
+    assert time.monotonic() - asked < SIGNALS_S
+    states = list(far.folder.glob("autopeft-runs/toy/states/*/cohort-*/step-*/*.safetensors"))
+    assert states, "no lane state came back from the node"
+    out = far.search(*on_ray(nodes))
+    assert "Traceback" not in out
+    assert "(pid=" not in out, "Ray's own log"
+    here.search()
+    assert far.found() == here.found()
+    assert len(far.found()) == 8
+    causes = {attempt["cause"] for attempt in far.attempts()}
+    assert causes <= {None, "interrupted"}, "something was lost on the way"
+    resumed = [json.loads(path.read_text()) for path in states if path.exists()]
+    assert not resumed, "states of a cohort that has ended are still there"
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_costs_its_packs_one_attempt(
+    place: Callable[[str], Place], make_nodes: Callable[[int], Nodes]
+) -> None:
+    nodes, far, here = make_nodes(2), place("far"), place("here")
+    process = far.start(*on_ray(nodes), "--trials", "24", step_s=0.1)
+    far.until(lambda trials: running(trials) == 8, process)
+    nodes.kill_one()
+    out = ended(process, 0)
+    trials = far.trials()
+    assert [trial.number for trial in trials] == list(range(24)), out
+    assert all(trial.state is TrialState.COMPLETED for trial in trials)
+    lost = [attempt for attempt in far.attempts() if attempt["cause"] == "lost"]
+    assert len(lost) == 4, "one pack was on the node"
+    assert {attempt["cause"] for attempt in far.attempts()} == {None, "lost"}
+    here.search("--trials", "24")
+    assert far.found() == here.found()
+
+
+@pytest.mark.slow
+def test_runners_end_with_their_coordinator_and_with_a_cluster_of_their_own(
+    place: Callable[[str], Place],
+) -> None:
+    far = place("far")
+    words = ("--executor", "ray", "--ray-address", "local")
+    process = far.start(*words, step_s=0.2)
+    far.until(lambda trials: running(trials) > 0, process)
+    pids = {int(attempt["runner"]["pid"]) for attempt in far.attempts()}
+    assert pids
+    assert all(alive(pid) for pid in pids)
+    process.kill()
+    process.communicate()
+    assert all_end(pids), "a runner outlived its coordinator"
+    far.search(*words)
+    assert all(trial.state is TrialState.COMPLETED for trial in far.trials())
