@@ -93,7 +93,7 @@ def _materials(
         output_dir=Path(asked.output_dir),
         cache=budget,
     )
-    _check_same(materials, asked.fingerprints)
+    check_same(materials, asked.fingerprints)
     if asked.importance is not None:
         found = with_random(from_record(load_map(Path(asked.importance))), definition.study.seed)
         backbone = materials.backbone
@@ -107,7 +107,7 @@ def _materials(
     )
 
 
-def _check_same(materials: setup.Materials, expected: Mapping[str, str]) -> None:
+def check_same(materials: setup.Materials, expected: Mapping[str, str]) -> None:
     """Refuse to train on what is not the study's.
 
     Raises:

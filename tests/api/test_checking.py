@@ -1,5 +1,6 @@
 """A first study file that loads back, and a check that refuses what a search would refuse."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -335,3 +336,25 @@ def test_fetch_says_what_is_there_now(tmp_path: Path) -> None:
     lines = fetch(study, output_dir=tmp_path / "out")
     assert lines[0].startswith("model builtin:minilm: 22,")
     assert lines[1].endswith("10 train, 10 validation")
+
+
+# -- where packs run ------------------------------------------------------------------------------
+
+
+def test_an_executor_that_is_not_installed_names_its_extra(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "ray" else find(name, *a)
+    )
+    path = study(execution={"executor": "ray"})
+    [fault] = _faults(path)
+    assert (fault.where, fault.key, fault.given) == (str(path), "execution.executor", "ray")
+    assert fault.hint == "pip install 'autopeft[ray]'"
+
+
+def test_a_cluster_takes_no_list_of_this_machines_devices(study: Study) -> None:
+    pytest.importorskip("ray", reason="needs the extra autopeft[ray]")
+    path = study(execution={"executor": "ray", "devices": "cpu,cpu"})
+    assert _keys(path) == [("file", "execution.devices")]

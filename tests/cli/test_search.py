@@ -86,6 +86,7 @@ def test_flags_become_overrides_and_set_wins(run: Run, played: PlayedSearch) -> 
     run(
         "search", "study.yaml", "--name", "n", "--model", "a: b", "--data", "d.csv", "--space",
         "lora", "--trials", "4", "--seed", "0", "--executor", "local", "--devices", "cpu",
+        "--ray-address", "head:6379", "--ray-workers", "3",
         "--warm-start", "old, older", "--stop-after", "1h30m",
         "--set", "budget.trials=5", "--set", "model.revision=007",
     )  # fmt: skip
@@ -95,6 +96,7 @@ def test_flags_become_overrides_and_set_wins(run: Run, played: PlayedSearch) -> 
     assert list(played.given["overrides"]) == [
         'model.name_or_path="a: b"', 'data.source="d.csv"', 'space="lora"', "budget.trials=4",
         "study.seed=0", 'execution.executor="local"', 'execution.devices="cpu"',
+        'execution.ray.address="head:6379"', "execution.ray.workers=3",
         'search.warm_start=["old", "older"]',
         "budget.trials=5", "model.revision=007",
     ]  # fmt: skip

@@ -248,7 +248,7 @@ def test_a_node_that_is_killed_costs_its_packs_one_attempt(
     place: Callable[[str], Place], make_nodes: Callable[[int], Nodes]
 ) -> None:
     nodes, far, here = make_nodes(2), place("far"), place("here")
-    process = far.start(*on_ray(nodes), "--trials", "24", step_s=0.1)
+    process = far.start(*on_ray(nodes), "--trials", "24", step_s=0.05)
     far.until(lambda trials: running(trials) == 8, process)
     nodes.kill_one()
     out = ended(process, 0)

@@ -1,5 +1,6 @@
 """A search in runners of their own finds, bit for bit, what it finds in one process."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from storage import open_store
 
 Make = Callable[..., Path]
+EXECUTORS = ("in-process", "local", *(["ray"] if importlib.util.find_spec("ray") else []))
 LORA = {"layers": [0, 1], "sites": ["query", "value", "up"], "rank": 2, "alpha": 4}
 SEARCH = {
     "rungs": [0.5, 1.0],
@@ -45,10 +47,10 @@ def test_runners_find_bit_for_bit_what_one_process_finds(
     tmp_path: Path, bert_folder: Path, make_data: Make, make_study: Make, cli: Callable[..., str]
 ) -> None:
     data = make_data(tmp_path / "data")
-    for executor in ("in-process", "local"):
+    for executor in EXECUTORS:
         folder = tmp_path / executor
         folder.mkdir()
-        execution = {"executor": executor, "devices": "cpu"}
+        execution = {"executor": executor, "devices": "cpu", "ray": {"address": "local"}}
         make_study(
             folder,
             bert_folder,
@@ -61,13 +63,14 @@ def test_runners_find_bit_for_bit_what_one_process_finds(
         )
         cli(folder, "search", "study.yaml")
         assert saved(folder), "no lane state to compare"
-    apart, here = found(tmp_path / "local"), found(tmp_path / "in-process")
-    assert apart == here
-    assert len(apart) >= 3
-    theirs, ours = saved(tmp_path / "local"), saved(tmp_path / "in-process")
-    assert theirs.keys() == ours.keys()
-    for name, tensors in ours.items():
-        assert tensors.keys() == theirs[name].keys()
-        assert all(torch.equal(tensors[key], theirs[name][key]) for key in tensors), name
-    logs = list((tmp_path / "local").glob("autopeft-runs/tiny/logs/runner-0.log"))
-    assert logs, "no runner of its own has trained"
+    here, ours = found(tmp_path / "in-process"), saved(tmp_path / "in-process")
+    assert len(here) >= 3
+    for executor in EXECUTORS[1:]:
+        assert found(tmp_path / executor) == here, executor
+        theirs = saved(tmp_path / executor)
+        assert theirs.keys() == ours.keys()
+        for name, tensors in ours.items():
+            assert tensors.keys() == theirs[name].keys()
+            assert all(torch.equal(tensors[key], theirs[name][key]) for key in tensors), name
+        logs = list((tmp_path / executor).glob("autopeft-runs/tiny/logs/runner-0.log"))
+        assert logs, "no runner of its own has trained"

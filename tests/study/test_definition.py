@@ -231,6 +231,14 @@ def test_costs_may_be_measured_and_capped() -> None:
     assert parsed().measured == ()
 
 
+def test_what_a_runner_takes_of_a_cluster() -> None:
+    asked = {"address": "10.0.0.1:6379", "workers": 3, "gpus": 0.5, "cpus": 2, "memory": "16GiB"}
+    found = parsed(execution={"executor": "ray", "ray": asked}).execution
+    assert found.ray.model_dump() == asked | {"memory": 16 * 2**30}
+    untold = parsed(execution={"executor": "ray"}).execution.ray
+    assert (untold.address, untold.workers, untold.gpus) == (None, "auto", "auto")
+
+
 def test_candidates_are_compared_only_where_there_are_some() -> None:
     blocks: dict[str, Any] = {
         "model": {"name_or_path": "m", "task": "causal-lm"},
@@ -282,6 +290,14 @@ def test_candidates_are_compared_only_where_there_are_some() -> None:
         ({"execution": {"devices": "cpu,cuda:0"}}, "execution.devices"),
         ({"execution": {"devices": ["cuda:0", "cuda:0"]}}, "execution.devices"),
         ({"execution": {"pack_limit": 30}}, "execution.pack_limit"),
+        ({"execution": {"ray": {"address": "head"}}}, "execution.ray.address"),
+        ({"execution": {"ray": {"address": "ray://head:10001"}}}, "execution.ray.address"),
+        ({"execution": {"ray": {"workers": 0}}}, "execution.ray.workers"),
+        ({"execution": {"ray": {"gpus": 2}}}, "execution.ray.gpus"),
+        ({"execution": {"ray": {"gpus": -0.5}}}, "execution.ray.gpus"),
+        ({"execution": {"ray": {"cpus": 0}}}, "execution.ray.cpus"),
+        ({"execution": {"ray": {"memory": "much"}}}, "execution.ray.memory"),
+        ({"execution": {"ray": {"num_gpus": 1}}}, "execution.ray.num_gpus"),
         ({"budget": {"optimizer_steps": 0}}, "budget.optimizer_steps"),
         ({"execution": 3}, "execution"),
         ({"budget": {"gpu_hours": "24h"}}, "budget.gpu_hours"),
