@@ -54,8 +54,8 @@ def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if plain["ended"]:
         yield "ended", plain["ended"]["text"]
     yield "failures", _by_cause(plain["failures"]) or "none"
-    if plain["attempts"]:
-        yield "attempts", f"ended by {_by_cause(plain['attempts'])}"
+    if plain["attempts"] != plain["failures"]:  # some were tried again
+        yield "attempts", f"{_by_cause(plain['attempts'])} (trials may be tried again)"
     if plain["orphans"]:
         late = "results came too late, from a coordinator that another had replaced"
         yield "kept apart", f"{plain['orphans']} {late}"
