@@ -87,7 +87,9 @@ class _LinearHook:
         for site, item in self._sites:
             y = self._stream.split(output)
             own = y[..., site.start : site.start + site.out_features] if site.fused else y
-            output = item.members.added(output, item.delta(x, own, call), lanes, site.start)
+            with self._stream.casting(x.device):
+                delta = item.delta(x, own, call)
+            output = item.members.added(output, delta, lanes, site.start)
         return output
 
 
@@ -112,7 +114,8 @@ class _ExitHook:
         x = self._stream.split(self._stream.sublayer_inputs.pop(self._key))
         y = self._stream.split(output)
         call = self._stream.running_call()
-        deltas = [item.delta(x, y, call) for item in self._items]
+        with self._stream.casting(x.device):
+            deltas = [item.delta(x, y, call) for item in self._items]
         total = output.clone()  # the operators' own inputs are kept for the backward pass
         for item, delta in zip(self._items, deltas, strict=True):
             total = item.members.added(total, delta, self._stream.lanes, 0)
