@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -28,7 +29,7 @@ class Placed:
     members: Members
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
-        """What the operator adds, computed in its own dtype whatever the backbone's is.
+        """What the operator adds, computed in its own type (or autocast), not the backbone's.
 
         Args:
             x: The site's input, all lanes, [n, B, T, d_in].
@@ -36,7 +37,9 @@ class Placed:
             call: The pass it runs in.
         """
         dtype = next(self.operator.parameters()).dtype
-        own_x, own_y = (self.members.take(tensor).to(dtype) for tensor in (x, y))
+        own_x, own_y = (self.members.take(tensor) for tensor in (x, y))
+        if not (self.operator.products_only and torch.is_autocast_enabled(x.device.type)):
+            own_x, own_y = own_x.to(dtype), own_y.to(dtype)
         delta = self.operator.delta(own_x, own_y, call)
         if call.gains is None:
             return delta

@@ -100,3 +100,36 @@ def test_inside_autocast_a_backbone_held_in_bfloat16_keeps_its_stream_in_it(name
     assert len(found[False]) == len(found[True]) > 0
     assert all(torch.equal(a, b) for a, b in zip(found[False], found[True], strict=True))
     assert all(a.dtype == torch.float32 for a in found[False])
+
+
+@pytest.mark.parametrize("method", ["lora", "serial_adapter", "parallel_adapter"])
+def test_autocast_gives_what_it_would_of_inputs_that_were_cast_up_before(method: str) -> None:
+    """Bit for bit: a round trip through float32 changes no bfloat16, and costs two passes."""
+    backbone = tiny_backbone("bert", torch.bfloat16)
+    settings: dict[str, object] = {"rank": 3, "alpha": 8.0, "dropout": 0.2}
+    if method != "lora":
+        settings = {"size": 3, "activation": "gelu", "scale": 4.0, "dropout": 0.2}
+    sites = ["query"] if method == "lora" else ["ffn"]
+    group = Group.of(method, [0], sites, **settings)
+    pack = Pack(
+        backbone,
+        backbone.head(3),
+        [Lane(0, Configuration.of([group], training=TRAINING))],
+        seeds=Seeds(0),
+    )
+    (placed,) = pack._placed
+    with torch.no_grad():
+        for parameter in placed.operator.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+    draws = StepUniform(Seeds(0), 0, 0, 4, torch.device("cpu"))
+    x, y = torch.randn(2, 1, 4, 7, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = []
+    for products_only in (True, False):
+        placed.operator.products_only = products_only
+        placed.operator.zero_grad()
+        own = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            delta = placed.delta(own, y if method != "serial_adapter" else own, Call(True, draws))
+        delta.float().square().sum().backward()
+        found.append([delta.detach(), own.grad, *(p.grad for p in placed.operator.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
