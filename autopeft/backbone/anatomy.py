@@ -109,7 +109,7 @@ class Anatomy:
 
     @property
     def carries_prefix(self) -> bool:
-        """Whether every layer's attention goes through transformers' attention interface."""
+        """Whether every layer's attention is scaled dot products, by transformers' interface."""
         return all(layer.attention for layer in self.layers)
 
     @property
