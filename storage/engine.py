@@ -104,5 +104,5 @@ def _postgresql(place: Place) -> Engine:
     except ModuleNotFoundError as error:
         raise StorageError(
             f"{place}: PostgreSQL needs the package psycopg, which is not installed",
-            hint="pip install 'psycopg[binary]'",
+            hint="pip install 'autopeft[postgres]'",
         ) from error

@@ -11,7 +11,7 @@ import pytest
 
 from storage import SqlStore, open_store
 
-DATABASES = ("sqlite",)
+DATABASES = ("sqlite", "postgresql")
 
 
 @pytest.fixture

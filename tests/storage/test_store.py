@@ -95,7 +95,7 @@ def test_postgresql_without_its_driver_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with one_line("pip install 'psycopg") as _:
+    with one_line(r"pip install 'autopeft\[postgres\]'"):
         open_store("postgres://ann:s3cr3t@db/studies")
 
 
