@@ -1,6 +1,7 @@
 """Importance maps: written once, read by every study. One function, one write or read."""
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, load_only
 
 from autopeft.study.records import ImportanceRecord
@@ -9,7 +10,15 @@ from storage.records import now
 
 
 def keep(session: Session, record: ImportanceRecord) -> None:
-    """Stores a map; one of the same key is replaced."""
+    """Stores a map; one of the same key is replaced, even where two processes store it at once."""
+    try:
+        with session.begin_nested():
+            _replace(session, record)
+    except IntegrityError:  # another process was quicker: now there is one to replace
+        _replace(session, record)
+
+
+def _replace(session: Session, record: ImportanceRecord) -> None:
     session.execute(delete(ImportanceRow).where(ImportanceRow.key == record.key))
     session.add(
         ImportanceRow(
@@ -23,6 +32,7 @@ def keep(session: Session, record: ImportanceRecord) -> None:
             created_at=now(),
         )
     )
+    session.flush()
 
 
 def find(session: Session, key: str) -> ImportanceRecord | None:

@@ -3,11 +3,15 @@
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from postgres_server import PostgresServer, ServerUnavailableError, server_folder
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+DATABASES = ("sqlite", "postgresql")
+"""The databases on which everything about storage is proved: a fixture `NAME_url` for each."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +38,16 @@ def postgres_server() -> Iterator[PostgresServer]:
 def postgresql_url(postgres_server: PostgresServer) -> str:
     """The URL of an empty database on a real PostgreSQL server."""
     return postgres_server.new_database()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a SQLite database that is not made yet."""
+    return f"sqlite:///{tmp_path / 'studies.db'}"
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database, on each of `DATABASES`."""
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found

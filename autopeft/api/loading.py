@@ -8,20 +8,26 @@ from autopeft.api.place import activations_folder, check_packages, output_folder
 from autopeft.api.study import Study, status
 from autopeft.errors import Fault, NotFoundError
 from autopeft.study.definition import load_definition
+from autopeft.study.progress import Stopper
 from autopeft.study.store import Store
 
 
 def open_store(
-    storage: str | None = None, *, create: bool = False, read_only: bool = False
+    storage: str | None = None,
+    *,
+    create: bool = False,
+    read_only: bool = False,
+    stopper: Stopper | None = None,
 ) -> Store:
     """The store at a URL; see `storage.open_store`."""
     check_packages()
     from storage import open_store as open_sql_store
 
-    return open_sql_store(storage_url(storage), create=create, read_only=read_only)
+    url = storage_url(storage)
+    return open_sql_store(url, create=create, read_only=read_only, stopper=stopper)
 
 
-def open_existing(storage: str | None = None) -> Store | None:
+def open_existing(storage: str | None = None, *, stopper: Stopper | None = None) -> Store | None:
     """The store for writing; None where the database is not made yet.
 
     Raises:
@@ -33,7 +39,7 @@ def open_existing(storage: str | None = None) -> Store | None:
 
     path = parse_place(storage_url(storage)).path
     if path is None or path.exists():
-        return open_store(storage, create=True)
+        return open_store(storage, create=True, stopper=stopper)
     check_file(path, create=True, writable=True)
     return None
 

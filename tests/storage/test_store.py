@@ -316,7 +316,8 @@ def test_a_drivers_message_is_cut_to_one_line_without_the_password() -> None:
     cause = Exception("connection to ann:s3cr3t@db failed\nIs the server running?")
     error = storage_error(OperationalError("SELECT 1", {}, cause), place)
     shown = "postgresql+psycopg://ann:***@db/studies: connection to ann:***@db failed"
-    assert str(error) == shown
+    assert str(error).startswith(f"{shown}; check that the server runs")
+    assert "\n" not in str(error)
 
 
 def test_the_package_loads_sqlalchemy_only_when_it_is_used() -> None:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests: in a temporary folder, on loopback, gone with the session."""
+"""A real PostgreSQL server for tests: in a temporary folder, on loopback, for one session."""
 
 import os
 import pwd
@@ -99,9 +99,7 @@ class PostgresServer:
 
     def url(self, database: str, user: str = WRITER, password: str = PASSWORD) -> str:
         """The URL of a database, for a user."""
-        return (
-            f"postgresql://{user}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
-        )
+        return f"postgresql://{user}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
 
     def execute(self, *statements: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Runs statements as the superuser; the rows of the last one."""
