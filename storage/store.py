@@ -24,11 +24,12 @@ from autopeft.study.records import (
     Snapshot,
     StudyRecord,
     StudyState,
+    StudySummary,
     TrialRecord,
     TrialState,
     TrialUpdate,
 )
-from storage import engine, importances, lease, records, schema
+from storage import engine, importances, lease, records, schema, summaries
 from storage import snapshots as snapshot_rows
 from storage import trials as trial_rows
 from storage.faults import storage_errors
@@ -157,6 +158,16 @@ class SqlStore:
             if row is None:
                 raise no_study(session, name)
             return records.study_record(row)
+
+    def summaries(self) -> list[StudySummary]:
+        """All studies at a glance, oldest first; a handful of statements, however many."""
+        with self._reading() as session:
+            return summaries.read(session)
+
+    def summary(self, name: str) -> StudySummary:
+        """One study at a glance."""
+        with self._reading() as session:
+            return summaries.read(session, name)[0]
 
     def update_study(
         self,

@@ -18,6 +18,7 @@ from autopeft.study.records import (
     Snapshot,
     StudyRecord,
     StudyState,
+    StudySummary,
     TrialRecord,
     TrialState,
 )
@@ -60,7 +61,7 @@ class Study:
 
     def status(self) -> dict[str, Any]:
         """Progress, in the binding JSON shape of `autopeft status`."""
-        return status(self._store, self.record)
+        return status(self._store.summary(self.name))
 
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
@@ -222,10 +223,9 @@ def bounds(record: StudyRecord) -> list[Bound]:
     ]
 
 
-def status(store: Store, record: StudyRecord) -> dict[str, Any]:
-    """A study's progress, in the binding JSON shape; from counts, without loading its trials."""
-    counts = store.counts(record.name)
-    snapshot = store.last_snapshot(record.name)
+def status(summary: StudySummary) -> dict[str, Any]:
+    """A study's progress, in the binding JSON shape."""
+    record, counts, snapshot = summary.record, summary.counts, summary.last
     budget = dict(record.definition["budget"])
     baselines = int(record.facts.get("n_baselines", 0))
     begun = max(0, sum(counts.values()) - baselines)
@@ -261,9 +261,9 @@ def status(store: Store, record: StudyRecord) -> dict[str, Any]:
             "suggest_seconds": record.spent.get("suggest_seconds", 0.0),
             "wall_seconds": wall,
         },
-        "failures": store.failures(record.name),
+        "failures": dict(summary.failures),
         "ended": record.facts.get("ended"),
-        "held": store.holder(record.name) is not None,
+        "held": summary.holder is not None,
         "objectives": [frame.name for frame in record.frame],
         "created_at": record.created_at.isoformat(),
         "updated_at": record.updated_at.isoformat(),
