@@ -255,6 +255,7 @@ def time_pages(url: str, study: str) -> dict[str, Seconds]:
     def opened(page: str) -> AppTest:
         app = AppTest.from_file(app_file, default_timeout=300)
         if page != "studies":
+            app.run()
             app.switch_page(f"views/{page}.py")
         app.query_params["study"] = study
         return app
