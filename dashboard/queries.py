@@ -256,9 +256,6 @@ def _front(trials: Sequence[TrialRecord], record: StudyRecord) -> list[TrialReco
 def _line(summary: StudySummary) -> StudyLine:
     record, progress = summary.record, status(summary)
     definition, trials, quality = record.definition, progress["trials"], record.frame[0]
-    values = [objectives.get(quality.name) for objectives in summary.members]
-    found = [value for value in values if value is not None]
-    pick = max if quality.goal == "max" else min
     return StudyLine(
         name=record.name,
         state=record.state,
@@ -269,7 +266,7 @@ def _line(summary: StudySummary) -> StudyLine:
         total=_total(record),
         failed=trials["failed"],
         metric=quality.name,
-        best=pick(found) if found else None,
+        best=summary.best.get(quality.name) if summary.best else None,
         front_size=progress["front_size"],
         hypervolume=progress["hypervolume"],
         updated_at=record.updated_at,

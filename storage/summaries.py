@@ -1,15 +1,15 @@
 """All studies at a glance: a handful of statements, however many studies there are.
 
 What `autopeft studies` and the dashboard's list show of a study is in its row, in an index over
-the states of its trials, and in its newest snapshot; no trial is read but those of the fronts.
+the states of its trials, and in its newest snapshot; no trial is read but the best of each front.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Select, func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from autopeft.study.records import Snapshot, StudySummary
 from storage import lease, records
@@ -37,7 +37,7 @@ def read(session: Session, name: str | None = None) -> list[StudySummary]:
     one = rows[0].id if name is not None else None
     counts = _counts(session, one)
     fronts = _fronts(session, one)
-    members = _members(session, fronts)
+    best = _best(session, fronts)
     holders = lease.holders(session, name)
     return [
         StudySummary(
@@ -45,7 +45,7 @@ def read(session: Session, name: str | None = None) -> list[StudySummary]:
             counts=states_of(counts[row.id]),
             failures=failures_of(counts[row.id]),
             last=fronts.get(row.id),
-            members=tuple(members[row.id]),
+            best=best.get(row.id),
             holder=holders.get(row.id),
         )
         for row in rows
@@ -53,48 +53,43 @@ def read(session: Session, name: str | None = None) -> list[StudySummary]:
 
 
 def _counts(session: Session, study: int | None) -> Mapping[int, Counts]:
-    query = select(TrialRow.study_id, TrialRow.state, TrialRow.cause, func.count()).group_by(
-        TrialRow.study_id, TrialRow.state, TrialRow.cause
+    query = (
+        select(TrialRow.study_id, TrialRow.state, TrialRow.cause, func.count())
+        .where(*_of(TrialRow.study_id, study))
+        .group_by(TrialRow.study_id, TrialRow.state, TrialRow.cause)
     )
     found: dict[int, Counts] = defaultdict(list)
-    for study_id, *counted in session.execute(_of(query, TrialRow.study_id, study)):
-        found[study_id].append((counted[0], counted[1], counted[2]))
+    for study_id, state, cause, n in session.execute(query):
+        found[study_id].append((state, cause, n))
     return found
 
 
 def _fronts(session: Session, study: int | None) -> dict[int, Snapshot]:
     """The newest snapshot of each study that has one."""
-    newest = select(SnapshotRow.study_id, func.max(SnapshotRow.index).label("last")).group_by(
-        SnapshotRow.study_id
+    last = (
+        select(SnapshotRow.study_id, func.max(SnapshotRow.index).label("last"))
+        .where(*_of(SnapshotRow.study_id, study))
+        .group_by(SnapshotRow.study_id)
+        .subquery()
     )
-    last = _of(newest, SnapshotRow.study_id, study).subquery()
     query = select(SnapshotRow).join(
         last, (SnapshotRow.study_id == last.c.study_id) & (SnapshotRow.index == last.c.last)
     )
     return {row.study_id: records.snapshot_record(row) for row in session.scalars(query)}
 
 
-def _members(
-    session: Session, fronts: Mapping[int, Snapshot]
-) -> Mapping[int, list[Mapping[str, float | None]]]:
-    """The objectives of each front's trials, in its order."""
-    wanted = [(study, number) for study, last in fronts.items() for number in last.front]
-    objectives = dict(_objectives(session, wanted))
-    found: dict[int, list[Mapping[str, float | None]]] = defaultdict(list)
-    for study, number in wanted:
-        found[study].append(objectives[study, number])
+def _best(session: Session, fronts: Mapping[int, Snapshot]) -> Mapping[int, Mapping[str, Any]]:
+    """The objectives of each front's last trial."""
+    wanted = [(study, last.front[-1]) for study, last in fronts.items() if last.front]
+    found: dict[int, Mapping[str, Any]] = {}
+    for some in (wanted[i : i + _AT_ONCE] for i in range(0, len(wanted), _AT_ONCE)):
+        query = select(TrialRow.study_id, TrialRow.objectives).where(
+            tuple_(TrialRow.study_id, TrialRow.number).in_(some)
+        )
+        found |= {row.study_id: row.objectives for row in session.execute(query)}
     return found
 
 
-def _objectives(
-    session: Session, wanted: Sequence[tuple[int, int]]
-) -> Iterator[tuple[tuple[int, int], Mapping[str, float | None]]]:
-    key = (TrialRow.study_id, TrialRow.number)
-    for some in (wanted[i : i + _AT_ONCE] for i in range(0, len(wanted), _AT_ONCE)):
-        query = select(*key, TrialRow.objectives).where(tuple_(*key).in_(some))
-        for study, number, objectives in session.execute(query):
-            yield (study, number), objectives
-
-
-def _of(query: Select[Any], column: Any, study: int | None) -> Select[Any]:
-    return query if study is None else query.where(column == study)
+def _of(column: InstrumentedAttribute[int], study: int | None) -> list[ColumnElement[bool]]:
+    """The condition that a row is of that study, or none."""
+    return [] if study is None else [column == study]

@@ -1,9 +1,10 @@
 """A study as people see it: what `autopeft.search` and `autopeft.load_study` give.
 
-It reads from the store at each call, so it is as fresh while the search runs as when it has ended.
+Each call tells how the study is now, while the search runs as when it has ended.
 Nothing here imports torch.
 """
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Study:
 
     def __init__(self, store: Store, name: str, *, output_dir: Path) -> None:
         self._store, self.name, self.output_dir = store, name, output_dir
+        self._read: tuple[datetime, list[TrialRecord]] | None = None
 
     def __repr__(self) -> str:
         return f"Study({self.name!r})"
@@ -64,8 +66,11 @@ class Study:
         return status(self._store.summary(self.name))
 
     def trials(self) -> list[TrialRecord]:
-        """All trials by number."""
-        return self._store.trials(self.name)
+        """All trials by number; read anew when the study has changed since the last time."""
+        changed = self.record.updated_at
+        if self._read is None or self._read[0] != changed:
+            self._read = (changed, self._store.trials(self.name))
+        return list(self._read[1])
 
     def trial(self, number: int) -> TrialRecord:
         """One trial."""

@@ -336,7 +336,7 @@ class StudySummary:
         counts: How many trials are in each state; every state is a key.
         failures: How many of the failed trials failed by each cause, commonest first.
         last: The newest snapshot of the front, or None before the first.
-        members: The objectives of that front's trials, in its order.
+        best: The objectives of the last trial of that front, which has the highest quality.
         holder: Who runs the study now, or None.
     """
 
@@ -344,5 +344,5 @@ class StudySummary:
     counts: Mapping[TrialState, int]
     failures: Mapping[str, int]
     last: Snapshot | None
-    members: tuple[Mapping[str, float | None], ...]
+    best: Mapping[str, float | None] | None
     holder: Holder | None

@@ -83,7 +83,7 @@ def check_whole(url: str) -> None:
 def test_of_8_processes_that_start_a_study_one_runs_it(
     tmp_path: Path, database_url: str, study: Callable[..., Path], start_cli: Start, cli: Cli
 ) -> None:
-    study(training={"epochs": 400}, search={"pack": 2})
+    study(training={"epochs": 200}, search={"pack": 2})
     arguments = ("search", "study.yaml", "--storage", database_url, "--json")
     processes = [start_cli(tmp_path, *arguments) for _ in range(CONTENDERS)]
     try:
@@ -150,7 +150,7 @@ def fill(folder: Path) -> Path:
 def test_a_full_disk_ends_a_search_with_one_line_and_the_same_command_goes_on(
     tmp_path: Path, small_disk: Path, study: Callable[..., Path], start_cli: Start, cli: Cli
 ) -> None:
-    study(training={"epochs": 60}, search={"pack": 1})
+    study(training={"epochs": 25}, search={"pack": 1})
     path = small_disk / "autopeft.db"
     url = f"sqlite:///{path}?patience={PATIENCE_S}"
     arguments = ("search", "study.yaml", "--storage", url, "--quiet")
@@ -174,7 +174,7 @@ def test_a_full_disk_ends_a_search_with_one_line_and_the_same_command_goes_on(
 def test_a_disk_that_is_full_for_a_while_is_waited_for(
     tmp_path: Path, small_disk: Path, study: Callable[..., Path], start_cli: Start
 ) -> None:
-    study(training={"epochs": 60}, search={"pack": 1})
+    study(training={"epochs": 25}, search={"pack": 1})
     url = f"sqlite:///{small_disk / 'autopeft.db'}?patience=120"
     process = start_cli(tmp_path, "search", "study.yaml", "--storage", url, "--quiet")
     wait_until(lambda: completed(url) >= 1, process)
@@ -194,7 +194,7 @@ def test_a_server_that_restarts_twice_is_waited_for(
     study: Callable[..., Path],
     start_cli: Start,
 ) -> None:
-    study(training={"epochs": 60}, search={"pack": 1})
+    study(training={"epochs": 25}, search={"pack": 1})
     url = f"{postgresql_url}?patience=120"
     process = start_cli(tmp_path, "search", "study.yaml", "--storage", url, "--quiet")
     for wanted, crash in ((1, False), (4, True)):
@@ -215,7 +215,7 @@ def test_a_server_that_stays_away_ends_it_and_the_same_command_goes_on(
     start_cli: Start,
     cli: Cli,
 ) -> None:
-    study(training={"epochs": 60}, search={"pack": 1})
+    study(training={"epochs": 25}, search={"pack": 1})
     url = f"{postgresql_url}?patience={PATIENCE_S}"
     arguments = ("search", "study.yaml", "--storage", url, "--quiet")
     process = start_cli(tmp_path, *arguments)
