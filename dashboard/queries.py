@@ -27,6 +27,7 @@ from autopeft.study.records import (
     Snapshot,
     StudyRecord,
     StudyState,
+    StudySummary,
     TrialRecord,
 )
 from dashboard.tables import trial_table
@@ -171,15 +172,7 @@ def study_lines(storage_url: str) -> list[StudyLine]:
         StorageError: The database is missing or cannot be read.
     """
     with closing(open_store(storage_url, read_only=True)) as store:
-        lines = []
-        for record in store.studies():
-            snapshot = store.last_snapshot(record.name)
-            quality = record.frame[0]
-            members = [store.trial(record.name, n) for n in snapshot.front] if snapshot else []
-            values = [m.objectives.get(quality.name) for m in members]
-            found = [value for value in values if value is not None]
-            pick = max if quality.goal == "max" else min
-            lines.append(_line(status(store, record), record, pick(found) if found else None))
+        lines = [_line(summary) for summary in store.summaries()]
     return sorted(lines, key=lambda line: line.updated_at, reverse=True)
 
 
@@ -260,8 +253,9 @@ def _front(trials: Sequence[TrialRecord], record: StudyRecord) -> list[TrialReco
     return fronts.front(ahead, record.frame, limits)
 
 
-def _line(progress: Mapping[str, Any], record: StudyRecord, best: float | None) -> StudyLine:
-    definition, trials = record.definition, progress["trials"]
+def _line(summary: StudySummary) -> StudyLine:
+    record, progress = summary.record, status(summary)
+    definition, trials, quality = record.definition, progress["trials"], record.frame[0]
     return StudyLine(
         name=record.name,
         state=record.state,
@@ -271,8 +265,8 @@ def _line(progress: Mapping[str, Any], record: StudyRecord, best: float | None) 
         done=trials["completed"] + trials["stopped"] + trials["failed"],
         total=_total(record),
         failed=trials["failed"],
-        metric=record.frame[0].name,
-        best=best,
+        metric=quality.name,
+        best=summary.best.get(quality.name) if summary.best else None,
         front_size=progress["front_size"],
         hypervolume=progress["hypervolume"],
         updated_at=record.updated_at,

@@ -4,6 +4,7 @@ What each call means is written in `autopeft.study.store.Store`; here every call
 transaction, and every error of the database one `StorageError`.
 """
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from autopeft.errors import Fault, StorageError, StudyMismatchError
+from autopeft.study.progress import Stopper
 from autopeft.study.records import (
     Holder,
     ImportanceRecord,
@@ -22,27 +24,37 @@ from autopeft.study.records import (
     Snapshot,
     StudyRecord,
     StudyState,
+    StudySummary,
     TrialRecord,
     TrialState,
     TrialUpdate,
 )
-from storage import engine, importances, lease, records, schema
+from storage import engine, importances, lease, records, schema, summaries
 from storage import snapshots as snapshot_rows
 from storage import trials as trial_rows
 from storage.faults import storage_errors
 from storage.filesystem import check_file
 from storage.lookup import find_study, find_trial, no_study
 from storage.models import StudyRow
+from storage.patience import Patience, commit, patient
 from storage.place import Place, parse_place
 
 
-def open_store(url: str, *, create: bool = False, read_only: bool = False) -> "SqlStore":
+def open_store(
+    url: str,
+    *,
+    create: bool = False,
+    read_only: bool = False,
+    stopper: Stopper | None = None,
+) -> "SqlStore":
     """The store at a URL; see `storage.place` for the URLs.
 
     Args:
         url: Where the database is.
         create: Make the file and the tables where they are missing.
         read_only: Open for reading alone: fit while a search runs, and creates nothing.
+        stopper: Given by who runs a search: once open, the store waits for a database that cannot
+            be used for a while (`storage.patience`), but not long once a stop is asked for.
 
     Raises:
         StorageError: The database is missing, cannot be used, or is none of autopeft's.
@@ -58,7 +70,7 @@ def open_store(url: str, *, create: bool = False, read_only: bool = False) -> "S
             schema.create(place)
     reader = engine.reader(place)
     writer = None if read_only else engine.writer(place)
-    store = SqlStore(place, reader, writer)
+    store = SqlStore(place, reader, writer, Patience(place, stopper))
     try:
         with storage_errors(place):
             schema.check(writer or reader, place)
@@ -68,6 +80,7 @@ def open_store(url: str, *, create: bool = False, read_only: bool = False) -> "S
     return store
 
 
+@patient
 class SqlStore:
     """A `Store` over SQLite or PostgreSQL; open it with `open_store`.
 
@@ -76,12 +89,17 @@ class SqlStore:
 
     Attributes:
         place: Where the database is; `str(place)` is safe to show.
+        patience: How long its calls wait for a database that cannot be used.
     """
 
-    def __init__(self, place: Place, reader: Engine, writer: Engine | None) -> None:
-        self.place = place
+    def __init__(
+        self, place: Place, reader: Engine, writer: Engine | None, patience: Patience
+    ) -> None:
+        self.place, self.patience = place, patience
         self._reader = reader
         self._writer = writer
+        # Of a store that nobody closes, no connection is left open either.
+        weakref.finalize(self, _dispose, reader, writer)
 
     def __enter__(self) -> "SqlStore":
         return self
@@ -91,9 +109,7 @@ class SqlStore:
 
     def close(self) -> None:
         """Give back the connections."""
-        self._reader.dispose()
-        if self._writer is not None:
-            self._writer.dispose()
+        _dispose(self._reader, self._writer)
 
     @contextmanager
     def _reading(self) -> Iterator[Session]:
@@ -104,8 +120,9 @@ class SqlStore:
     def _writing(self) -> Iterator[Session]:
         if self._writer is None:
             raise StorageError(f"{self.place}: it was opened for reading only")
-        with storage_errors(self.place), Session(self._writer) as session, session.begin():
+        with storage_errors(self.place), Session(self._writer) as session:
             yield session
+            commit(session, self._writer, self.place, self.patience)
 
     # -- studies ------------------------------------------------------------------------------
 
@@ -141,6 +158,16 @@ class SqlStore:
             if row is None:
                 raise no_study(session, name)
             return records.study_record(row)
+
+    def summaries(self) -> list[StudySummary]:
+        """All studies at a glance, oldest first; a handful of statements, however many."""
+        with self._reading() as session:
+            return summaries.read(session)
+
+    def summary(self, name: str) -> StudySummary:
+        """One study at a glance."""
+        with self._reading() as session:
+            return summaries.read(session, name)[0]
 
     def update_study(
         self,
@@ -348,3 +375,9 @@ class SqlStore:
         """All maps of a backbone and data, newest first, without blocks and single weights."""
         with self._reading() as session:
             return importances.read(session, backbone, data)
+
+
+def _dispose(reader: Engine, writer: Engine | None) -> None:
+    reader.dispose()
+    if writer is not None:
+        writer.dispose()

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
     from autopeft.api.environment import doctor
     from autopeft.api.importance import importance_map
-    from autopeft.api.loading import delete, list_studies, load_study, stop, upgrade_storage
-    from autopeft.api.place import storage_url
+    from autopeft.api.loading import (
+        copy_studies,
+        delete,
+        list_studies,
+        load_study,
+        stop,
+        upgrade_storage,
+    )
+    from autopeft.api.place import shown_storage, storage_url
     from autopeft.api.planning import plan
     from autopeft.api.searching import search
     from autopeft.api.study import Study
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Study": "study",
     "TrainedModel": "trained",
+    "copy_studies": "loading",
     "delete": "loading",
     "doctor": "environment",
     "fetch": "checking",
@@ -40,6 +48,7 @@ _HOME = {
     "plan": "planning",
     "render": "checking",
     "search": "searching",
+    "shown_storage": "place",
     "sites": "checking",
     "stop": "loading",
     "storage_url": "place",
@@ -51,6 +60,7 @@ _HOME = {
 __all__ = [
     "Study",
     "TrainedModel",
+    "copy_studies",
     "delete",
     "doctor",
     "fetch",
@@ -63,6 +73,7 @@ __all__ = [
     "plan",
     "render",
     "search",
+    "shown_storage",
     "sites",
     "stop",
     "storage_url",

@@ -76,7 +76,7 @@ class _Sitting:
 
     def run(self) -> Store:
         """Search; the store. The database is made only once all checks have passed."""
-        store = open_existing(self._storage)
+        store = open_existing(self._storage, stopper=self._stopper)
         existing = self._existing(store) if store is not None else None
         if store is None or existing is None:
             earlier = sources(self._definition, store)
@@ -84,7 +84,7 @@ class _Sitting:
             known = prepared.warm_start(earlier, self._listener)
             calibration = prepared.calibrate(self._listener, self._stopper)
             probes = prepared.probe_space(calibration, self._listener, self._stopper)
-            store = store or open_store(self._storage, create=True)
+            store = store or open_store(self._storage, create=True, stopper=self._stopper)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
                 store.create_study(prepared.new_study(calibration, known, probes))
             with self._lease(store) as token:

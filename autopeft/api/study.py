@@ -1,9 +1,10 @@
 """A study as people see it: what `autopeft.search` and `autopeft.load_study` give.
 
-It reads from the store at each call, so it is as fresh while the search runs as when it has ended.
+Each call tells how the study is now, while the search runs as when it has ended.
 Nothing here imports torch.
 """
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from autopeft.study.records import (
     Snapshot,
     StudyRecord,
     StudyState,
+    StudySummary,
     TrialRecord,
     TrialState,
 )
@@ -44,6 +46,7 @@ class Study:
 
     def __init__(self, store: Store, name: str, *, output_dir: Path) -> None:
         self._store, self.name, self.output_dir = store, name, output_dir
+        self._read: tuple[datetime, list[TrialRecord]] | None = None
 
     def __repr__(self) -> str:
         return f"Study({self.name!r})"
@@ -60,11 +63,14 @@ class Study:
 
     def status(self) -> dict[str, Any]:
         """Progress, in the binding JSON shape of `autopeft status`."""
-        return status(self._store, self.record)
+        return status(self._store.summary(self.name))
 
     def trials(self) -> list[TrialRecord]:
-        """All trials by number."""
-        return self._store.trials(self.name)
+        """All trials by number; read anew when the study has changed since the last time."""
+        changed = self.record.updated_at
+        if self._read is None or self._read[0] != changed:
+            self._read = (changed, self._store.trials(self.name))
+        return list(self._read[1])
 
     def trial(self, number: int) -> TrialRecord:
         """One trial."""
@@ -222,10 +228,9 @@ def bounds(record: StudyRecord) -> list[Bound]:
     ]
 
 
-def status(store: Store, record: StudyRecord) -> dict[str, Any]:
-    """A study's progress, in the binding JSON shape; from counts, without loading its trials."""
-    counts = store.counts(record.name)
-    snapshot = store.last_snapshot(record.name)
+def status(summary: StudySummary) -> dict[str, Any]:
+    """A study's progress, in the binding JSON shape."""
+    record, counts, snapshot = summary.record, summary.counts, summary.last
     budget = dict(record.definition["budget"])
     baselines = int(record.facts.get("n_baselines", 0))
     begun = max(0, sum(counts.values()) - baselines)
@@ -261,9 +266,9 @@ def status(store: Store, record: StudyRecord) -> dict[str, Any]:
             "suggest_seconds": record.spent.get("suggest_seconds", 0.0),
             "wall_seconds": wall,
         },
-        "failures": store.failures(record.name),
+        "failures": dict(summary.failures),
         "ended": record.facts.get("ended"),
-        "held": store.holder(record.name) is not None,
+        "held": summary.holder is not None,
         "objectives": [frame.name for frame in record.frame],
         "created_at": record.created_at.isoformat(),
         "updated_at": record.updated_at.isoformat(),

@@ -12,6 +12,7 @@ from autopeft.study.records import (
     Snapshot,
     StudyRecord,
     StudyState,
+    StudySummary,
     TrialRecord,
     TrialState,
     TrialUpdate,
@@ -37,6 +38,12 @@ class Store(Protocol):
 
     def study(self, name: str) -> StudyRecord:
         """One study."""
+
+    def summaries(self) -> list[StudySummary]:
+        """All studies at a glance, oldest first; its cost hardly grows with their trials."""
+
+    def summary(self, name: str) -> StudySummary:
+        """One study at a glance."""
 
     def update_study(
         self,
