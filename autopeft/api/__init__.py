@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
+    from autopeft.api.confirming import confirm
     from autopeft.api.environment import doctor
     from autopeft.api.importance import importance_map
     from autopeft.api.loading import delete, list_studies, load_study, stop, upgrade_storage
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Study": "study",
     "TrainedModel": "trained",
+    "confirm": "confirming",
     "delete": "loading",
     "doctor": "environment",
     "fetch": "checking",
@@ -51,6 +53,7 @@ _HOME = {
 __all__ = [
     "Study",
     "TrainedModel",
+    "confirm",
     "delete",
     "doctor",
     "fetch",
