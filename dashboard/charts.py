@@ -12,8 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from autopeft.searchers.confirmed import Confirmation
 from autopeft.searchers.confirmed import shown as shown_mean
+from autopeft.study.confirmation import Confirmation
 from autopeft.study.placement import PlacementMap
 from autopeft.study.records import Measurement, ObjectiveFrame, Snapshot
 from dashboard import palette, tables, words

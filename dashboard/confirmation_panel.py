@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from autopeft.searchers import confirmed
-from autopeft.searchers.confirmed import Confirmed, Seen
+from autopeft.study.confirmation import Confirmed, Seen
 from dashboard import words
 from dashboard.queries import StudyView
 

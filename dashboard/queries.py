@@ -19,9 +19,9 @@ from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import AutopeftError
 from autopeft.searchers import confirmed
 from autopeft.searchers import front as fronts
-from autopeft.searchers.confirmed import Confirmation
 from autopeft.searchers.explain.importances import Importances
 from autopeft.searchers.explain.predictions import Predictions
+from autopeft.study.confirmation import Confirmation
 from autopeft.study.placement import PlacementMap, placed, placement_map
 from autopeft.study.records import (
     Measurement,

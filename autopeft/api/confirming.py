@@ -30,7 +30,7 @@ TOP = 3
 SEEDS_ALLOWED = range(2, 101)
 
 
-def confirm(
+def confirm(  # noqa: PLR0913 - as many as the command has options
     study: str | Path | None = None,
     *,
     trials: Sequence[int] = (),
@@ -216,9 +216,7 @@ class _Work:
                 definition, self.study.output_dir, listener, store=self.store, stopper=stopper
             )
             prepared.check(record, listener)
-            training = prepared.confirmation(
-                self.store, token, listener=listener, stopper=stopper
-            )
+            training = prepared.confirmation(self.store, token, listener=listener, stopper=stopper)
             listener.on_event(self._announced())
             training.run(self.trials, self.replicates)
             if open_test:

@@ -15,7 +15,7 @@ from autopeft.export.configuration_file import (
     write_configuration,
 )
 from autopeft.export.decision import Decision, names_scores
-from autopeft.searchers.confirmed import Confirmation, Seen
+from autopeft.study.confirmation import Confirmation, Seen
 from autopeft.study.definition import parse_definition
 from autopeft.study.records import StudyRecord, TrialRecord
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from autopeft.errors import Fault, InputError
 from autopeft.searchers import confirmed
 from autopeft.searchers import front as fronts
-from autopeft.searchers.confirmed import Confirmation
 from autopeft.searchers.front import Bound
 from autopeft.space.quantities import parse_duration_s
-from autopeft.study.confirmation import FIRST_REPLICATE, Opening
+from autopeft.study.confirmation import FIRST_REPLICATE, Confirmation, Opening
 from autopeft.study.placement import PlacementMap, placed, placement_map
 from autopeft.study.records import (
     Measurement,

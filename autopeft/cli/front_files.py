@@ -44,9 +44,11 @@ def _save_csv(study: "Study", path: Path) -> None:
 
 def _figure(study: "Study") -> "Figure":
     from autopeft.export.front_figure import front_figure
+    from autopeft.searchers.confirmed import redrawn
 
-    trials, front, frames = study.trials(), study.front(), study.frames
-    return front_figure(study.name, trials, front, frames, study.confirmation())
+    trials, frames, found = study.trials(), study.frames, study.confirmation()
+    kept = redrawn(found, trials, frames)
+    return front_figure(study.name, trials, study.front(), frames, found, kept)
 
 
 def _save_html(study: "Study", path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.cli.streams import ascii_only, draw
 from autopeft.cli.wording import configuration_text, duration, lost, number, objective
-from autopeft.searchers.confirmed import Confirmation, Seen, shown
+from autopeft.searchers.confirmed import shown
+from autopeft.study.confirmation import Confirmation, Seen
 from autopeft.study.records import ObjectiveFrame, TrialRecord
 
 if TYPE_CHECKING:

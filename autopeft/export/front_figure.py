@@ -6,7 +6,7 @@ Pure plotly over the study's records, without a dashboard; imported when a figur
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autopeft.searchers.confirmed import Confirmation, redrawn
+from autopeft.study.confirmation import Confirmation
 from autopeft.study.records import ObjectiveFrame, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def front_figure(
     front: Sequence[TrialRecord],
     frames: Sequence[ObjectiveFrame],
     confirmation: Confirmation | None = None,
+    redrawn: Sequence[int] = (),
 ) -> "Figure":
     """Quality over the first cost: dominated trials grey, the front joined, baselines marked.
 
@@ -29,8 +30,8 @@ def front_figure(
         trials: Its trials; only those trained at the full budget are drawn.
         front: Those on the front.
         frames: The objectives, quality first; a cost on a log10 scale gets a log axis.
-        confirmation: What other seeds said: drawn as means with their 95 % intervals, those that
-            no other confirmed one beats joined.
+        confirmation: What other seeds said: drawn as means with their 95 % intervals.
+        redrawn: The trials whose validation means no other confirmed one beats: joined.
     """
     from plotly import graph_objects
 
@@ -64,7 +65,7 @@ def front_figure(
         if shown:
             figure.add_trace(_trace(graph_objects, name, shown, (cost.name, quality.name), look))
     if confirmation is not None:
-        for trace in _confirmed(graph_objects, confirmation, full, frames):
+        for trace in _confirmed(graph_objects, confirmation, full, frames, redrawn):
             figure.add_trace(trace)
     figure.update_layout(
         title={"text": f"{study}: {quality.name} over {cost.name}"},
@@ -103,8 +104,9 @@ def _confirmed(
     found: Confirmation,
     trials: Sequence[TrialRecord],
     frames: Sequence[ObjectiveFrame],
+    redrawn: Sequence[int],
 ) -> list[Any]:
-    """Means with error bars, by split; a line through the validation means that none beats."""
+    """Means with error bars, by split; a line through the means that none beats."""
     by_number, cost, quality = {trial.number: trial for trial in trials}, frames[1], frames[0].name
     ordered = sorted(
         (each for each in found.trials.values() if each.trial in by_number),
@@ -142,7 +144,7 @@ def _confirmed(
                 hovertemplate=f"%{{text}}<br>{quality} %{{y:.4f}}<extra></extra>",
             )
         )
-    kept = [number for number in redrawn(found, trials, frames) if number in by_number]
+    kept = [number for number in redrawn if number in by_number]
     if len(kept) > 1:
         joined = sorted(kept, key=lambda n: by_number[n].objectives[cost.name] or 0.0)
         traces.append(

@@ -16,161 +16,26 @@ All of it speaks of seeds on the rows at hand, not of other rows. This module im
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from autopeft.searchers import front as fronts
-from autopeft.study.confirmation import ConfirmationRun, Opening
+from autopeft.study.confirmation import (
+    LEVEL,
+    Confirmation,
+    ConfirmationRun,
+    Confirmed,
+    Difference,
+    Mark,
+    Mean,
+    Opening,
+    Seen,
+)
 from autopeft.study.records import ObjectiveFrame, TrialRecord, TrialState
 
-LEVEL = 0.95
 FEW_SEEDS = 5
 """Below this, intervals are so wide that few differences can be shown."""
-
-
-class Mark(StrEnum):
-    """What the seeds show of a member against the best baseline."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    UNSHOWN = "not significant"
-    UNTESTED = "not tested"
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over seeds.
-
-    Attributes:
-        mean: In the metric's unit.
-        sd: Sample standard deviation; None for one seed.
-        low: Lower end of the interval; None for one seed.
-        high: Its upper end.
-        n: Seeds.
-    """
-
-    mean: float
-    sd: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        interval = None if self.low is None else [self.low, self.high]
-        return {"mean": self.mean, "sd": self.sd, "interval": interval, "n": self.n}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A member minus the best baseline, paired by seed.
-
-    Attributes:
-        over: Mean, deviation and interval of the differences.
-        p: Of the paired t test, two-sided; None where it cannot be made.
-        adjusted: The same after Holm's correction over the members compared.
-        mark: What it shows.
-    """
-
-    over: Mean
-    p: float | None
-    adjusted: float | None
-    mark: Mark
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {**self.over.to_dict(), "p": self.p, "p_holm": self.adjusted, "mark": self.mark.value}
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One trial on one split.
-
-    Attributes:
-        by_seed: Its quality by replicate.
-        over: The same over the seeds.
-        difference: From the best baseline; None of the baseline itself, and without one.
-    """
-
-    by_seed: Mapping[int, float]
-    over: Mean
-    difference: Difference | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        own = None if self.difference is None else self.difference.to_dict()
-        values = {str(seed): value for seed, value in sorted(self.by_seed.items())}
-        return {**self.over.to_dict(), "by_seed": values, "difference": own}
-
-
-@dataclass(frozen=True)
-class Confirmed:
-    """One trial over its seeds.
-
-    Attributes:
-        trial: Its number.
-        reference: Whether it is the baseline that the others are held against.
-        seeds: Replicates that have a result.
-        diverged: How many of them diverged; they count as the constant predictor.
-        missing: Replicates without a result yet, or that the machine failed, with what is known.
-        validation: On the validation split; None before the first result.
-        test: On the test split; None where it was not opened for it.
-    """
-
-    trial: int
-    reference: bool
-    seeds: tuple[int, ...]
-    diverged: int
-    missing: Mapping[int, str]
-    validation: Seen | None
-    test: Seen | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {
-            "trial": self.trial,
-            "reference": self.reference,
-            "seeds": list(self.seeds),
-            "diverged": self.diverged,
-            "missing": {str(seed): why for seed, why in self.missing.items()},
-            "validation": None if self.validation is None else self.validation.to_dict(),
-            "test": None if self.test is None else self.test.to_dict(),
-        }
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """What is known of a study beyond its own seed.
-
-    Attributes:
-        frame: The quality that is compared.
-        reference: Number of the best baseline, where it was trained again; else None.
-        trials: By number.
-        openings: Of the test split, oldest first.
-    """
-
-    frame: ObjectiveFrame
-    reference: int | None
-    trials: Mapping[int, Confirmed]
-    openings: tuple[Opening, ...] = ()
-
-    @property
-    def members(self) -> list[Confirmed]:
-        """All trials but the reference, by number."""
-        return [each for each in self.trials.values() if not each.reference]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {
-            "metric": self.frame.name,
-            "level": LEVEL,
-            "reference": self.reference,
-            "trials": [each.to_dict() for each in self.trials.values()],
-            "openings": [opening.to_dict() for opening in self.openings],
-        }
 
 
 def confirmation(

@@ -92,7 +92,9 @@ def test_a_database_of_every_revision_opens_after_an_upgrade(
         assert store.requeue_trials("small", token) == [1]
         store.add_confirmations("small", token, [0], [1, 2, 3])
         assert [run.replicate for run in store.confirmations("small")] == [1, 2, 3]
-        assert store.add_opening("small", token, by="a@b", trials=[0], replicates=[3]).trials == (0,)
+        assert store.add_opening("small", token, by="a@b", trials=[0], replicates=[3]).trials == (
+            0,
+        )
 
 
 def test_confirmations_and_openings_stay(path: Path, url: str) -> None:

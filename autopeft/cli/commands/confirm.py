@@ -1,6 +1,5 @@
 """`autopeft confirm`: chosen trials with several seeds, against the best baseline."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,7 +32,9 @@ def confirm(  # noqa: PLR0913, PLR0917 - one parameter per option
     trial: Annotated[
         list[int] | None, typer.Option(metavar="N", help="This trial; may be repeated.")
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", help="How many seeds.", show_default=True)] = 5,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", help="How many seeds.", show_default=True)
+    ] = 5,
     open_test: Annotated[
         bool,
         typer.Option(
