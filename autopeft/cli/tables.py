@@ -111,31 +111,29 @@ def confirmation_table(
     if not seen:
         return None
     name = found.frame.name
-    columns = ("trial", "trainable_params", "seed 0", f"{split} {name}", "95 % interval", "sd")
-    compared = ("difference", "its interval", "p (Holm)", "vs baseline")
-    table = plain_table(*columns, "seeds", *compared, right=(*columns, "seeds", *compared[:3]))
+    figures = ("trial", "parameters", "seed 0", "mean of seeds", "sd", "seeds")
+    compared = ("difference", "p (Holm)", "vs baseline")
+    table = plain_table(*figures, *compared, right=(*figures, *compared[:2]))
     for number_, own in seen.items():
         trial, over = by_number[number_], own.over
         table.add_row(
-            f"{number_}{'' if trial.baseline is None else f' ({trial.baseline})'}",
+            str(number_),
             number(trial.trainable_params),
             _four(trial.objectives.get(name)),
-            _four(over.mean),
-            _interval(over.low, over.high),
+            shown(over),
             _four(over.sd),
             str(over.n),
-            *_compared(own, reference=number_ == found.reference),
+            *_compared(own, trial, reference=number_ == found.reference),
         )
     return table
 
 
-def _compared(seen: Seen, *, reference: bool) -> tuple[str, str, str, str]:
+def _compared(seen: Seen, trial: TrialRecord, *, reference: bool) -> tuple[str, str, str]:
     if seen.difference is None:
-        return "-", "-", "-", "(the baseline)" if reference else "-"
-    over, p = seen.difference.over, seen.difference.adjusted
+        return "-", "-", f"({trial.baseline})" if reference else "-"
+    p = seen.difference.adjusted
     return (
-        f"{over.mean:+.4f}",
-        _interval(over.low, over.high, sign="+"),
+        shown(seen.difference.over, signed=True),
         "-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001",
         seen.difference.mark.value,
     )
@@ -143,10 +141,6 @@ def _compared(seen: Seen, *, reference: bool) -> tuple[str, str, str, str]:
 
 def _four(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _interval(low: float | None, high: float | None, *, sign: str = "") -> str:
-    return "-" if low is None or high is None else f"{low:{sign}.4f} to {high:{sign}.4f}"
 
 
 def studies_table(statuses: Sequence[Mapping[str, Any]]) -> "Table":

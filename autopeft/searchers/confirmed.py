@@ -82,14 +82,15 @@ def _values(
     runs: Sequence[ConfirmationRun], trial: int, quality: ObjectiveFrame, *, test: bool = False
 ) -> dict[int, float]:
     """Quality by seed; the constant predictor's where a run diverged."""
-    found = {}
-    for run in runs:
-        if run.trial != trial or not run.ended:
-            continue
+    found: dict[int, float] = {}
+    own = [run for run in runs if run.trial == trial and run.ended]
+    if test and all(run.test is None for run in own):
+        return found
+    for run in own:
         measured = run.test if test else run.values
-        if measured is None:
+        if measured is None and not run.diverged:
             continue
-        value = None if run.diverged else measured.get(quality.name)
+        value = None if run.diverged or measured is None else measured.get(quality.name)
         found[run.replicate] = quality.worst if value is None else float(value)
     return found
 

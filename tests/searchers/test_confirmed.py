@@ -140,6 +140,10 @@ def test_a_seed_that_diverged_counts_as_the_constant_predictor_and_is_told() -> 
     assert own.validation is not None
     assert own.validation.by_seed[5] == FRAMES[0].worst
     assert own.diverged == 1
+    tested = [replace(run, test=run.values) for run in made if not run.diverged]
+    on_test = confirmed.confirmation([*tested, gone], (), TRIALS, FRAMES).trials[3].test
+    assert on_test is not None
+    assert on_test.by_seed[5] == FRAMES[0].worst, "nor does it leave the test figures"
     assert any("1 of trial 3" in note for note in confirmed.notes(result))
 
 

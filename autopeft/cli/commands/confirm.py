@@ -133,6 +133,7 @@ def _print(study: "Study") -> None:
     for split in ("validation", "test"):
         table = confirmation_table(found, trials, split=split)
         if table is not None:
+            target.print(f"{found.frame.name} on {split}, with 95 % intervals:")
             print_table(target, table)
     target.print(f"Test split: {test_split(study.status()['test'])}.", soft_wrap=True)
     for note in notes(found):
