@@ -65,15 +65,22 @@ def test_the_sequence_is_the_golden_one(make_desk: Make, searcher: str) -> None:
     assert [hash_ for _, hash_, _ in sequence(searched(make_desk, "one", searcher))] == expected
 
 
-@pytest.mark.parametrize("searcher", ["random", "evolution"])
+@pytest.mark.parametrize(
+    ("searcher", "every"),
+    [
+        ("random", 7),
+        pytest.param("random", 1, marks=pytest.mark.slow),
+        pytest.param("evolution", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_kill_after_any_write_changes_nothing(
-    make_desk: Make, monkeypatch: pytest.MonkeyPatch, searcher: str
+    make_desk: Make, monkeypatch: pytest.MonkeyPatch, searcher: str, every: int
 ) -> None:
     killer = Killer(monkeypatch)
     expected = sequence(searched(make_desk, "calm", searcher))
     total = killer.writes
     assert total > 20
-    for at in range(1, total, 1 if searcher == "random" else 4):
+    for at in range(1, total, every):
         desk = make_desk(f"killed-{at}", search={"searcher": searcher}, **RUNGS)
         desk.create()
         killer.at, killer.writes = at, 0
