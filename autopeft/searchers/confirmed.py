@@ -267,9 +267,14 @@ def notes(found: Confirmation) -> list[str]:
     if diverged := [each for each in found.trials.values() if each.diverged]:
         which = ", ".join(f"{each.diverged} of trial {each.trial}" for each in diverged)
         told.append(f"Seeds that diverged count as the constant predictor: {which}.")
+    alike: dict[str, list[int]] = {}
     for each in found.trials.values():
         if each.missing:
-            told.append(f"Trial {each.trial} lacks seeds {_listed(each.missing)}.")
+            alike.setdefault(_listed(each.missing), []).append(each.trial)
+    for seeds, trials in alike.items():
+        one = len(trials) == 1
+        named = ", ".join(str(number) for number in trials)
+        told.append(f"Trial{'' if one else 's'} {named} lack{'s' if one else ''} seeds {seeds}.")
     return told
 
 
