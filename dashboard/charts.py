@@ -189,7 +189,7 @@ def _error_bars(
             continue
         means = [own.over.mean for _, own in seen]
         costs = [float(other[each.trial]) for each, _ in seen]
-        reach = [(own.over.high or own.over.mean) - own.over.mean for _, own in seen]
+        reach = [own.over.reach for _, own in seen]
         bars = {"type": "data", "array": reach, "color": colour, "thickness": 1.5}
         figure.add_trace(
             go.Scatter(

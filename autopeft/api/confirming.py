@@ -70,6 +70,9 @@ def confirm(  # noqa: PLR0913 - as many as the command has options
         InterruptedStudyError: Stopped before the end; everything is saved.
         AutopeftError: The test split stays closed, since seeds lack a result.
     """
+    if again and not open_test:
+        allowed = "--open-test as well: it is what is done again"
+        raise InputError(Fault("confirm", "--again", "without --open-test", allowed))
     store = open_store(storage)
     name = study_name(store, study)
     folder = output_folder(name, output_dir)

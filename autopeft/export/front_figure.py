@@ -127,14 +127,7 @@ def _confirmed(
                 mode="markers",
                 x=[by_number[each.trial].objectives[cost.name] for each, _ in seen],
                 y=means,
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [(own.over.high or own.over.mean) - own.over.mean for _, own in seen],
-                    "arrayminus": [
-                        own.over.mean - (own.over.low or own.over.mean) for _, own in seen
-                    ],
-                },
+                error_y={"type": "data", "array": [own.over.reach for _, own in seen]},
                 marker={"color": colour, "size": 9, "symbol": symbol},
                 text=[
                     f"trial {each.trial}, {own.over.n} seeds on {split}"

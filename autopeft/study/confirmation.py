@@ -129,6 +129,11 @@ class Mean:
     high: float | None
     n: int
 
+    @property
+    def reach(self) -> float:
+        """Half the interval's width: an error bar's length; 0 for one seed."""
+        return 0.0 if self.high is None else self.high - self.mean
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         interval = None if self.low is None else [self.low, self.high]

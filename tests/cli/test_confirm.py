@@ -151,6 +151,7 @@ def test_others_are_refused_without_again(run: Run, opened: Path) -> None:
         (("--trial", "6"), "6, which is failed"),
         (("--seeds", "1"), "1"),
         (("--top", "0"), "0"),
+        (("--again",), "without --open-test"),
     ],
 )
 def test_what_cannot_be_is_refused(

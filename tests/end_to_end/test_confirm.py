@@ -200,7 +200,7 @@ def test_what_is_confirmed_is_shown_everywhere(here: Path, cli: Cli) -> None:
     cli(here, "front", "--save", "front.csv")
     assert "validation_low" in (here / "front.csv").read_text().splitlines()[0]
     cli(here, "front", "--save", "front.html")
-    assert "arrayminus" in (here / "front.html").read_text()
+    assert "mean of seeds" in (here / "front.html").read_text()
 
 
 def test_more_seeds_and_trials_add_to_what_is_there(
