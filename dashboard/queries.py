@@ -17,9 +17,11 @@ from autopeft.api.place import output_folder
 from autopeft.api.study import Study, bounds, status
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import AutopeftError
+from autopeft.searchers import confirmed
 from autopeft.searchers import front as fronts
 from autopeft.searchers.explain.importances import Importances
 from autopeft.searchers.explain.predictions import Predictions
+from autopeft.study.confirmation import Confirmation
 from autopeft.study.placement import PlacementMap, placed, placement_map
 from autopeft.study.records import (
     Measurement,
@@ -27,9 +29,9 @@ from autopeft.study.records import (
     Snapshot,
     StudyRecord,
     StudyState,
-    StudySummary,
     TrialRecord,
 )
+from autopeft.study.summary import StudySummary
 from dashboard.tables import trial_table
 
 
@@ -83,6 +85,7 @@ class StudyView:
         verdict: One sentence comparing the front with the best baseline.
         choices: `knee`, `best`, `smallest` -> the trial of the front and why; {} without one.
         baseline: The best finished baseline, or None.
+        confirmation: What other seeds than the search's say.
     """
 
     record: StudyRecord
@@ -95,6 +98,7 @@ class StudyView:
     verdict: str
     choices: Mapping[str, fronts.Choice]
     baseline: TrialRecord | None
+    confirmation: Confirmation
 
     @property
     def frames(self) -> tuple[ObjectiveFrame, ...]:
@@ -184,7 +188,7 @@ def held(study: Study) -> bool:
 
 def read_study(study: Study) -> StudyView:
     """One look at a study: every trial, the front and what follows from them."""
-    record, trials = study.record, study.trials()
+    record, trials, found = study.record, study.trials(), study.confirmation()
     members = _front(trials, record)
     choices = (
         {how: pick(members, record.frame) for how, pick in fronts.PICKS.items()} if members else {}
@@ -197,9 +201,15 @@ def read_study(study: Study) -> StudyView:
         front=tuple(members),
         snapshots=tuple(study.snapshots()),
         table=trial_table(trials, (trial.number for trial in members), record.frame),
-        verdict=fronts.compare_with_baseline(members, trials, record.frame),
+        verdict=fronts.compare_with_baseline(
+            members,
+            trials,
+            record.frame,
+            beyond=lambda number: confirmed.verdict(found, number),
+        ),
         choices=choices,
         baseline=fronts.best_baseline(trials, record.frame),
+        confirmation=found,
     )
 
 

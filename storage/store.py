@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from autopeft.errors import Fault, StorageError, StudyMismatchError
+from autopeft.study.confirmation import ConfirmationRun, Opening
 from autopeft.study.progress import Stopper
 from autopeft.study.records import (
     Holder,
@@ -24,12 +25,12 @@ from autopeft.study.records import (
     Snapshot,
     StudyRecord,
     StudyState,
-    StudySummary,
     TrialRecord,
     TrialState,
     TrialUpdate,
 )
-from storage import engine, importances, lease, records, schema, summaries
+from autopeft.study.summary import StudySummary
+from storage import confirmations, engine, importances, lease, records, schema, summaries
 from storage import snapshots as snapshot_rows
 from storage import trials as trial_rows
 from storage.faults import storage_errors
@@ -358,6 +359,73 @@ class SqlStore:
         """The newest snapshot, or None before the first; reads one row."""
         with self._reading() as session:
             return snapshot_rows.last(session, find_study(session, name))
+
+    # -- confirmation -------------------------------------------------------------------------
+
+    def add_confirmations(
+        self, name: str, token: int, trials: Sequence[int], replicates: Sequence[int]
+    ) -> None:
+        """Have every trial trained once more with every replicate; what is there stays."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            confirmations.add(session, study, trials, replicates)
+
+    def start_confirmations(
+        self, name: str, token: int, replicate: int, trials: Sequence[int]
+    ) -> None:
+        """Mark runs of one replicate running."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            confirmations.start(session, study, replicate, trials)
+
+    def update_confirmations(
+        self, name: str, token: int, replicate: int, updates: Sequence[TrialUpdate]
+    ) -> None:
+        """Record and end runs of one replicate, all or none."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            confirmations.update(session, study, replicate, updates)
+
+    def requeue_confirmations(self, name: str, token: int) -> list[int]:
+        """Set running runs back to waiting; the numbers of their trials."""
+        with self._writing() as session:
+            return confirmations.requeue(session, lease.guard(session, name, token))
+
+    def confirmations(self, name: str) -> list[ConfirmationRun]:
+        """All runs by trial and replicate."""
+        with self._reading() as session:
+            return confirmations.read(session, find_study(session, name))
+
+    def add_opening(
+        self,
+        name: str,
+        token: int,
+        *,
+        by: str,
+        trials: Sequence[int],
+        replicates: Sequence[int],
+    ) -> Opening:
+        """Record that the test split is about to be opened."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            return confirmations.open_test(session, study, by, trials, replicates)
+
+    def openings(self, name: str) -> list[Opening]:
+        """All openings of the test split, oldest first."""
+        with self._reading() as session:
+            return confirmations.openings(session, find_study(session, name))
+
+    def keep_test(
+        self,
+        name: str,
+        token: int,
+        replicate: int,
+        values: Mapping[int, Mapping[str, float | None]],
+    ) -> None:
+        """Store test metrics of one replicate's runs by trial; values that are there stay."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            confirmations.keep_test(session, study, replicate, values)
 
     # -- importance ---------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from autopeft.study.records import Snapshot, StudySummary
-from storage import lease, records
+from autopeft.study.records import Snapshot
+from autopeft.study.summary import StudySummary
+from storage import confirmations, lease, records
 from storage.lookup import no_study
 from storage.models import SnapshotRow, StudyRow, TrialRow
 from storage.trials import failures_of, states_of
@@ -39,6 +40,8 @@ def read(session: Session, name: str | None = None) -> list[StudySummary]:
     fronts = _fronts(session, one)
     best = _best(session, fronts)
     holders = lease.holders(session, name)
+    runs = confirmations.all_runs(session, one)
+    openings = confirmations.all_openings(session, one)
     return [
         StudySummary(
             record=records.study_record(row),
@@ -47,6 +50,8 @@ def read(session: Session, name: str | None = None) -> list[StudySummary]:
             last=fronts.get(row.id),
             best=best.get(row.id),
             holder=holders.get(row.id),
+            confirmations=runs.get(row.id, ()),
+            openings=openings.get(row.id, ()),
         )
         for row in rows
     ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
+    from autopeft.api.confirming import confirm
     from autopeft.api.environment import doctor
     from autopeft.api.importance import importance_map
     from autopeft.api.loading import (
@@ -36,6 +37,7 @@ _HOME = {
     "Study": "study",
     "TrainedModel": "trained",
     "copy_studies": "loading",
+    "confirm": "confirming",
     "delete": "loading",
     "doctor": "environment",
     "fetch": "checking",
@@ -60,6 +62,7 @@ _HOME = {
 __all__ = [
     "Study",
     "TrainedModel",
+    "confirm",
     "copy_studies",
     "delete",
     "doctor",

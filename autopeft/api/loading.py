@@ -72,7 +72,8 @@ def load_study(
     store = open_store(storage, read_only=True)
     found = study_name(store, name)
     store.study(found)
-    return Study(store, found, output_dir=output_folder(found, output_dir))
+    folder = output_folder(found, output_dir)
+    return Study(store, found, output_dir=folder, storage=storage_url(storage))
 
 
 def study_name(store: Store, name: str | Path | None) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from autopeft.training.loop import Trainer
     from autopeft.training.setup import Materials
     from autopeft.tuner import Tuner
+    from autopeft.tuner.confirming import ConfirmationTraining
 
 ACCURACY_LIKE = ("accuracy", "exact_match", "choice_accuracy")
 """Qualities that are shares of the validation rows: their noise is binomial. The noise of all
@@ -386,6 +387,36 @@ class Preparation:
             problem=problem,
             searcher=make_searcher(definition.search.searcher, problem),
             runner=InProcessRunner(trainer, None if probes is None else self._solo_probe(trainer)),
+            settings=settings,
+            listener=listener,
+            stopper=stopper,
+        )
+
+    def confirmation(
+        self, store: Store, token: int, *, listener: Listener, stopper: Stopper
+    ) -> "ConfirmationTraining":
+        """What trains chosen trials of the study again, as the search trained them."""
+        from autopeft.execution.inprocess import InProcessRunner
+        from autopeft.tuner.confirming import ConfirmationTraining, confirmation_settings
+
+        name = self._definition.study.name
+        record = store.study(name)
+        precision = str(record.facts.get("precision", "fp32"))
+        trainer = self._trainer_of(precision, record.facts.get("micro_batch_size"))
+        settings = confirmation_settings(
+            pack_size=int(record.facts["pack_size"]),
+            memory_limit=self._memory_limit(record),
+            device=self._device,
+            total_steps=self._materials.total_steps,
+            head_params=self._materials.head_params,
+            states=states_folder(self._folder, record.created_at),
+        )
+        return ConfirmationTraining(
+            store,
+            name,
+            token,
+            problem=self._problem,
+            runner=InProcessRunner(trainer),
             settings=settings,
             listener=listener,
             stopper=stopper,

@@ -7,7 +7,7 @@ from typing import Any
 
 from autopeft.api.definitions import resolve_definition
 from autopeft.api.loading import open_existing, open_store
-from autopeft.api.place import output_folder
+from autopeft.api.place import output_folder, storage_url
 from autopeft.api.preparation import Preparation
 from autopeft.api.study import Study
 from autopeft.api.warm_start import sources
@@ -55,7 +55,9 @@ def search(
     sitting = _Sitting(
         definition, storage, folder, listener or Silent(), stopper or Stopper(), stop_after
     )
-    return Study(sitting.run(), definition.study.name, output_dir=folder)
+    store = sitting.run()
+    url = storage_url(storage)
+    return Study(store, definition.study.name, output_dir=folder, storage=url)
 
 
 class _Sitting:

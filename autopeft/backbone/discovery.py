@@ -13,6 +13,7 @@ from torch import nn
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy, Layer, Site
 from autopeft.backbone.declared import declared_sites
+from autopeft.backbone.layer_memory import layer_memory
 from autopeft.backbone.roles import LinearMap, Roles, find_roles
 from autopeft.backbone.structure import (
     Stack,
@@ -66,6 +67,12 @@ def discover(model: nn.Module, config: Any, *, sites: Mapping[str, str] | None =
         causal=is_causal(model, layers[0].attention, config.model_type),
         packable=not why_not,
         why_not=why_not,
+        memory=layer_memory(
+            model,
+            model.get_submodule(layers[-1].module),
+            hidden_size=hidden_size,
+            fused="value" in first and first["value"].fused,
+        ),
     )
 
 

@@ -52,6 +52,7 @@ def after_search(study: str, trial: int, place: Place) -> list[tuple[str, str]]:
     pick = ("export", study, "--pick", "knee", "-o", "best.yaml")
     return [
         (command("show", str(trial), "--study", study, *place.flags), "look at the knee's trial"),
+        (command("confirm", study, *place.flags), "train it and others again with 5 seeds"),
         (command(*pick, *place.flags), "write its configuration"),
         (command("train", "best.yaml", "-o", "adapter"), "train it at full budget"),
         (command("dashboard", *place.storage_flags), "browse the front"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autopeft.configuration import Configuration
+from autopeft.study.confirmation import Opening
 from autopeft.study.records import Measurement
 
 
@@ -34,8 +35,12 @@ class Run(Protocol):
     def train(self, until: int, *, on_step: Callable[[int], bool]) -> bool:
         """Train up to a step; False where `on_step` ended it before."""
 
-    def measure(self) -> list[Result]:
-        """Every lane on the validation split, by trial number."""
+    def measure(self, opening: Opening | None = None) -> list[Result]:
+        """Every lane on the validation split, by trial number.
+
+        Args:
+            opening: The record of an opening of the test split: then on that instead.
+        """
 
     def curve(self) -> dict[int, list[Measurement]]:
         """Points of every lane's training loss since the last call, by trial number."""
@@ -65,6 +70,7 @@ class Runner(Protocol):
         *,
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
+        replicate: int = 0,
     ) -> Run:
         """A pack of these (trial number, configuration) lanes.
 
@@ -73,6 +79,7 @@ class Runner(Protocol):
             resume: File with the state of every lane, at one common step, by trial number; empty
                 to start anew.
             waited: Seconds that every lane has waited for its pack, for its profile.
+            replicate: Of the study's seed: 0 in a search, others in a confirmation.
         """
 
 

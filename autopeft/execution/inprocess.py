@@ -15,6 +15,7 @@ from autopeft.execution.base import Result, Run, state_path
 from autopeft.execution.peak_memory import peak_bytes, reset_peak
 from autopeft.execution.probe import SoloProbe
 from autopeft.execution.profile import PackFigures, trial_profile
+from autopeft.study.confirmation import Opening
 from autopeft.study.records import Measurement
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState
@@ -45,6 +46,7 @@ class InProcessRunner:
         *,
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
+        replicate: int = 0,
     ) -> Run:
         """See `Runner.start`."""
         self._clear()
@@ -55,7 +57,7 @@ class InProcessRunner:
             number: json.loads(_profile(path).read_text()) for number, path in resume.items()
         }
         pack = [Lane(number, configuration) for number, configuration in lanes]
-        run = self._trainer.start(pack, states=states or None)
+        run = self._trainer.start(pack, replicate=replicate, states=states or None)
         loading_s = time.perf_counter() - began
         return InProcessRun(self._trainer, run, Start(loading_s, waited, before))
 
@@ -100,11 +102,12 @@ class InProcessRun:
         """See `Run.train`."""
         return self._run.train(until, on_step=on_step)
 
-    def measure(self) -> list[Result]:
+    def measure(self, opening: Opening | None = None) -> list[Result]:
         """See `Run.measure`."""
+        examples = None if opening is None else self._trainer.test(opening)
         return [
             Result(number, found.values, found.diverged)
-            for number, found in sorted(self._run.evaluate().items())
+            for number, found in sorted(self._run.evaluate(examples).items())
         ]
 
     def curve(self) -> dict[int, list[Measurement]]:

@@ -218,6 +218,7 @@ def default_plain() -> dict[str, Any]:
             "source": "builtin:docstrings",
             "text": "text",
             "label": "label",
+            "splits": {"train": "train", "validation": "validation", "test": "test"},
             "max_length": 32,
             "limit": {"train": 640, "validation": 400},
         },

@@ -69,7 +69,7 @@ def test_every_table_can_be_made_on_postgresql() -> None:
     ]
     text = "\n".join(made)
     assert "TIMESTAMP WITH TIME ZONE" in text
-    assert text.count("ON DELETE CASCADE") == 4
+    assert text.count("ON DELETE CASCADE") == 6
 
 
 @pytest.mark.parametrize("revision", schema.REVISIONS)
@@ -92,6 +92,26 @@ def test_a_database_of_every_revision_opens_after_an_upgrade(
         assert store.importances(backbone="b", data="d")[0].units == b"units"
         token = store.claim("small", this_process(), 60.0)
         assert store.requeue_trials("small", token) == [1]
+        store.add_confirmations("small", token, [0], [1, 2, 3])
+        assert [run.replicate for run in store.confirmations("small")] == [1, 2, 3]
+        assert store.add_opening("small", token, by="a@b", trials=[0], replicates=[3]).trials == (
+            0,
+        )
+
+
+def test_confirmations_and_openings_stay(path: Path, url: str) -> None:
+    load(path, "0005")
+    upgrade(url)
+    with open_store(url) as store:
+        done, waiting = store.confirmations("small")
+        assert (done.state, done.values, done.test) == (
+            TrialState.COMPLETED,
+            {"accuracy": 0.7},
+            {"accuracy": 0.65},
+        )
+        assert (waiting.replicate, waiting.state) == (2, TrialState.WAITING)
+        (opening,) = store.openings("small")
+        assert (opening.by, opening.trials, opening.again) == ("ann@host", (0,), False)
 
 
 @pytest.mark.parametrize("revision", schema.REVISIONS)
@@ -149,7 +169,7 @@ def test_an_older_schema_is_refused_until_it_is_upgraded(
 ) -> None:
     monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
     for options in ({}, {"read_only": True}, {"create": True}):
-        with pytest.raises(StorageVersionError, match=r"0002.*9999.*`autopeft db upgrade`"):
+        with pytest.raises(StorageVersionError, match=r"0005.*9999.*`autopeft db upgrade`"):
             open_store(url, **options)
 
 

@@ -7,6 +7,7 @@ import typer
 
 from autopeft.cli.options import JsonOption, OutputDirOption, StorageOption, StudyArgument
 from autopeft.cli.streams import print_json
+from autopeft.cli.wording import test_split
 
 
 def status(
@@ -47,5 +48,14 @@ def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "time left", duration(plain["eta_seconds"])
     if plain["ended"]:
         yield "ended", plain["ended"]["text"]
+    yield "confirmed", _confirmed(plain["confirmed"])
+    yield "test split", test_split(plain["test"])
     failures = ", ".join(f"{count} {cause}" for cause, count in plain["failures"].items())
     yield "failures", failures or "none"
+
+
+def _confirmed(plain: Mapping[str, Any]) -> str:
+    if not plain["runs"]:
+        return "no trial yet"
+    named = ", ".join(str(number) for number in plain["trials"])
+    return f"trials {named} with {plain['seeds']} seeds ({plain['ended']} of {plain['runs']} runs)"
