@@ -14,6 +14,7 @@ exit code that the command line ends with, and survives pickling, so that it can
     +-- StorageError (OSError)        exit 3   the database cannot be used
     |   +-- StorageVersionError                older (upgrade it) or newer than this release
     +-- StudyHeldError                exit 4   another coordinator holds the study
+    +-- StudyTakenOverError           exit 0   another coordinator goes on with the study
     +-- InterruptedStudyError         exit 75  stopped before its end; the same command goes on
     +-- TrialError (RuntimeError)     exit 1   one trial failed; `cause` tells how
 """
@@ -161,6 +162,12 @@ class StudyHeldError(AutopeftError):
     """Another coordinator holds the study."""
 
     exit_code = 4
+
+
+class StudyTakenOverError(AutopeftError):
+    """The lease passed to another coordinator, which goes on: nothing failed, nothing is to do."""
+
+    exit_code = 0
 
 
 class InterruptedStudyError(AutopeftError):

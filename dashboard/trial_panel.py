@@ -218,7 +218,8 @@ def _attempts(shown: TrialView) -> None:
     if not shown.attempts:
         st.caption("It has not been started yet.")
         return
-    table = pd.DataFrame(shown.attempts)
+    table = pd.DataFrame(shown.attempts).drop(columns="log")
+    table["runner"] = [words.runner(each["runner"]) for each in shown.attempts]
     st.dataframe(
         table,
         hide_index=True,
@@ -227,3 +228,7 @@ def _attempts(shown: TrialView) -> None:
             for name in ("started_at", "finished_at")
         },
     )
+    logs = [attempt["log"] for attempt in shown.attempts if attempt["log"]]
+    if logs:
+        st.caption("The last lines that its runner wrote:")
+        st.code(logs[-1], language=None)

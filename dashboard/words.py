@@ -8,8 +8,9 @@ import html
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from autopeft.api.place import DEFAULT_STORAGE, has_secret
 from autopeft.configuration import Configuration, Group
@@ -59,6 +60,11 @@ def figure_text(text: str) -> str:
 def file_stem(text: str) -> str:
     """`text` as the stem of a file name on any system."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "study"
+
+
+def runner(where: Mapping[str, Any] | None) -> str:
+    """Where an attempt ran."""
+    return NOTHING if where is None else f"{where['device']} of {where['host']}"
 
 
 def label(metric: str) -> str:

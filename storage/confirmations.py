@@ -84,9 +84,10 @@ def update(
             row.finished_at = records.now()
 
 
-def requeue(session: Session, study: StudyKey) -> list[int]:
-    """Sets running runs back to waiting; the numbers of their trials."""
-    lost = [row for row in _rows(session, study) if row.state == TrialState.RUNNING]
+def requeue(session: Session, study: StudyKey, trials: Sequence[int] | None = None) -> list[int]:
+    """Sets running runs (of these trials) back to waiting; the numbers of their trials."""
+    running = [row for row in _rows(session, study) if row.state == TrialState.RUNNING]
+    lost = [row for row in running if trials is None or row.trial in trials]
     for row in lost:
         row.state = TrialState.WAITING.value
     return sorted({row.trial for row in lost})

@@ -113,7 +113,10 @@ class TrialRow(Base):
 
 
 class AttemptRow(Base):
-    """One start of a trial's training; open while `finished_at` is null."""
+    """One start of a trial's training; open while `finished_at` is null.
+
+    `runner` says where it ran, `log` how it spoke its last.
+    """
 
     __tablename__ = "attempts"
 
@@ -125,6 +128,22 @@ class AttemptRow(Base):
     finished_at: Mapped[datetime | None]
     cause: Mapped[str | None]
     message: Mapped[str | None]
+    runner: Mapped[dict[str, Any] | None] = mapped_column(PlainJson(none_as_null=True))
+    log: Mapped[str | None]
+
+
+class OrphanRow(Base):
+    """What a coordinator found that had lost its lease: kept to be looked at, never counted."""
+
+    __tablename__ = "orphans"
+    __table_args__ = (Index(None, "study_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
+    token: Mapped[int] = mapped_column(BigInteger)
+    trial: Mapped[int]
+    content: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
 
 
 class MeasurementRow(Base):

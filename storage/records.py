@@ -17,10 +17,18 @@ from autopeft.study.records import (
     StudyState,
     TrialRecord,
     TrialState,
+    TrialUpdate,
 )
 from storage.columns import finite
 from storage.lookup import StudyKey
-from storage.models import AttemptRow, MeasurementRow, SnapshotRow, StudyRow, TrialRow
+from storage.models import (
+    AttemptRow,
+    MeasurementRow,
+    OrphanRow,
+    SnapshotRow,
+    StudyRow,
+    TrialRow,
+)
 
 NOTHING_SPENT = {"train_seconds": 0.0, "suggest_seconds": 0.0, "wall_seconds": 0.0}
 
@@ -147,12 +155,26 @@ def attempt_dict(row: AttemptRow) -> dict[str, Any]:
         "finished_at": row.finished_at,
         "cause": row.cause,
         "message": row.message,
+        "runner": row.runner,
+        "log": row.log,
     }
 
 
 def measurement_record(row: MeasurementRow) -> Measurement:
     """A measurement's record."""
     return Measurement(row.step, row.metric, row.split, row.value, row.rung)
+
+
+def orphan_row(update: TrialUpdate, study: StudyKey, token: int) -> OrphanRow:
+    """A row for what came too late."""
+    return OrphanRow(
+        study_id=study.id, token=token, trial=update.number, content=asdict(update), at=now()
+    )
+
+
+def orphan_dict(row: OrphanRow) -> dict[str, Any]:
+    """What came too late, as `Store.orphans` gives it."""
+    return {"trial": row.trial, "token": row.token, "at": row.at, "content": row.content}
 
 
 # -- the front ------------------------------------------------------------------------------------

@@ -237,10 +237,17 @@ class SqlStore:
         with self._writing() as session:
             return trial_rows.add(session, lease.guard(session, name, token), trials)
 
-    def start_trials(self, name: str, token: int, numbers: Sequence[int]) -> None:
+    def start_trials(
+        self,
+        name: str,
+        token: int,
+        numbers: Sequence[int],
+        *,
+        runner: Mapping[str, Any] | None = None,
+    ) -> None:
         """Mark them running and open an attempt for each."""
         with self._writing() as session:
-            trial_rows.start(session, lease.guard(session, name, token), numbers)
+            trial_rows.start(session, lease.guard(session, name, token), numbers, runner)
 
     def record(
         self,
@@ -293,10 +300,32 @@ class SqlStore:
         with self._writing() as session:
             trial_rows.update(session, lease.guard(session, name, token), updates)
 
-    def requeue_trials(self, name: str, token: int, *, cause: str = "lost") -> list[int]:
+    def requeue_trials(
+        self,
+        name: str,
+        token: int,
+        *,
+        cause: str = "lost",
+        numbers: Sequence[int] | None = None,
+        message: str | None = None,
+        log: str | None = None,
+    ) -> list[int]:
         """Set running trials back to waiting and close their attempts; their numbers."""
         with self._writing() as session:
-            return trial_rows.requeue(session, lease.guard(session, name, token), cause)
+            study = lease.guard(session, name, token)
+            return trial_rows.requeue(
+                session, study, cause, numbers=numbers, message=message, log=log
+            )
+
+    def add_orphans(self, name: str, token: int, updates: Sequence[TrialUpdate]) -> None:
+        """Keep what a coordinator found that had lost its lease; needs none."""
+        with self._writing() as session:
+            trial_rows.add_orphans(session, find_study(session, name), token, updates)
+
+    def orphans(self, name: str) -> list[dict[str, Any]]:
+        """What came too late, oldest first."""
+        with self._reading() as session:
+            return trial_rows.orphans(session, find_study(session, name))
 
     def trials(self, name: str) -> list[TrialRecord]:
         """All trials by number."""
@@ -323,6 +352,11 @@ class SqlStore:
         """A trial's attempts, oldest first."""
         with self._reading() as session:
             return trial_rows.attempts(session, find_study(session, name), number)
+
+    def attempt_causes(self, name: str) -> dict[str, int]:
+        """How many attempts ended by each cause, commonest first."""
+        with self._reading() as session:
+            return trial_rows.attempt_causes(session, find_study(session, name))
 
     def counts(self, name: str) -> dict[TrialState, int]:
         """How many trials are in each state, baselines included; every state is a key.
@@ -386,10 +420,12 @@ class SqlStore:
             study = lease.guard(session, name, token)
             confirmations.update(session, study, replicate, updates)
 
-    def requeue_confirmations(self, name: str, token: int) -> list[int]:
-        """Set running runs back to waiting; the numbers of their trials."""
+    def requeue_confirmations(
+        self, name: str, token: int, trials: Sequence[int] | None = None
+    ) -> list[int]:
+        """Set running runs (of these trials) back to waiting; the numbers of their trials."""
         with self._writing() as session:
-            return confirmations.requeue(session, lease.guard(session, name, token))
+            return confirmations.requeue(session, lease.guard(session, name, token), trials)
 
     def confirmations(self, name: str) -> list[ConfirmationRun]:
         """All runs by trial and replicate."""

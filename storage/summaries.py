@@ -15,8 +15,8 @@ from autopeft.study.records import Snapshot
 from autopeft.study.summary import StudySummary
 from storage import confirmations, lease, records
 from storage.lookup import no_study
-from storage.models import SnapshotRow, StudyRow, TrialRow
-from storage.trials import failures_of, states_of
+from storage.models import AttemptRow, OrphanRow, SnapshotRow, StudyRow, TrialRow
+from storage.trials import commonest_first, failures_of, states_of
 
 _AT_ONCE = 500
 """Trials asked for by number in one statement."""
@@ -40,6 +40,8 @@ def read(session: Session, name: str | None = None) -> list[StudySummary]:
     fronts = _fronts(session, one)
     best = _best(session, fronts)
     holders = lease.holders(session, name)
+    attempts = _attempts(session, one)
+    orphans = _orphans(session, one)
     runs = confirmations.all_runs(session, one)
     openings = confirmations.all_openings(session, one)
     return [
@@ -50,6 +52,8 @@ def read(session: Session, name: str | None = None) -> list[StudySummary]:
             last=fronts.get(row.id),
             best=best.get(row.id),
             holder=holders.get(row.id),
+            attempts=attempts.get(row.id, {}),
+            orphans=orphans.get(row.id, 0),
             confirmations=runs.get(row.id, ()),
             openings=openings.get(row.id, ()),
         )
@@ -67,6 +71,30 @@ def _counts(session: Session, study: int | None) -> Mapping[int, Counts]:
     for study_id, state, cause, n in session.execute(query):
         found[study_id].append((state, cause, n))
     return found
+
+
+def _attempts(session: Session, study: int | None) -> Mapping[int, dict[str, int]]:
+    """How many attempts ended by each cause, commonest first."""
+    query = (
+        select(TrialRow.study_id, AttemptRow.cause, func.count())
+        .join(TrialRow, TrialRow.id == AttemptRow.trial_id)
+        .where(AttemptRow.cause.is_not(None), *_of(TrialRow.study_id, study))
+        .group_by(TrialRow.study_id, AttemptRow.cause)
+    )
+    found: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for study_id, cause, n in session.execute(query):
+        found[study_id].append((str(cause), n))
+    return {key: commonest_first(own) for key, own in found.items()}
+
+
+def _orphans(session: Session, study: int | None) -> Mapping[int, int]:
+    """How many results came too late."""
+    query = (
+        select(OrphanRow.study_id, func.count().label("n"))
+        .where(*_of(OrphanRow.study_id, study))
+        .group_by(OrphanRow.study_id)
+    )
+    return {row.study_id: row.n for row in session.execute(query)}
 
 
 def _fronts(session: Session, study: int | None) -> dict[int, Snapshot]:

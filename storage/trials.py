@@ -25,7 +25,7 @@ from autopeft.study.records import (
 from storage import records
 from storage.columns import finite
 from storage.lookup import StudyKey, find_trial, next_number, no_trial
-from storage.models import AttemptRow, MeasurementRow, TrialRow
+from storage.models import AttemptRow, MeasurementRow, OrphanRow, TrialRow
 
 LOST = "lost"
 """The cause of an attempt whose coordinator went away."""
@@ -42,7 +42,12 @@ def add(session: Session, study: StudyKey, trials: Sequence[NewTrial]) -> list[T
     return [records.trial_record(row, study) for row in rows]
 
 
-def start(session: Session, study: StudyKey, numbers: Sequence[int]) -> None:
+def start(
+    session: Session,
+    study: StudyKey,
+    numbers: Sequence[int],
+    runner: Mapping[str, Any] | None,
+) -> None:
     """Marks trials running and opens an attempt for each, closing one that was open."""
     query = (
         select(TrialRow)
@@ -61,7 +66,8 @@ def start(session: Session, study: StudyKey, numbers: Sequence[int]) -> None:
         row.state = TrialState.RUNNING.value
         row.attempt_count += 1
         row.started_at = at
-        row.attempts.append(AttemptRow(number=row.attempt_count, started_at=at))
+        attempt = AttemptRow(number=row.attempt_count, started_at=at, runner=runner)
+        row.attempts.append(attempt)
 
 
 def record(
@@ -99,6 +105,7 @@ def finish(
     cause: str | None,
     message: str | None,
     profile: Mapping[str, Any] | None,
+    log: str | None = None,
 ) -> None:
     """Moves a trial to a final state and closes its attempt; a final one stays as it is."""
     if not state.final:
@@ -112,7 +119,7 @@ def finish(
     row.finished_at = records.now()
     if profile is not None:
         row.profile = dict(profile)
-    _close(_open_attempts(session, [row.id]), cause=cause, message=message)
+    _close(_open_attempts(session, [row.id]), cause=cause, message=message, log=log)
 
 
 def update(session: Session, study: StudyKey, updates: Sequence[TrialUpdate]) -> None:
@@ -137,6 +144,7 @@ def update(session: Session, study: StudyKey, updates: Sequence[TrialUpdate]) ->
                 cause=each.cause,
                 message=each.message,
                 profile=each.profile,
+                log=each.log,
             )
         elif each.profile is not None:
             _set_profile(find_trial(session, study, each.number), each.profile)
@@ -147,18 +155,42 @@ def _set_profile(row: TrialRow, profile: Mapping[str, Any]) -> None:
         row.profile = dict(profile)
 
 
-def requeue(session: Session, study: StudyKey, cause: str) -> list[int]:
+def requeue(
+    session: Session,
+    study: StudyKey,
+    cause: str,
+    *,
+    numbers: Sequence[int] | None = None,
+    message: str | None = None,
+    log: str | None = None,
+) -> list[int]:
     """Sets running trials back to waiting and closes their attempts; their numbers."""
     query = (
         select(TrialRow)
         .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.RUNNING.value)
         .order_by(TrialRow.number)
     )
+    if numbers is not None:
+        query = query.where(TrialRow.number.in_(numbers))
     rows = session.scalars(query).all()
     for row in rows:
         row.state = TrialState.WAITING.value
-    _close(_open_attempts(session, [row.id for row in rows]), cause=cause)
+    attempts = _open_attempts(session, [row.id for row in rows])
+    _close(attempts, cause=cause, message=message, log=log)
     return [row.number for row in rows]
+
+
+def add_orphans(
+    session: Session, study: StudyKey, token: int, updates: Sequence[TrialUpdate]
+) -> None:
+    """Keeps what a coordinator found that had lost its lease."""
+    session.add_all([records.orphan_row(each, study, token) for each in updates])
+
+
+def orphans(session: Session, study: StudyKey) -> list[dict[str, Any]]:
+    """What came too late, oldest first."""
+    query = select(OrphanRow).where(OrphanRow.study_id == study.id).order_by(OrphanRow.id)
+    return [records.orphan_dict(row) for row in session.scalars(query)]
 
 
 def _open_attempts(session: Session, trial_ids: Sequence[int]) -> Sequence[AttemptRow]:
@@ -169,7 +201,11 @@ def _open_attempts(session: Session, trial_ids: Sequence[int]) -> Sequence[Attem
 
 
 def _close(
-    attempts: Sequence[AttemptRow], *, cause: str | None = None, message: str | None = None
+    attempts: Sequence[AttemptRow],
+    *,
+    cause: str | None = None,
+    message: str | None = None,
+    log: str | None = None,
 ) -> None:
     at = records.now()
     for attempt in attempts:
@@ -177,6 +213,7 @@ def _close(
             attempt.finished_at = at
             attempt.cause = cause
             attempt.message = message
+            attempt.log = log
 
 
 def _replace_measurements(
@@ -260,6 +297,22 @@ def attempts(session: Session, study: StudyKey, number: int) -> list[dict[str, A
         .order_by(AttemptRow.number)
     )
     return [records.attempt_dict(row) for row in session.scalars(query)]
+
+
+def attempt_causes(session: Session, study: StudyKey) -> dict[str, int]:
+    """How many attempts ended by each cause, commonest first."""
+    query = (
+        select(AttemptRow.cause, func.count())
+        .join(TrialRow, TrialRow.id == AttemptRow.trial_id)
+        .where(TrialRow.study_id == study.id, AttemptRow.cause.is_not(None))
+        .group_by(AttemptRow.cause)
+    )
+    return commonest_first([(str(cause), n) for cause, n in session.execute(query)])
+
+
+def commonest_first(found: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Counts by cause, the commonest first."""
+    return dict(sorted(found, key=lambda item: (-item[1], item[0])))
 
 
 def counts(session: Session, study: StudyKey) -> dict[TrialState, int]:

@@ -119,7 +119,7 @@ def _search_faults(definition: StudyDefinition, anatomy: Anatomy, where: str) ->
 
 def _probe_faults(definition: StudyDefinition, where: str) -> list[Fault]:
     """Measured costs that the study's device cannot tell."""
-    device = device_name(definition.execution.devices)
+    device = device_name(definition.execution.devices).partition(":")[0]
     if device in MEASURABLE:
         return []
     named = {

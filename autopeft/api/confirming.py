@@ -8,9 +8,10 @@ import getpass
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autopeft.api.loading import open_store, study_name
 from autopeft.api.place import output_folder, storage_url
@@ -22,6 +23,9 @@ from autopeft.study.definition import parse_definition
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import TrialRecord, TrialState
 from autopeft.study.store import Store
+
+if TYPE_CHECKING:
+    from autopeft.tuner.confirming import ConfirmationTraining
 
 SEEDS = 5
 TOP = 3
@@ -220,24 +224,31 @@ class _Work:
             )
             prepared.check(record, listener)
             training = prepared.confirmation(self.store, token, listener=listener, stopper=stopper)
+            if definition.execution.executor != "in-process":
+                prepared.release()
             listener.on_event(self._announced())
-            training.run(self.trials, self.replicates)
-            if open_test:
-                self._check_whole()
-                if self._uncovered():
-                    opening = self.store.add_opening(
-                        name,
-                        token,
-                        by=this_user(),
-                        trials=self._numbers,
-                        replicates=self.replicates,
-                    )
-                    listener.on_event(
-                        f"the test split is opened{' again' if opening.again else ''}, "
-                        f"recorded for {opening.by}"
-                    )
-                for opening in self.store.openings(name):
-                    training.evaluate_test(self.trials, opening)
+            with closing(training):
+                training.run(self.trials, self.replicates)
+                if open_test:
+                    self._open_test(training, token, listener)
+
+    def _open_test(self, training: "ConfirmationTraining", token: int, listener: Listener) -> None:
+        """Evaluate on the test split what no opening covers yet; the opening is recorded first."""
+        self._check_whole()
+        if self._uncovered():
+            opening = self.store.add_opening(
+                self.study.name,
+                token,
+                by=this_user(),
+                trials=self._numbers,
+                replicates=self.replicates,
+            )
+            listener.on_event(
+                f"the test split is opened{' again' if opening.again else ''}, "
+                f"recorded for {opening.by}"
+            )
+        for opening in self.store.openings(self.study.name):
+            training.evaluate_test(self.trials, opening)
 
     def _announced(self) -> str:
         best = self.study.best_baseline()
@@ -266,10 +277,10 @@ class _Work:
 
 @contextmanager
 def _lease(store: Store, name: str) -> Iterator[int]:
-    from autopeft.tuner import LEASE_S
+    from autopeft.tuner import BUSY_S
     from storage.lease import this_process
 
-    token = store.claim(name, this_process(), LEASE_S)
+    token = store.claim(name, this_process(), BUSY_S)
     store.request_stop(name, False)  # what was asked of an earlier sitting
     try:
         yield token

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from autopeft.api import problem as problems
 from autopeft.api.calibrating import calibrated, fitted, go_on
+from autopeft.api.executors import Ground, make_executor
 from autopeft.api.importance_need import study_needs_importance
 from autopeft.api.measuring import Ensured, ensure_importance, with_importance
 from autopeft.api.probing import SpaceProbes, probe_ends
 from autopeft.api.resuming import check_unchanged
 from autopeft.api.study import bounds
 from autopeft.api.versions import package_versions
-from autopeft.api.warm_start import Ground, Source, warm_start
+from autopeft.api.warm_start import Ground as WarmGround
+from autopeft.api.warm_start import Source, warm_start
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError
 from autopeft.execution.states import states_folder
@@ -22,11 +24,13 @@ from autopeft.searchers.rungs import rung_steps
 from autopeft.searchers.warm_start import Carried
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import Listener, Stopper
-from autopeft.study.records import NewStudy, StudyRecord
+from autopeft.study.records import ImportanceRecord, NewStudy, StudyRecord
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
+    from autopeft.execution.base import Executor
     from autopeft.execution.calibration import Calibration
+    from autopeft.execution.inprocess import InProcessRunner
     from autopeft.execution.probe import SoloProbe
     from autopeft.searchers.base import Problem
     from autopeft.training.loop import Trainer
@@ -74,7 +78,7 @@ class Preparation:
 
         self._definition, self._folder = definition, folder
         self._quality = definition.objectives[0].metric
-        self._device = setup.device_name(definition.execution.devices)
+        self._device = setup.device_name(definition.execution.devices).partition(":")[0]
         materials = study_materials(definition, folder)
         for note in materials.data.notes:
             listener.on_event(note)
@@ -233,7 +237,7 @@ class Preparation:
         Raises:
             InputError: A study of which nothing fits, with the differences.
         """
-        ground = Ground(
+        ground = WarmGround(
             self._definition,
             self._problem,
             self._space.hash,
@@ -346,15 +350,13 @@ class Preparation:
         stop_after: float | None,
     ) -> "Tuner":
         """The tuner of one sitting."""
-        from autopeft.execution.inprocess import InProcessRunner
         from autopeft.searchers.registry import make_searcher
         from autopeft.tuner import Tuner, TunerSettings
         from autopeft.tuner.ledger import Ledger
 
         definition, record = self._definition, store.study(self._definition.study.name)
         budget = definition.budget
-        precision = str(record.facts.get("precision", "fp32"))
-        trainer = self._trainer_of(precision, record.facts.get("micro_batch_size"))
+        precision, micro_batch_size = self._as_trained(record)
         probes = SpaceProbes.stored(record)
         problem = self._problem if probes is None else self._measured_problem(probes.ranges)
         listener.on_event(f"packs of at most {record.facts['pack_size']} trials, {precision}")
@@ -381,12 +383,15 @@ class Preparation:
             warm_start=[each.proposal for each in known],
             probes=probes is not None,
             min_gain=budget.min_gain,
+            optimizer_steps=budget.optimizer_steps,
+            micro_batch_size=micro_batch_size,
         )
+        executor = self._executor(store, record, stopper, probes=probes is not None)
         return Tuner(
             Ledger(store, definition.study.name, token),
             problem=problem,
             searcher=make_searcher(definition.search.searcher, problem),
-            runner=InProcessRunner(trainer, None if probes is None else self._solo_probe(trainer)),
+            executor=executor,
             settings=settings,
             listener=listener,
             stopper=stopper,
@@ -396,13 +401,10 @@ class Preparation:
         self, store: Store, token: int, *, listener: Listener, stopper: Stopper
     ) -> "ConfirmationTraining":
         """What trains chosen trials of the study again, as the search trained them."""
-        from autopeft.execution.inprocess import InProcessRunner
         from autopeft.tuner.confirming import ConfirmationTraining, confirmation_settings
 
         name = self._definition.study.name
         record = store.study(name)
-        precision = str(record.facts.get("precision", "fp32"))
-        trainer = self._trainer_of(precision, record.facts.get("micro_batch_size"))
         settings = confirmation_settings(
             pack_size=int(record.facts["pack_size"]),
             memory_limit=self._memory_limit(record),
@@ -416,11 +418,66 @@ class Preparation:
             name,
             token,
             problem=self._problem,
-            runner=InProcessRunner(trainer),
+            executor=self._executor(store, record, stopper, probes=False),
             settings=settings,
             listener=listener,
             stopper=stopper,
         )
+
+    def _as_trained(self, record: StudyRecord) -> tuple[str, int]:
+        """Precision and micro-batch of a study's trials."""
+        own = self._materials.trainer.settings.micro_batch_size
+        stored = int(record.facts.get("micro_batch_size") or own)
+        return str(record.facts.get("precision", "fp32")), min(own, stored)
+
+    def _executor(
+        self, store: Store, record: StudyRecord, stopper: Stopper, *, probes: bool
+    ) -> "Executor":
+        """What trains packs as the study's definition says."""
+        precision, micro_batch_size = self._as_trained(record)
+        return make_executor(
+            Ground(
+                definition=self._definition,
+                record=record,
+                folder=self._folder,
+                precision=precision,
+                micro_batch_size=micro_batch_size,
+                gradient_checkpointing=self._materials.trainer.settings.gradient_checkpointing,
+                probes=probes,
+                importance=self._importance_record(store),
+                stopper=stopper,
+                in_process=lambda: self._in_process(precision, micro_batch_size, probes),
+            )
+        )
+
+    def _in_process(
+        self, precision: str, micro_batch_size: int, probes: bool
+    ) -> "InProcessRunner":
+        from autopeft.execution.inprocess import InProcessRunner
+
+        trainer = self._trainer_of(precision, micro_batch_size)
+        return InProcessRunner(trainer, self._solo_probe(trainer) if probes else None)
+
+    def _importance_record(self, store: Store) -> "ImportanceRecord | None":
+        """The study's map with all its parts, as it is stored or, if too large, was measured."""
+        if self._ensured is None:
+            return None
+        key = self._ensured.importance.fingerprint
+        stored = store.importance(key)
+        if self._ensured.record is not None and (stored is None or stored.fine is None):
+            return self._ensured.record
+        return stored
+
+    def release(self) -> None:
+        """Give back backbone and data, once runners hold their own; nothing can be asked then."""
+        import gc
+
+        import torch
+
+        del self._materials
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _stored_rungs(record: StudyRecord) -> dict[float, int]:

@@ -11,7 +11,12 @@ from autopeft.api.place import output_folder, storage_url
 from autopeft.api.preparation import Preparation
 from autopeft.api.study import Study
 from autopeft.api.warm_start import sources
-from autopeft.errors import InputError, StudyMismatchError
+from autopeft.errors import (
+    InputError,
+    StudyHeldError,
+    StudyMismatchError,
+    StudyTakenOverError,
+)
 from autopeft.study.definition import StudyDefinition, difference, parse_definition
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import StudyRecord, StudyState
@@ -47,6 +52,7 @@ def search(
         InputError: Faults of the study, its model, data or space, all at once.
         StudyMismatchError: A study of that name with another definition, data or backbone.
         StudyHeldError: Another coordinator runs it.
+        StudyTakenOverError: Another one has taken it over meanwhile.
         InterruptedStudyError: Stopped before the end; everything is saved.
         StorageError: The database cannot be used.
     """
@@ -98,13 +104,19 @@ class _Sitting:
 
     @contextmanager
     def _lease(self, store: Store) -> Iterator[int]:
-        from autopeft.tuner import LEASE_S
+        from autopeft.tuner import BUSY_S
         from storage.lease import this_process
 
-        token = store.claim(self._name, this_process(), LEASE_S)
+        token = store.claim(self._name, this_process(), BUSY_S)
         store.request_stop(self._name, False)  # what was asked of an earlier sitting
         try:
             yield token
+        except StudyHeldError as error:
+            raise StudyTakenOverError(
+                f"study {self._name!r}: another coordinator has taken over while this one stood "
+                "still; what came too late is kept apart and not counted",
+                hint=f"`autopeft status {self._name}` tells how it goes on",
+            ) from error
         finally:
             store.release(self._name, token)
 
@@ -121,6 +133,8 @@ class _Sitting:
             stopper=self._stopper,
             stop_after=self._stop_after,
         )
+        if self._definition.execution.executor != "in-process":
+            prepared.release()
         tuner.run()
 
     def _existing(self, store: Store) -> StudyRecord | None:

@@ -313,6 +313,7 @@ def status(summary: StudySummary) -> dict[str, Any]:
             "trials": trials_left,
             "wall_clock": None if limit is None else max(0.0, limit - wall),
             "gpu_hours": _hours_left(budget.get("gpu_hours"), record),
+            "optimizer_steps": _steps_left(budget.get("optimizer_steps"), record),
         },
         "eta_seconds": 0.0
         if finished
@@ -323,8 +324,11 @@ def status(summary: StudySummary) -> dict[str, Any]:
             "optimizer_steps": int(record.spent.get("optimizer_steps", 0)),
             "suggest_seconds": record.spent.get("suggest_seconds", 0.0),
             "wall_seconds": wall,
+            "device_seconds": record.device_seconds,
         },
         "failures": dict(summary.failures),
+        "attempts": dict(summary.attempts),
+        "orphans": summary.orphans,
         "ended": record.facts.get("ended"),
         "held": summary.holder is not None,
         "confirmed": _confirmed(summary.confirmations),
@@ -339,7 +343,12 @@ def _hours_left(budget: float | None, record: StudyRecord) -> float | None:
     """Device hours left; None without such a budget."""
     if budget is None:
         return None
-    return max(0.0, float(budget) - float(record.spent.get("train_seconds", 0.0)) / 3600.0)
+    return max(0.0, float(budget) - record.device_seconds / 3600.0)
+
+
+def _steps_left(budget: int | None, record: StudyRecord) -> int | None:
+    """Optimizer steps left; None without such a budget."""
+    return None if budget is None else max(0, budget - int(record.spent.get("optimizer_steps", 0)))
 
 
 def _confirmed(runs: Sequence[ConfirmationRun]) -> dict[str, Any]:

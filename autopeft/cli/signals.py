@@ -13,6 +13,9 @@ from autopeft.study.progress import Stopper
 
 NOTICE = "saving, press again to stop now"
 
+STEP_S = 20.0
+"""So long a running step may take after a signal: SLURM and Kubernetes kill after some 30."""
+
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
@@ -50,7 +53,7 @@ def stop_on_signals(stopper: Stopper, notice: Callable[[str], None]) -> Iterator
         if received.number is not None:
             _leave(number)
         received.number = number
-        stopper.request(signal.Signals(number).name)
+        stopper.request(signal.Signals(number).name, within_s=STEP_S)
         notice(NOTICE)
 
     previous = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}

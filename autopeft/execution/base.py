@@ -9,6 +9,9 @@ from autopeft.configuration import Configuration
 from autopeft.study.confirmation import Opening
 from autopeft.study.records import Measurement
 
+LOST, OUT_OF_MEMORY, TIMEOUT, ERROR = "lost", "out-of-memory", "timeout", "error"
+"""Causes with which an attempt ends; "diverged" and "infeasible" are found in what it measures."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -26,14 +29,22 @@ class Result:
 
 
 class Run(Protocol):
-    """One pack in training."""
+    """One pack in training.
+
+    Any call raises TrialError where the pack or its runner failed; then the run is over.
+    """
 
     @property
     def step(self) -> int:
         """Optimizer steps taken, of the full budget."""
 
     def train(self, until: int, *, on_step: Callable[[int], bool]) -> bool:
-        """Train up to a step; False where `on_step` ended it before."""
+        """Train up to a step; False where `on_step` ended it before.
+
+        `on_step` gets the steps taken, of some steps at least, and may be called again with the
+        same number. Where it says False, the run stands still once `train` has returned, a few
+        steps later at most; `train` goes on from there.
+        """
 
     def measure(self, opening: Opening | None = None) -> list[Result]:
         """Every lane on the validation split, by trial number.
@@ -53,7 +64,11 @@ class Run(Protocol):
 
 
 class Runner(Protocol):
-    """Trains packs."""
+    """Trains packs on one device, one at a time; used by one thread at a time."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Where it runs: `{"pid", "host", "device"}`, plain JSON."""
 
     def probe(self, configuration: Configuration) -> dict[str, Any]:
         """What a configuration costs by itself, measured in a few steps; plain JSON.
@@ -71,8 +86,9 @@ class Runner(Protocol):
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
         replicate: int = 0,
+        micro_batch_size: int | None = None,
     ) -> Run:
-        """A pack of these (trial number, configuration) lanes.
+        """A pack of these (trial number, configuration) lanes; a run before it is over.
 
         Args:
             lanes: At least one.
@@ -80,7 +96,36 @@ class Runner(Protocol):
                 to start anew.
             waited: Seconds that every lane has waited for its pack, for its profile.
             replicate: Of the study's seed: 0 in a search, others in a confirmation.
+            micro_batch_size: Examples per forward pass and lane, where the study's own do not fit
+                into memory; the optimizer's batch stays what it is.
+
+        Raises:
+            TrialError: It cannot be started.
+            AutopeftError: The runner itself cannot be.
         """
+
+    def last_lines(self) -> str | None:
+        """The end of what the runner wrote to its log; None where it has none of its own."""
+
+
+class Executor(Protocol):
+    """The runners of one sitting.
+
+    Attributes:
+        apart: Whether they are other processes, so that the coordinator's own is never busy.
+    """
+
+    apart: bool
+
+    @property
+    def runners(self) -> Sequence[Runner]:
+        """One per device; each may train a pack at the same time as the others."""
+
+    def attend(self, call: Callable[[], object]) -> None:
+        """Call this every second or so while a runner is waited for (where they are apart)."""
+
+    def close(self) -> None:
+        """End the runners; what they have not saved is lost."""
 
 
 def state_path(folder: Path, number: int) -> Path:

@@ -1,9 +1,12 @@
 """Packs in this process: for laptops, debugging and tests."""
 
+import copy
 import json
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 
 from autopeft.configuration import Configuration
 from autopeft.counting import training_flops
-from autopeft.execution.base import Result, Run, state_path
+from autopeft.execution.base import Result, Run, Runner, state_path
 from autopeft.execution.peak_memory import peak_bytes, reset_peak
 from autopeft.execution.probe import SoloProbe
 from autopeft.execution.profile import PackFigures, trial_profile
@@ -20,6 +23,25 @@ from autopeft.study.records import Measurement
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState
 from autopeft.training.loop import PackRun, Trainer
+
+
+class InProcessExecutor:
+    """One runner, in this process; see `Executor`.
+
+    Args:
+        runner: Trains.
+    """
+
+    apart = False
+
+    def __init__(self, runner: Runner) -> None:
+        self.runners: Sequence[Runner] = (runner,)
+
+    def attend(self, call: Callable[[], object]) -> None:
+        """Nothing: whoever waits here is the one that trains."""
+
+    def close(self) -> None:
+        """Nothing is held that does not go with the process."""
 
 
 class InProcessRunner:
@@ -32,6 +54,12 @@ class InProcessRunner:
 
     def __init__(self, trainer: Trainer, probe: SoloProbe | None = None) -> None:
         self._trainer, self._probe = trainer, probe
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See `Runner.identity`."""
+        device = str(self._trainer.device)
+        return {"pid": os.getpid(), "host": socket.gethostname(), "device": device}
 
     def probe(self, configuration: Configuration) -> dict[str, Any]:
         """See `Runner.probe`; nothing where a study has no measured metric."""
@@ -47,6 +75,7 @@ class InProcessRunner:
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
         replicate: int = 0,
+        micro_batch_size: int | None = None,
     ) -> Run:
         """See `Runner.start`."""
         self._clear()
@@ -57,9 +86,22 @@ class InProcessRunner:
             number: json.loads(_profile(path).read_text()) for number, path in resume.items()
         }
         pack = [Lane(number, configuration) for number, configuration in lanes]
-        run = self._trainer.start(pack, replicate=replicate, states=states or None)
+        trainer = self._trainer_of(micro_batch_size)
+        run = trainer.start(pack, replicate=replicate, states=states or None)
         loading_s = time.perf_counter() - began
-        return InProcessRun(self._trainer, run, Start(loading_s, waited, before))
+        return InProcessRun(trainer, run, Start(loading_s, waited, before))
+
+    def last_lines(self) -> None:
+        """None: it writes where this process writes."""
+
+    def _trainer_of(self, micro_batch_size: int | None) -> Trainer:
+        """The trainer, with fewer rows at once where that is asked for; then nothing is kept."""
+        if micro_batch_size in (None, self._trainer.settings.micro_batch_size):
+            return self._trainer
+        settings = replace(self._trainer.settings, micro_batch_size=micro_batch_size)
+        trainer = copy.copy(self._trainer)
+        trainer.settings, trainer.caches = settings, {}
+        return trainer
 
     def _clear(self) -> None:
         if self._trainer.device.type == "cuda":

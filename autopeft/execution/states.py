@@ -12,11 +12,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 
 from autopeft.execution.base import Run, state_path
 
 _SAVE = re.compile(r"step-(\d{8})-[0-9a-f]{8}")
 _COHORT = "cohort-{:05d}"
+_DROPPING = Lock()
+"""Packs that are trained side by side may have been saved together before."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,16 @@ class CohortStates:
     def save(self, run: Run, numbers: Sequence[int]) -> None:
         """Save the lanes of a run; older states of theirs go once the new ones are complete."""
         target = self._folder / f"step-{run.step:08d}-{_digest(numbers)}"
+        partial = target.with_suffix(".partial")  # one that a kill left goes with the cohort
         if not target.exists():  # the same lanes at the same step are the same states
-            partial = target.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             run.save(partial)
             os.replace(partial, target)
-        for other in self._folder.iterdir():
-            if other != target:
-                _drop(other, numbers)
+        with _DROPPING:
+            for other in self._folder.glob("step-*"):
+                if other != target and _SAVE.fullmatch(other.name):
+                    _drop(other, numbers)
 
     def newest(self, number: int) -> SavedLane | None:
         """The newest state of a trial, or None."""
@@ -77,9 +81,6 @@ def _digest(numbers: Sequence[int]) -> str:
 
 def _drop(folder: Path, numbers: Sequence[int]) -> None:
     """Remove the trials' files from an older save, and the save when nothing is left of it."""
-    if folder.suffix == ".partial":  # of a process that was killed
-        shutil.rmtree(folder)
-        return
     for number in numbers:
         for path in folder.glob(f"{state_path(folder, number).stem}.*"):
             path.unlink()

@@ -6,7 +6,7 @@ is opened for trials that are confirmed, and every opening leaves a record.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -88,8 +88,18 @@ class Opening:
         """Whether a run may be evaluated under it."""
         return trial in self.trials and replicate in self.replicates
 
+    def plain(self) -> dict[str, Any]:
+        """All of it as plain JSON, for another process; see `of`."""
+        return {**asdict(self), "at": self.at.isoformat()}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Opening":
+        """What `plain` gave."""
+        lists = {key: tuple(plain[key]) for key in ("trials", "replicates")}
+        return cls(**{**plain, **lists, "at": datetime.fromisoformat(plain["at"])})
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Plain JSON, as people are shown it."""
         return {
             "at": self.at.isoformat(),
             "by": self.by,

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Reason = Literal["trials", "wall_clock", "gpu_hours", "exhausted", "min_gain"]
+Reason = Literal["trials", "wall_clock", "gpu_hours", "optimizer_steps", "exhausted", "min_gain"]
 
 _WHY: Mapping[str, str] = {
     "trials": "its trials are spent",
     "wall_clock": "its wall clock is spent",
     "gpu_hours": "its hours of training are spent",
+    "optimizer_steps": "its optimizer steps are spent",
     "exhausted": "every feasible configuration of the space has been tried",
 }
 
@@ -24,6 +25,8 @@ class Ending:
         trials: Trials left.
         wall_clock: Seconds left, or None without such a budget.
         gpu_hours: Hours of training left, or None without such a budget.
+        optimizer_steps: Steps left, or None without such a budget.
+        waiting: Trials that were begun and wait for a larger budget.
         min_gain: What a full trial had to promise, where that ended the search.
         gains: The best promise of each of the last asks, where that ended the search.
     """
@@ -32,6 +35,8 @@ class Ending:
     trials: int
     wall_clock: float | None = None
     gpu_hours: float | None = None
+    optimizer_steps: float | None = None
+    waiting: int = 0
     min_gain: float | None = None
     gains: tuple[float, ...] = field(default=())
 
@@ -41,6 +46,7 @@ class Ending:
             "trials": self.trials,
             "wall_clock": self.wall_clock,
             "gpu_hours": self.gpu_hours,
+            "optimizer_steps": self.optimizer_steps,
         }
         plain: dict[str, Any] = {"reason": self.reason, "left": left, "text": self.sentence()}
         if self.min_gain is not None:
@@ -49,6 +55,11 @@ class Ending:
 
     def sentence(self) -> str:
         """One honest line."""
+        if self.waiting:
+            return (
+                f"the search ended: {_WHY[self.reason]}; {self.waiting} trials that were begun "
+                "wait, and go on where the budget is raised"
+            )
         if self.reason != "min_gain":
             return f"the search ended: {_WHY[self.reason]}{self._left()}"
         gains = ", then ".join(f"{gain:.2g}" for gain in self.gains)
@@ -63,4 +74,6 @@ class Ending:
             parts.append(f"{self.wall_clock / 3600.0:.3g} hours of wall clock")
         if self.gpu_hours:
             parts.append(f"{self.gpu_hours:.3g} hours of training")
+        if self.optimizer_steps:
+            parts.append(f"{self.optimizer_steps:,.0f} optimizer steps")
         return f"; {', '.join(parts)} were left" if self.trials and parts else ""

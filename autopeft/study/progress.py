@@ -1,5 +1,6 @@
 """How a running search is watched and asked to stop: plain values, no display."""
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,10 +71,19 @@ class Stopper:
 
     Attributes:
         reason: Why to stop, or "" while nobody asked.
+        until: The moment (`time.monotonic`) by which it must have stopped, or None.
     """
 
     reason: str = ""
+    until: float | None = None
 
-    def request(self, reason: str) -> None:
-        """Ask for a stop after the running step."""
+    def request(self, reason: str, *, within_s: float | None = None) -> None:
+        """Ask for a stop after the running step, or within some seconds if that takes longer."""
         self.reason = reason
+        if within_s is not None:
+            self.until = time.monotonic() + within_s
+
+    @property
+    def overdue(self) -> bool:
+        """Whether what was to stop takes too long."""
+        return self.until is not None and time.monotonic() > self.until

@@ -100,6 +100,22 @@ def duration_s(value: Any) -> float:
     return float(result)
 
 
+def device_list(value: Any) -> str:
+    """Reads where to train: `auto`, or devices with commas between them (or as a list)."""
+    named = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    names = [str(each).strip() for each in named]
+    if names == ["auto"]:
+        return "auto"
+    kinds = {name.partition(":")[0] for name in names}
+    if len(kinds) != 1 or not all(re.fullmatch(r"(cpu|mps|cuda(:\d+)?)", each) for each in names):
+        hint = "cuda is every GPU that can be seen; cpu,cpu are two processes on the CPU"
+        raise refusal(value, "auto, cpu, mps, cuda, or such as cuda:0,cuda:1", hint)
+    twice = sorted({name for name in names if names.count(name) > 1 and name != "cpu"})
+    if twice or (len(names) > 1 and "cuda" in names):
+        raise refusal(value, "every GPU once, by its number")
+    return ",".join(names)
+
+
 def one_of(
     *names: Any, later: Sequence[Any] = (), aliases: Mapping[str, str] | None = None
 ) -> Reader:

@@ -95,8 +95,9 @@ class TrialRecord:
         replicate: 0 in a search.
         pack: Number of its cohort: the trials that were proposed together.
         attempts: How often its training was started.
-        cause: Why it failed, or None: "diverged", "out-of-memory", "infeasible" (its probe broke a
-            cap, so that it was not trained), "error".
+        cause: Why it failed, or None: "diverged" and "error" count against the configuration;
+            "lost" (its runner died), "out-of-memory", "timeout" and "infeasible" (its probe broke
+            a cap, so that it was not trained) do not.
         message: One line about the failure, or None.
         profile: Seconds, samples, tokens, peak memory of its training, plain JSON; see
             `autopeft.execution.profile`. Under "probe", what its solo probe measured before it
@@ -184,6 +185,7 @@ class TrialUpdate:
         state: The final state that it ends in, or None while it goes on.
         cause: Why it failed, or None.
         message: One line about the failure, or None.
+        log: The last lines of the runner that it failed on, or None.
     """
 
     number: int
@@ -195,6 +197,7 @@ class TrialUpdate:
     state: TrialState | None = None
     cause: str | None = None
     message: str | None = None
+    log: str | None = None
 
 
 @dataclass(frozen=True)
@@ -254,7 +257,8 @@ class StudyRecord:
         versions: Package versions at creation.
         facts: What the study found out and must not change (label names, step counts, parameter
             range of the space, constant-predictor values, ...), plain JSON.
-        spent: `{"train_seconds", "suggest_seconds", "wall_seconds"}` so far, floats.
+        spent: `{"train_seconds", "evaluation_seconds", "suggest_seconds", "wall_seconds",
+            "optimizer_steps"}` so far, floats; work that was lost counts, absent keys are 0.
         stop_requested: Whether `autopeft stop` was called.
         created_at: When.
         updated_at: When something last changed.
@@ -272,6 +276,12 @@ class StudyRecord:
     stop_requested: bool
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds that devices have trained and evaluated, of all devices together."""
+        kinds = ("train_seconds", "evaluation_seconds")
+        return sum(float(self.spent.get(kind, 0.0)) for kind in kinds)
 
 
 @dataclass(frozen=True)

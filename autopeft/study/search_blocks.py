@@ -14,6 +14,7 @@ from autopeft.study.readers import (
     auto_or,
     bound,
     collected,
+    device_list,
     duration_s,
     each,
     flag,
@@ -189,6 +190,9 @@ class BudgetBlock(Block):
     gpu_hours: Annotated[float | None, read_with(nullable(number(above=0.0)))] = Field(
         default=None, description="hours times devices"
     )
+    optimizer_steps: Annotated[int | None, read_with(nullable(whole(1)))] = Field(
+        default=None, description="of all trials together"
+    )
     wall_clock: Annotated[float | None, read_with(nullable(duration_s))] = Field(
         default=86400.0, description="45m, 24h, 1d; in Python: seconds"
     )
@@ -199,30 +203,43 @@ class BudgetBlock(Block):
 
     @field_serializer("wall_clock", when_used="json")
     def _written(self, seconds: float | None) -> str | None:
-        if seconds is None:
-            return None
-        for unit, size in (("h", 3600), ("m", 60)):
-            if seconds % size == 0:
-                return f"{int(seconds) // size}{unit}"
-        written = f"{Decimal(repr(seconds)):f}"  # exact, and never with an exponent
-        return f"{written.removesuffix('.0')}s"
+        return None if seconds is None else _duration(seconds)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a study file says them."""
+    for unit, size in (("h", 3600), ("m", 60)):
+        if seconds % size == 0:
+            return f"{int(seconds) // size}{unit}"
+    written = f"{Decimal(repr(seconds)):f}"  # exact, and never with an exponent
+    return f"{written.removesuffix('.0')}s"
 
 
 class ExecutionBlock(Block):
     """Where packs run."""
 
     executor: Annotated[
-        Literal["local"], read_with(one_of("local", later=("processes", "ray", "slurm")))
-    ] = Field(default="local", description="local")
-    devices: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"], read_with(one_of("auto", "cpu", "cuda", "mps"))
-    ] = Field(default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda, mps")
+        Literal["local", "in-process"],
+        read_with(one_of("local", "in-process", later=("ray", "slurm"))),
+    ] = Field(
+        default="local", description="local: a process per device; in-process: for debugging"
+    )
+    devices: Annotated[str, read_with(device_list)] = Field(
+        default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda:0,cuda:1, mps"
+    )
+    pack_limit: Annotated[float | Literal["auto"], read_with(auto_or(duration_s))] = Field(
+        default="auto", description="a pack that takes longer to its rung is ended: auto, 2h"
+    )
     cache_memory: Annotated[int | Literal["auto"], read_with(auto_or(size_bytes))] = Field(
         default="auto", description="kept frozen activations: auto, 2GiB, 0 = none"
     )
     cache_disk: Annotated[int | Literal["auto"], read_with(auto_or(size_bytes))] = Field(
         default="auto", description="in files, once memory is full: auto, 20GiB, 0"
     )
+
+    @field_serializer("pack_limit", when_used="json")
+    def _written(self, limit: float | str) -> str:
+        return limit if isinstance(limit, str) else _duration(limit)
 
 
 def read_deploy(value: Any) -> tuple[str, ...]:

@@ -91,8 +91,18 @@ class Store(Protocol):
     def add_trials(self, name: str, token: int, trials: Sequence[NewTrial]) -> list[TrialRecord]:
         """Add waiting trials with the next free numbers, all or none."""
 
-    def start_trials(self, name: str, token: int, numbers: Sequence[int]) -> None:
-        """Mark them running and open an attempt for each."""
+    def start_trials(
+        self,
+        name: str,
+        token: int,
+        numbers: Sequence[int],
+        *,
+        runner: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Mark them running and open an attempt for each.
+
+        `runner` says where: `{"pid", "host", "device"}`.
+        """
 
     def record(
         self,
@@ -133,11 +143,33 @@ class Store(Protocol):
         final already can no longer be measured, and stays as it is where it is only ended.
         """
 
-    def requeue_trials(self, name: str, token: int, *, cause: str = "lost") -> list[int]:
-        """Set running trials back to waiting; their numbers.
+    def requeue_trials(
+        self,
+        name: str,
+        token: int,
+        *,
+        cause: str = "lost",
+        numbers: Sequence[int] | None = None,
+        message: str | None = None,
+        log: str | None = None,
+    ) -> list[int]:
+        """Set running trials (all, or of these numbers) back to waiting; their numbers.
 
-        Their open attempts are closed with the cause: `lost` where a coordinator died,
-        `interrupted` where it was asked to stop.
+        Their open attempts are closed with the cause: `lost` where a coordinator or a runner died,
+        `interrupted` where it was asked to stop, `out-of-memory`, `timeout` or `error` where they
+        are to be tried again; and with a line about it and the runner's last log lines.
+        """
+
+    def add_orphans(self, name: str, token: int, updates: Sequence[TrialUpdate]) -> None:
+        """Keep what a coordinator found whose lease had passed on; needs no lease.
+
+        It changes no trial: whoever holds the lease trains what was lost.
+        """
+
+    def orphans(self, name: str) -> list[dict[str, Any]]:
+        """What came too late, oldest first.
+
+        Each is `{"trial", "token", "at", "content"}`, the content a `TrialUpdate` as plain JSON.
         """
 
     def trials(self, name: str) -> list[TrialRecord]:
@@ -155,8 +187,12 @@ class Store(Protocol):
     def attempts(self, name: str, number: int) -> list[dict[str, Any]]:
         """A trial's attempts, oldest first.
 
-        Each is `{"attempt", "started_at", "finished_at", "cause", "message"}`.
+        Each is `{"attempt", "started_at", "finished_at", "cause", "message", "runner", "log"}`:
+        `runner` as it was given to `start_trials`, `log` the runner's last lines.
         """
+
+    def attempt_causes(self, name: str) -> dict[str, int]:
+        """How many attempts ended by each cause, commonest first; those that went well do not."""
 
     def counts(self, name: str) -> dict[TrialState, int]:
         """How many trials are in each state, zeros included."""
@@ -201,8 +237,10 @@ class Store(Protocol):
         Of the measurements, the validation metrics at a rung are kept as the run's values.
         """
 
-    def requeue_confirmations(self, name: str, token: int) -> list[int]:
-        """Set running runs back to waiting; the numbers of their trials."""
+    def requeue_confirmations(
+        self, name: str, token: int, trials: Sequence[int] | None = None
+    ) -> list[int]:
+        """Set running runs (of these trials) back to waiting; the numbers of their trials."""
 
     def confirmations(self, name: str) -> list[ConfirmationRun]:
         """All runs by trial and replicate."""

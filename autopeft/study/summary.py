@@ -15,6 +15,8 @@ class StudySummary:
         record: The study.
         counts: How many trials are in each state; every state is a key.
         failures: How many of the failed trials failed by each cause, commonest first.
+        attempts: How many attempts ended by each cause, commonest first.
+        orphans: How many results came too late.
         last: The newest snapshot of the front, or None before the first.
         best: The objectives of the last trial of that front, which has the highest quality.
         holder: Who runs the study now, or None.
@@ -25,6 +27,8 @@ class StudySummary:
     record: StudyRecord
     counts: Mapping[TrialState, int]
     failures: Mapping[str, int]
+    attempts: Mapping[str, int]
+    orphans: int
     last: Snapshot | None
     best: Mapping[str, float | None] | None
     holder: Holder | None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+VMSTAT = Path("/proc/vmstat")
 
 
 def container_limit() -> int | None:
@@ -38,3 +39,15 @@ def boot() -> str:
         return BOOT_ID.read_text().strip()
     except OSError:
         return ""
+
+
+def oom_kills() -> int:
+    """Processes that the kernel has killed for want of memory, here or in this container."""
+    counted = 0
+    for path in (CGROUP / "memory.events", VMSTAT):
+        try:
+            lines = [line.split() for line in path.read_text().splitlines()]
+            counted = max(counted, *(int(n) for name, n in lines if name == "oom_kill"))
+        except (OSError, ValueError, TypeError):
+            continue
+    return counted

@@ -89,12 +89,19 @@ def with_backbone(materials: Materials, backbone: Backbone) -> Materials:
 
 
 def device_name(devices: str) -> str:
-    """The torch device behind `execution.devices`: auto takes cuda, then mps, then cpu."""
+    """The first torch device behind `execution.devices`: auto takes cuda, then mps, then cpu."""
     if devices != "auto":
-        return devices
+        return devices.split(",", maxsplit=1)[0]
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device_names(devices: str) -> list[str]:
+    """Every torch device behind `execution.devices`: cuda and auto take every GPU."""
+    if "," not in devices and device_name(devices) == "cuda":
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [device_name("auto")] if devices == "auto" else devices.split(",")
 
 
 def backbone_request(model: ModelBlock, *, device: str = "cpu") -> BackboneRequest:

@@ -54,8 +54,8 @@ class CohortTraining:
         self._packs, self._reporter, self._probing = packs, reporter, probing
         self._quality = problem.frame[0]
 
-    def run(self, cohort: int) -> None:
-        """Train a cohort until all its trials have ended.
+    def run(self, cohort: int) -> bool:
+        """Train a cohort until all its trials have ended; False where time was over before.
 
         Raises:
             InterruptedStudyError: Asked to stop; the lanes are saved.
@@ -66,12 +66,13 @@ class CohortTraining:
         self._packs.expect([trial.number for trial in self._trials(cohort)])
         previous = 0.0
         for share in self._settings.rung_steps:
-            for pack in self._packs_to(cohort, previous, share):
-                self._packs.run(pack, share)
+            if not self._packs.run(self._packs_to(cohort, previous, share), share):
+                return False
             if share < 1.0 and self._settings.stops:
                 self._decide(cohort, share)
             previous = share
         CohortStates(self._settings.states, cohort).clear()
+        return True
 
     def _trials(self, cohort: int) -> list[TrialRecord]:
         return [trial for trial in self._ledger.trials() if trial.pack == cohort]
@@ -85,7 +86,8 @@ class CohortTraining:
         """
         started = [t for t in self._trials(cohort) if _sets_out(t, previous, share)]
         packs = []
-        for pack in grouped(started, self._problem.anatomy, size=self._packs.size):
+        size = self._packs.size(len(started))
+        for pack in grouped(started, self._problem.anatomy, size=size):
             left = [t for t in pack if not t.state.final and (t.rung or 0.0) < share]
             packs += self._by_step(cohort, left)
         return packs

@@ -9,8 +9,8 @@ lane states are kept: the test split may be opened later, without training anew.
 from collections.abc import Sequence
 from pathlib import Path
 
-from autopeft.errors import TrialError
-from autopeft.execution.base import Run, Runner
+from autopeft.errors import InterruptedStudyError, TrialError
+from autopeft.execution.base import Executor, Run
 from autopeft.execution.states import CohortStates
 from autopeft.searchers.base import Problem
 from autopeft.study.confirmation import Opening
@@ -22,10 +22,10 @@ from autopeft.study.records import (
 from autopeft.study.store import Store
 from autopeft.tuner.packing import grouped
 from autopeft.tuner.packs import PackTraining
-from autopeft.tuner.run_ledger import FULL, KeepingRunner, RunLedger
+from autopeft.tuner.run_ledger import FULL, KeepingExecutor, RunLedger
 from autopeft.tuner.run_progress import RunCounter, RunReporter
 from autopeft.tuner.settings import TunerSettings
-from autopeft.tuner.watch import Watch
+from autopeft.tuner.watch import BUSY_S, LEASE_S, Watch
 
 
 class ConfirmationTraining:
@@ -36,7 +36,7 @@ class ConfirmationTraining:
         name: Its name.
         token: Of its lease, which the caller holds.
         problem: Its objectives and backbone.
-        runner: Trains.
+        executor: Its runners train.
         settings: What a pack needs to know, see `confirmation_settings`.
         listener: Watches.
         stopper: Asks for an early end.
@@ -49,16 +49,22 @@ class ConfirmationTraining:
         token: int,
         *,
         problem: Problem,
-        runner: Runner,
+        executor: Executor,
         settings: TunerSettings,
         listener: Listener,
         stopper: Stopper,
     ) -> None:
         self._store, self._name, self._token = store, name, token
-        self._problem, self._runner, self._settings = problem, runner, settings
+        self._problem, self._executor, self._settings = problem, executor, settings
         self._listener = listener
         self._ledger = RunLedger(store, name, token, {}, 0)
-        self._watch = Watch(self._ledger, settings, stopper)
+        lease_s = LEASE_S if executor.apart else BUSY_S
+        self._watch = Watch(self._ledger, settings, stopper, lease_s=lease_s)
+        executor.attend(self._watch.stopping)
+
+    def close(self) -> None:
+        """End the runners."""
+        self._executor.close()
 
     def run(self, trials: Sequence[TrialRecord], replicates: Sequence[int]) -> None:
         """Train every trial with every replicate; what has a result stays.
@@ -74,6 +80,9 @@ class ConfirmationTraining:
         try:
             for replicate in replicates:
                 self._replicate(trials, replicate, counter)
+        except InterruptedStudyError:
+            self._ledger.interrupt()
+            raise
         finally:
             self._watch.note()
         self._listener.on_progress(counter.progress("finished", self._settings.total_steps))
@@ -89,14 +98,23 @@ class ConfirmationTraining:
             ledger, self._settings, self._problem.frame[0], self._watch, self._listener, counter
         )
         states = CohortStates(self._settings.states, replicate)
-        runner = KeepingRunner(self._runner, replicate, states)
-        packs = PackTraining(ledger, self._problem, runner, self._settings, self._watch, reporter)
+        executor = KeepingExecutor(self._executor, replicate, states)
+        packs = PackTraining(
+            ledger, self._problem, executor, self._settings, self._watch, reporter
+        )
         packs.expect([trial.number for trial in waiting])
-        for pack in grouped(waiting, self._problem.anatomy, size=packs.size):
-            for alike in _by_step(pack, states):
-                if self._watch.stopping():
-                    raise self._watch.interrupt()
-                packs.run(alike, FULL)
+        size = packs.size(len(waiting))
+        try:
+            packs.run(
+                [
+                    alike
+                    for pack in grouped(waiting, self._problem.anatomy, size=size)
+                    for alike in _by_step(pack, states)
+                ],
+                FULL,
+            )
+        finally:
+            packs.close()
 
     # -- the test split -----------------------------------------------------------------------
 
@@ -124,7 +142,7 @@ class ConfirmationTraining:
 
     def _test_pack(self, pack: Sequence[TrialRecord], replicate: int, opening: Opening) -> None:
         if self._watch.stopping():
-            raise self._watch.interrupt()
+            raise self._watch.stopped()
         numbers = ", ".join(str(trial.number) for trial in pack)
         total = self._settings.total_steps
         self._listener.on_progress(
@@ -152,14 +170,14 @@ class ConfirmationTraining:
         saved = {trial.number: states.newest(trial.number) for trial in pack}
         resume = {n: own.path for n, own in saved.items() if own is not None and own.step == total}
         whole = len(resume) == len(lanes)
-        run = self._runner.start(
+        run = self._executor.runners[0].start(
             lanes,
             resume=resume if whole else {},
             waited=dict.fromkeys(saved, 0.0),
             replicate=replicate,
         )
         if not whole and not run.train(total, on_step=lambda step: not self._watch.stopping()):
-            raise self._watch.interrupt()
+            raise self._watch.stopped()
         return run
 
 

@@ -1,7 +1,10 @@
 """One study in its store, under this coordinator's lease: every write carries the token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
+from autopeft.errors import StudyHeldError
 from autopeft.study.records import (
     NewTrial,
     Snapshot,
@@ -60,13 +63,31 @@ class Ledger:
         self._store.requeue_trials(self.name, self._token, cause="interrupted")
         self.set_state(StudyState.INTERRUPTED)
 
+    def requeue(
+        self,
+        *,
+        cause: str,
+        numbers: Sequence[int] | None = None,
+        message: str | None = None,
+        log: str | None = None,
+    ) -> list[int]:
+        """Have running trials wait, their attempts closed; their numbers."""
+        return self._store.requeue_trials(
+            self.name, self._token, cause=cause, numbers=numbers, message=message, log=log
+        )
+
     def set_state(self, state: StudyState) -> None:
         """The study's state."""
         self._store.update_study(self.name, self._token, state=state)
 
     def spend(self, **spent: float) -> None:
-        """Add to what the study has spent."""
-        self._store.update_study(self.name, self._token, spent=spent)
+        """Add to what the study has spent.
+
+        Nothing where the lease has passed on: the next result says so, and must not be lost to
+        this.
+        """
+        with suppress(StudyHeldError):
+            self._store.update_study(self.name, self._token, spent=spent)
 
     def renew(self, ttl_s: float) -> None:
         """Extend the lease."""
@@ -76,13 +97,22 @@ class Ledger:
         """Add waiting trials."""
         return self._store.add_trials(self.name, self._token, trials)
 
-    def start(self, numbers: Sequence[int]) -> None:
-        """Mark trials running."""
-        self._store.start_trials(self.name, self._token, numbers)
+    def start(self, numbers: Sequence[int], runner: Mapping[str, Any]) -> None:
+        """Mark trials running, on a runner."""
+        self._store.start_trials(self.name, self._token, numbers, runner=runner)
 
     def update(self, updates: Sequence[TrialUpdate]) -> None:
-        """Record and end trials, all or none."""
-        self._store.update_trials(self.name, self._token, updates)
+        """Record and end trials, all or none; what comes too late is kept apart.
+
+        Raises:
+            StudyHeldError: The lease has passed to another coordinator, which goes on without
+                what is written here.
+        """
+        try:
+            self._store.update_trials(self.name, self._token, updates)
+        except StudyHeldError:
+            self._store.add_orphans(self.name, self._token, updates)
+            raise
 
     def note(self, **facts: object) -> None:
         """Keep facts with the study."""

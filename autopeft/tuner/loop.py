@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from autopeft import counting
 from autopeft.configuration import Configuration
-from autopeft.execution.base import Runner
+from autopeft.errors import InterruptedStudyError
+from autopeft.execution.base import Executor
 from autopeft.execution.states import keep_cohorts
 from autopeft.searchers import front as fronts
 from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
@@ -22,13 +23,14 @@ from autopeft.study.progress import Listener, Stopper
 from autopeft.study.records import NewTrial, Origin, StudyState, TrialRecord, TrialState
 from autopeft.tuner.cohort import CohortTraining
 from autopeft.tuner.costs import costs
+from autopeft.tuner.failures import AGAINST_THE_CONFIGURATION
 from autopeft.tuner.gains import short_of
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.packs import PackTraining
 from autopeft.tuner.probes import Probing
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
-from autopeft.tuner.watch import Watch
+from autopeft.tuner.watch import BUSY_S, LEASE_S, Clock, Watch
 
 
 class Tuner:
@@ -38,7 +40,7 @@ class Tuner:
         ledger: The study, under a lease that the caller holds.
         problem: What the searcher may know.
         searcher: Proposes.
-        runner: Trains.
+        executor: Trains; closed at the end.
         settings: Fixed by the study.
         listener: Watches.
         stopper: Asks for an early end.
@@ -50,22 +52,27 @@ class Tuner:
         *,
         problem: Problem,
         searcher: Searcher,
-        runner: Runner,
+        executor: Executor,
         settings: TunerSettings,
         listener: Listener,
         stopper: Stopper,
     ) -> None:
         self._ledger, self._problem, self._searcher = ledger, problem, searcher
         self._settings, self._quality = settings, problem.frame[0]
-        self._watch = Watch(ledger, settings, stopper)
+        self._executor = executor
+        lease_s = LEASE_S if executor.apart else BUSY_S
+        self._watch = Watch(ledger, settings, stopper, lease_s=lease_s)
+        executor.attend(self._watch.stopping)
         self._reporter = Reporter(ledger, settings, self._quality, self._watch, listener)
-        packs = PackTraining(ledger, problem, runner, settings, self._watch, self._reporter)
-        probing = Probing(ledger, problem, runner, packs, self._watch, self._reporter)
+        self._packs = PackTraining(
+            ledger, problem, executor, settings, self._watch, self._reporter
+        )
+        probing = Probing(ledger, problem, self._packs, self._watch, self._reporter)
         self._cohorts = CohortTraining(
             ledger,
             problem,
             settings,
-            packs,
+            self._packs,
             self._reporter,
             probing if settings.probes else None,
         )
@@ -87,12 +94,28 @@ class Tuner:
             self._reporter.event(f"taking up trials {shown} again")
         self._catch_up()
         try:
-            while (cohort := self._next_cohort()) is not None:
-                self._cohorts.run(cohort)
-                self._after_cohort()
+            self._search()
+        except InterruptedStudyError:
+            self._ledger.interrupt()
+            raise
         finally:
+            self._executor.close()
+            self._packs.close()
             self._watch.note()
         self._finish()
+
+    def _search(self) -> None:
+        while (cohort := self._next_cohort()) is not None:
+            all_trained = self._cohorts.run(cohort)
+            self._after_cohort()
+            if not all_trained and (spent := self._watch.spent()):
+                self._pause(spent)
+                return
+
+    def _pause(self, spent: Clock) -> None:
+        """A budget is spent while a cohort is on its way: it waits, and may go on with more."""
+        self._ledger.requeue(cause="budget", message=f"{spent} is spent")
+        self._end(spent, self._begun(self._ledger.trials()))
 
     def _finish(self) -> None:
         """Say and store how it ended."""
@@ -106,8 +129,11 @@ class Tuner:
     def _next_cohort(self) -> int | None:
         """The oldest cohort with waiting trials, or a new one; None at the end."""
         if self._watch.stopping():
-            raise self._watch.interrupt()
+            raise self._watch.stopped()
         trials = self._ledger.trials()
+        if spent := self._watch.spent():
+            self._end(spent, self._begun(trials))
+            return None
         waiting = [trial for trial in trials if trial.state is TrialState.WAITING]
         if not waiting:
             proposed = self._propose(trials)
@@ -119,7 +145,7 @@ class Tuner:
     def _propose(self, trials: Sequence[TrialRecord]) -> list[NewTrial]:
         """The next cohort: baselines, the enqueued, earlier studies' best, the searcher's."""
         cohort = max((trial.pack for trial in trials), default=-1) + 1
-        begun = sum(trial.baseline is None for trial in trials)
+        begun = self._begun(trials)
         baselines = list(self._settings.baselines.items())
         if left := baselines[len(trials) - begun :]:
             return [
@@ -128,12 +154,16 @@ class Tuner:
             ]
         return self._search_on(trials, cohort, begun)
 
+    @staticmethod
+    def _begun(trials: Sequence[TrialRecord]) -> int:
+        """Trials that count within the budget."""
+        return sum(trial.baseline is None for trial in trials)
+
     def _search_on(self, trials: Sequence[TrialRecord], cohort: int, begun: int) -> list[NewTrial]:
         """What was enqueued, then what the searcher gives; nothing where the search ends."""
         q = min(self._settings.proposals, self._settings.trials - begun)
-        spent = "trials" if q <= 0 else self._watch.spent()
-        if spent is not None:
-            return self._end(spent, begun)
+        if q <= 0:
+            return self._end("trials", begun)
         if enqueued := self._settings.enqueued[begun : begun + q]:
             return [self._new_trial(each, Origin.ENQUEUED, cohort) for each in enqueued]
         first = begun - len(self._settings.enqueued)
@@ -168,6 +198,7 @@ class Tuner:
             trials=max(0, self._settings.trials - begun),
             min_gain=self._settings.min_gain if gains else None,
             gains=gains,
+            waiting=self._ledger.counts()[TrialState.WAITING],
             **self._watch.left(),
         )
         return []
@@ -261,7 +292,7 @@ class Tuner:
     def _observation(self, trial: TrialRecord) -> Observation:
         """What a trial taught; failures of the machine teach nothing but that it is over."""
         failed = trial.state is TrialState.FAILED
-        untrained = failed and trial.cause not in ("diverged", "error")
+        untrained = failed and trial.cause not in AGAINST_THE_CONFIGURATION
         quality = trial.objectives.get(self._quality.name)
         if failed or quality is None:
             failed, quality = True, self._quality.worst

@@ -8,15 +8,18 @@ measured. Baselines are exempt from caps; the front marks those that break one.
 """
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autopeft.errors import TrialError
 from autopeft.execution.base import Runner
 from autopeft.searchers.base import Problem
 from autopeft.study.records import TrialRecord, TrialState, TrialUpdate
 from autopeft.tuner.costs import PROBE, measured_costs
+from autopeft.tuner.failures import TRIES_OF_A_TRIAL, Failure
 from autopeft.tuner.ledger import Ledger
-from autopeft.tuner.packs import PackTraining, failure_of
+from autopeft.tuner.packs import PackTraining
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.watch import Watch
 
@@ -31,8 +34,7 @@ class Probing:
     Args:
         ledger: The study.
         problem: Its objectives and limits.
-        runner: Measures.
-        packs: Ends trials that fail, and gives back the memory of the last pack.
+        packs: Ends trials that fail; its first runner measures.
         watch: When to stop.
         reporter: Whom to tell.
     """
@@ -41,12 +43,11 @@ class Probing:
         self,
         ledger: Ledger,
         problem: Problem,
-        runner: Runner,
         packs: PackTraining,
         watch: Watch,
         reporter: Reporter,
     ) -> None:
-        self._ledger, self._problem, self._runner = ledger, problem, runner
+        self._ledger, self._problem = ledger, problem
         self._packs, self._watch, self._reporter = packs, watch, reporter
 
     def run(self, trials: Sequence[TrialRecord]) -> None:
@@ -60,21 +61,19 @@ class Probing:
         for trial in waiting:
             if PROBE not in trial.profile:
                 if self._watch.stopping():
-                    raise self._watch.interrupt()
+                    raise self._watch.stopped()
                 self._measure(trial)
             # Also of those that an earlier sitting measured: it may have ended before this.
             self._hold_to_caps(self._ledger.trial(trial.number))
 
     def _measure(self, trial: TrialRecord) -> None:
-        self._packs.release()
+        self._packs.first.release()
         self._reporter.report("probing", [trial.number])
         if trial.state is TrialState.WAITING:
-            self._ledger.start([trial.number])
-        try:
-            found = self._runner.probe(trial.configuration)
-        except (TrialError, RuntimeError) as error:
-            logger.warning("the probe of trial %s failed: %s", trial.number, error, exc_info=error)
-            self._packs.fail(trial.number, *failure_of(error))
+            self._ledger.start([trial.number], self._runner.identity)
+        found = self._probed(trial)
+        if isinstance(found, Failure):
+            self._packs.fail(trial.number, found)
             return
         seconds = float(found.get("seconds", 0.0))
         self._ledger.spend(train_seconds=seconds, probe_seconds=seconds)
@@ -89,6 +88,23 @@ class Probing:
         )
         self._ledger.update([update])
 
+    def _probed(self, trial: TrialRecord) -> Mapping[str, Any] | Failure:
+        """What a trial costs by itself; tried again where the machine was at fault."""
+        tries: Counter[str] = Counter()
+        while True:
+            try:
+                return self._runner.probe(trial.configuration)
+            except (TrialError, RuntimeError) as error:
+                logger.warning("probing trial %s failed: %s", trial.number, error, exc_info=error)
+                failure = Failure.of(error, self._runner.last_lines())
+            tries[failure.cause] += 1
+            if tries[failure.cause] >= TRIES_OF_A_TRIAL.get(failure.cause, 1):
+                return failure
+
+    @property
+    def _runner(self) -> Runner:
+        return self._packs.first.runner
+
     def _hold_to_caps(self, trial: TrialRecord) -> None:
         """End a trial that breaks a cap; baselines may."""
         if trial.state.final or trial.baseline is not None:
@@ -101,5 +117,5 @@ class Probing:
         ]
         if broken:
             if trial.state is TrialState.WAITING:
-                self._ledger.start([trial.number])
-            self._packs.fail(trial.number, INFEASIBLE, "; ".join(broken))
+                self._ledger.start([trial.number], self._runner.identity)
+            self._packs.fail(trial.number, Failure(INFEASIBLE, "; ".join(broken)))

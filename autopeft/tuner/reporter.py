@@ -1,6 +1,7 @@
-"""Progress of a running search, for whoever listens."""
+"""Progress of a running search, for whoever listens; packs on several devices share it."""
 
 from collections.abc import Sequence
+from threading import RLock
 
 from autopeft.study.progress import Listener, Progress
 from autopeft.study.records import ObjectiveFrame, TrialRecord
@@ -34,10 +35,12 @@ class Reporter:
         self._ledger, self._settings, self._quality = ledger, settings, quality
         self._watch, self._listener = watch, listener
         self._done_before = self._done()
+        self._lock, self._shown = RLock(), 0
 
     def event(self, text: str) -> None:
         """Something worth a line."""
-        self._listener.on_event(text)
+        with self._lock:
+            self._listener.on_event(text)
 
     def ended(self, trial: TrialRecord) -> None:
         """One line about a trial that ended."""
@@ -54,30 +57,33 @@ class Reporter:
 
     def step(self, pack: Sequence[int], step: int) -> None:
         """A training step; told now and then."""
-        if step % EVERY_STEPS == 0:
-            self.report("training", pack, step)
+        mark = step // EVERY_STEPS
+        with self._lock:
+            if mark != self._shown:
+                self._shown = mark
+                self.report("training", pack, step)
 
     def report(self, phase: str, pack: Sequence[int] = (), step: int = 0) -> None:
         """The state after a change of phase."""
         snapshot = self._ledger.last_snapshot()
         done = self._done()
         total = self._settings.trials + len(self._settings.baselines)
-        self._listener.on_progress(
-            Progress(
-                study=self._ledger.name,
-                phase=phase,
-                done=done,
-                total=total,
-                pack=tuple(pack),
-                step=step,
-                total_steps=self._settings.total_steps,
-                metric=self._quality.name,
-                best=self._best(snapshot.front if snapshot else ()),
-                hypervolume=snapshot.hypervolume if snapshot else 0.0,
-                front_size=len(snapshot.front) if snapshot else 0,
-                eta_seconds=self._eta(done, total, step, len(pack)),
-            )
+        progress = Progress(
+            study=self._ledger.name,
+            phase=phase,
+            done=done,
+            total=total,
+            pack=tuple(pack),
+            step=step,
+            total_steps=self._settings.total_steps,
+            metric=self._quality.name,
+            best=self._best(snapshot.front if snapshot else ()),
+            hypervolume=snapshot.hypervolume if snapshot else 0.0,
+            front_size=len(snapshot.front) if snapshot else 0,
+            eta_seconds=self._eta(done, total, step, len(pack)),
         )
+        with self._lock:
+            self._listener.on_progress(progress)
 
     def _done(self) -> int:
         return sum(count for state, count in self._ledger.counts().items() if state.final)

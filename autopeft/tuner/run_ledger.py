@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.configuration import Configuration
-from autopeft.execution.base import Result, Run, Runner
+from autopeft.execution.base import Executor, Result, Run, Runner
 from autopeft.execution.states import CohortStates
 from autopeft.study.confirmation import ConfirmationRun, Opening
 from autopeft.study.records import Measurement, TrialRecord, TrialState, TrialUpdate
@@ -16,7 +16,7 @@ from autopeft.tuner.ledger import Ledger
 FULL = 1.0
 """The one rung of a confirmation."""
 
-SPENT = {"train_seconds", "optimizer_steps", "wall_seconds"}
+SPENT = {"train_seconds", "evaluation_seconds", "optimizer_steps", "wall_seconds"}
 """What a confirmation spends is counted beside the search's budget, under `confirm_...`."""
 
 
@@ -56,8 +56,8 @@ class RunLedger(Ledger):
         states = [trial.state for trial in self.trials()]
         return {state: states.count(state) for state in TrialState}
 
-    def start(self, numbers: Sequence[int]) -> None:
-        """Mark runs running."""
+    def start(self, numbers: Sequence[int], runner: Mapping[str, Any]) -> None:
+        """Mark runs running; which runner is in the runner's own log."""
         self._store.start_confirmations(self.name, self._token, self._replicate, numbers)
 
     def update(self, updates: Sequence[TrialUpdate]) -> None:
@@ -68,6 +68,17 @@ class RunLedger(Ledger):
         """Add to what confirmations have spent; the search's budget stays."""
         own = {f"confirm_{key}": amount for key, amount in spent.items() if key in SPENT}
         super().spend(**own)
+
+    def requeue(
+        self,
+        *,
+        cause: str,
+        numbers: Sequence[int] | None = None,
+        message: str | None = None,
+        log: str | None = None,
+    ) -> list[int]:
+        """Have running runs wait; why is told, and not kept."""
+        return self._store.requeue_confirmations(self.name, self._token, numbers)
 
     def interrupt(self) -> None:
         """End a sitting before its time; the study's own state stays."""
@@ -95,11 +106,41 @@ class RunLedger(Ledger):
         )
 
 
+class KeepingExecutor:
+    """An executor whose runners train one replicate, and keep its last lane states."""
+
+    def __init__(self, executor: Executor, replicate: int, states: CohortStates) -> None:
+        self.apart, self._executor = executor.apart, executor
+        self._keeping = [KeepingRunner(each, replicate, states) for each in executor.runners]
+
+    @property
+    def runners(self) -> Sequence[Runner]:
+        """See `Executor.runners`."""
+        return self._keeping
+
+    def attend(self, call: Callable[[], object]) -> None:
+        """See `Executor.attend`."""
+        self._executor.attend(call)
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        self._executor.close()
+
+
 class KeepingRunner:
     """A runner of one replicate, whose packs keep their last lane states."""
 
     def __init__(self, runner: Runner, replicate: int, states: CohortStates) -> None:
         self._runner, self._replicate, self._states = runner, replicate, states
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See `Runner.identity`."""
+        return self._runner.identity
+
+    def last_lines(self) -> str | None:
+        """See `Runner.last_lines`."""
+        return self._runner.last_lines()
 
     def probe(self, configuration: Configuration) -> dict[str, Any]:
         """See `Runner.probe`."""
@@ -112,9 +153,16 @@ class KeepingRunner:
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
         replicate: int = 0,
+        micro_batch_size: int | None = None,
     ) -> Run:
         """See `Runner.start`; always of the own replicate."""
-        run = self._runner.start(lanes, resume=resume, waited=waited, replicate=self._replicate)
+        run = self._runner.start(
+            lanes,
+            resume=resume,
+            waited=waited,
+            replicate=self._replicate,
+            micro_batch_size=micro_batch_size,
+        )
         return _KeepingRun(run, [number for number, _ in lanes], self._states)
 
 

@@ -27,13 +27,16 @@ class TunerSettings:
         head_params: Parameters of the task head.
         bounds: Caps and floors of the front.
         wall_clock_s: Seconds over all sittings, or None.
-        train_s: Device seconds of training, or None.
+        train_s: Device seconds of training and evaluation, or None.
         stop_after_s: Seconds of this sitting, or None.
         states: Folder of the lane states.
         accuracy_like: Whether quality is a share of examples answered rightly (binomial noise).
         stops: Whether rungs end trials, or only measure them.
         probes: Whether trials are measured by themselves before they are trained.
         min_gain: Hypervolume that a full trial has to promise, or None.
+        optimizer_steps: Of all trials together, or None.
+        micro_batch_size: Examples per forward pass and lane; a lone trial that does not fit into
+            memory so is tried with fewer.
     """
 
     trials: int
@@ -55,6 +58,8 @@ class TunerSettings:
     warm_start: Sequence[Proposal] = ()
     probes: bool = False
     min_gain: float | None = None
+    optimizer_steps: int | None = None
+    micro_batch_size: int = 1
 
     @property
     def total_steps(self) -> int:

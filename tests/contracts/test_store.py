@@ -128,6 +128,9 @@ def test_every_call_names_an_unknown_study(store: SqlStore) -> None:
         lambda: store.last_snapshot("x"),
         lambda: store.counts("x"),
         lambda: store.failures("x"),
+        lambda: store.attempt_causes("x"),
+        lambda: store.orphans("x"),
+        lambda: store.add_orphans("x", 1, []),
         lambda: store.holder("x"),
         lambda: store.update_study("x", 1),
         lambda: store.request_stop("x"),
@@ -369,8 +372,44 @@ def test_a_trial_runs_and_completes(store: SqlStore, token: int) -> None:
         "finished_at": attempt["finished_at"],
         "cause": None,
         "message": None,
+        "runner": None,
+        "log": None,
     }
     assert attempt["finished_at"] is not None
+
+
+def test_an_attempt_says_where_it_ran_and_how_it_ended(store: SqlStore, token: int) -> None:
+    store.add_trials("rte", token, [trial(), trial(rank=2)])
+    runner = {"pid": 4711, "host": "h", "device": "cuda:1"}
+    store.start_trials("rte", token, [0, 1], runner=runner)
+    ended = {"cause": "timeout", "message": "too slow", "log": "step 1\nstep 2"}
+    assert store.requeue_trials("rte", token, numbers=[1], **ended) == [1]
+    assert [t.state for t in store.trials("rte")] == [TrialState.RUNNING, TrialState.WAITING]
+    store.start_trials("rte", token, [1])
+    failed = TrialUpdate(1, state=TrialState.FAILED, cause="error", message="no", log="a line")
+    store.update_trials("rte", token, [failed])
+    first, second = store.attempts("rte", 1)
+    assert {name: first[name] for name in ended} == ended
+    assert (first["runner"], second["runner"]) == (runner, None)
+    assert (second["cause"], second["message"], second["log"]) == ("error", "no", "a line")
+    assert store.attempts("rte", 0)[0]["finished_at"] is None
+    assert store.attempt_causes("rte") == {"error": 1, "timeout": 1}
+
+
+def test_what_comes_too_late_is_kept_apart(store: SqlStore, token: int) -> None:
+    store.add_trials("rte", token, [trial()])
+    store.start_trials("rte", token, [0])
+    store.release("rte", token)
+    store.claim("rte", ELSEWHERE, TTL_S)
+    late = TrialUpdate(0, (Measurement(3, "loss", "train", 0.5),), optimizer_steps=3)
+    before = store.trials("rte")
+    store.add_orphans("rte", token, [late, replace(late, state=TrialState.COMPLETED)])
+    assert store.trials("rte") == before
+    assert store.curve("rte", 0) == []
+    first, second = store.orphans("rte")
+    assert (first["trial"], first["token"]) == (0, token)
+    assert first["content"]["measurements"][0]["value"] == 0.5
+    assert (first["content"]["state"], second["content"]["state"]) == (None, "completed")
 
 
 def test_a_failure_keeps_its_cause(store: SqlStore, token: int) -> None:

@@ -69,7 +69,7 @@ def test_every_table_can_be_made_on_postgresql() -> None:
     ]
     text = "\n".join(made)
     assert "TIMESTAMP WITH TIME ZONE" in text
-    assert text.count("ON DELETE CASCADE") == 6
+    assert text.count("ON DELETE CASCADE") == 7
 
 
 @pytest.mark.parametrize("revision", schema.REVISIONS)
@@ -100,7 +100,7 @@ def test_a_database_of_every_revision_opens_after_an_upgrade(
 
 
 def test_confirmations_and_openings_stay(path: Path, url: str) -> None:
-    load(path, "0005")
+    load(path, "0004")
     upgrade(url)
     with open_store(url) as store:
         done, waiting = store.confirmations("small")
@@ -169,7 +169,7 @@ def test_an_older_schema_is_refused_until_it_is_upgraded(
 ) -> None:
     monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
     for options in ({}, {"read_only": True}, {"create": True}):
-        with pytest.raises(StorageVersionError, match=r"0005.*9999.*`autopeft db upgrade`"):
+        with pytest.raises(StorageVersionError, match=r"0004.*9999.*`autopeft db upgrade`"):
             open_store(url, **options)
 
 

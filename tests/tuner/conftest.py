@@ -12,6 +12,7 @@ from autopeft.api import problem as problems
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Result, Run, state_path
+from autopeft.execution.inprocess import InProcessExecutor
 from autopeft.searchers.base import Problem, Searcher
 from autopeft.searchers.baselines import baselines
 from autopeft.searchers.registry import make_searcher
@@ -112,8 +113,16 @@ class StandIn:
         self.resumed: list[int] = []
         self.replicates: list[int] = []
         self.tested: list[tuple[int, list[int]]] = []
+        self.rows: list[int | None] = []
         self.probed: list[str] = []
         self.costs: Callable[[Configuration], dict[str, Any]] = lambda configuration: {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"pid": 0, "host": "here", "device": "cpu"}
+
+    def last_lines(self) -> str | None:
+        return None
 
     def probe(self, configuration: Configuration) -> dict[str, Any]:
         found = self.costs(configuration)
@@ -127,7 +136,9 @@ class StandIn:
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
         replicate: int = 0,
+        micro_batch_size: int | None = None,
     ) -> Run:
+        self.rows.append(micro_batch_size)
         run = StandInRun(self, lanes, replicate)
         self.replicates.append(replicate)
         assert set(waited) == {number for number, _ in lanes}
@@ -233,7 +244,7 @@ class Desk:
             Ledger(self.store, NAME, token),
             problem=self.problem,
             searcher=self.searcher(self.problem),
-            runner=self.runner,
+            executor=InProcessExecutor(self.runner),
             settings=TunerSettings(**(settings | self.changes)),
             listener=Silent(),
             stopper=self.stopper,

@@ -8,6 +8,7 @@ import pytest
 
 from autopeft.configuration import Configuration
 from autopeft.errors import InterruptedStudyError, TrialError
+from autopeft.execution.inprocess import InProcessExecutor
 from autopeft.study.confirmation import ConfirmationRun
 from autopeft.study.progress import Progress, Silent
 from autopeft.study.records import StudyState, TrialState
@@ -63,7 +64,7 @@ def training(desk: Any, listener: Any = None, pack_size: int = 4) -> Confirmatio
         NAME,
         desk._token,
         problem=desk.problem,
-        runner=desk.runner,
+        executor=InProcessExecutor(desk.runner),
         settings=confirmation_settings(
             pack_size=pack_size,
             memory_limit=None,

@@ -103,7 +103,12 @@ def test_without_it_nothing_ends_early(make_promising: Make) -> None:
     desk.tuner().run()
     assert desk.store.study(NAME).facts["ended"] == {
         "reason": "trials",
-        "left": {"trials": 0, "wall_clock": None, "gpu_hours": None},
+        "left": {
+            "trials": 0,
+            "wall_clock": None,
+            "gpu_hours": None,
+            "optimizer_steps": None,
+        },
         "text": "the search ended: its trials are spent",
     }
 

@@ -193,12 +193,12 @@ def test_a_small_space_ends_the_search_early(make_desk: Make) -> None:
     assert desk.store.study(NAME).state is StudyState.FINISHED
 
 
-def test_the_wall_clock_ends_the_study_without_losing_what_is_in_flight(make_desk: Make) -> None:
+def test_a_clock_that_has_run_out_starts_nothing(make_desk: Make) -> None:
     desk = make_desk(wall_clock_s=0.0)
     desk.create()
-    trials = finish(desk)
-    assert [t.state for t in trials] == [TrialState.COMPLETED] * 3
+    assert finish(desk) == []
     assert desk.store.study(NAME).state is StudyState.FINISHED
+    assert desk.store.study(NAME).facts["ended"]["reason"] == "wall_clock"
 
 
 def test_baselines_come_in_packs_no_larger_than_the_packs_are(make_desk: Make) -> None:

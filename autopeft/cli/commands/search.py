@@ -10,7 +10,7 @@ import typer
 
 from autopeft.cli.next_commands import Place, command
 from autopeft.cli.options import JsonOption, OutputDirOption, QuietOption, StorageOption
-from autopeft.errors import Fault, InputError, InterruptedStudyError
+from autopeft.errors import Fault, InputError, InterruptedStudyError, StudyTakenOverError
 
 if TYPE_CHECKING:
     from autopeft.api.study import Study
@@ -156,6 +156,9 @@ def _run(request: _Request, *, quiet: bool, as_json: bool) -> "Study":
         watch = Watch([shown, lines] if lines else [shown])
         with stop_on_signals(stopper, shown.notice) as received:
             found = _searched(request, watch, stopper)
+    if isinstance(found, StudyTakenOverError):
+        _tell_taken_over(request, found, watch.study, lines)
+        raise typer.Exit(found.exit_code)
     if isinstance(found, InterruptedStudyError):
         exit_code = received.exit_code or found.exit_code
         _tell_interrupted(request, found, exit_code, watch.study, lines)
@@ -175,6 +178,17 @@ def _tell_ended(
         outcome.print_outcome(study, request.place, finished_before=finished_before)
 
 
+def _tell_taken_over(
+    request: _Request, error: StudyTakenOverError, study: str, lines: "TrialLines | None"
+) -> None:
+    from autopeft.cli.outcome import print_last_lines
+    from autopeft.cli.streams import say
+
+    say(str(error))
+    if lines is not None:
+        print_last_lines(request.load(study), lines)
+
+
 def _tell_interrupted(
     request: _Request,
     error: InterruptedStudyError,
@@ -192,7 +206,7 @@ def _tell_interrupted(
 
 def _searched(
     request: _Request, watch: "Watch", stopper: "Stopper"
-) -> "Study | InterruptedStudyError":
+) -> "Study | InterruptedStudyError | StudyTakenOverError":
     """The study, or why the search stopped before its end."""
     from autopeft import api
 
@@ -207,5 +221,5 @@ def _searched(
             stopper=stopper,
             stop_after=request.stop_after_s,
         )
-    except InterruptedStudyError as error:
+    except (InterruptedStudyError, StudyTakenOverError) as error:
         return error

@@ -1,5 +1,6 @@
 """`autopeft show`: one trial: its placement map, why it was proposed, its learning curve."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -176,7 +177,6 @@ def _print_reasons(target: "Console", record: TrialRecord) -> None:
 
 def _print_training(target: "Console", study: "Study", record: TrialRecord) -> None:
     from autopeft.cli.profile_text import probe_lines, profile_lines
-    from autopeft.cli.wording import duration
 
     if probe := record.profile.get("probe"):
         _heading(target, "By itself (solo probe)")
@@ -186,15 +186,30 @@ def _print_training(target: "Console", study: "Study", record: TrialRecord) -> N
         _heading(target, "Training")
         for label, text in profile_lines(record.profile):
             _line(target, label, text)
-    attempts = study.attempts(record.number)
+    _print_attempts(target, study.attempts(record.number))
+
+
+def _print_attempts(target: "Console", attempts: Sequence[Mapping[str, Any]]) -> None:
+    """When and where it was started, what became of it, and how its last runner spoke its last."""
+    from autopeft.cli.wording import duration
+
     if attempts:
         _heading(target, "Attempts")
     for attempt in attempts:
         began, ended = attempt["started_at"], attempt["finished_at"]
         length = "not ended" if ended is None else duration((ended - began).total_seconds())
         why = ": ".join(filter(None, (attempt["cause"], attempt["message"])))
-        parts = [f"{began:%Y-%m-%d %H:%M:%S} UTC", length, why]
+        parts = [f"{began:%Y-%m-%d %H:%M:%S} UTC", length, _place(attempt["runner"]), why]
         _line(target, str(attempt["attempt"]), ", ".join(filter(None, parts)))
+    logs = [attempt["log"] for attempt in attempts if attempt["log"]]
+    if logs:
+        _heading(target, "Last lines of the runner's log")
+        for line in logs[-1].splitlines():
+            target.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _place(runner: Mapping[str, Any] | None) -> str:
+    return "" if runner is None else f"on {runner['device']} of {runner['host']}"
 
 
 def _heading(target: "Console", text: str) -> None:

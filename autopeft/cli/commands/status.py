@@ -43,15 +43,29 @@ def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f" {duration(spent['suggest_seconds'])} of proposing",
     )
     trials_left = "no limit" if left["trials"] is None else f"{left['trials']} trials"
-    clock = left.get("wall_clock")
-    yield "left", trials_left + ("" if clock is None else f", {duration(clock)} of wall clock")
+    clock, hours, steps = left["wall_clock"], left["gpu_hours"], left["optimizer_steps"]
+    parts = [
+        trials_left,
+        "" if clock is None else f"{duration(clock)} of wall clock",
+        "" if hours is None else f"{hours:.3g} device hours",
+        "" if steps is None else f"{steps:,} optimizer steps",
+    ]
+    yield "left", ", ".join(filter(None, parts))
     yield "time left", duration(plain["eta_seconds"])
     if plain["ended"]:
         yield "ended", plain["ended"]["text"]
     yield "confirmed", _confirmed(plain["confirmed"])
     yield "test split", test_split(plain["test"])
-    failures = ", ".join(f"{count} {cause}" for cause, count in plain["failures"].items())
-    yield "failures", failures or "none"
+    yield "failures", _by_cause(plain["failures"]) or "none"
+    if plain["attempts"] != plain["failures"]:  # some were tried again
+        yield "attempts", f"{_by_cause(plain['attempts'])} (trials may be tried again)"
+    if plain["orphans"]:
+        late = "results came too late, from a coordinator that another had replaced"
+        yield "kept apart", f"{plain['orphans']} {late}"
+
+
+def _by_cause(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {cause}" for cause, count in counts.items())
 
 
 def _confirmed(plain: Mapping[str, Any]) -> str:

@@ -5,18 +5,18 @@ CREATE TABLE attempts (
 	started_at DATETIME NOT NULL, 
 	finished_at DATETIME, 
 	cause VARCHAR, 
-	message VARCHAR, 
+	message VARCHAR, runner JSON, log VARCHAR, 
 	CONSTRAINT pk_attempts PRIMARY KEY (trial_id, number), 
 	CONSTRAINT fk_attempts_trial_id_trials FOREIGN KEY(trial_id) REFERENCES trials (id) ON DELETE CASCADE
 );
-INSERT INTO "attempts" VALUES(1,1,'2026-11-26 05:42:58.836197','2026-11-26 05:42:59.075019',NULL,NULL);
-INSERT INTO "attempts" VALUES(2,1,'2026-11-26 05:42:58.836197',NULL,NULL,NULL);
+INSERT INTO "attempts" VALUES(1,1,'2026-11-26 05:42:58.836197','2026-11-26 05:42:59.075019',NULL,NULL,NULL,NULL);
+INSERT INTO "attempts" VALUES(2,1,'2026-11-26 05:42:58.836197',NULL,NULL,NULL,NULL,NULL);
 CREATE TABLE autopeft_schema (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT autopeft_schema_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "autopeft_schema" VALUES('0005');
-CREATE TABLE confirmations (
+INSERT INTO "autopeft_schema" VALUES('0004');
+CREATE TABLE "confirmations" (
 	study_id INTEGER NOT NULL, 
 	trial INTEGER NOT NULL, 
 	replicate INTEGER NOT NULL, 
@@ -59,6 +59,16 @@ CREATE TABLE measurements (
 	CONSTRAINT fk_measurements_trial_id_trials FOREIGN KEY(trial_id) REFERENCES trials (id) ON DELETE CASCADE
 );
 INSERT INTO "measurements" VALUES(1,10,'accuracy','validation',0.75,1.0);
+CREATE TABLE orphans (
+	id INTEGER NOT NULL, 
+	study_id INTEGER NOT NULL, 
+	token BIGINT NOT NULL, 
+	trial INTEGER NOT NULL, 
+	content JSON NOT NULL, 
+	at DATETIME NOT NULL, 
+	CONSTRAINT pk_orphans PRIMARY KEY (id), 
+	CONSTRAINT fk_orphans_study_id_studies FOREIGN KEY(study_id) REFERENCES studies (id) ON DELETE CASCADE
+);
 CREATE TABLE snapshots (
 	study_id INTEGER NOT NULL, 
 	"index" INTEGER NOT NULL, 
@@ -94,7 +104,7 @@ CREATE TABLE studies (
 	CONSTRAINT uq_studies_name UNIQUE (name)
 );
 INSERT INTO "studies" VALUES(1,'small','created',3,'{"study": {"name": "small", "seed": 3}}','f00d','[{"name": "accuracy", "goal": "max", "scale": "linear", "worst": 0.5, "best": 1.0}]','{}','{}','{"steps": 10}','{"train_seconds": 0.0, "suggest_seconds": 0.0, "wall_seconds": 0.0}',0,'2026-11-26 05:42:58.246995','2026-11-26 05:42:59.555541',1,NULL,'workstation',4242,'e2a2c9f0/pid:[4026531836]:173487');
-CREATE TABLE test_openings (
+CREATE TABLE "test_openings" (
 	study_id INTEGER NOT NULL, 
 	"index" INTEGER NOT NULL, 
 	at DATETIME NOT NULL, 
@@ -139,4 +149,5 @@ INSERT INTO "trials" VALUES(1,1,0,'completed','searcher',NULL,'{"lora": [{"layer
 INSERT INTO "trials" VALUES(2,1,1,'running','searcher',NULL,'{"lora": [{"layers": [0, 1], "sites": ["query"], "rank": 8}], "sparsity": {"rule": "none"}, "training": {"learning_rate": 0.001, "warmup_ratio": 0.06, "weight_decay": 0}}','6e48a25266f61bf6','{}','{}',6144,770,NULL,0,0,0,1,NULL,NULL,'{}','{}','2026-11-26 05:42:58.640425','2026-11-26 05:42:58.836197',NULL);
 CREATE INDEX ix_trials_study_id_state_cause ON trials (study_id, state, cause);
 CREATE INDEX ix_importances_backbone_data ON importances (backbone, data);
+CREATE INDEX ix_orphans_study_id ON orphans (study_id);
 COMMIT;

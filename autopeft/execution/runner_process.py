@@ -1,0 +1,136 @@
+"""One runner's process as its coordinator holds it: started, spoken to, and ended for sure.
+
+The runner leads a session and a process group of its own: Ctrl-C at a terminal reaches the
+coordinator alone, and whatever the runner has started goes down with it. A pipe on which nothing
+is ever written ends with the coordinator, however that dies; a guard beside the runner waits for
+that, and then kills the group (`worker`).
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from autopeft.execution.channel import ChannelClosedError, Message, MessageReader, encoded
+from autopeft.execution.runner_log import open_log, tail
+
+COMMAND = (sys.executable, "-P", "-m", "autopeft.execution.worker")
+"""-P: a file in the working folder must not be taken for a module."""
+
+TERM_S = 5.0
+"""Between SIGTERM and SIGKILL."""
+
+LIFELINE_VARIABLE = "AUTOPEFT_LIFELINE"
+"""Holds the descriptor of the pipe that ends with the coordinator."""
+
+
+class RunnerProcess:
+    """A child process that trains.
+
+    Args:
+        command: What to run.
+        log: Where its standard error goes, and whatever libraries print.
+
+    Attributes:
+        pid: Its process id, and its group's.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self._log = log
+        lifeline, self._lifeline = os.pipe()  # its end here goes with this process, and no other
+        with open_log(log) as stream:
+            self._log_start = stream.tell()
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                env=_environment(lifeline),
+                pass_fds=[lifeline],
+                start_new_session=True,
+            )
+        os.close(lifeline)
+        assert self._process.stdout is not None
+        self._reader = MessageReader(self._process.stdout.fileno())
+        self.pid = self._process.pid
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message.
+
+        Raises:
+            ChannelClosedError: The runner is gone.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(encoded(message))
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise ChannelClosedError from error
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """The next message, or None where none came in time.
+
+        Raises:
+            ChannelClosedError: The runner is gone.
+        """
+        return self._reader.next(timeout_s)
+
+    def last_lines(self) -> str:
+        """The end of its log."""
+        return tail(self._log, self._log_start)
+
+    def ending(self) -> str:
+        """How it ended; kills it if it has not."""
+        self.kill()
+        code = self._process.returncode
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    def close(self) -> None:
+        """Let it end by itself, then make sure; quick where it has nothing to do."""
+        with suppress(OSError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(TERM_S)
+        self.kill()
+
+    def terminate(self) -> None:
+        """SIGTERM to its whole group, and SIGKILL to what is left of it after `TERM_S`."""
+        self._signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(TERM_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to its whole group, also where the runner itself has ended."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                assert stream is not None
+                stream.close()
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie's group
+            os.killpg(self.pid, number)
+
+
+def _environment(lifeline: int) -> dict[str, str]:
+    """This process's, with the place that autopeft itself was imported from."""
+    home = str(Path(__file__).resolve().parents[2])
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        LIFELINE_VARIABLE: str(lifeline),
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -1,0 +1,441 @@
+"""A search that is killed, stopped, suspended and starved, as people and machines do it.
+
+The command, its store, its lease and its runners' processes are the real ones; what a runner
+trains is a stand-in (`tests/support/stand_in_search.py`).
+"""
+
+import json
+import os
+import pty
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stand_in
+import yaml
+
+from autopeft.errors import StorageError
+from autopeft.study.records import TrialRecord, TrialState
+from storage import SqlStore, open_store
+
+SUPPORT = Path(stand_in.__file__).parent
+COMMAND = [sys.executable, str(SUPPORT / "stand_in_search.py")]
+SIGNALS_S = 30.0
+"""Within this a search ends after a signal."""
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+
+
+class Place:
+    """A folder with a study file, and searches in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+        plain = {
+            "schema": "autopeft/v1",
+            "study": {"name": "toy"},
+            "model": {"name_or_path": "toy"},
+            "data": {"source": "toy.csv"},
+            "space": "lora",
+            "search": {"baselines": []},
+            "budget": {"trials": 12},
+        }
+        (folder / "study.yaml").write_text(yaml.safe_dump(plain))
+
+    def environment(self, **settings: Any) -> dict[str, str]:
+        home = str(SUPPORT.parents[1])
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([home, str(SUPPORT)]),
+            "OMP_NUM_THREADS": "1",
+            "STAND_IN": json.dumps(settings),
+        }
+
+    def start(self, *words: str, **settings: Any) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [*COMMAND, "search", "study.yaml", *words],
+            cwd=self.folder,
+            env=self.environment(**settings),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.started.append(process)
+        return process
+
+    def search(self, *words: str, code: int = 0, **settings: Any) -> str:
+        """Search to the end; what it printed."""
+        process = self.start(*words, **settings)
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == code, f"exit {process.returncode}\n{out}"
+        return out
+
+    def command(self, *words: str) -> str:
+        """Another command; what it printed."""
+        done = subprocess.run(
+            [*COMMAND, *words], cwd=self.folder, env=self.environment(), text=True,
+            check=True, capture_output=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def store(self) -> SqlStore:
+        return open_store(f"sqlite:///{self.folder}/autopeft.db", read_only=True)
+
+    def trials(self) -> list[TrialRecord]:
+        try:
+            with self.store() as store:
+                return store.trials("toy") if store.studies() else []
+        except StorageError:  # it is being made
+            return []
+
+    def attempts(self, number: int) -> list[dict[str, Any]]:
+        with self.store() as store:
+            return store.attempts("toy", number)
+
+    def until_training(self, process: "subprocess.Popen[Any] | None" = None) -> None:
+        """Wait until some trial trains in this sitting."""
+        for _ in range(2400):
+            if any(trial.state is TrialState.RUNNING for trial in self.trials()):
+                return
+            assert process is None or process.poll() is None, "it ended before it trained"
+            time.sleep(0.05)
+        raise AssertionError("nothing trains")
+
+    def check_database(self) -> None:
+        connection = sqlite3.connect(self.folder / "autopeft.db")
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        connection.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    for process in made.started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def all_gone(pids: list[int]) -> bool:
+    for _ in range(200):
+        if not any(Path(f"/proc/{pid}/fd").exists() and _runs(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+# -- R1: kill -9 ----------------------------------------------------------------------------------
+
+
+class Watched:
+    """What may only grow, whatever is killed."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._completed: dict[int, Any] = {}
+        self._rungs: dict[int, float] = {}
+
+    def check(self) -> None:
+        trials = self._place.trials()
+        if not trials:
+            return
+        assert [trial.number for trial in trials] == list(range(len(trials)))
+        completed = {
+            trial.number: dict(trial.objectives)
+            for trial in trials
+            if trial.state is TrialState.COMPLETED
+        }
+        assert self._completed.items() <= completed.items(), "what was completed has changed"
+        rungs = {trial.number: trial.rung or 0.0 for trial in trials}
+        assert all(rungs[number] >= rung for number, rung in self._rungs.items()), "a rung is lost"
+        with self._place.store() as store:
+            volumes = [each.hypervolume for each in store.snapshots("toy")]
+        assert volumes == sorted(volumes), "the hypervolume fell"
+        self._completed, self._rungs = completed, rungs
+
+
+def kill_loop(place: Place, kills: int, seed: int) -> None:
+    rng, watched = random.Random(seed), Watched(place)
+    victims = {"coordinator": 0, "runner": 0}
+    process = None
+    while sum(victims.values()) < kills:
+        if process is None or process.poll() is not None:
+            assert process is None or process.returncode in (0, -signal.SIGKILL)
+            process = place.start("--trials", "100000", step_s=0.003)
+            if rng.random() < 0.8:
+                place.until_training(process)
+        time.sleep(rng.uniform(0.0, 0.6))
+        runners = children(process.pid)
+        who = "runner" if runners and rng.random() < 0.5 else "coordinator"
+        os.kill(rng.choice(runners) if who == "runner" else process.pid, signal.SIGKILL)
+        victims[who] += 1
+        if who == "coordinator":
+            process.communicate()
+            assert all_gone(runners), "a runner outlived its coordinator"
+        watched.check()
+    if process is not None and process.poll() is None:
+        process.kill()
+        process.communicate()
+    begun = max(len(place.trials()), 4)
+    place.search("--trials", str(begun))
+    watched.check()
+    place.check_database()
+    trials = place.trials()
+    assert len(trials) == begun
+    assert all(trial.state is TrialState.COMPLETED for trial in trials)
+    for trial in trials:
+        assert trial.objectives["accuracy"] == stand_in.quality(trial.configuration, 60)
+    assert len({trial.hash for trial in trials}) == begun
+
+
+def test_five_kills_of_coordinators_and_runners_lose_nothing(place: Place) -> None:
+    kill_loop(place, 5, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_fifty_kills_lose_nothing(place: Place, seed: int) -> None:
+    kill_loop(place, 50, seed)
+
+
+# -- R6, R7, R8: causes ---------------------------------------------------------------------------
+
+
+def test_every_cause_is_told_apart_and_the_study_goes_on(place: Place) -> None:
+    script = {
+        "0": "die",  # its own fault: it kills every runner it is on
+        "2": "once die",
+        "4": "err",
+        "5": "wide 3",  # fits alone, with 2 of 8 rows at once
+        "7": "diverge",
+        "9": "wide 0",  # never fits
+        "11": "hang",
+    }
+    place.search(script=script, limit_s=3.0, step_s=0.001)
+    trials = place.trials()
+    failed = {t.number: t.cause for t in trials if t.state is TrialState.FAILED}
+    assert failed == {
+        0: "lost", 4: "error", 7: "diverged", 9: "out-of-memory", 11: "timeout",
+    }  # fmt: skip
+    completed = [t for t in trials if t.state is TrialState.COMPLETED]
+    assert len(completed) == 7
+    for trial in completed:
+        assert trial.objectives["accuracy"] == stand_in.quality(trial.configuration, 60)
+    causes = {number: [each["cause"] for each in place.attempts(number)] for number in range(12)}
+    assert causes[0] == ["lost"] * 7, "a pack of 4 twice, of 2 twice, alone three times"
+    assert causes[2][:2] == ["lost", "lost"]
+    assert causes[9].count("out-of-memory") == 2 + 4, "a pack of 4, of 2, 8, 4, 2 and 1 rows"
+    assert causes[11][-3:] == ["timeout"] * 3, "in a pack, and then twice by itself"
+    pids = stand_in.marker(place.folder / "autopeft-runs/toy", "children").read_text().split()
+    assert len(pids) >= 4
+    assert all_gone([int(pid) for pid in pids])
+    _check_what_is_shown(place)
+
+
+def _check_what_is_shown(place: Place) -> None:
+    status = json.loads(place.command("status", "--json"))
+    assert status["failures"] == {
+        "diverged": 1, "error": 1, "lost": 1, "out-of-memory": 1, "timeout": 1,
+    }  # fmt: skip
+    assert status["attempts"]["lost"] >= 7
+    shown = place.command("show", "0")
+    assert "cause" in shown
+    assert "killed by SIGKILL" in shown
+    assert "trial 0: now die" in shown, "the runner's last lines are missing"
+    assert "on cpu" in shown
+    (attempt, *_) = json.loads(place.command("show", "4", "--json"))["attempts"]
+    assert attempt["runner"]["device"] == "cpu"
+    assert "ValueError: this configuration cannot be" in attempt["log"]
+
+
+@pytest.mark.slow
+def test_several_runners_train_side_by_side(place: Place) -> None:
+    place.search("--trials", "24", devices=["cpu", "cpu", "cpu"], script={"3": "once die"})
+    trials = place.trials()
+    assert [t.state for t in trials] == [TrialState.COMPLETED] * 24
+    for trial in trials:
+        assert trial.objectives["accuracy"] == stand_in.quality(trial.configuration, 60)
+    pids = {place.attempts(n)[-1]["runner"]["pid"] for n in range(24)}
+    assert len(pids) >= 3
+
+
+# -- R4: late writers -----------------------------------------------------------------------------
+
+
+def suspend(process: "subprocess.Popen[str]", database: Path) -> None:
+    """Stop a process between two transactions: within one, it would lock all others out."""
+    for _ in range(100):
+        process.send_signal(signal.SIGSTOP)
+        connection = sqlite3.connect(database, timeout=0.2, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+            return
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.05)
+        finally:
+            connection.close()
+    raise AssertionError("it is always within a transaction")
+
+
+@pytest.mark.slow
+def test_one_that_stood_still_too_long_finds_itself_replaced(place: Place) -> None:
+    settings = {"lease_s": 2.0, "poll_s": 0.2}
+    late = place.start(**settings, step_s=0.05)
+    place.until_training(late)
+    suspend(late, place.folder / "autopeft.db")
+    time.sleep(2.5)
+    place.search(**settings)
+    before = place.trials()
+    assert [t.state for t in before] == [TrialState.COMPLETED] * 12
+    late.send_signal(signal.SIGCONT)
+    out, _ = late.communicate(timeout=60)
+    assert late.returncode == 0, out
+    assert "another coordinator has taken over" in out
+    assert place.trials() == before
+    with place.store() as store:
+        orphans = store.orphans("toy")
+        token = store.attempts("toy", 0)
+    assert orphans, "the late write was lost"
+    assert {each["token"] for each in orphans} == {1}
+    assert [each["cause"] for each in token] == ["lost", None]
+    assert "kept apart" in place.command("status")
+
+
+# -- R9: signals ----------------------------------------------------------------------------------
+
+
+def in_terminal(place: Place, **settings: Any) -> tuple[int, int]:
+    """A search at a terminal of its own: process id, and the terminal's other end."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(place.folder)
+        os.execve(
+            sys.executable, [*COMMAND, "search", "study.yaml"], place.environment(**settings)
+        )
+    return pid, terminal
+
+
+def exit_code(pid: int, terminal: int) -> tuple[int, float]:
+    """How it ended, and after how long; reads the terminal meanwhile, as a terminal does."""
+    began = time.monotonic()
+    os.set_blocking(terminal, False)
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            os.close(terminal)
+            return os.waitstatus_to_exitcode(status), time.monotonic() - began
+        assert time.monotonic() - began < 60, "it does not end"
+        try:
+            os.read(terminal, 1 << 16)
+        except (BlockingIOError, OSError):
+            time.sleep(0.02)
+
+
+def press_ctrl_c(terminal: int) -> None:
+    os.write(terminal, b"\x03")
+
+
+def send_sigterm(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", pytest.param("sigterm", marks=pytest.mark.slow)])
+def test_a_signal_saves_the_lanes_and_ends_the_search(place: Place, how: str) -> None:
+    pid, terminal = in_terminal(place, step_s=0.05)
+    place.until_training()
+    time.sleep(0.6)
+    runners = children(pid)
+    press_ctrl_c(terminal) if how == "ctrl-c" else send_sigterm(pid)
+    code, seconds = exit_code(pid, terminal)
+    assert code == (130 if how == "ctrl-c" else 143)
+    assert seconds < SIGNALS_S
+    assert all_gone(runners)
+    place.check_database()
+    steps = {trial.number: trial.optimizer_steps for trial in place.trials()}
+    assert steps[0] > 0, "nothing was saved"
+    assert place.attempts(0)[0]["cause"] == "interrupted"
+    place.search()
+    assert [point.step for point in _losses(place, 0)] == list(range(1, 61))
+
+
+def _losses(place: Place, number: int) -> list[Any]:
+    with place.store() as store:
+        return [point for point in store.curve("toy", number) if point.split == "train"]
+
+
+@pytest.mark.slow
+def test_a_second_signal_stops_now(place: Place) -> None:
+    pid, terminal = in_terminal(place, step_s=30.0)
+    place.until_training()
+    runners = children(pid)
+    press_ctrl_c(terminal)
+    time.sleep(0.5)
+    press_ctrl_c(terminal)
+    code, seconds = exit_code(pid, terminal)
+    assert (code, seconds < 5.0) == (130, True)
+    assert all_gone(runners)
+    place.check_database()
+
+
+# -- saving, sittings -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_lanes_are_saved_between_rungs_too(place: Place) -> None:
+    process = place.start(step_s=0.5, save_s=0.3)
+    place.until_training(process)
+    while not place.trials()[0].optimizer_steps:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    first = place.trials()[0]
+    assert first.optimizer_steps < 15
+    assert first.rung is None
+
+
+@pytest.mark.slow
+def test_a_sitting_ends_when_it_is_told_to(place: Place) -> None:
+    out = place.search("--stop-after", "1s", step_s=0.05, code=75)
+    assert "the time of this sitting is over" in out
+    assert place.trials()
+    place.search()
+    assert [t.state for t in place.trials()] == [TrialState.COMPLETED] * 12
+
+
+@pytest.mark.slow
+def test_a_budget_that_was_raised_goes_on(place: Place) -> None:
+    out = place.search("--set", "budget.optimizer_steps=100", code=1)  # no front yet
+    assert "trials that were begun wait" in out
+    with place.store() as store:
+        spent = store.study("toy").spent["optimizer_steps"]
+    assert 100 <= spent <= 100 + 2 * 4 * 15
+    place.search("--set", "budget.optimizer_steps=100000")
+    assert [t.state for t in place.trials()] == [TrialState.COMPLETED] * 12

@@ -1,0 +1,226 @@
+"""Runners in processes of their own: what they say, how they die, that nothing is left of them.
+
+What trains is a stand-in (`tests/support/stand_in_worker.py`); the processes are real.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stand_in
+
+from autopeft.configuration import Configuration
+from autopeft.errors import AutopeftError, InterruptedStudyError, TrialError
+from autopeft.execution import local
+from autopeft.execution.base import state_path
+from autopeft.execution.channel import decoded, encoded
+from autopeft.execution.local import Launch, LocalExecutor, LocalRunner
+from autopeft.execution.time_limits import TimeLimits
+from autopeft.study.progress import Stopper
+
+SUPPORT = Path(stand_in.__file__).parent
+WORKER = SUPPORT / "stand_in_worker.py"
+LANES: list[tuple[int, Configuration]] = list(enumerate(islice(stand_in.configurations(), 3)))
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs process groups")
+Make = Callable[..., LocalRunner]
+
+
+@pytest.fixture
+def stopper() -> Stopper:
+    return Stopper()
+
+
+@pytest.fixture
+def make(tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    monkeypatch.setattr(local, "BETWEEN_STARTS_S", 0.0)
+    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
+    made: list[LocalExecutor] = []
+
+    def make_runner(limit_s: float | None = None, **request: Any) -> LocalRunner:
+        known = {"script": {}, "step_s": 0.001, "folder": str(tmp_path)}
+        launch = Launch(
+            request=known | request,
+            devices=["cpu"],
+            folder=tmp_path,
+            limits=TimeLimits(limit_s),
+            stopper=stopper,
+            command=[sys.executable, str(WORKER)],
+        )
+        made.append(LocalExecutor(launch))
+        return made[-1].runners[0]
+
+    yield make_runner
+    for executor in made:
+        executor.close()
+
+
+def start(runner: LocalRunner, **given: Any) -> Any:
+    return runner.start(LANES, resume={}, waited=dict.fromkeys(range(3), 0.0), **given)
+
+
+def on(step: int) -> bool:
+    return True
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within seconds (a zombie that nobody reaps has ended)."""
+    for _ in range(200):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except FileNotFoundError:
+            return True
+        if stat.rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def failure(call: Callable[[], Any]) -> TrialError:
+    with pytest.raises(TrialError) as caught:
+        call()
+    return caught.value
+
+
+def test_a_pack_is_trained_measured_saved_and_taken_up_again(make: Make, tmp_path: Path) -> None:
+    runner, heard = make(), []
+    run = start(runner)
+    assert run.train(15, on_step=lambda step: heard.append(step) or True)
+    assert run.step == 15
+    assert heard == sorted(heard)
+    expected = [stand_in.quality(configuration, 15) for _, configuration in LANES]
+    assert [each.values["accuracy"] for each in run.measure()] == expected, "digits were lost"
+    assert [point.step for point in run.curve()[1]] == list(range(1, 16))
+    assert run.curve() == {0: [], 1: [], 2: []}
+    assert run.profile(2) == {"optimizer_steps": 15}
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    run.save(folder)
+    resume = {number: state_path(folder, number) for number, _ in LANES}
+    again = runner.start(LANES, resume=resume, waited=dict.fromkeys(range(3), 0.0))
+    assert again.step == 15
+    assert again.train(60, on_step=on)
+    assert runner.probe(LANES[0][1])["train_seconds"] == stand_in.params(LANES[0][1])
+
+
+@pytest.mark.parametrize("value", [0.1 + 0.2, 1e-310, 2 / 3, 1e300, -0.0])
+def test_numbers_cross_the_pipe_with_all_their_digits(value: float) -> None:
+    assert repr(decoded(encoded({"done": value}))["done"]) == repr(value)
+
+
+def test_a_pause_stops_within_steps_and_the_run_goes_on(make: Make) -> None:
+    run = start(make(step_s=0.01))
+    assert not run.train(60, on_step=lambda step: step < 10)
+    stood = run.step
+    assert 10 <= stood < 60
+    assert max(point.step for point in run.curve()[0]) == stood
+    assert run.train(60, on_step=on), "an old pause ended a new training"
+
+
+def test_whoever_waits_is_attended(make: Make) -> None:
+    runner, calls = make(step_s=0.02), []
+    runner.attended = lambda: calls.append(1)
+    start(runner).train(30, on_step=on)
+    assert len(calls) > 3
+
+
+@pytest.mark.parametrize(
+    ("script", "cause", "told", "survives"),
+    [
+        ({"1": "die"}, "lost", "SIGKILL", False),
+        ({"1": "poison"}, "lost", "CUDA error", False),
+        ({"1": "err"}, "error", "ValueError: this configuration cannot be", True),
+        ({"1": "wide 8"}, "out-of-memory", "out of memory", True),
+    ],
+)
+def test_a_failure_has_its_cause_and_the_next_pack_a_runner(
+    make: Make, script: dict[str, str], cause: str, told: str, survives: bool
+) -> None:
+    runner = make(script=script)
+    pid = runner.identity["pid"]
+    run = start(runner)
+    error = failure(lambda: run.train(15, on_step=on))
+    assert (error.cause, told in str(error)) == (cause, True)
+    assert f"trial 1: now {script['1']}" in (runner.last_lines() or "")
+    healthy = runner.start(LANES[:1], resume={}, waited={0: 0.0})
+    assert healthy.train(15, on_step=on)
+    assert (runner.identity["pid"] == pid) is survives
+    assert survives or gone(pid)
+
+
+def test_fewer_rows_at_once_reach_the_runner(make: Make) -> None:
+    runner = make(script={"1": "wide 12"})
+    assert failure(lambda: start(runner).train(15, on_step=on)).cause == "out-of-memory"
+    assert start(runner, micro_batch_size=4).train(15, on_step=on)
+
+
+def test_one_that_hangs_is_ended_with_its_children(make: Make, tmp_path: Path) -> None:
+    runner = make(limit_s=1.5, script={"1": "hang"})
+    run = start(runner)
+    began = time.monotonic()
+    assert failure(lambda: run.train(15, on_step=on)).cause == "timeout"
+    assert time.monotonic() - began < 60
+    pids = stand_in.marker(tmp_path, "children").read_text().split()
+    assert len(pids) == 2
+    assert all(gone(int(pid)) for pid in pids)
+
+
+def test_what_takes_too_long_after_a_signal_is_cut_off(make: Make, stopper: Stopper) -> None:
+    runner = make(script={"1": "hang"})
+    run, pid = start(runner), runner.identity["pid"]
+    stopper.request("SIGTERM", within_s=0.5)
+    with pytest.raises(InterruptedStudyError, match="SIGTERM"):
+        run.train(15, on_step=on)
+    assert gone(pid)
+
+
+def test_a_runner_that_cannot_load_says_why(make: Make, tmp_path: Path) -> None:
+    runner = make(script=None, step_s=None, folder=None)  # no folder that could be a path
+    with pytest.raises(AutopeftError, match=r"failed 3 times while it loaded.*TypeError"):
+        start(runner)
+    assert "Traceback" in (tmp_path / "logs/runner-0.log").read_text()
+
+
+COORDINATOR = """
+import sys
+from pathlib import Path
+import stand_in
+from autopeft.execution.local import Launch, LocalExecutor
+from autopeft.execution.time_limits import TimeLimits
+from autopeft.study.progress import Stopper
+
+folder, worker = Path(sys.argv[1]), sys.argv[2]
+request = {"script": {"0": "hang"}, "step_s": 0.001, "folder": str(folder)}
+command = [sys.executable, worker]
+launch = Launch(request, ["cpu"], folder, TimeLimits(), Stopper(), command)
+[runner] = LocalExecutor(launch).runners
+run = runner.start([(0, next(stand_in.configurations()))], resume={}, waited={0: 0.0})
+print(runner.identity["pid"], flush=True)
+run.train(15, on_step=lambda step: True)
+"""
+
+
+def test_a_runner_does_not_outlive_its_coordinator(tmp_path: Path) -> None:
+    home = Path(local.__file__).resolve().parents[2]
+    paths = os.pathsep.join([str(home), str(SUPPORT)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", COORDINATOR, str(tmp_path), str(WORKER)],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    pid, marker = int(process.stdout.readline()), stand_in.marker(tmp_path, "children")
+    while not marker.exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert gone(pid)
+    assert all(gone(int(each)) for each in marker.read_text().split()), "a child was left"
