@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autopeft.api import (
         Study,
         TrainedModel,
+        confirm,
         importance_map,
         init,
         list_studies,
@@ -34,6 +35,7 @@ __all__ = [
     "Configuration",
     "Study",
     "TrainedModel",
+    "confirm",
     "importance_map",
     "init",
     "list_studies",

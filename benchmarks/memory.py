@@ -24,6 +24,8 @@ CASES = [
     ("llama", "all", 2, 4, 128, "fp32"),
     ("minilm", "all", 4, 32, 128, "fp32"),
     ("bert-base", "all", 4, 16, 128, "fp32"),
+    ("gpt2", "all", 4, 8, 64, "fp32"),
+    ("t5-small", "all", 4, 8, 64, "fp32"),
 ]
 STEPS = 3
 
@@ -66,10 +68,9 @@ def _measure(case: Case) -> dict[str, float]:
     import numpy as np
     import torch
 
+    from autopeft.execution.fitting import pack_estimate
     from autopeft.execution.peak_memory import peak_bytes, reset_peak, resident_bytes
     from autopeft.training.lanes.pack import Lane
-    from autopeft.training.memory import RESIDENT_OVERHEAD, estimate
-    from autopeft.training.step_shape import StepShape, Weights, evaluation_tokens
 
     trainer = _trainer(case)
     configurations = [_configuration(case, n, trainer.backbone.anatomy) for n in range(case.lanes)]
@@ -80,21 +81,7 @@ def _measure(case: Case) -> dict[str, float]:
     run = trainer.start([Lane(n, each) for n, each in enumerate(configurations)])
     run.train(STEPS)
     run.evaluate()
-    expected = estimate(
-        configurations,
-        trainer.backbone.anatomy,
-        head_params=trainer.recipe.n_parameters,
-        shape=StepShape(
-            case.rows,
-            case.tokens,
-            evaluated=len(trainer.validation),
-            evaluation_tokens=evaluation_tokens(trainer.device.type),
-            lanes_per_pass=trainer.lanes_per_pass,
-            compute=case.compute,
-            overhead=RESIDENT_OVERHEAD,
-        ),
-        weights=Weights(),
-    )
+    expected = pack_estimate(configurations, trainer)
     return {
         "estimated": expected.training,
         "measured": peak_bytes(trainer.device) - before,
@@ -136,6 +123,10 @@ def _trainer(case: Case) -> Any:
 def _model(name: str) -> Any:
     import transformers as tf
 
+    if name == "gpt2":
+        return tf.GPT2Model(tf.GPT2Config(vocab_size=1000, pad_token_id=0))
+    if name == "t5-small":
+        return tf.T5EncoderModel(tf.T5Config(vocab_size=1000, pad_token_id=0))
     if name == "llama":
         config = tf.LlamaConfig(
             vocab_size=1000,

@@ -12,6 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from autopeft.searchers.confirmed import shown as shown_mean
+from autopeft.study.confirmation import Confirmation
 from autopeft.study.placement import PlacementMap
 from autopeft.study.records import Measurement, ObjectiveFrame, Snapshot
 from dashboard import palette, tables, words
@@ -54,6 +56,7 @@ def front_chart(
     x_log: bool = False,
     y_log: bool = False,
     selected: int | None = None,
+    confirmation: Confirmation | None = None,
 ) -> go.Figure:
     """All measured trials on two axes, with the front connected.
 
@@ -68,6 +71,8 @@ def front_chart(
         x_log: Whether x has a logarithmic scale; trials at 0 or below are left out then.
         y_log: The same for y.
         selected: Number of a trial to ring.
+        confirmation: What other seeds say: means with error bars, where quality stands on an
+            axis.
     """
     shown = placed(table, x, y, x_log=x_log, y_log=y_log)
     figure = go.Figure()
@@ -78,6 +83,8 @@ def front_chart(
         points = shown[shown["role"] == role]
         if len(points):
             _points(figure, points, x, y, name, marker)
+    if confirmation is not None:
+        _error_bars(figure, shown, x, y, confirmation)
     ring = shown[shown["number"] == selected]
     if len(ring):
         _ring(figure, ring, x, y)
@@ -161,6 +168,50 @@ def _points(
             hoverinfo="text",
         )
     )
+
+
+def _error_bars(
+    figure: go.Figure, shown: pd.DataFrame, x: Axis, y: Axis, found: Confirmation
+) -> None:
+    """Means of several seeds with their 95 % intervals, by split; the other axis stays."""
+    quality = found.frame.name
+    if (x.name == quality) == (y.name == quality):
+        return
+    up = y.name == quality
+    other = shown.set_index("number")[x.name if up else y.name]
+    for split, colour in (("validation", palette.CONFIRMED), ("test", palette.TESTED)):
+        seen = [
+            (each, own)
+            for each in found.trials.values()
+            if each.trial in other.index and (own := getattr(each, split)) is not None
+        ]
+        if not seen:
+            continue
+        means = [own.over.mean for _, own in seen]
+        costs = [float(other[each.trial]) for each, _ in seen]
+        reach = [own.over.reach for _, own in seen]
+        bars = {"type": "data", "array": reach, "color": colour, "thickness": 1.5}
+        figure.add_trace(
+            go.Scatter(
+                x=costs if up else means,
+                y=means if up else costs,
+                error_y=bars if up else None,
+                error_x=None if up else bars,
+                mode="markers",
+                name=f"{split}, mean of seeds",
+                marker={"color": colour, "size": 9, "symbol": "square"},
+                selected={"marker": {}},
+                unselected={"marker": {"opacity": 1.0}},
+                customdata=[[each.trial] for each, _ in seen],
+                hovertext=[
+                    f"<b>trial {each.trial}</b> with {own.over.n} seeds on {split}"
+                    f"<br>{y.label if up else x.label}: {shown_mean(own.over)}"
+                    + ("" if own.difference is None else f"<br>{own.difference.mark.value}")
+                    for each, own in seen
+                ],
+                hoverinfo="text",
+            )
+        )
 
 
 def _ring(figure: go.Figure, ring: pd.DataFrame, x: Axis, y: Axis) -> None:

@@ -17,9 +17,11 @@ from autopeft.api.place import output_folder
 from autopeft.api.study import Study, bounds, status
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import AutopeftError
+from autopeft.searchers import confirmed
 from autopeft.searchers import front as fronts
 from autopeft.searchers.explain.importances import Importances
 from autopeft.searchers.explain.predictions import Predictions
+from autopeft.study.confirmation import Confirmation
 from autopeft.study.placement import PlacementMap, placed, placement_map
 from autopeft.study.records import (
     Measurement,
@@ -29,6 +31,7 @@ from autopeft.study.records import (
     StudyState,
     TrialRecord,
 )
+from autopeft.study.summary import StudySummary
 from dashboard.tables import trial_table
 
 
@@ -82,6 +85,7 @@ class StudyView:
         verdict: One sentence comparing the front with the best baseline.
         choices: `knee`, `best`, `smallest` -> the trial of the front and why; {} without one.
         baseline: The best finished baseline, or None.
+        confirmation: What other seeds than the search's say.
     """
 
     record: StudyRecord
@@ -94,6 +98,7 @@ class StudyView:
     verdict: str
     choices: Mapping[str, fronts.Choice]
     baseline: TrialRecord | None
+    confirmation: Confirmation
 
     @property
     def frames(self) -> tuple[ObjectiveFrame, ...]:
@@ -171,15 +176,7 @@ def study_lines(storage_url: str) -> list[StudyLine]:
         StorageError: The database is missing or cannot be read.
     """
     with closing(open_store(storage_url, read_only=True)) as store:
-        lines = []
-        for record in store.studies():
-            snapshot = store.last_snapshot(record.name)
-            quality = record.frame[0]
-            members = [store.trial(record.name, n) for n in snapshot.front] if snapshot else []
-            values = [m.objectives.get(quality.name) for m in members]
-            found = [value for value in values if value is not None]
-            pick = max if quality.goal == "max" else min
-            lines.append(_line(status(store, record), record, pick(found) if found else None))
+        lines = [_line(summary) for summary in store.summaries()]
     return sorted(lines, key=lambda line: line.updated_at, reverse=True)
 
 
@@ -191,7 +188,7 @@ def held(study: Study) -> bool:
 
 def read_study(study: Study) -> StudyView:
     """One look at a study: every trial, the front and what follows from them."""
-    record, trials = study.record, study.trials()
+    record, trials, found = study.record, study.trials(), study.confirmation()
     members = _front(trials, record)
     choices = (
         {how: pick(members, record.frame) for how, pick in fronts.PICKS.items()} if members else {}
@@ -204,9 +201,15 @@ def read_study(study: Study) -> StudyView:
         front=tuple(members),
         snapshots=tuple(study.snapshots()),
         table=trial_table(trials, (trial.number for trial in members), record.frame),
-        verdict=fronts.compare_with_baseline(members, trials, record.frame),
+        verdict=fronts.compare_with_baseline(
+            members,
+            trials,
+            record.frame,
+            beyond=lambda number: confirmed.verdict(found, number),
+        ),
         choices=choices,
         baseline=fronts.best_baseline(trials, record.frame),
+        confirmation=found,
     )
 
 
@@ -260,8 +263,9 @@ def _front(trials: Sequence[TrialRecord], record: StudyRecord) -> list[TrialReco
     return fronts.front(ahead, record.frame, limits)
 
 
-def _line(progress: Mapping[str, Any], record: StudyRecord, best: float | None) -> StudyLine:
-    definition, trials = record.definition, progress["trials"]
+def _line(summary: StudySummary) -> StudyLine:
+    record, progress = summary.record, status(summary)
+    definition, trials, quality = record.definition, progress["trials"], record.frame[0]
     return StudyLine(
         name=record.name,
         state=record.state,
@@ -271,8 +275,8 @@ def _line(progress: Mapping[str, Any], record: StudyRecord, best: float | None) 
         done=trials["completed"] + trials["stopped"] + trials["failed"],
         total=_total(record),
         failed=trials["failed"],
-        metric=record.frame[0].name,
-        best=best,
+        metric=quality.name,
+        best=summary.best.get(quality.name) if summary.best else None,
         front_size=progress["front_size"],
         hypervolume=progress["hypervolume"],
         updated_at=record.updated_at,

@@ -13,6 +13,7 @@ from autopeft.searchers.explain.predictions import predicted
 from autopeft.study.layout import yaml_text
 from autopeft.study.records import TrialRecord, TrialState
 from dashboard import charts, live, palette, words
+from dashboard.confirmation_panel import show_trial_confirmation
 from dashboard.queries import StudyView, TrialView
 
 
@@ -114,8 +115,8 @@ def _pictures(view: StudyView, shown: TrialView) -> None:
 
 def _tabs(view: StudyView, shown: TrialView) -> None:
     trial = shown.record
-    take, configuration, reason, cost, attempts = st.tabs(
-        ["Export and train", "Configuration", "Why proposed", "Cost", "Attempts"]
+    take, configuration, reason, seeds, cost, attempts = st.tabs(
+        ["Export and train", "Configuration", "Why proposed", "Seeds", "Cost", "Attempts"]
     )
     with take:
         _take(view, trial)
@@ -124,6 +125,8 @@ def _tabs(view: StudyView, shown: TrialView) -> None:
         st.caption(f"hash {words.markdown(trial.hash)}")
     with reason:
         _reason(trial)
+    with seeds:
+        show_trial_confirmation(view, trial.number)
     with cost:
         _cost(trial.profile)
     with attempts:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from autopeft.api.place import DEFAULT_STORAGE
+from autopeft.api.place import DEFAULT_STORAGE, has_secret
 from autopeft.configuration import Configuration, Group
 from autopeft.study.metrics import metrics_of
 from autopeft.study.placement import SIZE_NAMES
@@ -25,7 +25,6 @@ KILLED = "Killed? No process holds it: the same `autopeft search` command goes o
 """What is said of a study that calls itself running, but has lost its process."""
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>$:~^&])")
-_SECRET = re.compile(r"://[^/?]*@|[?&](?:password|passfile|sslpassword)=")
 _LABELS = {
     "trainable_params": "trainable parameters",
     "head_params": "head parameters",
@@ -172,11 +171,11 @@ def storage_flag(storage_url: str) -> str:
     """` --storage URL` where it is needed; a URL with a password is named, not shown."""
     if storage_url == DEFAULT_STORAGE:
         return ""
-    if _SECRET.search(storage_url):
+    if has_secret(storage_url):
         return ' --storage "$AUTOPEFT_STORAGE"'
     return f" --storage {shlex.quote(storage_url)}"
 
 
 def place(storage_url: str) -> str:
     """Where the studies are kept, without a password."""
-    return "database: $AUTOPEFT_STORAGE" if _SECRET.search(storage_url) else storage_url
+    return "database: $AUTOPEFT_STORAGE" if has_secret(storage_url) else storage_url

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from storage.copying import copy
     from storage.schema import upgrade
     from storage.store import SqlStore, open_store
 
@@ -17,11 +18,12 @@ DEFAULT_URL = "sqlite:///autopeft.db"
 
 _HOME = {
     "SqlStore": "storage.store",
+    "copy": "storage.copying",
     "open_store": "storage.store",
     "upgrade": "storage.schema",
 }
 
-__all__ = ["DEFAULT_URL", "SqlStore", "open_store", "upgrade"]
+__all__ = ["DEFAULT_URL", "SqlStore", "copy", "open_store", "upgrade"]
 
 
 def __getattr__(name: str) -> Any:

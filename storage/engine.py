@@ -3,12 +3,17 @@
 SQLite is hardened for many processes: it waits for locks, keeps a write-ahead log so that readers
 neither wait nor hinder, enforces foreign keys, and takes the write lock when a transaction begins
 rather than half-way (where it could only fail). Readers open the file with `mode=ro`.
+
+PostgreSQL is told not to wait for ever: neither for a lock, nor for a server or client that went
+away without a word, nor for a coordinator that was frozen within a transaction. Readers run in
+read-only transactions, each of which sees one moment, as on SQLite.
 """
 
 import logging
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -24,6 +29,18 @@ _SLOW = (
     "%s lies on %s, a network file system: SQLite keeps a rollback journal there, which is "
     "slower, and readers and writers wait for each other; a local disk or PostgreSQL serves better"
 )
+
+_NETWORK = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""How libpq notices within a minute that a server is gone; a URL's own values go before these."""
+
+_FROZEN_MS = 30_000
+"""A transaction takes milliseconds; one idle for longer is a stopped process that holds locks."""
 
 
 def writer(place: Place, *, create: bool = False, foreign_keys: bool = True) -> Engine:
@@ -60,7 +77,9 @@ def writer(place: Place, *, create: bool = False, foreign_keys: bool = True) -> 
 def reader(place: Place) -> Engine:
     """An engine that cannot write, whatever it is told."""
     if place.path is None:
-        return _postgresql(place).execution_options(postgresql_readonly=True)
+        return _postgresql(place, isolation_level="REPEATABLE READ").execution_options(
+            postgresql_readonly=True
+        )
     return _sqlite(place.path, place.busy_timeout_s, mode="ro", begin="BEGIN")
 
 
@@ -98,11 +117,29 @@ def _sqlite(
     return engine
 
 
-def _postgresql(place: Place) -> Engine:
+def _postgresql(place: Place, **options: Any) -> Engine:
     try:
-        return create_engine(place.url, pool_pre_ping=True)
+        engine = create_engine(
+            place.url,
+            pool_pre_ping=True,
+            connect_args={k: v for k, v in _NETWORK.items() if k not in place.url.query},
+            **options,
+        )
     except ModuleNotFoundError as error:
         raise StorageError(
             f"{place}: PostgreSQL needs the package psycopg, which is not installed",
-            hint="pip install 'psycopg[binary]'",
+            hint="pip install 'autopeft[postgres]'",
         ) from error
+    wait_ms = round(place.busy_timeout_s * 1000)
+    settings = (
+        f"SET lock_timeout = {max(1, wait_ms)}",  # 0 would be for ever
+        f"SET idle_in_transaction_session_timeout = {_FROZEN_MS}",
+    )
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: ConnectionPoolEntry) -> None:
+        for setting in settings:
+            connection.execute(setting)
+        connection.commit()
+
+    return engine

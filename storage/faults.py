@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from sqlite3 import Error as SqliteError
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from autopeft.errors import StorageError
@@ -48,6 +48,29 @@ _SQLITE_FAULTS = {
 }
 """What is wrong and what to do, by SQLite's primary result code."""
 
+_POSTGRESQL_FAULTS = {
+    "25006": ("it can only be read by this user", "give the URL of a user who may write"),
+    "3D000": ("there is no such database", "make it with `createdb`"),
+    "42501": ("permission denied ({detail})", "grant it, or give the URL of another user"),
+    "53100": ("the server's disk is full", f"free some space, then {_AGAIN}"),
+    "53300": ("the server has no connection left", f"close some, then {_AGAIN}"),
+    "55P03": (
+        "another process kept it locked for longer than {timeout:g} s",
+        f"see what else writes to it, then {_AGAIN}",
+    ),
+}
+"""Likewise by PostgreSQL's SQLSTATE."""
+
+_UNREACHABLE = (
+    "check that the server runs, and the host, port, user, password and database of the URL"
+)
+
+_PASSING_SQLITE = frozenset(
+    ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")
+)
+# Lost connections, too few resources, a server that starts or stops, deadlocks, locks.
+_PASSING_POSTGRESQL = ("08", "53", "57P", "58", "25P03", "40", "55P03")
+
 
 @contextmanager
 def storage_errors(place: Place) -> Iterator[None]:
@@ -61,14 +84,51 @@ def storage_errors(place: Place) -> Iterator[None]:
 def storage_error(error: DBAPIError | PoolTimeoutError, place: Place) -> StorageError:
     """The one line for what the database raised."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    detail = place.without_secrets((str(cause).strip() or type(cause).__name__).splitlines()[0])
+    detail = place.without_secrets(_detail(cause))
+    known = _known(cause)
+    if known:
+        what, hint = known
+        what = what.format(timeout=place.busy_timeout_s, detail=detail)
+        return StorageError(f"{place}: {what}", hint=hint)
+    hint = _UNREACHABLE if place.path is None and _is_unreachable(error) else ""
+    return StorageError(f"{place}: {detail}", hint=hint)
+
+
+def may_pass(error: StorageError) -> bool:
+    """Whether the same call may succeed later: a lock, a full disk, a server that restarts."""
+    cause = error.__cause__
+    if isinstance(cause, PoolTimeoutError):
+        return True
+    if not isinstance(cause, DBAPIError):
+        return False
+    if isinstance(cause.orig, SqliteError):
+        return _primary_code(cause.orig) in _PASSING_SQLITE
+    return _is_unreachable(cause) or _state(cause.orig).startswith(_PASSING_POSTGRESQL)
+
+
+def _known(cause: BaseException | None) -> tuple[str, str] | None:
     if isinstance(cause, SqliteError):
-        known = _SQLITE_FAULTS.get(_primary_code(cause))
-        if known:
-            what, hint = known
-            what = what.format(timeout=place.busy_timeout_s, detail=detail)
-            return StorageError(f"{place}: {what}", hint=hint)
-    return StorageError(f"{place}: {detail}")
+        return _SQLITE_FAULTS.get(_primary_code(cause))
+    return _POSTGRESQL_FAULTS.get(_state(cause))
+
+
+def _detail(cause: BaseException | None) -> str:
+    """A driver's first line; where psycopg tried several addresses, the first that failed."""
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    return next((line for line in lines if not line.startswith("Multiple connection")), lines[0])
+
+
+def _is_unreachable(error: DBAPIError | PoolTimeoutError) -> bool:
+    """A connection that could not be made, or was lost: without an SQLSTATE of the server's."""
+    if not isinstance(error, DBAPIError):
+        return False
+    lost = error.connection_invalidated or isinstance(error, OperationalError)
+    return lost and not _state(error.orig)
+
+
+def _state(error: BaseException | None) -> str:
+    """PostgreSQL's SQLSTATE; "" where there is none."""
+    return str(getattr(error, "sqlstate", None) or "")
 
 
 def _primary_code(error: SqliteError) -> str:

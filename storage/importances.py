@@ -1,28 +1,36 @@
 """Importance maps: written once, read by every study. One function, one write or read."""
 
-from sqlalchemy import delete, select
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, load_only
 
 from autopeft.study.records import ImportanceRecord
 from storage.models import ImportanceRow
 from storage.records import now
 
+_INSERT: Mapping[str, Callable[..., sqlite.Insert | postgresql.Insert]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
+
 
 def keep(session: Session, record: ImportanceRecord) -> None:
-    """Stores a map; one of the same key is replaced."""
-    session.execute(delete(ImportanceRow).where(ImportanceRow.key == record.key))
-    session.add(
-        ImportanceRow(
-            key=record.key,
-            backbone=record.backbone,
-            data=record.data,
-            settings=dict(record.settings),
-            facts=dict(record.facts),
-            units=record.units,
-            fine=record.fine,
-            created_at=now(),
-        )
-    )
+    """Stores a map; one of the same key is replaced, whoever else stores it at the same time."""
+    values = {
+        "key": record.key,
+        "backbone": record.backbone,
+        "data": record.data,
+        "settings": dict(record.settings),
+        "facts": dict(record.facts),
+        "units": record.units,
+        "fine": record.fine,
+        "created_at": now(),
+    }
+    insert = _INSERT[session.get_bind().dialect.name]
+    query = insert(ImportanceRow).values(values)
+    session.execute(query.on_conflict_do_update(index_elements=["key"], set_=values))
 
 
 def find(session: Session, key: str) -> ImportanceRecord | None:
@@ -37,7 +45,7 @@ def read(session: Session, backbone: str, data: str) -> list[ImportanceRecord]:
     query = (
         select(ImportanceRow)
         .where(ImportanceRow.backbone == backbone, ImportanceRow.data == data)
-        .order_by(ImportanceRow.id.desc())
+        .order_by(ImportanceRow.created_at.desc(), ImportanceRow.id.desc())
         .options(load_only(*(getattr(ImportanceRow, c.key) for c in columns), raiseload=True))
     )
     return [_record(row, None) for row in session.scalars(query)]

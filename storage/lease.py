@@ -140,9 +140,24 @@ def holder_of(session: Session, name: str, *, lock: bool = False) -> Holder | No
     return holder if holder and lives(holder) else None
 
 
+def holders(session: Session, name: str | None = None) -> dict[int, Holder]:
+    """Who holds each study that is held, by the study's row; of one name, or of all."""
+    columns = (StudyRow.id, StudyRow.lease_host, StudyRow.lease_pid, StudyRow.lease_boot)
+    query = select(*columns).where(_held())
+    query = query if name is None else query.where(StudyRow.name == name)
+    found = {row.id: _holder(row) for row in session.execute(query)}
+    return {study: holder for study, holder in found.items() if lives(holder)}
+
+
 def check_free(session: Session, name: str) -> None:
     """Raises StudyHeldError where a coordinator holds the study, and keeps others from it."""
     if holder_of(session, name, lock=True):
+        raise _held_by(_lease(session, name))
+
+
+def check_idle(session: Session, name: str) -> None:
+    """Raises StudyHeldError where a coordinator holds the study; keeps nobody from it."""
+    if holder_of(session, name):
         raise _held_by(_lease(session, name))
 
 

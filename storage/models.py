@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy models: studies, trials, attempts, measurements, orphans, snapshots.
+"""The tables, as SQLAlchemy models: studies, trials and what hangs on them, confirmations.
 
 A study owns everything below it (ON DELETE CASCADE); importance maps belong to no study. The lease
 lies in the study's own row, so that one UPDATE can take it and every write can check it. Nothing
@@ -174,6 +174,45 @@ class SnapshotRow(Base):
     front: Mapped[list[Any]]
     hypervolume: Mapped[float]
     at: Mapped[datetime]
+
+
+class ConfirmationRow(Base):
+    """One trial trained once more, with another replicate of the study's seed."""
+
+    __tablename__ = "confirmations"
+
+    study_id: Mapped[int] = mapped_column(
+        ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True
+    )
+    trial: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    replicate: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    state: Mapped[str]
+    # "values" is a word of SQL: the column is called after the split it was measured on.
+    validation: Mapped[dict[str, Any]]
+    test: Mapped[dict[str, Any] | None]
+    optimizer_steps: Mapped[int] = mapped_column(BigInteger, default=0)
+    attempt_count: Mapped[int] = mapped_column(default=0)
+    cause: Mapped[str | None]
+    message: Mapped[str | None]
+    profile: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class OpeningRow(Base):
+    """One opening of the test split: who, when, for which trials."""
+
+    __tablename__ = "test_openings"
+
+    study_id: Mapped[int] = mapped_column(
+        ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True
+    )
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    opened_by: Mapped[str]
+    trials: Mapped[list[Any]]
+    replicates: Mapped[list[Any]]
+    again: Mapped[bool]
 
 
 class ImportanceRow(Base):

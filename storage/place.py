@@ -1,7 +1,8 @@
 """Where a database is: a storage URL, parsed once and safe to print.
 
-SQLite URLs are `sqlite:///relative.db` or `sqlite:////absolute.db`, with `?timeout=5` for the
-seconds to wait for a lock; PostgreSQL ones are `postgresql://user:password@host/database`.
+SQLite URLs are `sqlite:///relative.db` or `sqlite:////absolute.db`; PostgreSQL ones are
+`postgresql://user:password@host/database`. On both, `?timeout=5` are the seconds to wait for a
+lock, and `patience=60` those that a running search waits for a database that cannot be used.
 Passwords never appear in `str(place)`, which is what messages and logs show.
 """
 
@@ -17,10 +18,15 @@ from sqlalchemy.exc import ArgumentError
 from autopeft.errors import StorageError
 
 BUSY_TIMEOUT_S = 30.0
-"""How long to wait for SQLite's lock: writes take milliseconds, a slow disk seconds."""
+"""How long to wait for a lock: writes take milliseconds, a slow disk seconds."""
+
+PATIENCE_S = 300.0
+"""How long a search waits for its database: a server's restart, a disk being cleared. Well below
+the lease (`autopeft.tuner.LEASE_S`), so that nobody else takes the study meanwhile."""
 
 ALLOWED = "allowed: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE"
 _SECRETS = ("password", "sslpassword")
+_SECONDS = {"timeout": BUSY_TIMEOUT_S, "patience": PATIENCE_S}
 _POSTGRESQL = ("postgres", "postgresql", "postgresql+psycopg")
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 
@@ -32,12 +38,14 @@ class Place:
     Attributes:
         url: The URL as SQLAlchemy takes it, secrets included: for engines only.
         path: The file of a SQLite database, absolute; None on PostgreSQL.
-        busy_timeout_s: Seconds to wait for SQLite's lock.
+        busy_timeout_s: Seconds to wait for a lock.
+        patience_s: Seconds that a search waits for a database that cannot be used.
     """
 
     url: URL
     path: Path | None
     busy_timeout_s: float = BUSY_TIMEOUT_S
+    patience_s: float = PATIENCE_S
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -85,20 +93,28 @@ def _sqlite(url: URL, text: str) -> Place:
             f"storage: got {text}; a study must outlive its process",
             hint="name a file: sqlite:///autopeft.db",
         )
-    unknown = sorted(set(url.query) - {"timeout"})
+    unknown = sorted(set(url.query) - set(_SECONDS))
     if unknown:
-        raise StorageError(f"storage: got {', '.join(unknown)} in {text}; allowed: timeout")
-    return Place(url, Path(str(url.database)).absolute(), _timeout_s(url, text))
+        allowed = ", ".join(_SECONDS)
+        raise StorageError(f"storage: got {', '.join(unknown)} in {text}; allowed: {allowed}")
+    return Place(url, Path(str(url.database)).absolute(), *_seconds(url, text))
 
 
-def _timeout_s(url: URL, text: str) -> float:
-    given = url.query.get("timeout", str(BUSY_TIMEOUT_S))
+def _seconds(url: URL, text: str) -> list[float]:
+    """The seconds that the URL sets, in the order of `_SECONDS`."""
+    return [
+        _parsed(name, url.query.get(name, default), text) for name, default in _SECONDS.items()
+    ]
+
+
+def _parsed(name: str, given: object, text: str) -> float:
     try:
         seconds = float(str(given))
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise StorageError(f"storage: got timeout={given} in {text}; allowed: seconds, 0 or more")
+        shown = _blotted(text)
+        raise StorageError(f"storage: got {name}={given} in {shown}; allowed: seconds, 0 or more")
     return seconds
 
 
@@ -111,7 +127,8 @@ def _postgresql(url: URL, text: str) -> Place:
         )
     if not url.database:
         raise StorageError(f"storage: got {_blotted(text)} without a database; {ALLOWED}")
-    return Place(url.set(drivername="postgresql+psycopg"), None)
+    plain = url.set(drivername="postgresql+psycopg").difference_update_query(_SECONDS)
+    return Place(plain, None, *_seconds(url, text))
 
 
 def _unusable(text: str) -> StorageError:

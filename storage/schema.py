@@ -13,7 +13,7 @@ from storage.faults import storage_errors
 from storage.filesystem import check_file
 from storage.place import Place, parse_place
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every revision that this release knows, oldest first; the last is the one it works with."""
 
 VERSION_TABLE = "autopeft_schema"

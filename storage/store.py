@@ -4,6 +4,7 @@ What each call means is written in `autopeft.study.store.Store`; here every call
 transaction, and every error of the database one `StorageError`.
 """
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from autopeft.errors import Fault, StorageError, StudyMismatchError
+from autopeft.study.confirmation import ConfirmationRun, Opening
+from autopeft.study.progress import Stopper
 from autopeft.study.records import (
     Holder,
     ImportanceRecord,
@@ -26,23 +29,33 @@ from autopeft.study.records import (
     TrialState,
     TrialUpdate,
 )
-from storage import engine, importances, lease, records, schema
+from autopeft.study.summary import StudySummary
+from storage import confirmations, engine, importances, lease, records, schema, summaries
 from storage import snapshots as snapshot_rows
 from storage import trials as trial_rows
 from storage.faults import storage_errors
 from storage.filesystem import check_file
 from storage.lookup import find_study, find_trial, no_study
 from storage.models import StudyRow
+from storage.patience import Patience, commit, patient
 from storage.place import Place, parse_place
 
 
-def open_store(url: str, *, create: bool = False, read_only: bool = False) -> "SqlStore":
+def open_store(
+    url: str,
+    *,
+    create: bool = False,
+    read_only: bool = False,
+    stopper: Stopper | None = None,
+) -> "SqlStore":
     """The store at a URL; see `storage.place` for the URLs.
 
     Args:
         url: Where the database is.
         create: Make the file and the tables where they are missing.
         read_only: Open for reading alone: fit while a search runs, and creates nothing.
+        stopper: Given by who runs a search: once open, the store waits for a database that cannot
+            be used for a while (`storage.patience`), but not long once a stop is asked for.
 
     Raises:
         StorageError: The database is missing, cannot be used, or is none of autopeft's.
@@ -58,7 +71,7 @@ def open_store(url: str, *, create: bool = False, read_only: bool = False) -> "S
             schema.create(place)
     reader = engine.reader(place)
     writer = None if read_only else engine.writer(place)
-    store = SqlStore(place, reader, writer)
+    store = SqlStore(place, reader, writer, Patience(place, stopper))
     try:
         with storage_errors(place):
             schema.check(writer or reader, place)
@@ -68,6 +81,7 @@ def open_store(url: str, *, create: bool = False, read_only: bool = False) -> "S
     return store
 
 
+@patient
 class SqlStore:
     """A `Store` over SQLite or PostgreSQL; open it with `open_store`.
 
@@ -76,12 +90,17 @@ class SqlStore:
 
     Attributes:
         place: Where the database is; `str(place)` is safe to show.
+        patience: How long its calls wait for a database that cannot be used.
     """
 
-    def __init__(self, place: Place, reader: Engine, writer: Engine | None) -> None:
-        self.place = place
+    def __init__(
+        self, place: Place, reader: Engine, writer: Engine | None, patience: Patience
+    ) -> None:
+        self.place, self.patience = place, patience
         self._reader = reader
         self._writer = writer
+        # Of a store that nobody closes, no connection is left open either.
+        weakref.finalize(self, _dispose, reader, writer)
 
     def __enter__(self) -> "SqlStore":
         return self
@@ -91,9 +110,7 @@ class SqlStore:
 
     def close(self) -> None:
         """Give back the connections."""
-        self._reader.dispose()
-        if self._writer is not None:
-            self._writer.dispose()
+        _dispose(self._reader, self._writer)
 
     @contextmanager
     def _reading(self) -> Iterator[Session]:
@@ -104,8 +121,9 @@ class SqlStore:
     def _writing(self) -> Iterator[Session]:
         if self._writer is None:
             raise StorageError(f"{self.place}: it was opened for reading only")
-        with storage_errors(self.place), Session(self._writer) as session, session.begin():
+        with storage_errors(self.place), Session(self._writer) as session:
             yield session
+            commit(session, self._writer, self.place, self.patience)
 
     # -- studies ------------------------------------------------------------------------------
 
@@ -141,6 +159,16 @@ class SqlStore:
             if row is None:
                 raise no_study(session, name)
             return records.study_record(row)
+
+    def summaries(self) -> list[StudySummary]:
+        """All studies at a glance, oldest first; a handful of statements, however many."""
+        with self._reading() as session:
+            return summaries.read(session)
+
+    def summary(self, name: str) -> StudySummary:
+        """One study at a glance."""
+        with self._reading() as session:
+            return summaries.read(session, name)[0]
 
     def update_study(
         self,
@@ -366,6 +394,75 @@ class SqlStore:
         with self._reading() as session:
             return snapshot_rows.last(session, find_study(session, name))
 
+    # -- confirmation -------------------------------------------------------------------------
+
+    def add_confirmations(
+        self, name: str, token: int, trials: Sequence[int], replicates: Sequence[int]
+    ) -> None:
+        """Have every trial trained once more with every replicate; what is there stays."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            confirmations.add(session, study, trials, replicates)
+
+    def start_confirmations(
+        self, name: str, token: int, replicate: int, trials: Sequence[int]
+    ) -> None:
+        """Mark runs of one replicate running."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            confirmations.start(session, study, replicate, trials)
+
+    def update_confirmations(
+        self, name: str, token: int, replicate: int, updates: Sequence[TrialUpdate]
+    ) -> None:
+        """Record and end runs of one replicate, all or none."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            confirmations.update(session, study, replicate, updates)
+
+    def requeue_confirmations(
+        self, name: str, token: int, trials: Sequence[int] | None = None
+    ) -> list[int]:
+        """Set running runs (of these trials) back to waiting; the numbers of their trials."""
+        with self._writing() as session:
+            return confirmations.requeue(session, lease.guard(session, name, token), trials)
+
+    def confirmations(self, name: str) -> list[ConfirmationRun]:
+        """All runs by trial and replicate."""
+        with self._reading() as session:
+            return confirmations.read(session, find_study(session, name))
+
+    def add_opening(
+        self,
+        name: str,
+        token: int,
+        *,
+        by: str,
+        trials: Sequence[int],
+        replicates: Sequence[int],
+    ) -> Opening:
+        """Record that the test split is about to be opened."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            return confirmations.open_test(session, study, by, trials, replicates)
+
+    def openings(self, name: str) -> list[Opening]:
+        """All openings of the test split, oldest first."""
+        with self._reading() as session:
+            return confirmations.openings(session, find_study(session, name))
+
+    def keep_test(
+        self,
+        name: str,
+        token: int,
+        replicate: int,
+        values: Mapping[int, Mapping[str, float | None]],
+    ) -> None:
+        """Store test metrics of one replicate's runs by trial; values that are there stay."""
+        with self._writing() as session:
+            study = lease.guard(session, name, token)
+            confirmations.keep_test(session, study, replicate, values)
+
     # -- importance ---------------------------------------------------------------------------
 
     def keep_importance(self, record: ImportanceRecord) -> None:
@@ -382,3 +479,9 @@ class SqlStore:
         """All maps of a backbone and data, newest first, without blocks and single weights."""
         with self._reading() as session:
             return importances.read(session, backbone, data)
+
+
+def _dispose(reader: Engine, writer: Engine | None) -> None:
+    reader.dispose()
+    if writer is not None:
+        writer.dispose()

@@ -9,7 +9,7 @@ time. Moving a trial against the arrows is a fault of the caller and raises Valu
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, delete, func, insert, select
@@ -307,27 +307,46 @@ def attempt_causes(session: Session, study: StudyKey) -> dict[str, int]:
         .where(TrialRow.study_id == study.id, AttemptRow.cause.is_not(None))
         .group_by(AttemptRow.cause)
     )
-    found = [(str(cause), n) for cause, n in session.execute(query)]
+    return commonest_first([(str(cause), n) for cause, n in session.execute(query)])
+
+
+def commonest_first(found: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Counts by cause, the commonest first."""
     return dict(sorted(found, key=lambda item: (-item[1], item[0])))
 
 
 def counts(session: Session, study: StudyKey) -> dict[TrialState, int]:
     """How many trials are in each state; every state is a key."""
-    query = (
-        select(TrialRow.state, func.count())
-        .where(TrialRow.study_id == study.id)
-        .group_by(TrialRow.state)
-    )
-    found = {TrialState(state): n for state, n in session.execute(query)}
-    return {state: found.get(state, 0) for state in TrialState}
+    return states_of(_counted(session, study))
 
 
 def failures(session: Session, study: StudyKey) -> dict[str, int]:
     """How many trials failed by each cause, commonest first."""
-    query = (
-        select(TrialRow.cause, func.count())
-        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.FAILED.value)
-        .group_by(TrialRow.cause)
-    )
-    found = Counter({cause or "error": n for cause, n in session.execute(query)})
+    return failures_of(_counted(session, study))
+
+
+def states_of(counted: Iterable[tuple[str, str | None, int]]) -> dict[TrialState, int]:
+    """Numbers of trials by state, from those by state and cause; every state is a key."""
+    found = dict.fromkeys(TrialState, 0)
+    for state, _, n in counted:
+        found[TrialState(state)] += n
+    return found
+
+
+def failures_of(counted: Iterable[tuple[str, str | None, int]]) -> dict[str, int]:
+    """Numbers of failed trials by cause, commonest first, from those by state and cause."""
+    found: Counter[str] = Counter()
+    for state, cause, n in counted:
+        if state == TrialState.FAILED:
+            found[cause or "error"] += n
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _counted(session: Session, study: StudyKey) -> list[tuple[str, str | None, int]]:
+    """Trials by state and cause; reads an index and no row."""
+    query = (
+        select(TrialRow.state, TrialRow.cause, func.count())
+        .where(TrialRow.study_id == study.id)
+        .group_by(TrialRow.state, TrialRow.cause)
+    )
+    return [(state, cause, n) for state, cause, n in session.execute(query)]

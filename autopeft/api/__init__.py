@@ -15,10 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
+    from autopeft.api.confirming import confirm
     from autopeft.api.environment import doctor
     from autopeft.api.importance import importance_map
-    from autopeft.api.loading import delete, list_studies, load_study, stop, upgrade_storage
-    from autopeft.api.place import storage_url
+    from autopeft.api.loading import (
+        copy_studies,
+        delete,
+        list_studies,
+        load_study,
+        stop,
+        upgrade_storage,
+    )
+    from autopeft.api.place import shown_storage, storage_url
     from autopeft.api.planning import plan
     from autopeft.api.searching import search
     from autopeft.api.study import Study
@@ -28,6 +36,8 @@ if TYPE_CHECKING:
 _HOME = {
     "Study": "study",
     "TrainedModel": "trained",
+    "copy_studies": "loading",
+    "confirm": "confirming",
     "delete": "loading",
     "doctor": "environment",
     "fetch": "checking",
@@ -40,6 +50,7 @@ _HOME = {
     "plan": "planning",
     "render": "checking",
     "search": "searching",
+    "shown_storage": "place",
     "sites": "checking",
     "stop": "loading",
     "storage_url": "place",
@@ -51,6 +62,8 @@ _HOME = {
 __all__ = [
     "Study",
     "TrainedModel",
+    "confirm",
+    "copy_studies",
     "delete",
     "doctor",
     "fetch",
@@ -63,6 +76,7 @@ __all__ = [
     "plan",
     "render",
     "search",
+    "shown_storage",
     "sites",
     "stop",
     "storage_url",

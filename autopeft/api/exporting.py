@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from autopeft.api.versions import package_versions
 from autopeft.backbone.importance import ImportanceMap
@@ -14,26 +15,36 @@ from autopeft.export.configuration_file import (
     write_configuration,
 )
 from autopeft.export.decision import Decision, names_scores
+from autopeft.study.confirmation import Confirmation, Seen
 from autopeft.study.definition import parse_definition
 from autopeft.study.records import StudyRecord, TrialRecord
 
 FORMATS = ("yaml", "peft")
 
 
-def configuration_file(record: StudyRecord, trial: TrialRecord, *, how: str) -> ConfigurationFile:
+def configuration_file(
+    record: StudyRecord,
+    trial: TrialRecord,
+    *,
+    how: str,
+    confirmation: Confirmation | None = None,
+) -> ConfigurationFile:
     """All it takes to train a trial's configuration on another machine.
 
     Args:
         record: The study.
         trial: The trial.
         how: How it was chosen (`knee`, `trial 17`).
+        confirmation: What other seeds said of the study's trials.
     """
     definition = parse_definition(record.definition, where=f"study {record.name}", base=None)
-    results = {
+    results: dict[str, Any] = {
         name: {"value": value, "rung": trial.rung, "seed": trial.seed}
         for name, value in trial.objectives.items()
         if name not in ("trainable_params", "head_params")
     }
+    if confirmation is not None and confirmation.frame.name in results:
+        results[confirmation.frame.name] |= _confirmed(confirmation, trial.number)
     return ConfigurationFile(
         model=definition.model,
         data=definition.data,
@@ -53,8 +64,37 @@ def configuration_file(record: StudyRecord, trial: TrialRecord, *, how: str) -> 
             "pick": how,
             "hash": trial.hash,
             "versions": package_versions(),
+            **_openings(confirmation),
         },
     )
+
+
+def _confirmed(confirmation: Confirmation, number: int) -> dict[str, Any]:
+    """Mean, interval and seeds of a trial beside the value that chose it."""
+    own = confirmation.trials.get(number)
+    if own is None or own.validation is None:
+        return {}
+    plain = {"seeds": list(own.seeds), **_seen(own.validation, confirmation)}
+    return plain if own.test is None else {**plain, "test": _seen(own.test, confirmation)}
+
+
+def _seen(seen: Seen, confirmation: Confirmation) -> dict[str, Any]:
+    plain = seen.over.to_dict()
+    if seen.difference is None:
+        return plain
+    versus = f"baseline, trial {confirmation.reference}"
+    return {**plain, "difference": {"from": versus, **seen.difference.to_dict()}}
+
+
+def _openings(confirmation: Confirmation | None) -> dict[str, Any]:
+    """When the test split was opened; who did so stays in the study's own database."""
+    if confirmation is None or not confirmation.openings:
+        return {}
+    opened = [
+        {"at": opening.at.isoformat(), "trials": len(opening.trials), "again": opening.again}
+        for opening in confirmation.openings
+    ]
+    return {"test_openings": opened}
 
 
 def _resolved(record: StudyRecord) -> dict[str, object]:
@@ -71,6 +111,7 @@ def export_trial(
     format: str,  # noqa: A002
     output: Path | None,
     importance: Callable[[], ImportanceMap] | None = None,
+    confirmation: Confirmation | None = None,
 ) -> str:
     """Write a trial in a format; see `Study.export`.
 
@@ -81,6 +122,7 @@ def export_trial(
         format: One of `FORMATS`.
         output: Where it goes, or None to write nothing.
         importance: Gives the study's importance map, where there is one.
+        confirmation: What other seeds said of the study's trials.
 
     Raises:
         ExportError: An unknown format, or one that cannot carry the configuration.
@@ -90,7 +132,7 @@ def export_trial(
         raise ExportError(Fault("--format", "", format, ", ".join(FORMATS), hint))
     if format == "peft":
         return _peft(record, trial, output)
-    file = configuration_file(record, trial, how=how)
+    file = configuration_file(record, trial, how=how, confirmation=confirmation)
     if names_scores(trial.configuration):
         file = replace(file, decision=_decision(file, lambda: _found(importance, record)))
     return write_configuration(file) if output is None else save_configuration(file, output)

@@ -1,27 +1,41 @@
 """Reading and steering stored studies. Nothing here imports torch."""
 
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autopeft.api.place import activations_folder, check_packages, output_folder, storage_url
+from autopeft.api.place import (
+    activations_folder,
+    check_packages,
+    output_folder,
+    shown_storage,
+    storage_url,
+)
 from autopeft.api.study import Study, status
 from autopeft.errors import Fault, NotFoundError
 from autopeft.study.definition import load_definition
+from autopeft.study.progress import Stopper
 from autopeft.study.store import Store
 
 
 def open_store(
-    storage: str | None = None, *, create: bool = False, read_only: bool = False
+    storage: str | None = None,
+    *,
+    create: bool = False,
+    read_only: bool = False,
+    stopper: Stopper | None = None,
 ) -> Store:
     """The store at a URL; see `storage.open_store`."""
     check_packages()
     from storage import open_store as open_sql_store
 
-    return open_sql_store(storage_url(storage), create=create, read_only=read_only)
+    url = storage_url(storage)
+    return open_sql_store(url, create=create, read_only=read_only, stopper=stopper)
 
 
-def open_existing(storage: str | None = None) -> Store | None:
+def open_existing(storage: str | None = None, *, stopper: Stopper | None = None) -> Store | None:
     """The store for writing; None where the database is not made yet.
 
     Raises:
@@ -33,7 +47,7 @@ def open_existing(storage: str | None = None) -> Store | None:
 
     path = parse_place(storage_url(storage)).path
     if path is None or path.exists():
-        return open_store(storage, create=True)
+        return open_store(storage, create=True, stopper=stopper)
     check_file(path, create=True, writable=True)
     return None
 
@@ -58,7 +72,8 @@ def load_study(
     store = open_store(storage, read_only=True)
     found = study_name(store, name)
     store.study(found)
-    return Study(store, found, output_dir=output_folder(found, output_dir))
+    folder = output_folder(found, output_dir)
+    return Study(store, found, output_dir=folder, storage=storage_url(storage))
 
 
 def study_name(store: Store, name: str | Path | None) -> str:
@@ -79,7 +94,7 @@ def study_name(store: Store, name: str | Path | None) -> str:
 def list_studies(storage: str | None = None) -> list[dict[str, Any]]:
     """The status of every study, oldest first."""
     store = open_store(storage, read_only=True)
-    return [status(store, record) for record in store.studies()]
+    return [status(summary) for summary in store.summaries()]
 
 
 def stop(name: str | Path | None = None, *, storage: str | None = None) -> str:
@@ -115,3 +130,42 @@ def upgrade_storage(storage: str | None = None) -> tuple[str, str]:
     from storage import upgrade
 
     return upgrade(storage_url(storage))
+
+
+def copy_studies(
+    source: str,
+    target: str,
+    studies: Sequence[str] = (),
+    *,
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Copy studies with their trials, curves, fronts and importance maps to another database.
+
+    Done again, it goes on where it was cut short. Artifacts stay where they are; a study goes on
+    from them when it is run with the other database and the same output folder.
+
+    Args:
+        source: URL of the database to read; nothing in it changes.
+        target: URL of the other; made where it is missing.
+        studies: Names, or () for all.
+        on_progress: Told of a study's name, its rows that are done and all of them.
+
+    Returns:
+        `{"from", "to", "studies": [{"study", "trials", "rows", "result"}], "importances"}`, where
+        the result is "copied" or "already there".
+
+    Raises:
+        StudyHeldError: A coordinator runs one of the studies.
+        StudyMismatchError: The target has another study of that name.
+        StorageError: One of the databases cannot be used.
+    """
+    check_packages()
+    from storage import copy
+
+    copied, maps = copy(source, target, studies, on_progress=on_progress)
+    return {
+        "from": shown_storage(source),
+        "to": shown_storage(target),
+        "studies": [asdict(each) for each in copied],
+        "importances": maps,
+    }

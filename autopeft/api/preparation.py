@@ -28,6 +28,7 @@ from autopeft.study.records import ImportanceRecord, NewStudy, StudyRecord
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
+    from autopeft.execution.base import Executor
     from autopeft.execution.calibration import Calibration
     from autopeft.execution.inprocess import InProcessRunner
     from autopeft.execution.probe import SoloProbe
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from autopeft.training.loop import Trainer
     from autopeft.training.setup import Materials
     from autopeft.tuner import Tuner
+    from autopeft.tuner.confirming import ConfirmationTraining
 
 ACCURACY_LIKE = ("accuracy", "exact_match", "choice_accuracy")
 """Qualities that are shares of the validation rows: their noise is binomial. The noise of all
@@ -354,10 +356,7 @@ class Preparation:
 
         definition, record = self._definition, store.study(self._definition.study.name)
         budget = definition.budget
-        precision = str(record.facts.get("precision", "fp32"))
-        own = self._materials.trainer.settings
-        stored = record.facts.get("micro_batch_size") or own.micro_batch_size
-        micro_batch_size = min(own.micro_batch_size, int(stored))
+        precision, micro_batch_size = self._as_trained(record)
         probes = SpaceProbes.stored(record)
         problem = self._problem if probes is None else self._measured_problem(probes.ranges)
         listener.on_event(f"packs of at most {record.facts['pack_size']} trials, {precision}")
@@ -387,26 +386,68 @@ class Preparation:
             optimizer_steps=budget.optimizer_steps,
             micro_batch_size=micro_batch_size,
         )
-        ground = Ground(
-            definition=definition,
-            record=record,
-            folder=self._folder,
-            precision=precision,
-            micro_batch_size=micro_batch_size,
-            gradient_checkpointing=own.gradient_checkpointing,
-            probes=probes is not None,
-            importance=self._importance_record(store),
-            stopper=stopper,
-            in_process=lambda: self._in_process(precision, micro_batch_size, probes is not None),
-        )
+        executor = self._executor(store, record, stopper, probes=probes is not None)
         return Tuner(
             Ledger(store, definition.study.name, token),
             problem=problem,
             searcher=make_searcher(definition.search.searcher, problem),
-            executor=make_executor(ground),
+            executor=executor,
             settings=settings,
             listener=listener,
             stopper=stopper,
+        )
+
+    def confirmation(
+        self, store: Store, token: int, *, listener: Listener, stopper: Stopper
+    ) -> "ConfirmationTraining":
+        """What trains chosen trials of the study again, as the search trained them."""
+        from autopeft.tuner.confirming import ConfirmationTraining, confirmation_settings
+
+        name = self._definition.study.name
+        record = store.study(name)
+        settings = confirmation_settings(
+            pack_size=int(record.facts["pack_size"]),
+            memory_limit=self._memory_limit(record),
+            device=self._device,
+            total_steps=self._materials.total_steps,
+            head_params=self._materials.head_params,
+            states=states_folder(self._folder, record.created_at),
+        )
+        return ConfirmationTraining(
+            store,
+            name,
+            token,
+            problem=self._problem,
+            executor=self._executor(store, record, stopper, probes=False),
+            settings=settings,
+            listener=listener,
+            stopper=stopper,
+        )
+
+    def _as_trained(self, record: StudyRecord) -> tuple[str, int]:
+        """Precision and micro-batch of a study's trials."""
+        own = self._materials.trainer.settings.micro_batch_size
+        stored = int(record.facts.get("micro_batch_size") or own)
+        return str(record.facts.get("precision", "fp32")), min(own, stored)
+
+    def _executor(
+        self, store: Store, record: StudyRecord, stopper: Stopper, *, probes: bool
+    ) -> "Executor":
+        """What trains packs as the study's definition says."""
+        precision, micro_batch_size = self._as_trained(record)
+        return make_executor(
+            Ground(
+                definition=self._definition,
+                record=record,
+                folder=self._folder,
+                precision=precision,
+                micro_batch_size=micro_batch_size,
+                gradient_checkpointing=self._materials.trainer.settings.gradient_checkpointing,
+                probes=probes,
+                importance=self._importance_record(store),
+                stopper=stopper,
+                in_process=lambda: self._in_process(precision, micro_batch_size, probes),
+            )
         )
 
     def _in_process(

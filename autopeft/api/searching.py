@@ -7,7 +7,7 @@ from typing import Any
 
 from autopeft.api.definitions import resolve_definition
 from autopeft.api.loading import open_existing, open_store
-from autopeft.api.place import output_folder
+from autopeft.api.place import output_folder, storage_url
 from autopeft.api.preparation import Preparation
 from autopeft.api.study import Study
 from autopeft.api.warm_start import sources
@@ -61,7 +61,9 @@ def search(
     sitting = _Sitting(
         definition, storage, folder, listener or Silent(), stopper or Stopper(), stop_after
     )
-    return Study(sitting.run(), definition.study.name, output_dir=folder)
+    store = sitting.run()
+    url = storage_url(storage)
+    return Study(store, definition.study.name, output_dir=folder, storage=url)
 
 
 class _Sitting:
@@ -82,7 +84,7 @@ class _Sitting:
 
     def run(self) -> Store:
         """Search; the store. The database is made only once all checks have passed."""
-        store = open_existing(self._storage)
+        store = open_existing(self._storage, stopper=self._stopper)
         existing = self._existing(store) if store is not None else None
         if store is None or existing is None:
             earlier = sources(self._definition, store)
@@ -90,7 +92,7 @@ class _Sitting:
             known = prepared.warm_start(earlier, self._listener)
             calibration = prepared.calibrate(self._listener, self._stopper)
             probes = prepared.probe_space(calibration, self._listener, self._stopper)
-            store = store or open_store(self._storage, create=True)
+            store = store or open_store(self._storage, create=True, stopper=self._stopper)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
                 store.create_study(prepared.new_study(calibration, known, probes))
             with self._lease(store) as token:

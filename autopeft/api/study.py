@@ -1,16 +1,25 @@
 """A study as people see it: what `autopeft.search` and `autopeft.load_study` give.
 
-It reads from the store at each call, so it is as fresh while the search runs as when it has ended.
+Each call tells how the study is now, while the search runs as when it has ended.
 Nothing here imports torch.
 """
 
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.errors import Fault, InputError
+from autopeft.searchers import confirmed
 from autopeft.searchers import front as fronts
 from autopeft.searchers.front import Bound
 from autopeft.space.quantities import parse_duration_s
+from autopeft.study.confirmation import (
+    FIRST_REPLICATE,
+    Confirmation,
+    ConfirmationRun,
+    Opening,
+)
 from autopeft.study.placement import PlacementMap, placed, placement_map
 from autopeft.study.records import (
     Measurement,
@@ -22,11 +31,13 @@ from autopeft.study.records import (
     TrialState,
 )
 from autopeft.study.store import Store
+from autopeft.study.summary import StudySummary
 
 if TYPE_CHECKING:
     from autopeft.backbone.importance import ImportanceMap
     from autopeft.searchers.explain.importances import Importances
     from autopeft.searchers.explain.predictions import Predictions
+    from autopeft.study.progress import Listener, Stopper
 
 
 class Study:
@@ -36,14 +47,19 @@ class Study:
         store: Where it is kept.
         name: Its name.
         output_dir: Where its artifacts lie.
+        storage: The store's URL, for what writes; without it, where the environment says.
 
     Raises:
         NotFoundError: No study of that name (from any call).
         StorageError: The database cannot be read (from any call).
     """
 
-    def __init__(self, store: Store, name: str, *, output_dir: Path) -> None:
+    def __init__(
+        self, store: Store, name: str, *, output_dir: Path, storage: str | None = None
+    ) -> None:
         self._store, self.name, self.output_dir = store, name, output_dir
+        self._read: tuple[datetime, list[TrialRecord]] | None = None
+        self._storage = storage
 
     def __repr__(self) -> str:
         return f"Study({self.name!r})"
@@ -60,11 +76,14 @@ class Study:
 
     def status(self) -> dict[str, Any]:
         """Progress, in the binding JSON shape of `autopeft status`."""
-        return status(self._store, self.record)
+        return status(self._store.summary(self.name))
 
     def trials(self) -> list[TrialRecord]:
-        """All trials by number."""
-        return self._store.trials(self.name)
+        """All trials by number; read anew when the study has changed since the last time."""
+        changed = self.record.updated_at
+        if self._read is None or self._read[0] != changed:
+            self._read = (changed, self._store.trials(self.name))
+        return list(self._read[1])
 
     def trial(self, number: int) -> TrialRecord:
         """One trial."""
@@ -111,7 +130,51 @@ class Study:
 
     def verdict(self) -> str:
         """One honest sentence comparing the front with the best baseline."""
-        return fronts.compare_with_baseline(self.front(), self.trials(), self.frames)
+        found = self.confirmation()
+        return fronts.compare_with_baseline(
+            self.front(),
+            self.trials(),
+            self.frames,
+            beyond=lambda number: confirmed.verdict(found, number),
+        )
+
+    def confirmation(self) -> Confirmation:
+        """What other seeds than the search's say of its trials, so far."""
+        return confirmed.confirmation(
+            self._store.confirmations(self.name), self.openings(), self.trials(), self.frames
+        )
+
+    def openings(self) -> list[Opening]:
+        """Every opening of the test split, oldest first; [] while it is locked."""
+        return self._store.openings(self.name)
+
+    def confirm(
+        self,
+        trials: Sequence[int] = (),
+        *,
+        top: int | None = None,
+        seeds: int = 5,
+        open_test: bool = False,
+        again: bool = False,
+        listener: "Listener | None" = None,
+        stopper: "Stopper | None" = None,
+    ) -> Confirmation:
+        """Train chosen trials and the best baseline with several seeds; see `autopeft.confirm`."""
+        from autopeft.api.confirming import confirm
+
+        found = confirm(
+            self.name,
+            trials=trials,
+            top=top,
+            seeds=seeds,
+            open_test=open_test,
+            again=again,
+            storage=self._storage,
+            output_dir=self.output_dir,
+            listener=listener,
+            stopper=stopper,
+        )
+        return found.confirmation()
 
     def importance_maps(self) -> "list[ImportanceMap]":
         """How much every site matters for the study's data, newest measurement first.
@@ -179,6 +242,7 @@ class Study:
             format=format,
             output=output,
             importance=lambda: self._scored(self.record),
+            confirmation=self.confirmation(),
         )
 
     def _scored(self, record: StudyRecord) -> "ImportanceMap":
@@ -222,10 +286,9 @@ def bounds(record: StudyRecord) -> list[Bound]:
     ]
 
 
-def status(store: Store, record: StudyRecord) -> dict[str, Any]:
-    """A study's progress, in the binding JSON shape; from counts, without loading its trials."""
-    counts = store.counts(record.name)
-    snapshot = store.last_snapshot(record.name)
+def status(summary: StudySummary) -> dict[str, Any]:
+    """A study's progress, in the binding JSON shape."""
+    record, counts, snapshot = summary.record, summary.counts, summary.last
     budget = dict(record.definition["budget"])
     baselines = int(record.facts.get("n_baselines", 0))
     begun = max(0, sum(counts.values()) - baselines)
@@ -263,11 +326,13 @@ def status(store: Store, record: StudyRecord) -> dict[str, Any]:
             "wall_seconds": wall,
             "device_seconds": record.device_seconds,
         },
-        "failures": store.failures(record.name),
-        "attempts": store.attempt_causes(record.name),
-        "orphans": len(store.orphans(record.name)),
+        "failures": dict(summary.failures),
+        "attempts": dict(summary.attempts),
+        "orphans": summary.orphans,
         "ended": record.facts.get("ended"),
-        "held": store.holder(record.name) is not None,
+        "held": summary.holder is not None,
+        "confirmed": _confirmed(summary.confirmations),
+        "test": _test(record, summary.openings),
         "objectives": [frame.name for frame in record.frame],
         "created_at": record.created_at.isoformat(),
         "updated_at": record.updated_at.isoformat(),
@@ -284,3 +349,20 @@ def _hours_left(budget: float | None, record: StudyRecord) -> float | None:
 def _steps_left(budget: int | None, record: StudyRecord) -> int | None:
     """Optimizer steps left; None without such a budget."""
     return None if budget is None else max(0, budget - int(record.spent.get("optimizer_steps", 0)))
+
+
+def _confirmed(runs: Sequence[ConfirmationRun]) -> dict[str, Any]:
+    """Which trials other seeds have confirmed, with how many results of how many runs."""
+    return {
+        "trials": sorted({run.trial for run in runs}),
+        "seeds": len({run.replicate for run in runs if run.replicate >= FIRST_REPLICATE}),
+        "runs": len(runs),
+        "ended": sum(run.ended for run in runs),
+    }
+
+
+def _test(record: StudyRecord, openings: Sequence[Opening]) -> dict[str, Any]:
+    """Whether the test split is locked, and who opened it."""
+    there = record.definition.get("data", {}).get("splits", {}).get("test") is not None
+    state = "opened" if openings else "locked" if there else "none"
+    return {"state": state, "openings": [opening.to_dict() for opening in openings]}

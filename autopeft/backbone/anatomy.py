@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autopeft.backbone.importance import ImportanceMap, not_measured
+from autopeft.backbone.layer_memory import LayerMemory
 from autopeft.space.schema import Ranking, Shape
 
 LINEAR_ROLES = ("query", "key", "value", "output", "up", "gate", "down")
@@ -83,6 +84,7 @@ class Anatomy:
         packable: Whether lanes can share one pass; where False, `why_not` says why, and the
             backbone runs packs of one.
         why_not: The reason, or "".
+        memory: What its layers keep for the backward pass beyond what their sites tell.
         importance: How much each site matters for a study's data; None where it is not measured.
     """
 
@@ -98,6 +100,7 @@ class Anatomy:
     causal: bool = False
     packable: bool = True
     why_not: str = ""
+    memory: LayerMemory = field(default=LayerMemory(), compare=False, repr=False)
     importance: ImportanceMap | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -109,7 +112,7 @@ class Anatomy:
 
     @property
     def carries_prefix(self) -> bool:
-        """Whether every layer's attention goes through transformers' attention interface."""
+        """Whether every layer's attention is scaled dot products, by transformers' interface."""
         return all(layer.attention for layer in self.layers)
 
     @property

@@ -13,10 +13,12 @@ from torch import nn
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy, Layer, Site
 from autopeft.backbone.declared import declared_sites
+from autopeft.backbone.layer_memory import layer_memory
 from autopeft.backbone.roles import LinearMap, Roles, find_roles
 from autopeft.backbone.structure import (
     Stack,
     attention_module,
+    beyond_sdpa,
     has_routed_experts,
     is_causal,
     layer_stacks,
@@ -50,9 +52,11 @@ def discover(model: nn.Module, config: Any, *, sites: Mapping[str, str] | None =
     hidden_size = first["query"].in_features if "query" in first else _width(config, "hidden_size")
     inner_size = getattr(config, "intermediate_size", None) or hidden_size
     why_not = _why_not_packable(config, layers)
+    called = [model.get_submodule(at.attention) for at in layers if at.attention]
+    plain = heads.uniform and not any(beyond_sdpa(module, config) for module in called)
     return Anatomy(
         architecture=config.model_type,
-        layers=layers if heads.uniform else tuple(replace(at, attention="") for at in layers),
+        layers=layers if plain else tuple(replace(at, attention="") for at in layers),
         hidden_size=hidden_size,
         intermediate_size=first["down"].in_features if "down" in first else inner_size,
         n_heads=heads.n_heads,
@@ -63,6 +67,12 @@ def discover(model: nn.Module, config: Any, *, sites: Mapping[str, str] | None =
         causal=is_causal(model, layers[0].attention, config.model_type),
         packable=not why_not,
         why_not=why_not,
+        memory=layer_memory(
+            model,
+            model.get_submodule(layers[-1].module),
+            hidden_size=hidden_size,
+            fused="value" in first and first["value"].fused,
+        ),
     )
 
 

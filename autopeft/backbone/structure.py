@@ -20,6 +20,9 @@ from autopeft.backbone.roles import LinearMap
 ATTENTION_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 """The table by which transformers' attention modules call the configured implementation."""
 
+BEYOND_SDPA = ("softcap", "s_aux", "sinks", "indices", "block_indices")
+"""Keywords of that call which its `sdpa` implementation refuses, or leaves out without a word."""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -102,6 +105,20 @@ def attention_module(model: nn.Module, name: str, layer: str) -> str:
         if calls_attention_interface(model.get_submodule(candidate)):
             return candidate
     return ""
+
+
+def beyond_sdpa(module: nn.Module, config: Any) -> tuple[str, ...]:
+    """What an attention module asks of the interface that scaled dot products cannot do.
+
+    Keywords of its calls tell: a soft cap on scores, sinks, chosen keys. A soft cap counts only
+    where the configuration sets one.
+    """
+    code = inspect.unwrap(type(module).forward).__code__
+    keywords = {name for names in code.co_consts if isinstance(names, tuple) for name in names}
+    asked = [name for name in BEYOND_SDPA if name in keywords]
+    if getattr(config, "attn_logit_softcapping", None) is None:
+        asked = [name for name in asked if name != "softcap"]
+    return tuple(asked)
 
 
 def is_causal(model: nn.Module, attention: str, model_type: str) -> bool:

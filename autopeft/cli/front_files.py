@@ -9,6 +9,8 @@ from autopeft.cli.faults import write_result
 from autopeft.errors import AutopeftError, Fault, InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from autopeft.api.study import Study
 
 FLAG = "--save"
@@ -37,22 +39,29 @@ def save_front(study: "Study", path: Path) -> None:
 def _save_csv(study: "Study", path: Path) -> None:
     from autopeft.cli.tables import trials_csv
 
-    write_result(path, trials_csv(study.front(), study.frames), flag=FLAG)
+    write_result(path, trials_csv(study.front(), study.frames, study.confirmation()), flag=FLAG)
+
+
+def _figure(study: "Study") -> "Figure":
+    from autopeft.export.front_figure import front_figure
+    from autopeft.searchers.confirmed import redrawn
+
+    trials, frames, found = study.trials(), study.frames, study.confirmation()
+    kept = redrawn(found, trials, frames)
+    return front_figure(study.name, trials, study.front(), frames, found, kept)
 
 
 def _save_html(study: "Study", path: Path) -> None:
-    from autopeft.export.front_figure import figure_html, front_figure
+    from autopeft.export.front_figure import figure_html
 
-    figure = front_figure(study.name, study.trials(), study.front(), study.frames)
-    write_result(path, figure_html(figure), flag=FLAG)
+    write_result(path, figure_html(_figure(study)), flag=FLAG)
 
 
 def _save_png(study: "Study", path: Path) -> None:
-    from autopeft.export.front_figure import figure_png, front_figure
+    from autopeft.export.front_figure import figure_png
 
-    figure = front_figure(study.name, study.trials(), study.front(), study.frames)
     try:
-        picture = figure_png(figure)
+        picture = figure_png(_figure(study))
     except RuntimeError as error:
         raise AutopeftError(
             f"{FLAG}: the picture cannot be drawn: {' '.join(str(error).split())[:200]}",

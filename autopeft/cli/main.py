@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from autopeft.cli.commands.compare import compare
+from autopeft.cli.commands.confirm import confirm
 from autopeft.cli.commands.dashboard import dashboard
 from autopeft.cli.commands.db import db
 from autopeft.cli.commands.delete import delete
@@ -39,7 +40,7 @@ LOGGERS = ("autopeft", "storage", "dashboard")
 
 COMMANDS = (
     search, init, validate, plan, sites, importance, studies, status, trials, show, compare, front,
-    explain, export, train, stop, delete, dashboard, doctor,
+    explain, confirm, export, train, stop, delete, dashboard, doctor,
 )  # fmt: skip
 """In the order of `--help`; `db` follows."""
 

@@ -4,6 +4,10 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from autopeft.api.place import STORAGE_VARIABLE, has_secret
+
+_FROM_ENVIRONMENT = f"${STORAGE_VARIABLE}"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -19,8 +23,10 @@ class Place:
 
     @property
     def storage_flags(self) -> list[str]:
-        """`--storage URL`, where it was given."""
-        return [] if self.storage is None else ["--storage", self.storage]
+        """`--storage URL`, where it was given; a URL with a password is named, not shown."""
+        if self.storage is None:
+            return []
+        return ["--storage", _FROM_ENVIRONMENT if has_secret(self.storage) else self.storage]
 
     @property
     def flags(self) -> list[str]:
@@ -31,7 +37,8 @@ class Place:
 
 def command(*words: str) -> str:
     """An `autopeft` command line, quoted for a shell."""
-    return shlex.join(["autopeft", *words])
+    quoted = (f'"{word}"' if word == _FROM_ENVIRONMENT else shlex.quote(word) for word in words)
+    return " ".join(["autopeft", *quoted])
 
 
 def after_search(study: str, trial: int, place: Place) -> list[tuple[str, str]]:
@@ -45,6 +52,7 @@ def after_search(study: str, trial: int, place: Place) -> list[tuple[str, str]]:
     pick = ("export", study, "--pick", "knee", "-o", "best.yaml")
     return [
         (command("show", str(trial), "--study", study, *place.flags), "look at the knee's trial"),
+        (command("confirm", study, *place.flags), "train it and others again with 5 seeds"),
         (command(*pick, *place.flags), "write its configuration"),
         (command("train", "best.yaml", "-o", "adapter"), "train it at full budget"),
         (command("dashboard", *place.storage_flags), "browse the front"),

@@ -52,7 +52,7 @@ def print_front(study: "Study", target: "Console") -> None:
     trials, front, frames = study.trials(), study.front(), study.frames
     print_front_plot(target, trials, front, frames)
     if front:
-        print_table(target, trials_table(front, frames))
+        print_table(target, trials_table(front, frames, confirmation=study.confirmation()))
     else:
         target.print(f"study {study.name} has no front yet", soft_wrap=True)
 

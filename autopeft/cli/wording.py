@@ -106,6 +106,19 @@ def lost(status: Mapping[str, Any]) -> bool:
     return status["state"] == "running" and not status.get("held", True)
 
 
+def test_split(plain: Mapping[str, Any]) -> str:
+    """Whether the test split is locked, and who opened it: of a status's `test`."""
+    if plain["state"] == "none":
+        return "none is named"
+    if not plain["openings"]:
+        return "locked"
+    return "; ".join(
+        f"opened{' again' if each['again'] else ''} {each['at'][:16].replace('T', ' ')} UTC by "
+        f"{each['by']} for trials {', '.join(map(str, each['trials']))}"
+        for each in plain["openings"]
+    )
+
+
 def flattened(plain: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested plain data as dotted keys; lists of mappings get an index, other lists stay."""
     flat: dict[str, Any] = {}

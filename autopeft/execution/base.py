@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autopeft.configuration import Configuration
+from autopeft.study.confirmation import Opening
 from autopeft.study.records import Measurement
 
 LOST, OUT_OF_MEMORY, TIMEOUT, ERROR = "lost", "out-of-memory", "timeout", "error"
@@ -45,8 +46,12 @@ class Run(Protocol):
         steps later at most; `train` goes on from there.
         """
 
-    def measure(self) -> list[Result]:
-        """Every lane on the validation split, by trial number."""
+    def measure(self, opening: Opening | None = None) -> list[Result]:
+        """Every lane on the validation split, by trial number.
+
+        Args:
+            opening: The record of an opening of the test split: then on that instead.
+        """
 
     def curve(self) -> dict[int, list[Measurement]]:
         """Points of every lane's training loss since the last call, by trial number."""
@@ -80,6 +85,7 @@ class Runner(Protocol):
         *,
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
+        replicate: int = 0,
         micro_batch_size: int | None = None,
     ) -> Run:
         """A pack of these (trial number, configuration) lanes; a run before it is over.
@@ -89,6 +95,7 @@ class Runner(Protocol):
             resume: File with the state of every lane, at one common step, by trial number; empty
                 to start anew.
             waited: Seconds that every lane has waited for its pack, for its profile.
+            replicate: Of the study's seed: 0 in a search, others in a confirmation.
             micro_batch_size: Examples per forward pass and lane, where the study's own do not fit
                 into memory; the optimizer's batch stays what it is.
 

@@ -18,6 +18,7 @@ from autopeft.execution.base import Result, Run, Runner, state_path
 from autopeft.execution.peak_memory import peak_bytes, reset_peak
 from autopeft.execution.probe import SoloProbe
 from autopeft.execution.profile import PackFigures, trial_profile
+from autopeft.study.confirmation import Opening
 from autopeft.study.records import Measurement
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState
@@ -73,6 +74,7 @@ class InProcessRunner:
         *,
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
+        replicate: int = 0,
         micro_batch_size: int | None = None,
     ) -> Run:
         """See `Runner.start`."""
@@ -85,7 +87,7 @@ class InProcessRunner:
         }
         pack = [Lane(number, configuration) for number, configuration in lanes]
         trainer = self._trainer_of(micro_batch_size)
-        run = trainer.start(pack, states=states or None)
+        run = trainer.start(pack, replicate=replicate, states=states or None)
         loading_s = time.perf_counter() - began
         return InProcessRun(trainer, run, Start(loading_s, waited, before))
 
@@ -142,11 +144,12 @@ class InProcessRun:
         """See `Run.train`."""
         return self._run.train(until, on_step=on_step)
 
-    def measure(self) -> list[Result]:
+    def measure(self, opening: Opening | None = None) -> list[Result]:
         """See `Run.measure`."""
+        examples = None if opening is None else self._trainer.test(opening)
         return [
             Result(number, found.values, found.diverged)
-            for number, found in sorted(self._run.evaluate().items())
+            for number, found in sorted(self._run.evaluate(examples).items())
         ]
 
     def curve(self) -> dict[int, list[Measurement]]:

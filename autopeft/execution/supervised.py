@@ -20,6 +20,7 @@ from autopeft.errors import AutopeftError, InterruptedStudyError, TrialError
 from autopeft.execution.base import LOST, TIMEOUT, Result, Run
 from autopeft.execution.channel import ChannelClosedError, Message
 from autopeft.execution.time_limits import Deadline, TimeLimits
+from autopeft.study.confirmation import Opening
 from autopeft.study.progress import Stopper
 from autopeft.study.records import Measurement
 
@@ -138,6 +139,7 @@ class SupervisedRunner:
         *,
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
+        replicate: int = 0,
         micro_batch_size: int | None = None,
     ) -> Run:
         """See `Runner.start`."""
@@ -147,6 +149,7 @@ class SupervisedRunner:
             lanes=[[number, configuration.to_dict()] for number, configuration in lanes],
             resume={str(number): path for number, path in zip(resume, lent, strict=True)},
             waited={str(number): seconds for number, seconds in waited.items()},
+            replicate=replicate,
             micro_batch_size=micro_batch_size,
         )
         return SupervisedRun(self, len(lanes), step)
@@ -333,9 +336,11 @@ class SupervisedRun:
                 goes_on = False
                 self._runner.tell("pause", turn=turn)
 
-    def measure(self) -> list[Result]:
+    def measure(self, opening: Opening | None = None) -> list[Result]:
         """See `Run.measure`."""
-        return [Result(n, values, diverged) for n, values, diverged in self._runner.ask("measure")]
+        plain = None if opening is None else opening.plain()
+        found = self._runner.ask("measure", opening=plain)
+        return [Result(n, values, diverged) for n, values, diverged in found]
 
     def curve(self) -> dict[int, list[Measurement]]:
         """See `Run.curve`."""

@@ -31,6 +31,7 @@ from autopeft.errors import TrialError
 from autopeft.execution.base import ERROR, LOST, OUT_OF_MEMORY, Run, Runner
 from autopeft.execution.channel import Message, decoded, encoded
 from autopeft.execution.runner_process import LIFELINE_VARIABLE
+from autopeft.study.confirmation import Opening
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +161,7 @@ class Worker:
         lanes: list[tuple[int, Mapping[str, Any]]],
         resume: Mapping[str, str],
         waited: Mapping[str, float],
+        replicate: int,
         micro_batch_size: int | None,
     ) -> int:
         self._run = None
@@ -168,6 +170,7 @@ class Worker:
             [(number, Configuration.from_dict(plain)) for number, plain in lanes],
             resume={int(number): Path(path) for number, path in resume.items()},
             waited={int(number): seconds for number, seconds in waited.items()},
+            replicate=replicate,
             micro_batch_size=micro_batch_size,
         )
         return self._run.step
@@ -183,8 +186,11 @@ class Worker:
         reached = self._pack.train(until, on_step=on_step)
         return {"done": reached, "step": self._pack.step}
 
-    def _measure(self) -> list[tuple[int, Mapping[str, float], bool]]:
-        return [(each.number, each.values, each.diverged) for each in self._pack.measure()]
+    def _measure(
+        self, opening: Mapping[str, Any] | None
+    ) -> list[tuple[int, Mapping[str, float], bool]]:
+        opened = None if opening is None else Opening.of(opening)
+        return [(each.number, each.values, each.diverged) for each in self._pack.measure(opened)]
 
     def _save(self, folder: str) -> None:
         self._pack.save(Path(folder))

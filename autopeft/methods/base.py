@@ -134,11 +134,14 @@ class LaneOperator(nn.Module):
         fixed_names: Tensors that are kept and saved with the lane but not trained (indices).
         matrix_names: Trained tensors of one axis that are weights of a matrix all the same, so
             that weight decay applies to them.
+        products_only: Whether inputs meet its weights in nothing but matrix products, so that
+            autocast takes them in whatever type they come: elsewhere they come in its own.
     """
 
     hook: Literal["linear", "sublayer", "attention"] = "linear"
     fixed_names: tuple[str, ...] = ()
     matrix_names: tuple[str, ...] = ()
+    products_only: bool = False
 
     def __init__(
         self, name: str, members: Sequence[int], tensors: Sequence[Mapping[str, Tensor]]

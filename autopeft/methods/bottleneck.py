@@ -48,6 +48,7 @@ class BottleneckOperator(LaneOperator):
     """
 
     hook = "sublayer"
+    products_only = True
 
     down: Tensor
     down_bias: Tensor

@@ -34,6 +34,8 @@ class LoraOperator(LaneOperator):
     gradients are exactly zero.
     """
 
+    products_only = True
+
     A: Tensor
     B: Tensor
     scale: Tensor

@@ -106,10 +106,13 @@ class Prefix(Unchosen):
     peft_type = ""
 
     def carried_by(self, anatomy: Anatomy) -> str:
-        """Attention must go through transformers' attention interface."""
+        """Attention must be scaled dot products, through transformers' attention interface."""
         if anatomy.carries_prefix:
             return ""
-        return "its attention does not go through transformers' attention interface"
+        return (
+            "its attention does not go through transformers' attention interface, "
+            "or is more than scaled dot products (a soft cap, sinks)"
+        )
 
     def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
         """One per layer; d_in is a head's width, d_out that of all key/value heads."""

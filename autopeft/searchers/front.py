@@ -246,8 +246,16 @@ def best_baseline(trials: Sequence[TrialRecord], frames: Frames) -> TrialRecord 
     return max(finished, key=lambda t: (*utilities(frames, t.objectives), -t.number))
 
 
+def _unconfirmed(number: int) -> str:
+    return "not confirmed yet"
+
+
 def compare_with_baseline(
-    members: Sequence[TrialRecord], baselines: Sequence[TrialRecord], frames: Frames
+    members: Sequence[TrialRecord],
+    baselines: Sequence[TrialRecord],
+    frames: Frames,
+    *,
+    beyond: Callable[[int], str] = _unconfirmed,
 ) -> str:
     """One honest sentence: what the front gains over the best baseline, or that it does not.
 
@@ -255,6 +263,7 @@ def compare_with_baseline(
         members: The front; baselines on it are left out of account.
         baselines: The study's trials, of which only finished baselines count.
         frames: The study's objectives, quality first.
+        beyond: What other seeds say of a trial (see `searchers.confirmed`); by default, nothing.
     """
     quality, cost = frames[0].name, _cost_name(frames)
     best = best_baseline(baselines, frames)
@@ -278,7 +287,7 @@ def compare_with_baseline(
     gained = "" if same else f" and has {_shown(chosen, quality)}"
     return (
         f"trial {chosen.number} {verb} the {quality} of the best {mark}{gained} "
-        f"with {_ratio(chosen, best, cost)}; not confirmed yet"
+        f"with {_ratio(chosen, best, cost)}; {beyond(chosen.number)}"
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from autopeft.study.faults import LATER, refusal
 from autopeft.study.metrics import CAUSAL_LM, CLASSIFICATION, REGRESSION
+from autopeft.study.names import NAME_PATTERN
 from autopeft.study.readers import (
     Reader,
     auto_or,
@@ -24,7 +25,6 @@ from autopeft.study.readers import (
 )
 
 SITE_ROLES = ("query", "key", "value", "output", "up", "gate", "down", "attention", "ffn")
-NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
 class Block(BaseModel):

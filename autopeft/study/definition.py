@@ -15,7 +15,6 @@ from autopeft.errors import Fault, InputError
 from autopeft.space.document import read_yaml
 from autopeft.space.faults import shown
 from autopeft.study.blocks import (
-    NAME_PATTERN,
     Block,
     ModelBlock,
     StudyBlock,
@@ -25,6 +24,7 @@ from autopeft.study.data_block import DataBlock, task_context
 from autopeft.study.faults import Finding, faults_of, refusal, refusals
 from autopeft.study.layout import yaml_text
 from autopeft.study.metrics import DEFAULT_COST, DEFAULT_QUALITY, METRICS
+from autopeft.study.names import NAME_PATTERN
 from autopeft.study.overrides import with_overrides
 from autopeft.study.paths import with_absolute_paths
 from autopeft.study.search_blocks import (
@@ -218,6 +218,7 @@ def default_plain() -> dict[str, Any]:
             "source": "builtin:docstrings",
             "text": "text",
             "label": "label",
+            "splits": {"train": "train", "validation": "validation", "test": "test"},
             "max_length": 32,
             "limit": {"train": 640, "validation": 400},
         },

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from autopeft.study.confirmation import ConfirmationRun, Opening
 from autopeft.study.records import (
     Holder,
     ImportanceRecord,
@@ -16,6 +17,7 @@ from autopeft.study.records import (
     TrialState,
     TrialUpdate,
 )
+from autopeft.study.summary import StudySummary
 
 
 class Store(Protocol):
@@ -37,6 +39,12 @@ class Store(Protocol):
 
     def study(self, name: str) -> StudyRecord:
         """One study."""
+
+    def summaries(self) -> list[StudySummary]:
+        """All studies at a glance, oldest first; its cost hardly grows with their trials."""
+
+    def summary(self, name: str) -> StudySummary:
+        """One study at a glance."""
 
     def update_study(
         self,
@@ -204,6 +212,65 @@ class Store(Protocol):
 
     def last_snapshot(self, name: str) -> Snapshot | None:
         """The newest snapshot, or None."""
+
+    # -- confirmation -------------------------------------------------------------------------
+
+    def add_confirmations(
+        self, name: str, token: int, trials: Sequence[int], replicates: Sequence[int]
+    ) -> None:
+        """Have every trial trained once more with every replicate.
+
+        What is there stays, but runs that the machine failed (every cause but `diverged`) wait
+        again.
+        """
+
+    def start_confirmations(
+        self, name: str, token: int, replicate: int, trials: Sequence[int]
+    ) -> None:
+        """Mark runs of one replicate running."""
+
+    def update_confirmations(
+        self, name: str, token: int, replicate: int, updates: Sequence[TrialUpdate]
+    ) -> None:
+        """Record and end runs of one replicate, all or none; a run that has ended stays as it is.
+
+        Of the measurements, the validation metrics at a rung are kept as the run's values.
+        """
+
+    def requeue_confirmations(
+        self, name: str, token: int, trials: Sequence[int] | None = None
+    ) -> list[int]:
+        """Set running runs (of these trials) back to waiting; the numbers of their trials."""
+
+    def confirmations(self, name: str) -> list[ConfirmationRun]:
+        """All runs by trial and replicate."""
+
+    def add_opening(
+        self,
+        name: str,
+        token: int,
+        *,
+        by: str,
+        trials: Sequence[int],
+        replicates: Sequence[int],
+    ) -> Opening:
+        """Record that the test split is about to be opened; `again` where it was before."""
+
+    def openings(self, name: str) -> list[Opening]:
+        """All openings of the test split, oldest first."""
+
+    def keep_test(
+        self,
+        name: str,
+        token: int,
+        replicate: int,
+        values: Mapping[int, Mapping[str, float | None]],
+    ) -> None:
+        """Store test metrics of one replicate's runs by trial, all or none.
+
+        Values that are there stay: what was seen once is what is told. A run that no opening
+        covers raises ValueError.
+        """
 
     # -- importance ---------------------------------------------------------------------------
 

@@ -25,9 +25,19 @@ DEFAULT_LENGTH_STEP = 8
 by neither, and short texts lose a quarter of its work to it (TREC-6: 1.30 tokens for each real
 one at 8, 1.04 at 1)."""
 
-
 TARGET_STEP = 32
 """The number of labelled positions is rounded up to a multiple of this: few shapes."""
+
+LENGTHS_PER_OCTAVE, TARGETS_PER_OCTAVE = 8, 4
+"""Where steps are captured, at most so many sizes lie between a power of two and the next: padding
+of up to an eighth, and of up to a quarter of the labelled positions, for few shapes."""
+
+
+def rounded(n: int, step: int, per_octave: int = 0) -> int:
+    """n > 0 rounded up to a multiple of `step`, and to one of few sizes per octave (0 = any)."""
+    octave = 1 << (n.bit_length() - 1)
+    unit = max(step, octave // per_octave) if per_octave else step
+    return -(-n // unit) * unit
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,9 @@ class PaddedExamples:
         self.device = device
         self.examples = examples
         self._step = LENGTH_STEPS.get(device.type, DEFAULT_LENGTH_STEP)
+        captured = device.type == "cuda"
+        self._lengths_per_octave = LENGTHS_PER_OCTAVE if captured else 0
+        self._targets_per_octave = TARGETS_PER_OCTAVE if captured else 0
         self._ids = _padded(examples.token_ids, pad_token_id, self._step).to(device)
         types = examples.token_types
         self._types = None if types is None else _padded(types, 0, self._step).to(device)
@@ -151,7 +164,7 @@ class PaddedExamples:
     def width(self, rows: np.ndarray) -> int:
         """The length that a batch of these rows is padded to: its longest, rounded up."""
         longest = int(self.lengths[rows].max())
-        return min(math.ceil(longest / self._step) * self._step, self._ids.shape[1])
+        return min(rounded(longest, self._step, self._lengths_per_octave), self._ids.shape[1])
 
     def n_targets(self, rows: np.ndarray) -> int:
         """Tokens that a language model is to predict in these rows."""
@@ -172,7 +185,8 @@ class PaddedExamples:
             return None
         own = [self._targets[row] for row in rows]
         count = sum(len(columns) for columns in own)
-        where = np.zeros((3, max(1, math.ceil(count / TARGET_STEP)) * TARGET_STEP), dtype=np.int64)
+        size = rounded(max(1, count), TARGET_STEP, self._targets_per_octave)
+        where = np.zeros((3, size), dtype=np.int64)
         numbers = np.repeat(np.arange(len(rows)), [len(columns) for columns in own])
         columns = np.concatenate(own)
         where[:, :count] = numbers * width + columns - 1, columns, numbers

@@ -12,6 +12,7 @@ from torch import Tensor
 from autopeft.backbone.heads import HeadRecipe, lm_recipe
 from autopeft.backbone.loading import Backbone
 from autopeft.errors import TrialError
+from autopeft.study.confirmation import Opening
 from autopeft.study.metrics import CAUSAL_LM, REGRESSION
 from autopeft.study.records import Measurement
 from autopeft.training.activations import ActivationCache, CacheBudget
@@ -74,6 +75,8 @@ class Trainer:
         self.task = _task(backbone, settings.task, len(data.label_names))
         self.train = self.padded(data.train)
         self.validation = self.padded(data.validation)
+        self._open_test = data.open_test
+        self._test: PaddedExamples | None = None
         epoch = steps_per_epoch(len(self.train), settings.batch_size)
         self.skips_layers = skips_layers(backbone)
         keeps = self.skips_layers and not settings.backbone_dropout
@@ -108,6 +111,21 @@ class Trainer:
         """Examples on the device."""
         pad = getattr(self.backbone.tokenizer, "pad_token_id", None) or 0
         return PaddedExamples(examples, pad_token_id=pad, device=self.device)
+
+    def test(self, opening: Opening) -> PaddedExamples:
+        """The examples of the test split, read when they are first asked for.
+
+        Args:
+            opening: The record of it: nobody opens the split without one.
+
+        Raises:
+            DataError: The study names no test split, or its rows cannot be used.
+        """
+        if self._test is None:
+            if self._open_test is None:
+                raise ValueError("these data have no test split")
+            self._test = self.padded(self._open_test(opening))
+        return self._test
 
     def order(self, replicate: int, steps: int) -> list[np.ndarray]:
         """Example numbers of a replicate's first training batches."""

@@ -86,7 +86,8 @@ class PassMemory:
     def _kept_in(self, index: int) -> float:
         layer, rows = self._anatomy.layers[index], self._joined(index) * self._tokens
         whole = self._attention_trains(index)
-        norms = (2 if whole else 1) * self._anatomy.hidden_size * FLOAT32
+        norms = self._anatomy.memory.norms
+        norms = (norms if whole else max(1, norms // 2)) * self._anatomy.hidden_size * FLOAT32
         attention = self._attention(layer) if whole else 0
         kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
         if not self._is_cut(index):
@@ -95,6 +96,7 @@ class PassMemory:
         # which the first token's view keeps alive.
         keys_values = 2 * self._anatomy.n_kv_heads * self._anatomy.head_dim
         others = (keys_values + self._anatomy.hidden_size) * self._activation
+        others += self._rotated_slices()
         return (
             rows * others
             + self._operators_in(index, only=("key", "value"))
@@ -122,14 +124,31 @@ class PassMemory:
         )  # fmt: skip
         longer = 1.0 + prefix / self._shape.tokens
         seen = self._shape.tokens + prefix
+        kept = heads * size * (2 + 2 * longer) + self._rotated_slices() + self._head_norms()
+        if not layer.attention:  # its own, written out: probabilities, and no mask
+            return round(kept + anatomy.n_heads * seen * size)
         scores = 0 if self._shape.fused_attention else 2 * anatomy.n_heads * seen * size
-        kept = heads * size * (2 + 2 * longer) + anatomy.n_heads * FLOAT32
-        return round(kept + seen * (size + 1) + scores)
+        mask = seen * (anatomy.n_heads * size if anatomy.memory.head_masks else size + 1)
+        return round(kept + anatomy.n_heads * FLOAT32 + mask + scores)
+
+    @property
+    def _queries_keys(self) -> int:
+        """Bytes of a token's queries and keys."""
+        anatomy = self._anatomy
+        return (anatomy.n_heads + anatomy.n_kv_heads) * anatomy.head_dim * self._activation
+
+    def _rotated_slices(self) -> int:
+        """Queries and keys before they are rotated, where a fused map's output holds them."""
+        return self._queries_keys if self._anatomy.memory.rotates_slices else 0
+
+    def _head_norms(self) -> int:
+        return self._queries_keys if self._anatomy.memory.head_norms else 0
 
     def _ffn(self, layer: Layer) -> int:
-        """What the activation function reads; of a gated FFN, both factors too; per token."""
+        """What the activation function keeps; of a gated FFN, both factors too; per token."""
         inner = self._anatomy.intermediate_size * self._activation
-        return 3 * inner if "gate" in layer.sites else inner
+        factors = 2 if "gate" in layer.sites else 0
+        return (self._anatomy.memory.activation + factors) * inner
 
     def _operators_in(self, index: int, *, only: Sequence[str] = ()) -> float:
         """What the operators of a layer keep: their inputs, and their narrow sides."""

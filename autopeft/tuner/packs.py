@@ -1,6 +1,5 @@
 """The packs of a rung: shared out over the runners, tried again where they fail."""
 
-import logging
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
@@ -10,6 +9,7 @@ from autopeft.errors import InterruptedStudyError, RunnerAwayError
 from autopeft.execution.base import OUT_OF_MEMORY, Executor
 from autopeft.searchers.base import Problem
 from autopeft.study.records import TrialRecord, TrialState, TrialUpdate
+from autopeft.tuner.away import first_there, pass_over
 from autopeft.tuner.failures import Failure, FailuresInARow, Job, described, next_jobs
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.reporter import Reporter
@@ -17,8 +17,6 @@ from autopeft.tuner.settings import TunerSettings
 from autopeft.tuner.station import Station
 from autopeft.tuner.waiting import Waiting
 from autopeft.tuner.watch import Watch
-
-logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
 """Between two looks at the clock and the lease while several runners train."""
@@ -64,14 +62,8 @@ class PackTraining:
     @property
     def first(self) -> Station:
         """The station of the first runner that is there, for what is done by itself."""
-        while True:
-            for station in self._stations:
-                try:
-                    station.runner.identity  # noqa: B018 - begins the runner where there is none
-                except RunnerAwayError as error:
-                    self._pass_over(error)
-                else:
-                    return station
+        runners = [station.runner for station in self._stations]
+        return self._stations[first_there(runners, self._watch)]
 
     def size(self, trials: int) -> int:
         """Most lanes of a pack: so that no runner is idle, and what memory has allowed so far.
@@ -143,15 +135,9 @@ class PackTraining:
             try:
                 return station.attempt(job, share)
             except RunnerAwayError as error:
-                self._pass_over(error)
+                pass_over(error, self._watch)
             finally:
                 self._free.put(station)
-
-    def _pass_over(self, error: RunnerAwayError) -> None:
-        """Go on without a runner, unless the study is to stop."""
-        logger.info("%s", error)
-        if self._watch.stopping():
-            raise self._watch.stopped()
 
     def _after(self, job: Job, failure: Failure) -> list[Job]:
         """What to try after a failure; a lone trial for which nothing is left has failed."""

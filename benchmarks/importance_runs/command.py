@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     recording.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
     recording.add_argument("--ranks", nargs="+", type=int, choices=RANKS, default=list(RANKS))
     recording.add_argument("--seeds", type=int, default=SEEDS)
+    recording.add_argument("--pack", type=int, default=8, help="trials trained together")
     recording.set_defaults(run=_record)
     reporting = commands.add_parser("report", help="tables from what was recorded")
     reporting.add_argument("--tables", type=Path, default=TABLES)
@@ -78,6 +79,7 @@ def _record(arguments: argparse.Namespace) -> int:
         replicates=range(arguments.seeds),
         tables=arguments.tables,
         ground=ground,
+        pack=arguments.pack,
     )
     steps = {"rates": record_rates, "trials": record_trials, "probes": record_probes}
     for stage in STAGES:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from autopeft.configuration import Configuration
 from autopeft.training.data.examples import TaskData
 from autopeft.training.lanes.pack import Lane
@@ -43,6 +45,10 @@ class Bench:
     def __init__(self, subject: Subject, data: TaskData) -> None:
         self.subject, self.data = subject, data
         self.anatomy = subject.backbone.anatomy
+
+    def frozen_in(self, dtype: torch.dtype) -> "Bench":
+        """The same, the model's weights held in another type on both sides."""
+        return Bench(self.subject.frozen_in(dtype), self.data)
 
     def warm_up(self) -> None:
         """A few steps of both sides, so that nothing is measured that happens once a process."""

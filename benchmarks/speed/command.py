@@ -55,7 +55,8 @@ class Sizes:
     mixes: tuple[int, ...] = (2, 4, 8)
     gpu_lanes: int = 32
     decoder_lanes: int = 8
-    steps: int = 60
+    references: int = 3
+    steps: int = 30
     uncounted: int = 10
     batch: int = 16
     tokens: int = 64
@@ -71,6 +72,7 @@ TINY = Sizes(
     mixes=(2,),
     gpu_lanes=2,
     decoder_lanes=2,
+    references=2,
     steps=3,
     uncounted=1,
     batch=4,
@@ -125,7 +127,9 @@ def _scenario(scenario: str, name: str, options: argparse.Namespace) -> list[Res
 
 
 def _plan(scenario: str, bench: Bench, sizes: Sizes, pack: int) -> Plan:
-    timed = partial(partial, steps=sizes.steps, uncounted=sizes.uncounted)
+    timed = partial(
+        partial, references=sizes.references, steps=sizes.steps, uncounted=sizes.uncounted
+    )
     plans: dict[str, Callable[[Bench], Plan]] = {
         "trials16": partial(
             trials16, epochs=sizes.epochs, pack=pack, n=sizes.trials, few=sizes.factor_trials

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from autopeft.configuration import Configuration
 from autopeft.counting import first_layer
@@ -182,11 +183,18 @@ def curve_distance(losses: Sequence[float], curve: Iterable[tuple[int, float]]) 
     return apart
 
 
-def gpu_mixed(bench: Bench, *, lanes: int, steps: int, uncounted: int, batch: int) -> Plan:
-    """Many mixed lanes in one pack against the reference one by one; samples per second."""
+def gpu_mixed(
+    bench: Bench, *, lanes: int, references: int, steps: int, uncounted: int, batch: int
+) -> Plan:
+    """Many mixed lanes in one pack against the reference one by one; samples per second.
+
+    The reference's are of some of the trials, spread over the order of branch points. Like is held
+    against like: float32, autocast to bfloat16, and frozen weights in bfloat16, where the
+    reference is fastest without autocast. Factors are measured in autocast.
+    """
     mix = dict(enumerate(trials.random_mix(bench.anatomy, lanes, seed=0)))
-    few = {number: mix[number] for number in list(mix)[: max(1, lanes // 8)]}
-    recipe = Recipe(batch_size=batch, max_steps=steps, uncounted_steps=uncounted, evaluate=False)
+    few = _spread(mix, references, bench)
+    hf = Recipe(batch_size=batch, max_steps=steps, uncounted_steps=uncounted, evaluate=False)
     ours = Ours(
         batch_size=batch,
         micro_batch_size=batch,
@@ -194,29 +202,41 @@ def gpu_mixed(bench: Bench, *, lanes: int, steps: int, uncounted: int, batch: in
         uncounted_steps=uncounted,
         evaluate=False,
     )
-    name = bench.subject.name
-    arms, lines = [], []
-    for precision in ("fp32", "bf16"):
-        hf, own = f"hf, {precision}", f"pack, {precision}"
-        arms += [
-            bench.reference(hf, mix, replace(recipe, bf16=precision == "bf16")),
-            bench.packed(own, mix, replace(ours, precision=precision), size=lanes),
-        ]
-        text = f"{name}, {precision}: HF one by one / one pack of {lanes}"
-        lines.append(Line(text, Work(hf), Work(own), "train", per_sample=True, bar=13.0))
-    arms += [
-        bench.reference("hf, no dropout", few, replace(recipe, dropout=False)),
-        bench.packed("solo", few, ours, size=1),
-        bench.packed("pack, no trunk", mix, replace(ours, trunk=False), size=lanes),
+    hf16, ours16 = replace(hf, bf16=True), replace(ours, precision="bf16")
+    held = bench.frozen_in(torch.bfloat16)
+    arms = [
+        bench.reference("hf, fp32", few, hf),
+        bench.packed("pack, fp32", mix, ours, size=lanes),
+        bench.reference("hf", few, hf16),
+        bench.packed("pack", mix, ours16, size=lanes),
+        held.reference("hf, held in bf16", few, hf),
+        held.packed("pack, held in bf16", mix, ours16, size=lanes),
+        bench.reference("hf, no dropout", few, replace(hf16, dropout=False)),
+        bench.packed("solo, no graphs", few, replace(ours16, graphs=False), size=1),
+        bench.packed("solo", few, ours16, size=1),
+        bench.packed("pack, no trunk", mix, replace(ours16, trunk=False), size=lanes),
+        bench.packed("pack, no graphs", mix, replace(ours16, graphs=False), size=lanes),
     ]
-    some = frozenset(few)
-    for factor, before, after in (
-        ("model dropout off (HF)", Work("hf, fp32", some), Work("hf, no dropout")),
-        ("our loop, solo", Work("hf, no dropout"), Work("solo")),
-        ("packing, trunk not shared", Work("solo"), Work("pack, no trunk")),
-        ("trunk shared", Work("pack, no trunk"), Work("pack, fp32")),
-        ("precision: fp32 / bf16", Work("pack, fp32"), Work("pack, bf16")),
-    ):
-        lines.append(Line(f"{name}: {factor}", before, after, "train", per_sample=True))
-    notes = tuple(f"nearest peft: {line}" for line in described(list(mix.values()), bench.anatomy))
+    name, against = bench.subject.name, f"HF one by one / one pack of {lanes}"
+    factors = (
+        (f"fp32: {against}", "hf, fp32", "pack, fp32", 13.0),
+        (f"autocast to bf16: {against}", "hf", "pack", 13.0),
+        (f"held in bf16: {against}", "hf, held in bf16", "pack, held in bf16", 13.0),
+        ("model dropout off (HF)", "hf", "hf, no dropout", None),
+        ("our loop, solo, without graphs", "hf, no dropout", "solo, no graphs", None),
+        ("graphs, solo", "solo, no graphs", "solo", None),
+        ("packing, trunk not shared", "solo", "pack, no trunk", None),
+        ("trunk shared", "pack, no trunk", "pack", None),
+        ("frozen weights held in fp32 / bf16", "pack", "pack, held in bf16", None),
+        ("the pack: without graphs / with", "pack, no graphs", "pack", None),
+        ("precision: fp32 / bf16", "pack, fp32", "pack", None),
+    )
+    lines = [
+        Line(f"{name}, {text}", Work(before), Work(after), "train", per_sample=True, bar=bar)
+        for text, before, after, bar in factors
+    ]
+    notes = (
+        f"one by one: trials {sorted(few)} of {lanes}",
+        *(f"nearest peft: {line}" for line in described(list(few.values()), bench.anatomy)),
+    )
     return Plan(tuple(arms), tuple(lines), notes=notes)

@@ -11,6 +11,7 @@ from autopeft.training.activations import CacheBudget
 from autopeft.training.batches import steps_per_epoch
 from autopeft.training.data.examples import TaskData
 from autopeft.training.lanes import pack as packing
+from autopeft.training.lanes import passes
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.loop import PackRun, Trainer
 from autopeft.training.settings import LoopSettings
@@ -31,6 +32,7 @@ class Ours:
         precision: `fp32` or `bf16`.
         bucketing: Whether rows of similar length are batched.
         trunk: Whether lanes share the layers below their branch points.
+        graphs: Whether a GPU replays captured steps.
         cache_bytes: Memory for the trunk's activations; 0 for none.
         max_steps: Ends the training there; 0 for all epochs.
         uncounted_steps: Steps at the start that are not timed.
@@ -43,6 +45,7 @@ class Ours:
     precision: str = "fp32"
     bucketing: bool = True
     trunk: bool = True
+    graphs: bool = True
     cache_bytes: int = 0
     max_steps: int = 0
     uncounted_steps: int = 0
@@ -109,11 +112,13 @@ def _without(ours: Ours) -> Iterator[None]:
     """Take factors away that have no setting: no user should want to.
 
     Without bucketing, a window holds one batch, so that sorting within it groups nothing. Without
-    a trunk, all lanes branch off at the first layer.
+    a trunk, all lanes branch off at the first layer. Without graphs, all kernels are launched.
     """
     with ExitStack() as stack:
         if not ours.bucketing:
             stack.enter_context(mock.patch.object(batches, "WINDOW", 1))
         if not ours.trunk:
             stack.enter_context(mock.patch.object(packing, "first_layer", return_value=0))
+        if not ours.graphs:
+            stack.enter_context(mock.patch.object(passes, "recorder_for", return_value=None))
         yield

@@ -6,7 +6,7 @@ checkpoint; only losses and accuracies then mean nothing.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,12 @@ class Subject:
     def device(self) -> torch.device:
         """Where both lie."""
         return next(self.backbone.model.parameters()).device
+
+    def frozen_in(self, dtype: torch.dtype) -> "Subject":
+        """The same model, its weights held in another type on both sides."""
+        frozen = copy.deepcopy(self.backbone.model).to(dtype)
+        task_model = copy.deepcopy(self.task_model).to(dtype)
+        return replace(self, backbone=backbone_of(frozen, name=self.name), task_model=task_model)
 
     def fresh_task_model(self, *, dropout: bool) -> nn.Module:
         """A copy to wrap and train; without `dropout`, every dropout module does nothing.
@@ -111,7 +117,7 @@ def load_subject(name: str, *, n_classes: int, device: str, dtype: torch.dtype) 
     else:
         task = CLASSIFICATION if n_classes else CAUSAL_LM
         backbone = load_backbone(BackboneRequest(name, device=device, task=task))
-    return Subject(name, backbone, _task_model(backbone, n_classes).to(device), n_classes)
+    return Subject(name, backbone, _task_model(backbone, n_classes), n_classes)
 
 
 def default_name() -> str:
@@ -133,18 +139,20 @@ def _random_model(name: str, n_classes: int, device: str, dtype: torch.dtype) ->
 
 def _task_model(backbone: Backbone, n_classes: int) -> nn.Module:
     """transformers' task model around a copy of the backbone's weights."""
-    config = copy.deepcopy(backbone.config)
+    config, own = copy.deepcopy(backbone.config), next(backbone.model.parameters())
     torch.manual_seed(0)
-    if n_classes:
-        config.num_labels = n_classes
-        model: Any = tf.AutoModelForSequenceClassification.from_config(config)
-    else:
-        model = tf.AutoModelForCausalLM.from_config(config)
-        if backbone.lm_head is not None:
-            model.get_output_embeddings().weight.data = backbone.lm_head.weight.clone()
+    with own.device:
+        if n_classes:
+            config.num_labels = n_classes
+            kind: Any = tf.AutoModelForSequenceClassification
+        else:
+            kind = tf.AutoModelForCausalLM
+        model: Any = kind.from_config(config, dtype=own.dtype)
+    if backbone.lm_head is not None:
+        model.get_output_embeddings().weight.data = backbone.lm_head.weight.clone()
     inner = getattr(model, model.base_model_prefix)
     missing, unexpected = inner.load_state_dict(backbone.model.state_dict(), strict=False)
     if missing or unexpected:
         raise BackboneError(f"{backbone.name}: its task model has other weights: {missing}")
-    task_model: nn.Module = model.to(next(backbone.model.parameters()).dtype)
+    task_model: nn.Module = model.to(own.device)
     return task_model.train()

@@ -5,6 +5,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import address, charts, live, tables, words
+from dashboard.confirmation_panel import show_confirmation
 from dashboard.queries import StudyView
 from dashboard.study_header import show_header, show_study_page
 from dashboard.tables import Axis
@@ -27,6 +28,7 @@ def show(view: StudyView) -> None:
         _choices(view)
         _hypervolume(view)
     _failures(view)
+    show_confirmation(view)
     if number is None:
         return
     st.divider()
@@ -64,6 +66,7 @@ def _plot(view: StudyView, number: int | None) -> None:
         x_log=x_log,
         y_log=y_log,
         selected=number,
+        confirmation=view.confirmation,
     )
     st.plotly_chart(
         figure,

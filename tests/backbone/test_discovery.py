@@ -355,3 +355,39 @@ def test_shared_layers_are_not_packable() -> None:
     anatomy = discover(model, config, sites={"query": r".*albert_layers\.0\.attention\.query"})
     assert not anatomy.packable
     assert "share weights" in anatomy.why_not
+
+
+@pytest.mark.parametrize("soft_cap", [50.0, None])
+def test_attention_with_a_soft_cap_carries_no_prefix(soft_cap: float | None) -> None:
+    """Scaled dot products cannot do it; lanes without prefixes leave attention as it is."""
+    config = transformers.Gemma2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        attn_logit_softcapping=soft_cap,
+    )
+    with torch.device("meta"):
+        anatomy = discover(transformers.Gemma2Model(config), config)
+    assert anatomy.packable
+    assert anatomy.carries_prefix == (soft_cap is None)
+
+
+def test_attention_with_sinks_carries_no_prefix() -> None:
+    """transformers' scaled dot products leave sinks out without a word."""
+    config = transformers.GptOssConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+    )
+    with torch.device("meta"):
+        anatomy = discover(transformers.GptOssModel(config), config)
+    assert not anatomy.carries_prefix

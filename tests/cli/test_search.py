@@ -69,13 +69,14 @@ def test_the_next_commands_run_as_they_stand(run: Run, played: PlayedSearch) -> 
     after = result.stdout.partition("Next:")[2].splitlines()
     lines = [shlex.split(line, comments=True) for line in after if line.strip()]
     assert [line[:2] for line in lines] == [
-        ["autopeft", name] for name in ("show", "export", "train", "dashboard")
+        ["autopeft", name] for name in ("show", "confirm", "export", "train", "dashboard")
     ]
-    for line in lines[:2]:
+    for line in lines[:3]:
         assert line[-4:] == ["--storage", "sqlite:///autopeft.db", "--output-dir", "my runs"]
+    for line in (lines[0], lines[2]):
         assert run(*line[1:]).exit_code == 0
     assert Path("best.yaml").read_text().count("trial: 2\n") == 1
-    assert lines[2][2] == "best.yaml"
+    assert lines[3][2] == "best.yaml"
 
 
 def test_a_place_that_was_not_given_is_not_repeated(run: Run, played: PlayedSearch) -> None:

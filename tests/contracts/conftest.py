@@ -1,29 +1,10 @@
-"""The databases on which the Store's contract is proved.
-
-One joins by a fixture `NAME_url`, which gives the URL of an empty database, and by its name in
-`DATABASES`.
-"""
+"""A store on every database of `database_url`, on which the Store's contract is proved."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from storage import SqlStore, open_store
-
-DATABASES = ("sqlite",)
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'studies.db'}"
-
-
-@pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty database."""
-    found: str = request.getfixturevalue(f"{request.param}_url")
-    return found
 
 
 @pytest.fixture

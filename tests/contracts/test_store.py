@@ -4,11 +4,13 @@ import json
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import NotFoundError, StorageError, StudyHeldError, StudyMismatchError
@@ -674,3 +676,52 @@ def test_a_map_outlives_the_studies_that_use_it(store: SqlStore) -> None:
     store.keep_importance(MAP)
     store.delete_study("rte")
     assert store.importance("k1") is not None
+
+
+# -- at a glance ----------------------------------------------------------------------------------
+
+
+def test_a_summary_says_what_the_other_calls_say(store: SqlStore, token: int) -> None:
+    store.create_study(replace(STUDY, name="empty"))
+    store.add_trials("rte", token, [trial(), trial(4), trial(2)])
+    store.start_trials("rte", token, [0, 1])
+    measure(store, token, 0, 0.75)
+    store.finish_trial("rte", token, 0, TrialState.COMPLETED)
+    store.finish_trial("rte", token, 1, TrialState.FAILED, cause="diverged")
+    store.add_snapshot("rte", token, trials=1, front=[], hypervolume=0.0)
+    store.add_snapshot("rte", token, trials=2, front=[2, 0], hypervolume=0.5)
+    first, second = store.summaries()
+    assert first == store.summary("rte")
+    assert first.record == store.study("rte")
+    assert first.counts == store.counts("rte")
+    assert first.failures == store.failures("rte") == {"diverged": 1}
+    assert first.last == store.last_snapshot("rte")
+    assert first.best == {"accuracy": 0.75}
+    assert first.holder == store.holder("rte") == this_process()
+    assert (second.record.name, second.last, second.best, second.holder) == (
+        "empty",
+        None,
+        None,
+        None,
+    )
+    assert second.counts == dict.fromkeys(TrialState, 0)
+    with pytest.raises(NotFoundError, match="empty"):
+        store.summary("emty")
+
+
+def test_a_reader_sees_one_moment(store: SqlStore, token: int) -> None:
+    """Whatever a call reads, in however many statements, was there at one time."""
+    store.add_trials("rte", token, [trial()])
+    with store._reading() as session:
+        query = text("SELECT count(*) FROM trials")
+        assert session.scalar(query) == 1
+        store.add_trials("rte", token, [trial(4)])
+        assert session.scalar(query) == 1
+    assert len(store.trials("rte")) == 2
+
+
+def test_two_processes_may_keep_one_map_at_once(store: SqlStore) -> None:
+    record = ImportanceRecord("k", "b", "d", {}, {}, b"units")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(store.keep_importance, [record] * 12))
+    assert len(store.importances(backbone="b", data="d")) == 1

@@ -30,6 +30,7 @@ from autopeft.study.records import (
     Origin,
     StudyState,
     TrialState,
+    TrialUpdate,
 )
 from storage import SqlStore, open_store
 from storage.lease import this_process
@@ -326,6 +327,43 @@ def _scored(store: SqlStore, name: str = "scored") -> None:
     store.keep_importance(record)
 
 
+SEEDS = (1, 2, 3, 4, 5)
+
+
+def _confirmed(store: SqlStore, name: str = "confirmed") -> None:
+    """A finished search of which the best baseline and two members were confirmed and tested.
+
+    Member 4 is no better than the baseline by these seeds, member 5 is; one seed of 4 diverged.
+    """
+    seeding = Seeding(store, name, n_baselines=2)
+    _searched(seeding)
+    means = {1: 0.78, 4: 0.79, 5: 0.89}
+    store.add_confirmations(name, seeding.token, list(means), SEEDS)
+    store.add_opening(name, seeding.token, by="ann@<host>", trials=list(means), replicates=SEEDS)
+    for seed in SEEDS:
+        store.start_confirmations(name, seeding.token, seed, list(means))
+        updates, tested = [], {}
+        for number, mean in means.items():
+            value = mean + 0.01 * math.sin(7.0 * seed * number)
+            diverged = (number, seed) == (4, 5)
+            point = Measurement(100, "accuracy", "validation", None if diverged else value, 1.0)
+            updates.append(
+                TrialUpdate(
+                    number,
+                    (point,),
+                    optimizer_steps=100,
+                    state=TrialState.FAILED if diverged else TrialState.COMPLETED,
+                    cause="diverged" if diverged else None,
+                    message="not finite by step <9>" if diverged else None,
+                )
+            )
+            if not diverged:
+                tested[number] = {"accuracy": value - 0.02}
+        store.update_confirmations(name, seeding.token, seed, updates)
+        store.keep_test(name, seeding.token, seed, tested)
+    seeding.end(StudyState.FINISHED)
+
+
 SITUATIONS: dict[str, Callable[[SqlStore], object]] = {
     "finished": _finished,
     "running": _running,
@@ -337,6 +375,7 @@ SITUATIONS: dict[str, Callable[[SqlStore], object]] = {
     "ended": _ended,
     "explained": _explained,
     "scored": _scored,
+    "confirmed": _confirmed,
     SPECIAL: lambda store: _finished(store, SPECIAL),
 }
 

@@ -168,3 +168,48 @@ def test_densities_are_shares() -> None:
 def test_an_empty_placement_draws_nothing() -> None:
     (heat,) = charts.placement_chart(PlacementMap((), 4, {})).data
     assert not len(heat.y)
+
+
+@pytest.fixture
+def confirmed_view(seed: Callable[..., None], url: str) -> StudyView:
+    seed("confirmed")
+    with queries.opened(url, "confirmed") as study:
+        return queries.read_study(study)
+
+
+def test_means_of_seeds_have_error_bars(confirmed_view: StudyView) -> None:
+    view, found = confirmed_view, confirmed_view.confirmation
+    figure = charts.front_chart(
+        view.table, x=PARAMS, y=ACCURACY, objectives=view.frames, confirmation=found
+    )
+    for split in ("validation", "test"):
+        points = _traces(figure)[f"{split}, mean of seeds"]
+        assert points.to_plotly_json()["customdata"] == [[1], [4], [5]]
+        for place, number in enumerate((1, 4, 5)):
+            seen = getattr(found.trials[number], split)
+            assert points.y[place] == seen.over.mean
+            assert points.x[place] == view.trials[number].trainable_params
+            reach = points.error_y.array[place]
+            ends = (seen.over.mean - reach, seen.over.mean + reach)
+            assert ends == pytest.approx((seen.over.low, seen.over.high))
+        assert "better" in points.hovertext[2]
+
+
+def test_error_bars_follow_quality_to_the_other_axis_or_stay_away(
+    confirmed_view: StudyView,
+) -> None:
+    view, found = confirmed_view, confirmed_view.confirmation
+    turned = charts.front_chart(
+        view.table, x=ACCURACY, y=PARAMS, objectives=view.frames, confirmation=found
+    )
+    points = _traces(turned)["validation, mean of seeds"]
+    assert points.error_x.array is not None
+    assert points.error_y.array is None
+    other = charts.front_chart(
+        view.table,
+        x=PARAMS,
+        y=Axis.of("learning_rate"),
+        objectives=view.frames,
+        confirmation=found,
+    )
+    assert not [name for name in _traces(other) if "mean of seeds" in name]

@@ -119,6 +119,38 @@ def test_where_a_baseline_is_best_no_gain_is_shown(seed: Seed, served: str) -> N
     assert _change_of_the_best(_open("front", study="beaten")) == "by a baseline"
 
 
+def test_confirmed_values_and_the_opened_test_split_are_shown(seed: Seed, served: str) -> None:
+    seed("confirmed")
+    app = _open("front", study="confirmed")
+    tables = [frame.value for frame in app.dataframe if "vs baseline" in frame.value.columns]
+    assert len(tables) == 2, "one for validation, one for test"
+    marks = dict(zip(tables[0]["trial"], tables[0]["vs baseline"], strict=True))
+    assert next(iter(marks)).startswith("1 (lora-r8")
+    assert list(marks.values()) == ["(the baseline)", "not significant", "better"]
+    text = _text(app)
+    assert "Test split: locked" not in text
+    assert r"by ann@\<host\> for trials 1, 4, 5" in text
+    assert "1 of trial 4" in text, "a seed that diverged is told"
+    assert "over 5 seeds on test: no significant difference" in app.info[0].value.replace("\\", "")
+
+
+def test_an_unconfirmed_study_says_so_and_that_its_test_split_is_none(
+    seed: Seed, served: str
+) -> None:
+    seed("finished")
+    text = _text(_open("front", study="finished"))
+    assert "autopeft confirm finished" in text
+    assert "names no test split" in text
+
+
+def test_a_trial_shows_its_seeds(seed: Seed, served: str) -> None:
+    seed("confirmed")
+    app = _open("trial", study="confirmed", trial="5")
+    values = [frame.value for frame in app.dataframe if list(frame.value) == ["seed", "value"]]
+    assert [list(table["seed"]) for table in values] == [[1, 2, 3, 4, 5]] * 2
+    assert "from the best baseline: better" in _text(app).replace("\\", "")
+
+
 @pytest.mark.parametrize("page", ["front", "progress"])
 def test_a_killed_study_says_what_goes_on(page: str, seed: Seed, served: str) -> None:
     seed("killed", "running")

@@ -14,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import inspect
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -40,8 +41,9 @@ def set_revision(path: Path, revision: str) -> None:
     connection.close()
 
 
-def test_models_and_migrations_agree(store: SqlStore, url: str) -> None:
-    reader = engine.reader(parse_place(url))
+def test_models_and_migrations_agree(database_url: str) -> None:
+    open_store(database_url, create=True).close()
+    reader = engine.reader(parse_place(database_url))
     options: dict[str, Any] = {"version_table": schema.VERSION_TABLE, "compare_type": True}
     with reader.connect() as connection:
         context = MigrationContext.configure(connection, opts=options)
@@ -67,7 +69,7 @@ def test_every_table_can_be_made_on_postgresql() -> None:
     ]
     text = "\n".join(made)
     assert "TIMESTAMP WITH TIME ZONE" in text
-    assert text.count("ON DELETE CASCADE") == 5
+    assert text.count("ON DELETE CASCADE") == 7
 
 
 @pytest.mark.parametrize("revision", schema.REVISIONS)
@@ -90,6 +92,76 @@ def test_a_database_of_every_revision_opens_after_an_upgrade(
         assert store.importances(backbone="b", data="d")[0].units == b"units"
         token = store.claim("small", this_process(), 60.0)
         assert store.requeue_trials("small", token) == [1]
+        store.add_confirmations("small", token, [0], [1, 2, 3])
+        assert [run.replicate for run in store.confirmations("small")] == [1, 2, 3]
+        assert store.add_opening("small", token, by="a@b", trials=[0], replicates=[3]).trials == (
+            0,
+        )
+
+
+def test_confirmations_and_openings_stay(path: Path, url: str) -> None:
+    load(path, "0004")
+    upgrade(url)
+    with open_store(url) as store:
+        done, waiting = store.confirmations("small")
+        assert (done.state, done.values, done.test) == (
+            TrialState.COMPLETED,
+            {"accuracy": 0.7},
+            {"accuracy": 0.65},
+        )
+        assert (waiting.replicate, waiting.state) == (2, TrialState.WAITING)
+        (opening,) = store.openings("small")
+        assert (opening.by, opening.trials, opening.again) == ("ann@host", (0,), False)
+
+
+@pytest.mark.parametrize("revision", schema.REVISIONS)
+def test_every_revision_on_postgresql_is_upgraded(
+    postgresql_url: str,
+    revision: str,
+    small_study: Callable[[SqlStore], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made by the migrations of that release; the tables afterwards are those of the models."""
+    with monkeypatch.context() as then:
+        then.setattr(schema, "REVISIONS", schema.REVISIONS[: schema.REVISIONS.index(revision) + 1])
+        schema.create(parse_place(postgresql_url))
+    newest = schema.REVISIONS[-1]
+    if revision != newest:
+        with pytest.raises(StorageVersionError, match=rf"{revision}.*`autopeft db upgrade`"):
+            open_store(postgresql_url)
+    assert upgrade(postgresql_url) == (revision, newest)
+    with open_store(postgresql_url) as store:
+        small_study(store)
+        assert len(store.trials("small")) == 2
+        options: dict[str, Any] = {"version_table": schema.VERSION_TABLE, "compare_type": True}
+        with store._reader.connect() as connection:
+            context = MigrationContext.configure(connection, opts=options)
+            assert compare_metadata(context, Base.metadata) == []
+
+
+def test_a_newer_schema_on_postgresql_is_refused_by_name(postgresql_url: str) -> None:
+    with open_store(postgresql_url, create=True) as store, store._writing() as session:
+        session.connection().exec_driver_sql(
+            f"UPDATE {schema.VERSION_TABLE} SET version_num = '0042'"
+        )
+    for refused in (open_store, upgrade):
+        with pytest.raises(StorageVersionError, match=r"0042.*upgrade autopeft"):
+            refused(postgresql_url)
+
+
+def test_somebody_elses_database_on_postgresql_is_left_alone(postgresql_url: str) -> None:
+    writer = engine.writer(parse_place(postgresql_url))
+    with writer.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE trials (number INTEGER)")
+    for refused in (
+        lambda: open_store(postgresql_url, create=True),
+        lambda: upgrade(postgresql_url),
+    ):
+        with pytest.raises(StorageError, match="not one of autopeft"):
+            refused()
+    with writer.connect() as connection:
+        assert inspect(connection).get_table_names() == ["trials"]
+    writer.dispose()
 
 
 def test_an_older_schema_is_refused_until_it_is_upgraded(
@@ -97,7 +169,7 @@ def test_an_older_schema_is_refused_until_it_is_upgraded(
 ) -> None:
     monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
     for options in ({}, {"read_only": True}, {"create": True}):
-        with pytest.raises(StorageVersionError, match=r"0003.*9999.*`autopeft db upgrade`"):
+        with pytest.raises(StorageVersionError, match=r"0004.*9999.*`autopeft db upgrade`"):
             open_store(url, **options)
 
 

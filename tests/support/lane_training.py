@@ -78,7 +78,7 @@ class Training:
             "linear",
             total=STEPS,
             warmup_steps=[int(np.ceil(value("warmup_ratio") * STEPS)) for value in values],
-            device=torch.device("cpu"),
+            device=self.pack.device,
         )
         self.steps = Steps(
             self.pack, self.optimizer, task_of(backbone).loss_sums, recorder=recorder
@@ -90,7 +90,7 @@ class Training:
             for step in range(start, stop):
                 batch, known = make(step, self.pack)
                 weight = len(batch) if batch.targets is None else batch.targets.count
-                uniform = StepUniform(self.seeds, step, 0, len(batch), torch.device("cpu"))
+                uniform = StepUniform(self.seeds, step, 0, len(batch), self.pack.device)
                 self.optimizer.zero_grad()
                 self.rules.ask(step, self.answer(make))
                 self.rules.schedule(step)
@@ -111,13 +111,13 @@ class Training:
             batch, known = make(SCORING + turn, self.pack)
             loss = task_of(self._backbone).loss_sums
             weight = len(batch) if batch.targets is None else batch.targets.count
-            uniform = StepUniform(self.seeds, 0, 0, len(batch), torch.device("cpu"))
+            uniform = StepUniform(self.seeds, 0, 0, len(batch), self.pack.device)
             with torch.no_grad():
                 each = [
                     loss(self.pack(batch, Call(False, uniform, gain), known), batch)
                     for gain in gains
                 ]
-            return (torch.stack(each) / weight).double().numpy()
+            return (torch.stack(each) / weight).double().cpu().numpy()
 
         return losses
 

@@ -20,6 +20,7 @@ from autopeft.configuration import Configuration
 from autopeft.errors import TrialError
 from autopeft.execution.base import Result, state_path
 from autopeft.execution.worker import serve
+from autopeft.study.confirmation import Opening
 from autopeft.study.records import Measurement
 
 AT_STEP = 3
@@ -50,8 +51,9 @@ class StandInRun:
                 break
         return self.step >= until
 
-    def measure(self) -> list[Result]:
-        """See `Run.measure`."""
+    def measure(self, opening: Opening | None = None) -> list[Result]:
+        """See `Run.measure`; there is no test split."""
+        assert opening is None
         return [self._result(number, configuration) for number, configuration in self._lanes]
 
     def _result(self, number: int, configuration: Configuration) -> Result:
@@ -107,9 +109,11 @@ class StandInRunner:
         *,
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
+        replicate: int = 0,
         micro_batch_size: int | None = None,
     ) -> StandInRun:
         """See `Runner.start`."""
+        assert replicate == 0
         saved = [json.loads(path.read_text()) for path in resume.values()]
         assert {each["hash"] for each in saved} <= {
             configuration.hash for _, configuration in lanes

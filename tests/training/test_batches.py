@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from autopeft.training.batches import (
     PaddedExamples,
     evaluation_order,
+    rounded,
     steps_per_epoch,
     token_batches,
     training_order,
@@ -87,3 +88,16 @@ def test_batches_of_an_evaluation_hold_so_many_tokens(lengths: list[int], tokens
         assert len(rows) == 1 or len(rows) * own[rows].max() <= tokens
         if after is not None:
             assert (len(rows) + 1) * own[after[0]] > tokens, "the next row would have fitted"
+
+
+def test_sizes_are_few_and_none_is_padded_by_more_than_its_share() -> None:
+    """At most so many between a power of two and the next, all of them multiples of the step."""
+    for step, per_octave in ((8, 8), (32, 4)):
+        sizes = {n: rounded(n, step, per_octave) for n in range(1, 2049)}
+        assert all(size >= n and size % step == 0 for n, size in sizes.items())
+        assert all(size - n < max(step, n / per_octave) for n, size in sizes.items())
+        for octave in (256, 512, 1024):
+            own = {size for n, size in sizes.items() if octave < n <= 2 * octave}
+            assert len(own) <= per_octave
+    assert [rounded(n, 8) for n in (1, 8, 9, 1001)] == [8, 8, 16, 1008]
+    assert len({rounded(n, 8, 8) for n in range(1, 513)}) <= 32

@@ -7,8 +7,10 @@ import pytest
 import tiny_backbones as tiny
 import torch
 
+from autopeft.backbone.layer_memory import LayerMemory
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
+from autopeft.execution.fitting import step_shape
 from autopeft.methods.base import Call
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane
@@ -119,6 +121,37 @@ def test_activations_are_what_autograd_keeps(kind: str, name: str) -> None:
     found = kept_by_autograd(trained, run)
     expected = estimated(lanes, trained.backbone, first_token=kind == "bert").activations
     assert expected == pytest.approx(found, rel=0.15)
+
+
+OTHERS = ("modernbert", "gpt2", "opt", "qwen3", "gemma3_text", "t5")
+"""Architectures whose layers keep what BERT's and Llama's do not."""
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("name", ["four alike", "top layer", "dropout", "scattered"])
+def test_what_architectures_keep_of_their_own_is_counted(kind: str, name: str) -> None:
+    lanes, trained = PACKS[name], trainer(kind)
+    run = trained.start([Lane(number, each) for number, each in enumerate(lanes)])
+    found = kept_by_autograd(trained, run)
+    shape = step_shape(trained)
+    expected = estimated(lanes, trained.backbone, first_token=shape.first_token).activations
+    assert expected == pytest.approx(found, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("bert", LayerMemory()),
+        ("llama", LayerMemory()),
+        ("gpt2", LayerMemory(activation=4)),
+        ("t5", LayerMemory(head_masks=True)),
+        ("modernbert", LayerMemory(rotates_slices=True)),
+        ("qwen3", LayerMemory(head_norms=True)),
+        ("gemma3_text", LayerMemory(norms=4, head_norms=True, activation=1)),
+    ],
+)
+def test_layers_are_read_for_what_they_keep(kind: str, expected: LayerMemory) -> None:
+    assert tiny.tiny_backbone(kind, torch.float32).anatomy.memory == expected
 
 
 def test_weights_gradients_and_moments_are_the_tensors_own() -> None:

@@ -16,6 +16,7 @@ from autopeft.execution.inprocess import InProcessExecutor
 from autopeft.searchers.base import Problem, Searcher
 from autopeft.searchers.baselines import baselines
 from autopeft.searchers.registry import make_searcher
+from autopeft.study.confirmation import Opening
 from autopeft.study.definition import parse_definition
 from autopeft.study.progress import Silent, Stopper
 from autopeft.study.records import Measurement, NewStudy
@@ -55,8 +56,11 @@ def anatomy() -> Anatomy:
 class StandInRun:
     """A pack whose quality is a known function of the configuration and the step."""
 
-    def __init__(self, runner: "StandIn", lanes: Sequence[tuple[int, Configuration]]) -> None:
+    def __init__(
+        self, runner: "StandIn", lanes: Sequence[tuple[int, Configuration]], replicate: int
+    ) -> None:
         self._runner, self._lanes, self.step, self._drawn = runner, list(lanes), 0, 0
+        self.replicate = replicate
 
     def train(self, until: int, *, on_step: Callable[[int], bool]) -> bool:
         self._runner.packs.append([number for number, _ in self._lanes])
@@ -67,11 +71,17 @@ class StandInRun:
                 return self.step >= until
         return True
 
-    def measure(self) -> list[Result]:
+    def measure(self, opening: Opening | None = None) -> list[Result]:
+        if opening is not None:
+            self._runner.tested.append((self.replicate, [number for number, _ in self._lanes]))
+        # Seeds other than the search's shift every quality a little, each in its own way.
+        shift = 0.003 * math.sin(self.replicate) - (0.05 if opening else 0.0)
         return [
             Result(
                 number,
-                {} if self._runner.diverges(c) else {"accuracy": quality(c, self.step)},
+                {}
+                if self._runner.diverges(c)
+                else {"accuracy": quality(c, self.step) + shift * (1 + number)},
                 self._runner.diverges(c),
             )
             for number, c in self._lanes
@@ -101,6 +111,8 @@ class StandIn:
         )
         self.diverges: Callable[[Configuration], bool] = lambda configuration: False
         self.resumed: list[int] = []
+        self.replicates: list[int] = []
+        self.tested: list[tuple[int, list[int]]] = []
         self.rows: list[int | None] = []
         self.probed: list[str] = []
         self.costs: Callable[[Configuration], dict[str, Any]] = lambda configuration: {}
@@ -123,10 +135,12 @@ class StandIn:
         *,
         resume: Mapping[int, Path],
         waited: Mapping[int, float],
+        replicate: int = 0,
         micro_batch_size: int | None = None,
     ) -> Run:
         self.rows.append(micro_batch_size)
-        run = StandInRun(self, lanes)
+        run = StandInRun(self, lanes, replicate)
+        self.replicates.append(replicate)
         assert set(waited) == {number for number, _ in lanes}
         if resume:
             assert set(resume) == set(waited), "a lane has no state"

@@ -60,7 +60,14 @@ def front(
         save_front(loaded, save)
     members = loaded.front() if chosen is None else [chosen[0]]
     if as_json:
-        print_json([trial.to_dict() for trial in members])
+        found = loaded.confirmation().trials
+        print_json(
+            [
+                trial.to_dict()
+                | {"confirmed": found[trial.number].to_dict() if trial.number in found else None}
+                for trial in members
+            ]
+        )
     elif chosen is None:
         print_front(loaded, console())
         if members:
@@ -83,5 +90,6 @@ def _print_choice(study: "Study", chosen: TrialRecord, why: str) -> None:
     from autopeft.cli.tables import print_table, trials_table
 
     target = console()
-    print_table(target, trials_table([chosen], study.frames))
+    found = study.confirmation()
+    print_table(target, trials_table([chosen], study.frames, confirmation=found))
     target.print(why, soft_wrap=True)

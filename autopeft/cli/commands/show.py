@@ -38,12 +38,14 @@ def show(
     _print_placement(target, loaded, record)
     _print_reasons(target, record)
     _print_curve(target, loaded, record)
+    _print_confirmation(target, loaded, record)
     _print_training(target, loaded, record)
 
 
 def _plain(study: "Study", record: TrialRecord) -> dict[str, Any]:
     """The trial's JSON shape, with all that belongs to it."""
     placement = study.placement(record.number)
+    confirmed = study.confirmation().trials.get(record.number)
     curve = [
         {
             "step": each.step,
@@ -66,6 +68,7 @@ def _plain(study: "Study", record: TrialRecord) -> dict[str, Any]:
             "n_layers": placement.n_layers,
             "sizes": placement.matrix(),
         },
+        "confirmed": confirmed.to_dict() if confirmed is not None else None,
         "attempts": [
             {key: _time(value) for key, value in attempt.items()}
             for attempt in study.attempts(record.number)
@@ -132,6 +135,33 @@ def _print_curve(target: "Console", study: "Study", record: TrialRecord) -> None
     if not print_curve_plot(target, curve, metric):
         for each in curve:
             _line(target, f"step {each.step}", f"{each.split} {each.metric} {number(each.value)}")
+
+
+def _print_confirmation(target: "Console", study: "Study", record: TrialRecord) -> None:
+    from autopeft.searchers.confirmed import shown
+
+    found = study.confirmation()
+    own = found.trials.get(record.number)
+    if own is None:
+        return
+    _heading(target, "With other seeds than the search's")
+    for split in ("validation", "test"):
+        seen = getattr(own, split)
+        if seen is None:
+            continue
+        name = f"{split} {found.frame.name}"
+        _line(target, name, f"{shown(seen.over)}, {seen.over.n} seeds, 95 % interval")
+        if seen.difference is not None:
+            over, mark = seen.difference.over, seen.difference.mark.value
+            versus = f"trial {found.reference}, the best baseline"
+            _line(target, "difference", f"{shown(over, signed=True)} from {versus}: {mark}")
+    for seed, why in sorted(own.missing.items()):
+        _line(target, f"seed {seed}", why)
+    for opening in found.openings:
+        if record.number in opening.trials:
+            again = " again" if opening.again else ""
+            when = f"{opening.at:%Y-%m-%d %H:%M} UTC"
+            _line(target, "test split", f"opened{again} {when} by {opening.by}")
 
 
 def _print_reasons(target: "Console", record: TrialRecord) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from autopeft.cli.options import JsonOption, OutputDirOption, StorageOption, StudyArgument
 from autopeft.cli.streams import print_json
+from autopeft.cli.wording import test_split
 
 
 def status(
@@ -53,6 +54,8 @@ def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "time left", duration(plain["eta_seconds"])
     if plain["ended"]:
         yield "ended", plain["ended"]["text"]
+    yield "confirmed", _confirmed(plain["confirmed"])
+    yield "test split", test_split(plain["test"])
     yield "failures", _by_cause(plain["failures"]) or "none"
     if plain["attempts"] != plain["failures"]:  # some were tried again
         yield "attempts", f"{_by_cause(plain['attempts'])} (trials may be tried again)"
@@ -63,3 +66,10 @@ def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _by_cause(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {cause}" for cause, count in counts.items())
+
+
+def _confirmed(plain: Mapping[str, Any]) -> str:
+    if not plain["runs"]:
+        return "no trial yet"
+    named = ", ".join(str(number) for number in plain["trials"])
+    return f"trials {named} with {plain['seeds']} seeds ({plain['ended']} of {plain['runs']} runs)"

@@ -19,4 +19,4 @@ def studies(storage: StorageOption = None, as_json: JsonOption = False) -> None:
         if any(map(lost, statuses)):
             target.print(KILLED, soft_wrap=True)
     else:
-        say(f"no study in {api.storage_url(storage)}; autopeft search creates one")
+        say(f"no study in {api.shown_storage(storage)}; autopeft search creates one")

@@ -3,9 +3,12 @@
 This module needs numpy alone, so that what trains on examples can be had without what reads data.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from autopeft.study.confirmation import Opening
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,8 @@ class TaskData:
         label_names: The classes, by number; () for regression and for answers.
         fingerprint: SHA-256 (hexadecimal) of all that the rows say, see `TextData`.
         notes: What the user should know, one line each.
+        open_test: Reads the test split, which needs the record of an opening; None where there
+            is no such split to be had.
     """
 
     train: Examples
@@ -86,3 +91,4 @@ class TaskData:
     label_names: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...]
+    open_test: Callable[[Opening], Examples] | None = None

@@ -47,6 +47,37 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class LockedSource:
+    """A source whose test split cannot be read.
+
+    Attributes:
+        source: What it is.
+        locked: The test split's name.
+    """
+
+    source: Source
+    locked: str
+
+    @property
+    def where(self) -> str:
+        """The source as the user gave it."""
+        return self.source.where
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the splits, the locked one among them."""
+        return self.source.names
+
+    def read(self, split: str) -> datasets.Dataset:
+        """One split but the locked one."""
+        if split == self.locked:
+            given, allowed = f"'{split}', which is locked", "the other splits"
+            hint = "only `autopeft confirm --open-test` opens it, and leaves a record"
+            raise DataError(Fault(self.where, "data.splits.test", given, allowed, hint))
+        return self.source.read(split)
+
+
+@dataclass(frozen=True)
 class HubSource:
     """A hub data set, prepared in the Hugging Face cache.
 

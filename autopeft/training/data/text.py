@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import datasets
 import numpy as np
 
 from autopeft.errors import DataError, Fault
+from autopeft.study.confirmation import Opening
 from autopeft.training.data.columns import (
     RawColumns,
     encode_classes,
@@ -24,8 +26,10 @@ from autopeft.training.data.columns import (
 )
 from autopeft.training.data.instructions import Instructions, read_instructions
 from autopeft.training.data.request import DataRequest
-from autopeft.training.data.sources import Source, open_source
+from autopeft.training.data.sources import LockedSource, Source, open_source
 from autopeft.training.data.splits import limited_rows, part_rows, split_faults
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +96,8 @@ def load_text_data(request: DataRequest, *, output_dir: Path) -> TextData:
         DataError: All faults at once.
     """
     source = _open(request, output_dir)
+    if isinstance(request.splits.test, str):
+        source = LockedSource(source, request.splits.test)
     names = {"train": request.splits.train}
     if isinstance(request.splits.validation, str):
         names["validation"] = request.splits.validation
@@ -115,8 +121,16 @@ def load_text_data(request: DataRequest, *, output_dir: Path) -> TextData:
     )
 
 
-def load_test_text(request: DataRequest, *, output_dir: Path) -> Rows:
+def load_test_text(request: DataRequest, *, opening: Opening, output_dir: Path) -> Rows:
     """The test split: all its rows, with the classes of train.
+
+    Where it is a share of train, its rows lie in the same file: nothing but this gives them out,
+    though the cut, which keeps the classes' shares, has seen all labels.
+
+    Args:
+        request: What to read.
+        opening: The record of it, as the store gave it: nobody opens the split without one.
+        output_dir: The study's output directory.
 
     Raises:
         DataError: No test split is named, or its rows cannot be used; all faults at once.
@@ -124,6 +138,7 @@ def load_test_text(request: DataRequest, *, output_dir: Path) -> Rows:
     if request.splits.test is None:
         allowed = "a split's name, or a share of train such as 0.1"
         raise DataError(Fault(request.source, "data.splits.test", "null", allowed))
+    logger.info("the test split is opened: %s", opening.to_dict())
     source = _open(request, output_dir)
     names = {"train": request.splits.train}
     if isinstance(request.splits.test, str):
@@ -150,7 +165,10 @@ def _read(
 ) -> tuple[dict[str, Rows], tuple[str, ...]]:
     """Whole splits by part, and the classes; `names` maps parts (train first) to splits."""
     faults = split_faults(request, source.names)
-    tables = {split: source.read(split) for split in names.values() if split in source.names}
+    readable = [split for split in names.values() if split in source.names]
+    if faults and isinstance(source, LockedSource):  # among them where test is asked for as train
+        readable = [split for split in readable if split != source.locked]
+    tables = {split: source.read(split) for split in readable}
     classes: tuple[str, ...] = ()
     by_split: Mapping[str, Rows]
     if request.format == "classification":

@@ -1,11 +1,13 @@
 """From checked texts to token ids, once per process."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from autopeft.errors import DataError, Fault
+from autopeft.study.confirmation import Opening
 from autopeft.training.data.answers import AnsweredRow, chat_rows, prompted_rows
 from autopeft.training.data.chats import chat_pieces
 from autopeft.training.data.examples import Choices, Examples, TaskData
@@ -45,18 +47,37 @@ def load_task_data(request: DataRequest, tokenizer: Tokenizer, *, output_dir: Pa
     if faults:
         raise DataError(faults)
     return TaskData(
-        made["train"], made["validation"], text.label_names, text.fingerprint, tuple(notes)
+        made["train"],
+        made["validation"],
+        text.label_names,
+        text.fingerprint,
+        tuple(notes),
+        partial(_opened_test, request, tokenizer, output_dir),
     )
 
 
-def load_test(request: DataRequest, tokenizer: Tokenizer, *, output_dir: Path) -> Examples:
+def _opened_test(
+    request: DataRequest, tokenizer: Tokenizer, output_dir: Path, opening: Opening
+) -> Examples:
+    return load_test(request, tokenizer, opening=opening, output_dir=output_dir)
+
+
+def load_test(
+    request: DataRequest, tokenizer: Tokenizer, *, opening: Opening, output_dir: Path
+) -> Examples:
     """The test split as tokens: the only function that opens it.
+
+    Args:
+        request: What to read.
+        tokenizer: The backbone's own.
+        opening: The record of it, as the store gave it.
+        output_dir: The study's output directory.
 
     Raises:
         DataError: No test split is named, or its rows cannot be used.
     """
     _refuse_too_long(request, tokenizer)
-    text = load_test_text(request, output_dir=output_dir)
+    text = load_test_text(request, opening=opening, output_dir=output_dir)
     return tokenise(request, tokenizer, text, part="test")
 
 

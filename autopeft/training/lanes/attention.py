@@ -15,6 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from autopeft.backbone.structure import BEYOND_SDPA
+from autopeft.errors import BackboneError, Fault
 from autopeft.methods.prefix import PrefixOperator
 from autopeft.training.lanes.stream import Members, Stream
 
@@ -167,7 +169,14 @@ def lane_attention(
         is_causal: Whether to mask the future where there is no mask; None asks the module.
         position_bias: T5's additive bias [n * B or 1, n_heads, T, S], or None.
         **kwargs: Passed on to transformers (`scaling`, `dropout`, ...).
+
+    Raises:
+        BackboneError: It asks for what scaled dot products cannot do (see `BEYOND_SDPA`).
     """
+    lost = [name for name in BEYOND_SDPA if kwargs.get(name) is not None]
+    if lost:
+        given = f"{type(module).__name__} with {', '.join(lost)}"
+        raise BackboneError(Fault("attention", "", given, "scaled dot products"))
     layer: LayerAttention | None = getattr(module, _BINDING, None)
     keep = None
     if layer is not None:

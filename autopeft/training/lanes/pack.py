@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -100,7 +100,8 @@ class Pack(nn.Module):
                 Fault("pack", "", f"{len(lanes)} lanes", "1 lane", anatomy.why_not)
             )
         self._backbone, self._recipe = backbone, recipe
-        self.device = next(backbone.model.parameters()).device
+        frozen = next(backbone.model.parameters())
+        self.device, self._dtype = frozen.device, frozen.dtype
         self.lanes = in_stream_order(lanes, anatomy)
         self.branch_points = [first_layer(lane.configuration, anatomy) for lane in self.lanes]
         self.n_layers = len(anatomy.layers)
@@ -313,12 +314,24 @@ class Pack(nn.Module):
         stream.rows, stream.call = len(batch), call
         stream.lanes = 1 if gates is None else 0
         try:
-            return self._backbone.model(**batch.inputs)
+            with self._as_held():
+                return self._backbone.model(**batch.inputs)
         finally:
             stream.call, stream.lanes = None, 0
             stream.sublayer_inputs.clear()
             if gates is not None:
                 gates.finish()
+
+    def _as_held(self) -> AbstractContextManager[None]:
+        """Inside autocast to the type that the backbone is held in, operators alone are cast.
+
+        Autocast would run its norms, and with them the residual stream, in float32.
+        """
+        kind, dtype = self.device.type, self._dtype
+        held = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == dtype
+        self._stream.autocast = dtype if held else None
+        context: AbstractContextManager[None] = torch.autocast(kind, enabled=False)
+        return context if held else nullcontext()
 
     # -- tensors ------------------------------------------------------------------------------
 

@@ -23,8 +23,12 @@ from autopeft.training.lanes.seeds import StepUniform
 
 logger = logging.getLogger(__name__)
 
-MAX_GRAPHS = 32
-"""Shapes that are captured; later ones run eagerly."""
+MAX_GRAPHS = 64
+"""Shapes that are captured; later ones run eagerly, with a warning. `batches` sees to it that few
+occur; a graph keeps some megabytes of nodes, and all share the memory that they run in."""
+
+DrawKey: TypeAlias = tuple[str, tuple[int, ...]]
+"""Name and shape of a random draw: a name may be drawn in several shapes in one pass."""
 
 Loss: TypeAlias = Callable[[Tensor, Batch], Tensor]
 """A pack's outputs and their batch to every lane's summed loss, [K]; see `Task.loss_sums`."""
@@ -87,10 +91,12 @@ class Steps:
     ) -> None:
         self._pack, self._optimizer, self._loss = pack, optimizer, loss
         self._precision, self._recorder = precision, recorder
-        self._seen: dict[_Shape, Mapping[str, _Drawn]] = {}
+        self._seen: dict[_Shape, Mapping[DrawKey, bool]] = {}
         self._passes: dict[_Shape, _RecordedPass] = {}
         self._draws: dict[str, Tensor] = {}
         self._update: tuple[Tensor, Callable[[], Tensor]] | None = None
+        self._captures_update = recorder is not None
+        self._warned = False
         self.replayed = 0
 
     def accumulate(
@@ -113,7 +119,7 @@ class Steps:
             return self._passes[shape].replay(batch, known, uniform, 1.0 / weight)
         draws = _Noting(uniform)
         losses = self._pass(batch, known, draws, _scalar(1.0 / weight, self._pack.device))
-        self._seen.setdefault(shape, draws.shapes)
+        self._seen.setdefault(shape, draws.per_row)
         return losses
 
     def update(self, factors: Tensor) -> None:
@@ -124,8 +130,9 @@ class Steps:
             replay()
             return
         self._optimizer.step(factors)
-        if self._recorder is not None and self._passes:
+        if self._captures_update and self._passes:
             self._update = self._recorded_update(factors.clone())
+            self._captures_update = False  # one try: where it failed, it would fail again
 
     def _pass(
         self, batch: Batch, known: Mapping[int, Tensor], uniform: Uniform, scale: Tensor
@@ -138,7 +145,10 @@ class Steps:
 
     def _record(self, shape: "_Shape", batch: Batch, known: Mapping[int, Tensor]) -> bool:
         """Capture a shape that has been seen before; whether it can be replayed."""
-        if shape not in self._seen or len(self._passes) >= MAX_GRAPHS or self._recorder is None:
+        if shape not in self._seen or self._recorder is None:
+            return False
+        if len(self._passes) >= MAX_GRAPHS:
+            self._warn_of_shapes()
             return False
         try:
             recorded = _RecordedPass(batch, known, self._seen[shape], self._draws)
@@ -151,6 +161,13 @@ class Steps:
             return False
         self._passes[shape] = recorded
         return True
+
+    def _warn_of_shapes(self) -> None:
+        if not self._warned:
+            logger.warning(
+                "over %d shapes of batches: those that come after them run eagerly", MAX_GRAPHS
+            )
+        self._warned = True
 
     def _recorded_update(self, factors: Tensor) -> tuple[Tensor, Callable[[], Tensor]] | None:
         if self._recorder is None:
@@ -196,16 +213,8 @@ class _Shape:
         return cls(len(batch), batch.tokens, targets, tuple(sorted(known)))
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """The shape of a random draw, and whether every row has its own; see `Uniform`."""
-
-    shape: tuple[int, ...]
-    per_row: bool
-
-
 class _Noting:
-    """Draws that note their names and shapes.
+    """Draws that note what is drawn, and whether every row has its own; see `Uniform`.
 
     Args:
         uniform: Where they come from.
@@ -213,11 +222,11 @@ class _Noting:
 
     def __init__(self, uniform: Uniform) -> None:
         self._uniform = uniform
-        self.shapes: dict[str, _Drawn] = {}
+        self.per_row: dict[DrawKey, bool] = {}
 
     def __call__(self, name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
         """See `Uniform`."""
-        self.shapes[name] = _Drawn(tuple(shape), per_row)
+        self.per_row[name, tuple(shape)] = per_row
         return self._uniform(name, shape, per_row=per_row)
 
 
@@ -237,24 +246,26 @@ class _RecordedPass:
     Args:
         batch: Gives the shapes.
         known: Gives the shapes.
-        shapes: Of the pass's random draws, by name.
-        storage: Flat buffers by name that all passes use in turns; larger ones replace them.
+        draws: The pass's random draws, and whether every row has its own.
+        storage: Flat buffers that all passes use in turns, by name and how often a pass has drawn
+            it; larger ones replace them.
     """
 
     def __init__(
         self,
         batch: Batch,
         known: Mapping[int, Tensor],
-        shapes: Mapping[str, _Drawn],
+        draws: Mapping[DrawKey, bool],
         storage: dict[str, Tensor],
     ) -> None:
         self._batch = batch.clone()
         self._known = {layer: tensor.clone() for layer, tensor in known.items()}
         device = batch.mask.device
-        self._shapes = dict(shapes)
-        self._draws = {
-            name: _buffer(storage, name, drawn.shape, device) for name, drawn in shapes.items()
-        }
+        self._per_row = dict(draws)
+        self._draws: dict[DrawKey, Tensor] = {}
+        for name, shape in draws:
+            before = sum(other == name for other, _ in self._draws)
+            self._draws[name, shape] = _buffer(storage, f"{name}/{before}", shape, device)
         self._scale = _scalar(0.0, device)
         self._replay: Callable[[], Tensor] | None = None
 
@@ -267,7 +278,7 @@ class _RecordedPass:
         draws = self._draws
 
         def uniform(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
-            return draws[name]
+            return draws[name, tuple(shape)]
 
         self._replay = recorder.record(lambda: run(self._batch, self._known, uniform, self._scale))
 
@@ -280,9 +291,8 @@ class _RecordedPass:
         self._batch.copy_(batch)
         for layer, tensor in self._known.items():
             tensor.copy_(known[layer], non_blocking=True)
-        for name, tensor in self._draws.items():
-            drawn = self._shapes[name]
-            draw = uniform(name, drawn.shape, per_row=drawn.per_row)
+        for (name, shape), tensor in self._draws.items():
+            draw = uniform(name, shape, per_row=self._per_row[name, shape])
             tensor.copy_(draw, non_blocking=True)
         self._scale.fill_(scale)
         return self._replay().clone()

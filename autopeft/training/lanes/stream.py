@@ -1,7 +1,7 @@
 """The lane stream: what gates, operators and attention share during one forward pass."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +22,15 @@ class Stream:
         lanes: Lanes in the running call; 0 while the trunk (or nothing) runs.
         call: The pass's training flag and draws, or None between passes.
         sublayer_inputs: Inputs of sub-layers on their way to their outputs, by (layer, name).
+        autocast: The type that operators are cast to while the backbone, held in it, is not; None
+            where both are, or neither.
     """
 
     rows: int = 0
     lanes: int = 0
     call: Call | None = None
     sublayer_inputs: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    autocast: torch.dtype | None = None
 
     def split(self, tensor: Tensor) -> Tensor:
         """[n * B, T, d] or [n * B * T, d] -> a view [n, B, T, d]."""
@@ -43,6 +46,15 @@ class Stream:
             yield
         finally:
             self.lanes, self.rows, self.call, self.sublayer_inputs = before
+
+    def casting(self, device: torch.device) -> AbstractContextManager[None]:
+        """The context that operators are called in, see `autocast`."""
+        if self.autocast is None:
+            return nullcontext()
+        context: AbstractContextManager[None] = torch.autocast(
+            device.type, dtype=self.autocast, cache_enabled=False
+        )
+        return context
 
     def running_call(self) -> Call:
         """The call of the running pass."""

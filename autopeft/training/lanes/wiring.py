@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -28,7 +29,7 @@ class Placed:
     members: Members
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
-        """What the operator adds, computed in its own dtype whatever the backbone's is.
+        """What the operator adds, computed in its own type (or autocast), not the backbone's.
 
         Args:
             x: The site's input, all lanes, [n, B, T, d_in].
@@ -36,7 +37,9 @@ class Placed:
             call: The pass it runs in.
         """
         dtype = next(self.operator.parameters()).dtype
-        own_x, own_y = (self.members.take(tensor).to(dtype) for tensor in (x, y))
+        own_x, own_y = (self.members.take(tensor) for tensor in (x, y))
+        if not (self.operator.products_only and torch.is_autocast_enabled(x.device.type)):
+            own_x, own_y = own_x.to(dtype), own_y.to(dtype)
         delta = self.operator.delta(own_x, own_y, call)
         if call.gains is None:
             return delta
@@ -87,7 +90,9 @@ class _LinearHook:
         for site, item in self._sites:
             y = self._stream.split(output)
             own = y[..., site.start : site.start + site.out_features] if site.fused else y
-            output = item.members.added(output, item.delta(x, own, call), lanes, site.start)
+            with self._stream.casting(x.device):
+                delta = item.delta(x, own, call)
+            output = item.members.added(output, delta, lanes, site.start)
         return output
 
 
@@ -112,7 +117,8 @@ class _ExitHook:
         x = self._stream.split(self._stream.sublayer_inputs.pop(self._key))
         y = self._stream.split(output)
         call = self._stream.running_call()
-        deltas = [item.delta(x, y, call) for item in self._items]
+        with self._stream.casting(x.device):
+            deltas = [item.delta(x, y, call) for item in self._items]
         total = output.clone()  # the operators' own inputs are kept for the backward pass
         for item, delta in zip(self._items, deltas, strict=True):
             total = item.members.added(total, delta, self._stream.lanes, 0)

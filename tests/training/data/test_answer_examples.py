@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from openings import OPENING
 from tiny_tokenizers import CHATML, byte_tokenizer
 
 from autopeft.errors import DataError
@@ -164,7 +165,7 @@ def test_the_test_split_has_candidates_too(
         write_jsonl(tmp_path / f"{split}.jsonl", [row])
     splits = Splits("train", "validation", "test")
     request = request_for(tmp_path, **(PROMPTS | {"choices": ("a", "b"), "splits": splits}))
-    test = load_test(request, byte_tokenizer(), output_dir=tmp_path / "out")
+    test = load_test(request, byte_tokenizer(), opening=OPENING, output_dir=tmp_path / "out")
     assert test.choices is not None
     assert test.choices.right.tolist() == [True, False]
 

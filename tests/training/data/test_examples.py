@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from openings import OPENING
 from transformers import PreTrainedTokenizerFast
 
 from autopeft.errors import DataError
@@ -77,7 +78,7 @@ def test_load_test_alone_opens_the_test_split(
     request = request_for(folder, splits=Splits("train", "validation", "test"))
     load_task_data(request, tokenizer, output_dir=tmp_path)
     with pytest.raises(DataError, match=r"test\.csv"):
-        load_test(request, tokenizer, output_dir=tmp_path)
+        load_test(request, tokenizer, opening=OPENING, output_dir=tmp_path)
     (folder / "test.csv").write_text("text,label\nbig cat,eel\n")
-    test = load_test(request, tokenizer, output_dir=tmp_path)
+    test = load_test(request, tokenizer, opening=OPENING, output_dir=tmp_path)
     assert (test.token_ids[0].tolist(), test.labels.tolist()) == ([2, 12, 6, 3], [2])

@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from openings import OPENING
 
 from autopeft.errors import DataError
 from autopeft.training.data.instructions import Instructions
@@ -162,7 +163,7 @@ def test_only_splits_that_are_compared_need_candidates(
     data = load_text_data(request, output_dir=tmp_path / "out")
     assert isinstance(data.train, Instructions)
     assert data.train.choices is None
-    test = load_test_text(request, output_dir=tmp_path / "out")
+    test = load_test_text(request, opening=OPENING, output_dir=tmp_path / "out")
     assert isinstance(test, Instructions)
     assert test.choices == (("b", "a"),)
 

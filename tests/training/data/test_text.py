@@ -5,6 +5,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from openings import OPENING
 
 from autopeft.errors import DataError
 from autopeft.training.data.request import Limits, Splits
@@ -54,7 +55,7 @@ def test_the_broken_test_split_is_never_opened(
     load_text_data(request, output_dir=tmp_path)
     assert opened == ["train.csv", "validation.csv"]
     with pytest.raises(DataError, match=r"test\.csv"):
-        load_test_text(request, output_dir=tmp_path)
+        load_test_text(request, opening=OPENING, output_dir=tmp_path)
     assert opened[-1] == "test.csv"
 
 
@@ -63,10 +64,10 @@ def test_test_rows_have_the_classes_of_train(
 ) -> None:
     (folder / "test.csv").write_text("text,label\nbig cat,eel\nsmall dog,dog\n")
     request = request_for(folder, splits=Splits("train", "validation", "test"))
-    test = load_test_text(request, output_dir=tmp_path)
+    test = load_test_text(request, opening=OPENING, output_dir=tmp_path)
     assert test.labels.tolist() == [2, 1]
     with pytest.raises(DataError, match=r"data\.splits\.test; got null"):
-        load_test_text(request_for(folder), output_dir=tmp_path)
+        load_test_text(request_for(folder), opening=OPENING, output_dir=tmp_path)
 
 
 def test_a_share_for_test_is_apart_from_the_rest(
@@ -76,7 +77,7 @@ def test_a_share_for_test_is_apart_from_the_rest(
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     request = request_for(path, splits=Splits("train", 0.2, 0.1))
     data = load_text_data(request, output_dir=tmp_path)
-    test = load_test_text(request, output_dir=tmp_path)
+    test = load_test_text(request, opening=OPENING, output_dir=tmp_path)
     parts = [set(part.texts[0]) for part in (data.train, data.validation, test)]
     assert [len(part) for part in parts] == [28, 8, 4]
     assert set.union(*parts) == {row["text"] for row in rows}
@@ -260,3 +261,18 @@ def test_shares_that_leave_nothing(tmp_path: Path, write_jsonl: Make, request_fo
     rows = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
     with pytest.raises(DataError, match="no row to train on"):
         load_rows(rows, tmp_path, write_jsonl, request_for, splits=Splits("train", 0.4, 0.4))
+
+
+def test_the_test_split_cannot_be_read_by_the_way(
+    folder: Path, tmp_path: Path, request_for: Make
+) -> None:
+    from autopeft.training.data.sources import LockedSource, open_source
+
+    source = LockedSource(open_source(str(folder), output_dir=tmp_path), "test")
+    assert source.names == ("train", "validation", "test")
+    assert source.read("train").num_rows == 12
+    with pytest.raises(DataError, match=r"'test', which is locked.*confirm --open-test"):
+        source.read("test")
+    request = request_for(folder, splits=Splits("test", "validation", "test"))
+    with pytest.raises(DataError, match="another split, or a share"):
+        load_text_data(request, output_dir=tmp_path)

@@ -1,5 +1,7 @@
 """A backbone held in bfloat16 trains lanes that are held, and updated, in float32."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from tiny_backbones import tiny_backbone, tiny_batch
@@ -48,3 +50,86 @@ def test_mixed_lanes_train_on_a_bfloat16_backbone(name: str, dropout: float) -> 
     assert all(bool(torch.isfinite(tensor).all()) for tensor in after.values())
     assert [name for name, tensor in after.items() if torch.equal(tensor, before[name])] == []
     assert optimizer.active.all()
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "llama", "t5"])
+def test_inside_autocast_a_backbone_held_in_bfloat16_keeps_its_stream_in_it(name: str) -> None:
+    """Operators alone are cast; autocast would run norms, and what follows them, in float32."""
+    backbone = tiny_backbone(name, torch.bfloat16)
+    site = {"alpha": 8.0, "dropout": 0.0}
+    adapter = {"activation": "gelu", "scale": 1.0, "dropout": 0.0}
+    groups = [
+        Group.of("lora", [0, 2], ["query", "up"], rank=2, **site),
+        Group.of("serial_adapter", [1], ["ffn"], size=3, **adapter),
+    ]
+    lanes = [Lane(n, Configuration.of(groups[: n + 1], training=TRAINING)) for n in range(2)]
+    seen: dict[str, set[torch.dtype]] = {"stream": set(), "operators": set()}
+
+    def note(module: torch.nn.Module, args: object, output: object) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        assert isinstance(hidden, torch.Tensor)
+        seen["stream"].add(hidden.dtype)
+
+    layers = [
+        backbone.model.get_submodule(layer.module).register_forward_hook(note)
+        for layer in backbone.anatomy.layers
+    ]
+    found = {}
+    for checkpointing in (False, True):
+        pack = Pack(backbone, backbone.head(3), lanes, seeds=Seeds(0), checkpointing=checkpointing)
+        for item in pack.operators:
+            delta = item.delta
+
+            def noting(*args: object, own: Callable[..., torch.Tensor] = delta) -> torch.Tensor:
+                out = own(*args)
+                seen["operators"].add((torch.randn(2, 2) @ torch.randn(2, 2)).dtype)
+                return out
+
+            item.delta = noting
+        batch = tiny_batch(name)
+        uniform = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
+        with pack.running():
+            with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+                logits = pack(batch, Call(True, uniform))
+                loss = functional.cross_entropy(logits.flatten(0, 1), batch.labels.repeat(2))
+            loss.backward()
+        found[checkpointing] = [p.grad for p in pack.parameters() if p.grad is not None]
+    for handle in layers:
+        handle.remove()
+    assert seen == {"stream": {torch.bfloat16}, "operators": {torch.bfloat16}}
+    assert len(found[False]) == len(found[True]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(found[False], found[True], strict=True))
+    assert all(a.dtype == torch.float32 for a in found[False])
+
+
+@pytest.mark.parametrize("method", ["lora", "serial_adapter", "parallel_adapter"])
+def test_autocast_gives_what_it_would_of_inputs_that_were_cast_up_before(method: str) -> None:
+    """Bit for bit: a round trip through float32 changes no bfloat16, and costs two passes."""
+    backbone = tiny_backbone("bert", torch.bfloat16)
+    settings: dict[str, object] = {"rank": 3, "alpha": 8.0, "dropout": 0.2}
+    if method != "lora":
+        settings = {"size": 3, "activation": "gelu", "scale": 4.0, "dropout": 0.2}
+    sites = ["query"] if method == "lora" else ["ffn"]
+    group = Group.of(method, [0], sites, **settings)
+    pack = Pack(
+        backbone,
+        backbone.head(3),
+        [Lane(0, Configuration.of([group], training=TRAINING))],
+        seeds=Seeds(0),
+    )
+    (placed,) = pack._placed
+    with torch.no_grad():
+        for parameter in placed.operator.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+    draws = StepUniform(Seeds(0), 0, 0, 4, torch.device("cpu"))
+    x, y = torch.randn(2, 1, 4, 7, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = []
+    for products_only in (True, False):
+        placed.operator.products_only = products_only
+        placed.operator.zero_grad()
+        own = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            delta = placed.delta(own, y if method != "serial_adapter" else own, Call(True, draws))
+        delta.float().square().sum().backward()
+        found.append([delta.detach(), own.grad, *(p.grad for p in placed.operator.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -13,8 +13,10 @@ from transformers.masking_utils import sdpa_mask
 from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
+from autopeft.errors import BackboneError
 from autopeft.methods.base import Call
 from autopeft.training.batches import Batch
+from autopeft.training.lanes import attention
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 
@@ -208,3 +210,14 @@ def test_prefix_counts_are_those_of_the_folded_tensors(
     trained = sum(p.numel() for p in pack.operators.parameters())
     assert counting.training_params(configuration, backbone.anatomy) == trained
     assert counting.trainable_params(configuration, backbone.anatomy) == 2 * 5 * 2 * 8
+
+
+def test_attention_that_asks_for_more_than_scaled_dot_products_is_refused(
+    make_backbone: Callable[..., Backbone],
+) -> None:
+    """transformers would leave sinks out without a word."""
+    backbone = make_backbone("bert")
+    module = backbone.model.get_submodule(backbone.anatomy.layers[0].attention)
+    query = torch.randn(1, 2, 3, 4)
+    with pytest.raises(BackboneError, match="s_aux"):
+        attention.lane_attention(module, query, query, query, None, s_aux=torch.zeros(2))

@@ -1,0 +1,199 @@
+"""A confirmation's runs, as what trains packs sees trials: their ledger, runner and packs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autopeft.configuration import Configuration
+from autopeft.execution.base import Executor, Result, Run, Runner
+from autopeft.execution.states import CohortStates
+from autopeft.study.confirmation import ConfirmationRun, Opening
+from autopeft.study.records import Measurement, TrialRecord, TrialState, TrialUpdate
+from autopeft.study.store import Store
+from autopeft.tuner.ledger import Ledger
+
+FULL = 1.0
+"""The one rung of a confirmation."""
+
+SPENT = {"train_seconds", "evaluation_seconds", "optimizer_steps", "wall_seconds"}
+"""What a confirmation spends is counted beside the search's budget, under `confirm_...`."""
+
+
+class RunLedger(Ledger):
+    """The runs of one replicate, as what trains packs sees trials.
+
+    Args:
+        store: Keeps the study.
+        name: The study's name.
+        token: Of the lease.
+        trials: Whose configurations are trained, by number.
+        replicate: Of the study's seed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        token: int,
+        trials: Mapping[int, TrialRecord],
+        replicate: int,
+    ) -> None:
+        super().__init__(store, name, token)
+        self._chosen, self._replicate = dict(trials), replicate
+
+    def trials(self) -> list[TrialRecord]:
+        """The chosen trials, in the states of their runs."""
+        runs = {run.trial: run for run in self._runs()}
+        return [self._as_trial(runs[number]) for number in sorted(self._chosen)]
+
+    def trial(self, number: int) -> TrialRecord:
+        """One of them."""
+        return next(self._as_trial(run) for run in self._runs() if run.trial == number)
+
+    def counts(self) -> dict[TrialState, int]:
+        """Runs by state."""
+        states = [trial.state for trial in self.trials()]
+        return {state: states.count(state) for state in TrialState}
+
+    def start(self, numbers: Sequence[int], runner: Mapping[str, Any]) -> None:
+        """Mark runs running; which runner is in the runner's own log."""
+        self._store.start_confirmations(self.name, self._token, self._replicate, numbers)
+
+    def update(self, updates: Sequence[TrialUpdate]) -> None:
+        """Record and end runs, all or none."""
+        self._store.update_confirmations(self.name, self._token, self._replicate, updates)
+
+    def spend(self, **spent: float) -> None:
+        """Add to what confirmations have spent; the search's budget stays."""
+        own = {f"confirm_{key}": amount for key, amount in spent.items() if key in SPENT}
+        super().spend(**own)
+
+    def requeue(
+        self,
+        *,
+        cause: str,
+        numbers: Sequence[int] | None = None,
+        message: str | None = None,
+        log: str | None = None,
+    ) -> list[int]:
+        """Have running runs wait; why is told, and not kept."""
+        return self._store.requeue_confirmations(self.name, self._token, numbers)
+
+    def interrupt(self) -> None:
+        """End a sitting before its time; the study's own state stays."""
+        self._store.requeue_confirmations(self.name, self._token)
+
+    def _runs(self) -> list[ConfirmationRun]:
+        runs = self._store.confirmations(self.name)
+        return [
+            run for run in runs if run.replicate == self._replicate and run.trial in self._chosen
+        ]
+
+    def _as_trial(self, run: ConfirmationRun) -> TrialRecord:
+        return replace(
+            self._chosen[run.trial],
+            state=run.state,
+            objectives=run.values,
+            rung=FULL if run.ended else None,
+            optimizer_steps=run.optimizer_steps,
+            replicate=run.replicate,
+            pack=run.replicate,
+            attempts=run.attempts,
+            cause=run.cause,
+            message=run.message,
+            profile=run.profile,
+        )
+
+
+class KeepingExecutor:
+    """An executor whose runners train one replicate, and keep its last lane states."""
+
+    def __init__(self, executor: Executor, replicate: int, states: CohortStates) -> None:
+        self.apart, self._executor = executor.apart, executor
+        self._keeping = [KeepingRunner(each, replicate, states) for each in executor.runners]
+
+    @property
+    def runners(self) -> Sequence[Runner]:
+        """See `Executor.runners`."""
+        return self._keeping
+
+    def attend(self, call: Callable[[], object]) -> None:
+        """See `Executor.attend`."""
+        self._executor.attend(call)
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        self._executor.close()
+
+
+class KeepingRunner:
+    """A runner of one replicate, whose packs keep their last lane states."""
+
+    def __init__(self, runner: Runner, replicate: int, states: CohortStates) -> None:
+        self._runner, self._replicate, self._states = runner, replicate, states
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See `Runner.identity`."""
+        return self._runner.identity
+
+    def last_lines(self) -> str | None:
+        """See `Runner.last_lines`."""
+        return self._runner.last_lines()
+
+    def probe(self, configuration: Configuration) -> dict[str, Any]:
+        """See `Runner.probe`."""
+        return self._runner.probe(configuration)
+
+    def start(
+        self,
+        lanes: Sequence[tuple[int, Configuration]],
+        *,
+        resume: Mapping[int, Path],
+        waited: Mapping[int, float],
+        replicate: int = 0,
+        micro_batch_size: int | None = None,
+    ) -> Run:
+        """See `Runner.start`; always of the own replicate."""
+        run = self._runner.start(
+            lanes,
+            resume=resume,
+            waited=waited,
+            replicate=self._replicate,
+            micro_batch_size=micro_batch_size,
+        )
+        return _KeepingRun(run, [number for number, _ in lanes], self._states)
+
+
+class _KeepingRun:
+    """A run whose lane states are saved before they are measured."""
+
+    def __init__(self, run: Run, numbers: Sequence[int], states: CohortStates) -> None:
+        self._run, self._numbers, self._states = run, numbers, states
+
+    @property
+    def step(self) -> int:
+        """See `Run.step`."""
+        return self._run.step
+
+    def train(self, until: int, *, on_step: Callable[[int], bool]) -> bool:
+        """See `Run.train`."""
+        return self._run.train(until, on_step=on_step)
+
+    def measure(self, opening: Opening | None = None) -> list[Result]:
+        """See `Run.measure`."""
+        self._states.save(self._run, self._numbers)
+        return self._run.measure(opening)
+
+    def curve(self) -> dict[int, list[Measurement]]:
+        """See `Run.curve`."""
+        return self._run.curve()
+
+    def save(self, folder: Path) -> None:
+        """See `Run.save`."""
+        self._run.save(folder)
+
+    def profile(self, number: int) -> dict[str, Any]:
+        """See `Run.profile`."""
+        return self._run.profile(number)
