@@ -15,6 +15,7 @@ set -euo pipefail
 MARGIN_S=${MARGIN_S:-300}    # the search stops by itself so long before the job's end
 export RAY_USAGE_STATS_ENABLED=0
 
+# Head and workers. The search finds them by RAY_ADDRESS, so that no job's address is kept with it.
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 ip=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address | awk '{print $1}')
 address=$ip:$((20000 + SLURM_JOB_ID % 20000))    # two jobs may share a node
@@ -22,6 +23,7 @@ ray_start=(ray start --block --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLU
 
 srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" \
     "${ray_start[@]}" --head --node-ip-address="$ip" --port="${address#*:}" --include-dashboard=false &
+export RAY_ADDRESS=$address
 until ray health-check --address "$address" 2>/dev/null; do sleep 2; done
 if ((${#nodes[@]} > 1)); then
     srun --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --exclude="${nodes[0]}" \
@@ -30,7 +32,7 @@ if ((${#nodes[@]} > 1)); then
 fi
 
 # This script runs on the first node, beside Ray's head, and passes SLURM's signal on.
-autopeft search "$@" --executor ray --ray-address "$address" \
+autopeft search "$@" --executor ray \
     --stop-after "$((SLURM_JOB_END_TIME - $(date +%s) - MARGIN_S))s" &
 search=$!
 trap 'kill -TERM "$search" 2>/dev/null || true' TERM

@@ -16,7 +16,7 @@ STAND_INS = {
     "srun": 'echo "srun $*" >> calls; [[ "$*" == *hostname* ]] && echo 10.0.0.1 || true',
     "ray": "true",
     "sbatch": 'echo "sbatch $*" >> calls',
-    "autopeft": 'echo "autopeft $*" >> calls; trap "exit 143" TERM; '
+    "autopeft": 'echo "autopeft $RAY_ADDRESS $*" >> calls; trap "exit 143" TERM; '
     'if [ -e hang ]; then touch hangs; sleep 30 > /dev/null 2>&1 & wait; fi; exit "$(cat code)"',
 }
 
@@ -69,8 +69,8 @@ def test_head_and_workers_are_started_and_the_search_stops_in_time(job: Path) ->
     assert "--address=10.0.0.1:24217" in workers
     assert all("--num-cpus=8 --num-gpus=4" in call for call in (head, workers))
     search = next(call for call in calls if call.startswith("autopeft")).split()
-    assert search[1:4] == ["search", "study.yaml", "--trials"]
-    assert search[search.index("--ray-address") + 1] == "10.0.0.1:24217"
+    assert search[1:4] == ["10.0.0.1:24217", "search", "study.yaml"]
+    assert search[search.index("--executor") + 1] == "ray"
     left = int(search[search.index("--stop-after") + 1].removesuffix("s"))
     assert 7200 - 300 - 60 < left <= 7200 - 300
     assert not any(call.startswith("sbatch") for call in calls), "it had ended"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.api.place import activations_folder
-from autopeft.errors import InputError
+from autopeft.errors import Fault, InputError
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import Stopper
 from autopeft.study.records import ImportanceRecord, StudyRecord
@@ -86,6 +86,7 @@ def _ray(ground: Ground) -> "Executor":
     cluster = Cluster(asked.address)
     try:
         workers, needs = workers_of(cluster.nodes, asked)
+        _check_alike(ground, needs.device)
     except InputError:
         cluster.close()
         raise
@@ -99,6 +100,20 @@ def _ray(ground: Ground) -> "Executor":
         stopper=ground.stopper,
     )
     return RayExecutor(cluster, launch)
+
+
+def _check_alike(ground: Ground, device: str) -> None:
+    """What was measured here when the study was created has to be what runners measure.
+
+    Raises:
+        InputError: A study with measured costs would train on another kind of device.
+    """
+    here = ground.record.facts.get("device", device)
+    if ground.probes and here != device:
+        where = f"study {ground.record.name}"
+        allowed = f"{here}, on which its costs were measured when it was created"
+        hint = "create it on a node like those that train"
+        raise InputError(Fault(where, "execution.ray.gpus", device, allowed, hint))
 
 
 def _request(ground: Ground) -> dict[str, Any]:

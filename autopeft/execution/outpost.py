@@ -15,18 +15,38 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from autopeft.execution.channel import ChannelClosedError, Message
 from autopeft.execution.runner_log import log_path
 from autopeft.execution.runner_process import COMMAND, RunnerProcess
 
+DECIDING = ("autopeft", "torch", "transformers", "numpy")
+"""Packages whose versions decide what a runner finds."""
+
 PREFIX = "autopeft-outpost-"
 _NAME = re.compile(re.escape(PREFIX) + r"(\d+)-")
 
 LOG_S = 2.0
 """What the runner writes to its log is told this often: its node may be gone a moment later."""
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What an outpost says first.
+
+    Attributes:
+        host: The name of its machine.
+        root: The folder below which it puts files.
+        versions: Of what is installed there and decides results, see `installed`.
+    """
+
+    host: str
+    root: str
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -66,9 +86,9 @@ class Outpost:
         self._process: RunnerProcess | None = None
         self._log_told = 0.0
 
-    def hello(self) -> tuple[str, str]:
-        """The host's name, and the folder below which files are put."""
-        return socket.gethostname(), str(self._root)
+    def hello(self) -> Greeting:
+        """Where it is, and what is installed there."""
+        return Greeting(socket.gethostname(), str(self._root), installed())
 
     # -- files --------------------------------------------------------------------------------
 
@@ -154,6 +174,15 @@ class Outpost:
         if self._process is None:
             raise RuntimeError("no runner was begun")
         return self._process
+
+
+def installed() -> dict[str, str]:
+    """Versions of what trains, where they are known."""
+    found = {}
+    for package in DECIDING:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _size(path: Path) -> int | None:

@@ -29,7 +29,7 @@ from ray import exceptions
 
 from autopeft.errors import AutopeftError, Fault, InputError, RunnerAwayError, TrialError
 from autopeft.execution.base import ERROR, LOST, OUT_OF_MEMORY, TIMEOUT
-from autopeft.execution.outpost import Outpost
+from autopeft.execution.outpost import Greeting, Outpost, installed
 from autopeft.execution.time_limits import Deadline
 
 logger = logging.getLogger(__name__)
@@ -263,8 +263,14 @@ class Post:
         return bool(ray.wait([self._hello], timeout=wait_s)[0])
 
     def greeted(self, tick: Tick) -> None:
-        """Learn where it is."""
-        self.host, self.root = self.answer(self._hello, tick)
+        """Learn where it is.
+
+        Raises:
+            InputError: Another release of autopeft is installed there.
+        """
+        said: Greeting = self.answer(self._hello, tick)
+        self.host, self.root = said.host, said.root
+        check_versions(said, installed())
 
     def ask(self, name: str, *given: Any) -> Any:
         """Have it do something: Ray's reference to what it will answer."""
@@ -295,6 +301,27 @@ class Post:
         """End it at once, and with it the runner."""
         self.ended = True
         ray.kill(self._actor, no_restart=True)
+
+
+def check_versions(said: Greeting, own: Mapping[str, str]) -> None:
+    """Make sure that a node trains as this machine would; tell where it may not.
+
+    Raises:
+        InputError: Another release of autopeft is installed there.
+    """
+    other = {
+        name: (theirs, own[name])
+        for name, theirs in said.versions.items()
+        if own.get(name, theirs) != theirs
+    }
+    if found := other.pop("autopeft", None):
+        hint = "install the same release on every node"
+        raise InputError(Fault(f"the node {said.host}", "autopeft", found[0], found[1], hint))
+    for name, (theirs, here) in other.items():
+        logger.warning(
+            "%s has %s %s, this machine %s: results may differ in the last digits",
+            said.host, name, theirs, here,
+        )  # fmt: skip
 
 
 def room(nodes: Sequence[Mapping[str, float]], needs: Needs) -> int:

@@ -22,7 +22,14 @@ from autopeft.configuration import Configuration
 from autopeft.errors import InputError, RunnerAwayError, TrialError
 from autopeft.execution import outpost, shipping, supervised
 from autopeft.execution.base import state_path
-from autopeft.execution.ray_cluster import Needs, check_room, failure_of, needs_of, room
+from autopeft.execution.ray_cluster import (
+    Needs,
+    check_room,
+    check_versions,
+    failure_of,
+    needs_of,
+    room,
+)
 from autopeft.execution.ray_runners import RayExecutor, RayLaunch, workers_of
 from autopeft.execution.shipping import Parcel
 from autopeft.execution.supervised import SupervisedRunner
@@ -49,7 +56,9 @@ def make(tmp_path: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     made: list[RayExecutor] = []
 
-    def make_runner(parcels: Any = (), **request: Any) -> SupervisedRunner:
+    def make_runner(
+        parcels: Any = (), limit_s: float | None = None, **request: Any
+    ) -> SupervisedRunner:
         known = {"script": {}, "step_s": 0.001, "folder": str(tmp_path)}
         launch = RayLaunch(
             request=known | request,
@@ -57,7 +66,7 @@ def make(tmp_path: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) 
             workers=1,
             needs=Needs(0, 1),
             folder=tmp_path,
-            limits=TimeLimits(),
+            limits=TimeLimits(limit_s),
             stopper=Stopper(),
             command=[sys.executable, str(SUPPORT / "stand_in_worker.py")],
         )
@@ -155,6 +164,26 @@ def test_a_failure_has_its_cause_and_the_next_pack_a_runner(
     assert len(cluster.posts) == (1 if survives else 2)
 
 
+def test_one_that_hangs_is_ended_with_its_children(
+    make: Make, cluster: FakeCluster, tmp_path: Path
+) -> None:
+    runner = make(limit_s=10.0, script={"1": "hang"})
+    run = runner.start(LANES, resume={}, waited=WAITED)
+    runner.limits = TimeLimits(1.0)
+    assert failure(lambda: run.train(15, on_step=on)).cause == "timeout"
+    assert "trial 1: now hang" in (runner.last_lines() or "")
+    pids = stand_in.marker(tmp_path, "children").read_text().split()
+    assert len(pids) == 2
+    assert not any(Path(f"/proc/{pid}/fd").exists() and _runs(pid) for pid in pids)
+    assert runner.start(LANES[:1], resume={}, waited={0: 0.0}).train(15, on_step=on)
+    assert len(cluster.posts) == 2
+
+
+def _runs(pid: str) -> bool:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
@@ -226,6 +255,20 @@ def test_every_failure_of_rays_has_a_cause_of_ours(
     assert found.cause == cause
     assert told in str(found)
     assert "\n" not in str(found)
+
+
+def test_a_node_with_other_versions_is_told_and_with_another_release_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = {"autopeft": "1.0", "torch": "2.9", "numpy": "2.0"}
+    check_versions(outpost.Greeting("n1", "/", {**own, "transformers": "5"}), own)
+    assert not caplog.messages
+    check_versions(outpost.Greeting("n1", "/", {**own, "torch": "2.8"}), own)
+    [told] = caplog.messages
+    assert told.startswith("n1 has torch 2.8, this machine 2.9")
+    with pytest.raises(InputError, match=r"the node n1: autopeft; got 0.9; allowed: 1.0"):
+        check_versions(outpost.Greeting("n1", "/", {**own, "autopeft": "0.9"}), own)
+    assert {"torch", "transformers"} <= set(outpost.installed())
 
 
 # -- what a runner takes -------------------------------------------------------------------------

@@ -20,7 +20,8 @@ class FakePost:
 
     def __init__(self, outpost: Outpost) -> None:
         self.outpost = outpost
-        self.host, self.root = outpost.hello()
+        said = outpost.hello()
+        self.host, self.root = said.host, said.root
         self.gone: Exception | None = None
         self.ended = False
         self.asked: list[str] = []
