@@ -15,6 +15,7 @@ and tells when a node or a process is gone. It restarts nothing: an actor that h
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,9 @@ TICK_S = 0.5
 PLACE_S = 120.0
 """So long an outpost may take to be placed and started before its runner counts as away; no longer
 than a moment where the nodes that are left have no room for it."""
+
+KNOCK_S = 10.0
+"""For the head of a cluster to take a connection."""
 
 LOOK_S = 1.0
 """How long is waited for the place of a runner that is known to be away."""
@@ -142,14 +146,15 @@ class Cluster:
             return
         before = signal.getsignal(signal.SIGTERM)
         try:
+            _knock(address or os.environ.get("RAY_ADDRESS", ""))
             ray.init(
                 address,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, RuntimeError, ValueError, exceptions.RayError) as error:
-            text = " ".join(str(error).split())[:300]
+        except (OSError, RuntimeError, ValueError, exceptions.RayError) as error:
+            text = " ".join(str(error).split())[:300].rstrip(".")
             raise AutopeftError(
                 f"no Ray cluster at {address or 'any address'}: {text}",
                 hint="start one with `ray start --head`, and name its address with --ray-address",
@@ -301,6 +306,17 @@ class Post:
         """End it at once, and with it the runner."""
         self.ended = True
         ray.kill(self._actor, no_restart=True)
+
+
+def _knock(address: str) -> None:
+    """Make sure that somebody listens at a host's port: Ray itself would try for minutes.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
 
 
 def check_versions(said: Greeting, own: Mapping[str, str]) -> None:

@@ -214,8 +214,13 @@ class SupervisedRunner:
         handle = self._handle
         if handle is None:
             raise TrialError("the runner is gone", cause=LOST)
-        with handle.saving(folder) as there:
-            self.ask("save", folder=there)
+        try:
+            with handle.saving(folder) as there:
+                self.ask("save", folder=there)
+        except TrialError as error:
+            if error.cause == LOST:  # else the next pack would be the one to find out
+                self._end(lambda handle: handle.kill())
+            raise
 
     def _reached(self, call: Callable[[Handle], Any]) -> Any:
         """What the process gives; one that cannot be reached is ended."""

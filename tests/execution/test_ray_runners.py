@@ -4,7 +4,9 @@ What Ray itself does is tested in `tests/end_to_end/test_ray.py`.
 """
 
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,10 +21,11 @@ from outposts import FakeCluster
 from ray import exceptions
 
 from autopeft.configuration import Configuration
-from autopeft.errors import InputError, RunnerAwayError, TrialError
+from autopeft.errors import AutopeftError, InputError, RunnerAwayError, TrialError
 from autopeft.execution import outpost, shipping, supervised
 from autopeft.execution.base import state_path
 from autopeft.execution.ray_cluster import (
+    Cluster,
     Needs,
     check_room,
     check_versions,
@@ -174,14 +177,22 @@ def test_one_that_hangs_is_ended_with_its_children(
     assert "trial 1: now hang" in (runner.last_lines() or "")
     pids = stand_in.marker(tmp_path, "children").read_text().split()
     assert len(pids) == 2
-    assert not any(Path(f"/proc/{pid}/fd").exists() and _runs(pid) for pid in pids)
+    assert all(_gone(pid) for pid in pids)
     assert runner.start(LANES[:1], resume={}, waited={0: 0.0}).train(15, on_step=on)
     assert len(cluster.posts) == 2
 
 
-def _runs(pid: str) -> bool:
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+def _gone(pid: str) -> bool:
+    """Whether a process ends within seconds (a zombie that nobody reaps has ended)."""
+    for _ in range(200):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return True
+        if stat.rpartition(")")[2].split()[0] in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.mark.parametrize(
@@ -269,6 +280,20 @@ def test_a_node_with_other_versions_is_told_and_with_another_release_refused(
     with pytest.raises(InputError, match=r"the node n1: autopeft; got 0.9; allowed: 1.0"):
         check_versions(outpost.Greeting("n1", "/", {**own, "autopeft": "0.9"}), own)
     assert {"torch", "transformers"} <= set(outpost.installed())
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_an_address_where_nobody_listens_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, variable: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    if variable:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    began = time.monotonic()
+    with pytest.raises(AutopeftError, match=r"no Ray cluster at .*refused.*ray start --head"):
+        Cluster(None if variable else address)
+    assert time.monotonic() - began < 20
 
 
 # -- what a runner takes -------------------------------------------------------------------------
