@@ -142,6 +142,7 @@ class Cluster:
         self._own = not ray.is_initialized()
         self._alive_at = time.monotonic()
         self._posts: list[Post] = []
+        self._lock = threading.Lock()
         if not self._own:
             return
         before = signal.getsignal(signal.SIGTERM)
@@ -193,7 +194,8 @@ class Cluster:
                 raise WaitingError(post, f"no node of the cluster has {needs} to spare just now")
         self.seen()
         post.greeted(tick)
-        self._posts = [*(each for each in self._posts if not each.ended), post]
+        with self._lock:
+            self._posts = [*(each for each in self._posts if not each.ended), post]
         return post
 
     def _is_full(self, needs: Needs) -> bool:

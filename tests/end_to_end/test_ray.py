@@ -50,11 +50,14 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **given})
 nodes = [cluster.add_node(num_cpus=1, **given) for _ in range(int(sys.argv[1]))]
 print(cluster.address, flush=True)
 for line in sys.stdin:
-    cluster.remove_node(nodes.pop(), allow_graceful=False)
-    print("killed", flush=True)
+    if line == "kill\\n":
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+    else:
+        nodes.append(cluster.add_node(num_cpus=1, **given))
+    print("done", flush=True)
 cluster.shutdown()
 """
-"""Starts nodes; kills one for every line that it reads, and all at the end."""
+"""Starts nodes; kills one or adds one as it is told, and kills all at the end."""
 
 
 def environment(**settings: Any) -> dict[str, str]:
@@ -82,10 +85,16 @@ class Nodes:
         self.address = self._said()
 
     def kill_one(self) -> None:
+        self._do("kill")
+
+    def add_one(self) -> None:
+        self._do("add")
+
+    def _do(self, what: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
-        assert self._said() == "killed"
+        assert self._said() == "done"
 
     def close(self) -> None:
         self._process.communicate(timeout=60)
@@ -260,6 +269,21 @@ def test_a_node_that_is_killed_costs_its_packs_one_attempt(
     assert {attempt["cause"] for attempt in far.attempts()} == {None, "lost"}
     here.search("--trials", "24")
     assert far.found() == here.found()
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_later_gets_the_runner_that_waits_for_it(
+    place: Callable[[str], Place], make_nodes: Callable[[int], Nodes]
+) -> None:
+    nodes, far = make_nodes(1), place("far")
+    process = far.start(*on_ray(nodes), "--ray-workers", "2", "--trials", "32", step_s=0.05)
+    far.until(lambda trials: running(trials) > 0, process)
+    nodes.add_one()
+    ended(process, 0)
+    assert all(trial.state is TrialState.COMPLETED for trial in far.trials())
+    attempts = far.attempts()
+    assert {attempt["cause"] for attempt in attempts} == {None}
+    assert len({attempt["runner"]["pid"] for attempt in attempts}) == 2
 
 
 @pytest.mark.slow
