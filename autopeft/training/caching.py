@@ -103,7 +103,8 @@ def _key(
     fingerprint: str,
 ) -> str:
     digest = hashlib.sha256()
-    for ids in (*examples.examples.token_ids, *blocks):
+    given = examples.examples
+    for ids in (*given.token_ids, *(given.token_types or ()), *blocks):
         digest.update(np.asarray(ids, dtype=np.int64).tobytes())
         digest.update(b"/")
     model: Any = backbone.model

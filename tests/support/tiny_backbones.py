@@ -1,16 +1,27 @@
 """Tiny backbones of every architecture, batches, and random configurations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import transformers as tf
 
 from autopeft.backbone.loading import Backbone, backbone_of
-from autopeft.configuration import Configuration, Group
+from autopeft.configuration import NO_SPARSITY, Configuration, Group
 from autopeft.training.batches import Batch
 
 VOCABULARY, HIDDEN, LAYERS, HEADS, INNER = 64, 32, 3, 4, 48
+
+ACTING_RULES: tuple[Mapping[str, Any], ...] = (
+    {"rule": "ist", "interval": 4},
+    {"rule": "id3", "budget": 0.3, "exponent": 0.5},
+    {"rule": "adalora", "interval": 3, "warmup": 0.1, "final": 0.3, "target": 0.4},
+    {"rule": "rst", "keep": 0.7},
+    {"rule": "lisa", "interval": 5, "layers": 1},
+    {"rule": "ist", "interval": 6, "beta": 0.0, "candidates": 2, "suppress": 0.4},
+)
+"""Every rule that acts while a lane trains, at a pace that 20 steps show."""
 
 _BERT_LIKE = {
     "vocab_size": VOCABULARY,
@@ -163,17 +174,32 @@ def random_configuration(
     rng: np.random.Generator,
     *,
     layers: int = LAYERS,
+    first: int = 0,
     methods: Sequence[str] = (),
+    rules: bool = False,
 ) -> Configuration:
-    """One to four groups of some (by default any) methods at random layers, sites and settings."""
-    anatomy = backbone.anatomy
+    """Groups of some methods at random layers, sites and settings.
+
+    Args:
+        backbone: What carries them.
+        rng: Of all draws.
+        layers: Layers of the backbone.
+        first: The lowest layer that may be occupied.
+        methods: One to all of these; by default any, sparse weights and salient channels (chosen
+            by chance, so that no importance map is needed) each in a third of all cases.
+        rules: Whether half of all configurations get a sparsity rule that acts while they train.
+            Some compare single scalars, which rounding in float32 may turn.
+    """
+    anatomy, extra = backbone.anatomy, []
     if not methods:
         methods = ["lora", "serial_adapter", "parallel_adapter"]
         methods += ["prefix"] if anatomy.carries_prefix else []
+        extra = [name for name in ("sparse", "salient_channels") if rng.random() < 1 / 3]
     chosen = rng.choice(methods, size=int(rng.integers(1, len(methods) + 1)), replace=False)
     groups = []
-    for method in chosen:
-        own = rng.choice(layers, size=int(rng.integers(1, layers + 1)), replace=False)
+    for method in [*chosen, *extra]:
+        size = int(rng.integers(1, layers - first + 1))
+        own = rng.choice(np.arange(first, layers), size=size, replace=False)
         groups.append(_random_group(str(method), [int(i) for i in own], backbone, rng))
     return Configuration.of(
         groups,
@@ -182,7 +208,17 @@ def random_configuration(
             "weight_decay": float(rng.choice([0.0, 0.01])),
             "warmup_ratio": float(rng.choice([0.0, 0.1])),
         },
+        sparsity=_random_rule(groups, rng) if rules else NO_SPARSITY,
     )
+
+
+def _random_rule(groups: Sequence[Group], rng: np.random.Generator) -> Mapping[str, Any]:
+    allowed = [
+        rule
+        for rule in ACTING_RULES
+        if rule["rule"] != "adalora" or any(group.method == "lora" for group in groups)
+    ]
+    return NO_SPARSITY if rng.random() < 0.5 else allowed[int(rng.integers(len(allowed)))]
 
 
 def _random_group(

@@ -3,9 +3,9 @@
 The update is AdamW's (arXiv 1711.05101) as torch computes it, with scalars gathered per element:
   m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
   w <- w (1 - lr wd) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
-A lane that is not active, or does not train at a step, keeps weights, moments and step count bit
-for bit: a zero gradient is not "frozen" to Adam, and nan * 0 is nan, so all updates go through
-`torch.where`. No update waits for the device, so that it can be captured.
+A lane that is not active keeps weights, moments and step count bit for bit: a zero gradient is not
+"frozen" to Adam, and nan * 0 is nan, so all updates go through `torch.where`. No update waits for
+the device, so that it can be captured.
 
 Where sparsity rules say what trains, step counts go by *segment*, a lane's part in one layer or
 its head, and single scalars may be frozen. What does not train at a step keeps everything bit for
@@ -169,21 +169,17 @@ class LaneAdamW:
         return values.repeat_interleave(self._layers + 1) if self._layers else values
 
     @torch.no_grad()
-    def step(self, factors: Tensor, *, trains: Tensor | None = None) -> None:
+    def step(self, factors: Tensor) -> None:
         """One update; a lane whose gradient is not finite becomes inactive and stays as it was.
 
         Args:
             factors: On each lane's peak learning rate, [K], see `schedule`.
-            trains: bool [K], False for lanes that are left as they are this time.
         """
         if self.frozen is not None:
             self._grads.masked_fill_(self.frozen, 0.0)
         norms = self.gradient_norms()
-        updated = torch.isfinite(norms)
-        if trains is not None:
-            updated = updated | ~trains
-        self.active &= updated
-        updated = self._by_segment(self.active if trains is None else self.active & trains)
+        self.active &= torch.isfinite(norms)
+        updated = self._by_segment(self.active)
         if self.moving is not None:
             updated = updated & self.moving
         clip = torch.ones_like(norms)

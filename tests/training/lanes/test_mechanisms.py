@@ -1,7 +1,10 @@
 """Whatever saves time or memory changes no result: cache, checkpointing, capture, regrouping."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import tiny_causal
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lane_training import STEPS, Known, Make, Training, furthest
+from lane_training import STEPS, Known, Make, Training, furthest, without_cache
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from autopeft.backbone.loading import Backbone, backbone_of
@@ -18,16 +21,18 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError
 from autopeft.methods import registry
 from autopeft.methods.base import Call
-from autopeft.training.activations import ActivationCache
+from autopeft.training.activations import TOKENS, ActivationCache
 from autopeft.training.batches import Batch, PaddedExamples
 from autopeft.training.data.examples import Examples
 from autopeft.training.lanes import attention
 from autopeft.training.lanes.pack import Lane, Pack
-from autopeft.training.lanes.state import LaneState, put_state
+from autopeft.training.lanes.state import LaneState
 from autopeft.training.lanes.stream import Stream
 
 CPU = torch.device("cpu")
-TEXT = tuple(name for name in tiny.ARCHITECTURES if name not in ("vit", "deberta-v2", "t5"))
+PACKABLE = tuple(name for name in tiny.ARCHITECTURES if name != "deberta-v2")
+UNKEPT = ("vit", "t5")
+"""Architectures of which nothing is kept: images, and layers that hand on a position bias."""
 DECODERS = ("llama", "qwen3", "gemma3", "gpt2", "opt")
 ROWS, BATCH = 12, 4
 
@@ -66,6 +71,13 @@ def _make(examples: PaddedExamples, cache: ActivationCache | None = None) -> Mak
     return make
 
 
+def _uncached(name: str, backbone: Backbone) -> Make:
+    """Batches of an architecture by step, of which nothing is known."""
+    if name in UNKEPT:
+        return without_cache(lambda step: tiny.tiny_batch(name, seed=step))
+    return _make(_examples(answers=backbone.lm_head is not None))
+
+
 def _cache(examples: PaddedExamples, n_layers: int, home: str, folder: Path) -> ActivationCache:
     homes = dict.fromkeys(range(1, n_layers + 1), home)
     blocks = [_order(0), _order(1), _order(2)]
@@ -78,67 +90,167 @@ def _backbone(name: str) -> Backbone:
     return tiny.tiny_backbone(name)
 
 
-def _lanes(backbone: Backbone, seed: int, count: int) -> list[Lane]:
+def _lanes(
+    backbone: Backbone, seed: int, count: int, *, methods: Sequence[str] = (), rules: bool = False
+) -> list[Lane]:
+    """Random lanes that branch off at different layers."""
     rng = np.random.default_rng(seed)
     n_layers = len(backbone.anatomy.layers)
     return [
-        Lane(number, tiny.random_configuration(backbone, rng, layers=n_layers))
+        Lane(
+            number,
+            tiny.random_configuration(
+                backbone,
+                rng,
+                layers=n_layers,
+                first=number % n_layers,
+                methods=methods,
+                rules=rules,
+            ),
+        )
         for number in range(count)
     ]
 
 
 QUICK = ("bert", "modernbert", "gpt2", "causal-llama")
-EVERY = (*TEXT, *(f"causal-{name}" for name in DECODERS))
+EVERY = (*PACKABLE, *(f"causal-{name}" for name in DECODERS))
 
 
 def _solo(backbone: Backbone, lanes: list[Lane], make: Make) -> dict[int, LaneState]:
     return {lane.number: Training(backbone, [lane]).run(make)[lane.number] for lane in lanes}
 
 
-def _any_way(name: str, data: st.DataObject, folder: Path) -> None:
-    """Draw a pack and a way to run it, and hold it against solo runs without any of that."""
+@dataclass(frozen=True)
+class Way:
+    """A pack, and a way to run it.
+
+    Attributes:
+        seed: Of its lanes.
+        order: The lanes, in the order in which they are given.
+        home: Where activations are kept.
+        checkpointing: Whether layers are recomputed up to the rung; behind it the other way.
+        replayed: Whether passes are replayed.
+        rung: The step at which the lanes are saved and regrouped.
+        cut: Lanes of the first of the two packs that go on.
+    """
+
+    seed: int
+    order: tuple[int, ...]
+    home: Literal["off", "memory", "disk"]
+    checkpointing: bool
+    replayed: bool
+    rung: int
+    cut: int
+
+
+@st.composite
+def _ways(draw: st.DrawFn) -> Way:
+    count = draw(st.integers(3, 4))
+    return Way(
+        seed=draw(st.integers(0, 99)),
+        order=tuple(draw(st.permutations(range(count)))),
+        home=draw(st.sampled_from(["off", "memory", "disk"])),
+        checkpointing=draw(st.booleans()),
+        replayed=draw(st.booleans()),
+        rung=draw(st.integers(1, STEPS - 1)),
+        cut=draw(st.integers(1, count - 1)),
+    )
+
+
+FORCED = {
+    "kept on disk": Way(10, (2, 0, 3, 1), "disk", False, False, 11, 2),
+    "kept in memory and checkpointed": Way(10, (3, 2, 1, 0), "memory", True, False, 7, 2),
+    "kept in memory and replayed": Way(10, (1, 3, 0, 2), "memory", False, True, 12, 2),
+    "kept on disk, checkpointed and replayed": Way(10, (3, 1, 2, 0), "disk", True, True, 9, 1),
+}
+UNKEPT_WAYS = {
+    "checkpointed": Way(10, (2, 0, 3, 1), "off", True, False, 7, 2),
+    "replayed": Way(10, (3, 1, 2, 0), "off", False, True, 12, 2),
+}
+
+
+@cache
+def _alone(name: str, seed: int, count: int) -> dict[int, LaneState]:
+    """The ends of solo runs without any of the mechanisms."""
     backbone = _backbone(name)
-    examples = _examples(answers=backbone.lm_head is not None)
-    lanes = _lanes(backbone, data.draw(st.integers(0, 99)), data.draw(st.integers(2, 4)))
-    solo = _solo(backbone, lanes, _make(examples))
+    lanes = _lanes(backbone, seed, count, rules=True)
+    return _solo(backbone, lanes, _uncached(name, backbone))
 
-    home = data.draw(st.sampled_from(["off", "memory", "disk"]))
-    n_layers = len(backbone.anatomy.layers)
-    cache = None if home == "off" else _cache(examples, n_layers, home, folder)
-    make = _make(examples, cache)
-    checkpointing = data.draw(st.booleans())
-    recorder = data.draw(st.sampled_from([None, Replayed()]))
-    turned = data.draw(st.permutations(lanes))
-    rung, cut = data.draw(st.integers(0, STEPS)), data.draw(st.integers(1, len(lanes)))
 
-    first = Training(backbone, turned, checkpointing=checkpointing, recorder=recorder)
-    half = first.run(make, 0, rung)
-    found = {}
-    for part in (turned[:cut], turned[cut:]):
-        if part:
-            second = Training(backbone, part, checkpointing=not checkpointing, recorder=recorder)
-            put_state(second.pack, second.optimizer, half)
-            found |= second.run(make, rung, STEPS)
+def _hold(name: str, way: Way, folder: Path) -> int:
+    """Hold a way to run a pack against solo runs; how many of its passes were replayed."""
+    backbone = _backbone(name)
+    lanes = _lanes(backbone, way.seed, len(way.order), rules=True)
+    home = "off" if name in UNKEPT else way.home
+    plain, known = _uncached(name, backbone), set()
+    if home != "off":
+        examples = _examples(answers=backbone.lm_head is not None)
+        n_layers = len(backbone.anatomy.layers)
+        plain = _make(examples, _cache(examples, n_layers, home, folder))
+
+    def make(step: int, pack: Pack) -> tuple[Batch, Known]:
+        batch, own = plain(step, pack)
+        known.update(own)
+        return batch, own
+
+    recorder = Replayed() if way.replayed else None
+    turned = [lanes[number] for number in way.order]
+    first = Training(backbone, turned, checkpointing=way.checkpointing, recorder=recorder)
+    half = first.run(make, 0, way.rung)
+    found, replayed = {}, first.steps.replayed
+    for part in (turned[: way.cut], turned[way.cut :]):
+        later = Training(backbone, part, checkpointing=not way.checkpointing, recorder=recorder)
+        later.put(half)
+        found |= later.run(make, way.rung, STEPS)
+        replayed += later.steps.replayed
+    solo = _alone(name, way.seed, len(lanes))
     assert max(furthest(found[number], solo[number]) for number in solo) < 1e-9
+    assert bool(known) == (home != "off"), "what is kept was not used"
+    assert any(folder.glob(f"*{TOKENS}")) == (home == "disk")
+    return replayed
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        *(
+            pytest.param(name, way, id=f"{name}-{w}")
+            for name in QUICK
+            for w, way in FORCED.items()
+        ),
+        *(
+            pytest.param(name, way, id=f"{name}-{w}")
+            for name in UNKEPT
+            for w, way in UNKEPT_WAYS.items()
+        ),
+    ],
+)
+def test_every_mechanism_ends_where_solo_runs_do(name: str, way: Way, tmp_path: Path) -> None:
+    backbone = _backbone(name)
+    lanes = _lanes(backbone, way.seed, len(way.order), rules=True)
+    ruled = [dict(lane.configuration.sparsity)["rule"] != "none" for lane in lanes]
+    assert any(ruled)
+    assert not all(ruled)
+    assert (_hold(name, way, tmp_path) > 0) == way.replayed
 
 
 @pytest.mark.parametrize("name", QUICK)
 @settings(max_examples=2, deadline=None, derandomize=True)
-@given(data=st.data())
+@given(way=_ways())
 def test_every_way_to_run_a_pack_ends_where_solo_runs_do(
-    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    name: str, way: Way, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    _any_way(name, data, tmp_path_factory.mktemp("cache"))
+    _hold(name, way, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 @settings(max_examples=10, deadline=None)
-@given(data=st.data())
+@given(way=_ways())
 def test_every_way_on_every_architecture(
-    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    name: str, way: Way, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    _any_way(name, data, tmp_path_factory.mktemp("cache"))
+    _hold(name, way, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.mark.parametrize("method", registry.names())
@@ -153,16 +265,13 @@ def test_each_method_alone(name: str, method: str, tmp_path: Path) -> None:
     backbone = _backbone(name)
     if method not in registry.carried_by(backbone.anatomy):
         pytest.skip(f"{name} does not carry {method}")
-    rng = np.random.default_rng(2)
-    n_layers = len(backbone.anatomy.layers)
-    lanes = [
-        Lane(n, tiny.random_configuration(backbone, rng, layers=n_layers, methods=[method]))
-        for n in range(3)
-    ]
-    examples = _examples(answers=backbone.lm_head is not None)
-    solo = _solo(backbone, lanes, _make(examples))
-    cache = _cache(examples, n_layers, "memory", tmp_path)
-    packed = Training(backbone, lanes).run(_make(examples, cache))
+    lanes = _lanes(backbone, 2, 3, methods=[method])
+    make = _uncached(name, backbone)
+    solo = _solo(backbone, lanes, make)
+    if name not in UNKEPT:
+        examples = _examples(answers=backbone.lm_head is not None)
+        make = _make(examples, _cache(examples, len(backbone.anatomy.layers), "memory", tmp_path))
+    packed = Training(backbone, lanes).run(make)
     assert max(furthest(packed[number], solo[number]) for number in solo) < 1e-9
 
 
@@ -264,21 +373,3 @@ def test_attention_dropout_is_what_eager_attention_does_with_the_same_draws() ->
 def _draws(name: str, shape: Sequence[int]) -> torch.Tensor:
     assert name == "name"
     return torch.rand(*shape, generator=torch.Generator().manual_seed(9))
-
-
-def test_a_lane_that_does_not_train_for_some_steps_stays_bit_for_bit() -> None:
-    backbone = tiny.tiny_backbone("bert")
-    examples, lanes = _examples(answers=False), _lanes(backbone, 5, 3)
-    training = Training(backbone, lanes)
-    before = training.run(_make(examples), 0, 4)
-    position = [lane.number for lane in training.pack.lanes].index(1)
-    trains = torch.ones(3, dtype=torch.bool)
-    trains[position] = False
-    update = training.optimizer.step
-    training.steps.update = lambda factors: update(factors, trains=trains)  # type: ignore[method-assign]
-    after = training.run(_make(examples), 4, 8)
-    assert all(torch.equal(t, after[1].tensors[name]) for name, t in before[1].tensors.items())
-    assert after[1].updates == 4
-    assert after[1].active
-    plain = Training(backbone, [lanes[0]]).run(_make(examples), 0, 8)[0]
-    assert furthest(plain, after[0]) < 1e-9

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lane_training import STEPS, Make, Training, furthest, without_cache
+from tiny_backbones import ACTING_RULES
 
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
@@ -18,13 +19,9 @@ from autopeft.training.lanes.state import LaneState, take_state
 from autopeft.training.lanes.stream import Members, Stream
 
 RULES: tuple[Mapping[str, Any], ...] = (
-    {"rule": "ist", "interval": 4},
+    ACTING_RULES[0],
     {"rule": "none"},
-    {"rule": "id3", "budget": 0.3, "exponent": 0.5},
-    {"rule": "adalora", "interval": 3, "warmup": 0.1, "final": 0.3, "target": 0.4},
-    {"rule": "rst", "keep": 0.7},
-    {"rule": "lisa", "interval": 5, "layers": 1},
-    {"rule": "ist", "interval": 6, "beta": 0.0, "candidates": 2, "suppress": 0.4},
+    *ACTING_RULES[1:],
 )
 
 
