@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autopeft.backbone.importance import ImportanceMap, not_measured
-from autopeft.backbone.layer_memory import LayerMemory
 from autopeft.space.schema import Ranking, Shape
 
 LINEAR_ROLES = ("query", "key", "value", "output", "up", "gate", "down")
@@ -64,6 +63,28 @@ class Layer:
     module: str
     sites: Mapping[str, Site]
     attention: str = ""
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """What a layer keeps of every token; the defaults are those of a BERT layer.
+
+    Attributes:
+        norms: Norms over the residual stream, each of which keeps its input.
+        head_norms: Whether queries and keys are normalised, which keeps them once more.
+        activation: Tensors of the FFN's inner width that the activation function keeps: one where
+            it is a single operation, four where GELU's tanh form is written out (GPT-2).
+        rotates_slices: Whether queries and keys are rotated copies of slices of a fused map, whose
+            whole output stays for the values' sake.
+        head_masks: Whether every head adds a bias of its own to the attention's scores (T5's
+            relative positions), which attention keeps as its mask.
+    """
+
+    norms: int = 2
+    head_norms: bool = False
+    activation: int = 1
+    rotates_slices: bool = False
+    head_masks: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,35 +7,14 @@ asked what it keeps.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from autopeft.backbone.anatomy import LayerMemory
+
 _HEAD_NORM = re.compile(r"(^|\.)(q|k|query|key)_?(layer)?_?norm$")
 _ACTIVATION = re.compile(r"(^|\.)(intermediate_)?act(ivation)?(_fn|_function)?$")
-
-
-@dataclass(frozen=True)
-class LayerMemory:
-    """What a layer keeps of every token; the defaults are those of a BERT layer.
-
-    Attributes:
-        norms: Norms over the residual stream, each of which keeps its input.
-        head_norms: Whether queries and keys are normalised, which keeps them once more.
-        activation: Tensors of the FFN's inner width that the activation function keeps: one where
-            it is a single operation, four where GELU's tanh form is written out (GPT-2).
-        rotates_slices: Whether queries and keys are rotated copies of slices of a fused map, whose
-            whole output stays for the values' sake.
-        head_masks: Whether every head adds a bias of its own to the attention's scores (T5's
-            relative positions), which attention keeps as its mask.
-    """
-
-    norms: int = 2
-    head_norms: bool = False
-    activation: int = 1
-    rotates_slices: bool = False
-    head_masks: bool = False
 
 
 def layer_memory(

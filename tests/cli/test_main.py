@@ -34,8 +34,8 @@ Run = Callable[..., Result]
 
 COMMANDS = [
     "search", "init", "validate", "plan", "sites", "importance", "studies", "status", "trials",
-    "show", "compare", "front", "explain", "export", "train", "stop", "delete", "dashboard",
-    "doctor", "db",
+    "show", "compare", "front", "explain", "confirm", "export", "train", "stop", "delete",
+    "dashboard", "doctor", "db",
 ]  # fmt: skip
 
 HEAVY = (
@@ -46,7 +46,7 @@ HEAVY = (
 HELP_OF_ALL = f"""
 import sys
 from autopeft.cli.main import app
-for words in [[], *([name] for name in {COMMANDS!r}), ["db", "upgrade"]]:
+for words in [[], *([name] for name in {COMMANDS!r}), ["db", "upgrade"], ["db", "copy"]]:
     try:
         app(args=[*words, "--help"], prog_name="autopeft")
     except SystemExit as end:
@@ -59,7 +59,7 @@ sys.exit(f"imported: {{found}}" if found else 0)
 def test_help_lists_exactly_the_commands_of_this_release(run: Run) -> None:
     group: Any = typer.main.get_command(app)
     assert list(group.commands) == COMMANDS
-    assert list(group.commands["db"].commands) == ["upgrade"]
+    assert list(group.commands["db"].commands) == ["upgrade", "copy"]
     help_text = run("--help").stdout
     assert all(f"\n  {name} " in help_text for name in COMMANDS)
 

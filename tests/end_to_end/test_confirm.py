@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from autopeft.api.place import OUTPUT_VARIABLE, STORAGE_VARIABLE
 from autopeft.errors import InputError
 from autopeft.study.confirmation import Opening
 from autopeft.training.data.files import FilesSource
+from storage import open_store
 
 Cli = Callable[..., str]
 MakePath = Callable[..., Path]
@@ -97,6 +99,7 @@ def words(here: Path) -> list[str]:
 @pytest.fixture
 def here(searched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(searched)
+    monkeypatch.setenv("COLUMNS", "200")  # words of a table are looked for, and must not be broken
     return searched
 
 
@@ -320,13 +323,18 @@ def test_a_kill_and_a_stop_lose_no_run(
     words = ("confirm", "--trial", "3", "--seeds", "6")
     url = f"sqlite:///{tmp_path}/autopeft.db"
 
+    def holder() -> int | None:
+        with closing(open_store(url)) as store:
+            found = store.holder("tiny")
+        return None if found is None else found.pid
+
     def ended() -> int:
         return int(autopeft.load_study("tiny", storage=url).status()["confirmed"]["ended"])
 
     killed = {}
     for number, wanted in ((signal.SIGKILL, 2), (signal.SIGTERM, 4)):
         process = start_cli(tmp_path, *words)
-        while process.poll() is None and ended() < wanted:
+        while process.poll() is None and not (holder() == process.pid and ended() >= wanted):
             time.sleep(0.05)
         if number is signal.SIGKILL and process.poll() is None:
             held = start_cli(tmp_path, *words)
