@@ -309,6 +309,7 @@ def test_what_cannot_be_confirmed_is_refused(
     assert error["key"] == key
 
 
+@pytest.mark.slow
 def test_a_kill_and_a_stop_lose_no_run(
     tmp_path: Path,
     bert_folder: Path,
