@@ -69,6 +69,7 @@ def test_inside_autocast_a_backbone_held_in_bfloat16_keeps_its_stream_in_it(name
         hidden = output[0] if isinstance(output, tuple) else output
         assert isinstance(hidden, torch.Tensor)
         seen["stream"].add(hidden.dtype)
+        assert not torch.is_autocast_enabled("cpu"), "on a GPU, norms would run in float32"
 
     layers = [
         backbone.model.get_submodule(layer.module).register_forward_hook(note)
