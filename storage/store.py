@@ -353,11 +353,6 @@ class SqlStore:
         with self._reading() as session:
             return trial_rows.attempts(session, find_study(session, name), number)
 
-    def attempt_causes(self, name: str) -> dict[str, int]:
-        """How many attempts ended by each cause, commonest first."""
-        with self._reading() as session:
-            return trial_rows.attempt_causes(session, find_study(session, name))
-
     def counts(self, name: str) -> dict[TrialState, int]:
         """How many trials are in each state, baselines included; every state is a key.
 

@@ -299,17 +299,6 @@ def attempts(session: Session, study: StudyKey, number: int) -> list[dict[str, A
     return [records.attempt_dict(row) for row in session.scalars(query)]
 
 
-def attempt_causes(session: Session, study: StudyKey) -> dict[str, int]:
-    """How many attempts ended by each cause, commonest first."""
-    query = (
-        select(AttemptRow.cause, func.count())
-        .join(TrialRow, TrialRow.id == AttemptRow.trial_id)
-        .where(TrialRow.study_id == study.id, AttemptRow.cause.is_not(None))
-        .group_by(AttemptRow.cause)
-    )
-    return commonest_first([(str(cause), n) for cause, n in session.execute(query)])
-
-
 def commonest_first(found: Sequence[tuple[str, int]]) -> dict[str, int]:
     """Counts by cause, the commonest first."""
     return dict(sorted(found, key=lambda item: (-item[1], item[0])))
@@ -339,7 +328,7 @@ def failures_of(counted: Iterable[tuple[str, str | None, int]]) -> dict[str, int
     for state, cause, n in counted:
         if state == TrialState.FAILED:
             found[cause or "error"] += n
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    return commonest_first(list(found.items()))
 
 
 def _counted(session: Session, study: StudyKey) -> list[tuple[str, str | None, int]]:

@@ -191,9 +191,6 @@ class Store(Protocol):
         `runner` as it was given to `start_trials`, `log` the runner's last lines.
         """
 
-    def attempt_causes(self, name: str) -> dict[str, int]:
-        """How many attempts ended by each cause, commonest first; those that went well do not."""
-
     def counts(self, name: str) -> dict[TrialState, int]:
         """How many trials are in each state, zeros included."""
 

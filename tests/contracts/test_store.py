@@ -128,7 +128,6 @@ def test_every_call_names_an_unknown_study(store: SqlStore) -> None:
         lambda: store.last_snapshot("x"),
         lambda: store.counts("x"),
         lambda: store.failures("x"),
-        lambda: store.attempt_causes("x"),
         lambda: store.orphans("x"),
         lambda: store.add_orphans("x", 1, []),
         lambda: store.holder("x"),
@@ -393,7 +392,7 @@ def test_an_attempt_says_where_it_ran_and_how_it_ended(store: SqlStore, token: i
     assert (first["runner"], second["runner"]) == (runner, None)
     assert (second["cause"], second["message"], second["log"]) == ("error", "no", "a line")
     assert store.attempts("rte", 0)[0]["finished_at"] is None
-    assert store.attempt_causes("rte") == {"error": 1, "timeout": 1}
+    assert store.summary("rte").attempts == {"error": 1, "timeout": 1}
 
 
 def test_what_comes_too_late_is_kept_apart(store: SqlStore, token: int) -> None:
