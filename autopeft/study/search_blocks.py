@@ -228,7 +228,7 @@ class RayBlock(Block):
     """The cluster of `executor: ray`, and what each runner takes of it."""
 
     address: Annotated[str | None, read_with(nullable(_address))] = Field(
-        default=None, description="host:port, auto, local; null = RAY_ADDRESS, else this machine"
+        default=None, description="host:port, auto, local; null = RAY_ADDRESS or this machine"
     )
     workers: Annotated[int | Literal["auto"], read_with(auto_or(whole(1)))] = Field(
         default="auto", description="runners; auto = as many as the cluster has room for"
@@ -260,7 +260,7 @@ class ExecutionBlock(Block):
         read_with(one_of("local", "in-process", "ray", later=("slurm",))),
     ] = Field(
         default="local",
-        description="local: a process per device; ray: a cluster's; in-process: for debugging",
+        description="local = a process per device, ray = a cluster, in-process",
     )
     ray: RayBlock = RayBlock()
     devices: Annotated[str, read_with(device_list)] = Field(
