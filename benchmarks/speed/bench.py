@@ -1,7 +1,7 @@
 """A model with its data: makes the arms that scenarios are made of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -32,6 +32,15 @@ class Plan:
     lines: tuple[Line | Fact, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def of_bars(self) -> "Plan":
+        """Only the lines that have a bar, and the arms that they need (facts may need any)."""
+        lines = tuple(line for line in self.lines if line.bar is not None)
+        ratios = [line for line in lines if isinstance(line, Line)]
+        if len(ratios) < len(lines):
+            return replace(self, lines=lines)
+        needed = {work.arm for line in ratios for work in (line.before, line.after)}
+        return replace(self, arms=tuple(a for a in self.arms if a.name in needed), lines=lines)
 
 
 class Bench:

@@ -118,6 +118,7 @@ def _scenario(scenario: str, name: str, options: argparse.Namespace) -> list[Res
     about = {**_about(options), "backbone": name, "data": data}
     records = Records(options.record, about)
     plan = _plan(scenario, bench, sizes, options.pack)
+    plan = plan.of_bars() if options.bars else plan
     measure(scenario, plan.arms, options.repeats, records)
     repeats = [Repeat(scenario, plan.arms, n, records) for n in range(options.repeats)]
     results = [evaluate(scenario, line, repeats) for line in plan.lines]
@@ -241,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--record", type=Path, help="JSON lines file of finished measurements, to go on from")
     add("--json", type=Path, help="write all results there")
+    add("--bars", action="store_true", help="only lines with a bar, and what they need")
     add("--tiny", action="store_true", help="tiny shapes and few steps")
     add("--profile", action="store_true", help="where our steps lose time, instead of ratios")
     return parser

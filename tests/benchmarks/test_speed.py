@@ -20,7 +20,7 @@ from autopeft.searchers.registry import make_searcher
 from autopeft.study.definition import default_definition
 from autopeft.training.lanes.pack import Lane
 from benchmarks.speed import rows, trials
-from benchmarks.speed.bench import Bench
+from benchmarks.speed.bench import Bench, Plan
 from benchmarks.speed.encoders import curve_distance, same_recipe
 from benchmarks.speed.lanes import Ours, run_lanes, trainer_of
 from benchmarks.speed.lines import Fact, Line, Repeat, Work, evaluate
@@ -262,3 +262,14 @@ def test_random_rows_are_what_was_asked_for(n_classes: int) -> None:
     assert all(map(np.array_equal, data.train.token_ids, again.train.token_ids))
     assert (data.train.targets is None) == bool(n_classes)
     assert len(data.label_names) == n_classes
+
+
+def test_bars_leave_out_what_none_of_them_needs() -> None:
+    arms = tuple(Arm(name, ()) for name in ("slow", "fast", "other"))
+    bar = Line("f", Work("slow"), Work("fast"), bar=2.0)
+    lines = (bar, Line("g", Work("fast"), Work("other")))
+    kept = Plan(arms, lines).of_bars()
+    assert ([arm.name for arm in kept.arms], kept.lines) == (["slow", "fast"], (bar,))
+    fact = Fact("h", lambda repeat: 0.0, bar=1.0)
+    kept = Plan(arms, (*lines, fact, Fact("i", lambda repeat: 0.0))).of_bars()
+    assert (kept.arms, kept.lines) == (arms, (bar, fact))
