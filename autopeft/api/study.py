@@ -132,9 +132,9 @@ class Study:
 
     def confirmation(self) -> Confirmation:
         """What other seeds than the search's say of its trials, so far."""
-        return confirmed.confirmation(
-            self._store.confirmations(self.name), self.openings(), self.trials(), self.frames
-        )
+        runs = self._store.confirmations(self.name)
+        trials = self.trials() if runs else ()  # they would only tell what the runs compare with
+        return confirmed.confirmation(runs, self.openings(), trials, self.frames)
 
     def openings(self) -> list[Opening]:
         """Every opening of the test split, oldest first; [] while it is locked."""
