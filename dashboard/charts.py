@@ -12,7 +12,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from autopeft.searchers.confirmed import shown as shown_mean
 from autopeft.study.confirmation import Confirmation
 from autopeft.study.placement import PlacementMap
 from autopeft.study.records import Measurement, ObjectiveFrame, Snapshot
@@ -205,7 +204,7 @@ def _error_bars(
                 customdata=[[each.trial] for each, _ in seen],
                 hovertext=[
                     f"<b>trial {each.trial}</b> with {own.over.n} seeds on {split}"
-                    f"<br>{y.label if up else x.label}: {shown_mean(own.over)}"
+                    f"<br>{y.label if up else x.label}: {own.over.shown()}"
                     + ("" if own.difference is None else f"<br>{own.difference.mark.value}")
                     for each, own in seen
                 ],

@@ -67,10 +67,10 @@ def show_trial_confirmation(view: StudyView, number: int) -> None:
         seen: Seen | None = getattr(own, split)
         if seen is None:
             continue
-        st.markdown(f"**{split.capitalize()}**: {words.markdown(confirmed.shown(seen.over))}")
+        st.markdown(f"**{split.capitalize()}**: {words.markdown(seen.over.shown())}")
         if seen.difference is not None:
             over, mark = seen.difference.over, seen.difference.mark.value
-            text = f"{confirmed.shown(over, signed=True)} from the best baseline: {mark}"
+            text = f"{over.shown(signed=True)} from the best baseline: {mark}"
             st.markdown(words.markdown(text))
         pairs = sorted(seen.by_seed.items())
         rows = [{"seed": seed, "value": f"{value:.4f}"} for seed, value in pairs]
@@ -85,13 +85,13 @@ def _row(view: StudyView, each: Confirmed, seen: Seen) -> dict[str, Any]:
         "trial": f"{each.trial}{'' if trial.baseline is None else f' ({trial.baseline})'}",
         "trainable parameters": words.number(trial.trainable_params),
         "seed 0": words.number(trial.objectives.get(view.frames[0].name)),
-        "mean (95 % interval)": confirmed.shown(over),
+        "mean (95 % interval)": over.shown(),
         "sd": words.NOTHING if over.sd is None else f"{over.sd:.4f}",
         "seeds": over.n,
         "difference (95 % interval)": words.NOTHING,
         "vs baseline": "(the baseline)" if each.reference else words.NOTHING,
     }
     if seen.difference is not None:
-        row["difference (95 % interval)"] = confirmed.shown(seen.difference.over, signed=True)
+        row["difference (95 % interval)"] = seen.difference.over.shown(signed=True)
         row["vs baseline"] = seen.difference.mark.value
     return row

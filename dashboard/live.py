@@ -5,7 +5,7 @@ a refresh of an unchanged study costs a few rows however many trials it has. Wha
 shared between viewers and unchanging; `cache_resource` hands it out without a copy.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -15,14 +15,25 @@ from autopeft.api.place import storage_url
 from autopeft.api.study import Study
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import AutopeftError, NotFoundError, StorageError, StorageVersionError
+from autopeft.searchers.explain.importances import Importances
 from dashboard import queries, words
-from dashboard.queries import Explanations, StudyLine, StudyView, TrialView
+from dashboard.queries import StudyLine, StudyView, TrialView
 
 REFRESH_S = 3.0
 LOST_REFRESH_S = 30.0
 """A killed search may go on at any time; until then nothing moves."""
 TRIALS_PER_REFRESH_S = 500
 """A large study is read less often, so that looking at a search does not slow it down."""
+
+
+def study_names() -> list[str]:
+    """The names of all studies, the one that changed last first; at most a refresh old."""
+    return _study_names(storage_url())
+
+
+@st.cache_data(ttl=REFRESH_S, max_entries=8, show_spinner=False)
+def _study_names(url: str) -> list[str]:
+    return queries.study_names(url)
 
 
 def study_lines() -> list[StudyLine]:
@@ -59,17 +70,22 @@ def _trial_view(url: str, name: str, number: int, updated_at: datetime) -> Trial
         return queries.read_trial(study, number)
 
 
-def explanations(view: StudyView) -> Explanations:
-    """Why the study went as it did; while it runs, worked out anew for every tenth more trials."""
+def importances(view: StudyView) -> Mapping[str, Importances]:
+    """What mattered, by target; while the study runs, worked out anew for every tenth more trials.
+
+    Shows that it is at work, where it is called: it takes some seconds.
+    """
     step = max(1, view.done // 10) if view.running else 1
     record = view.record
-    return _explanations(storage_url(), record.name, record.created_at, view.done // step * step)
+    return _importances(storage_url(), record.name, record.created_at, view.done // step * step)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Working out what mattered …")
-def _explanations(url: str, name: str, created_at: datetime, done: int) -> Explanations:
+def _importances(
+    url: str, name: str, created_at: datetime, done: int
+) -> Mapping[str, Importances]:
     with queries.opened(url, name) as study:
-        return queries.read_explanations(study)
+        return queries.read_importances(study)
 
 
 def importance_maps(view: StudyView) -> tuple[ImportanceMap, ...]:

@@ -14,13 +14,13 @@ import pandas as pd
 
 from autopeft.api.loading import open_store
 from autopeft.api.place import output_folder
-from autopeft.api.study import Study, bounds, status
+from autopeft.api.status import status
+from autopeft.api.study import Study, bounds
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import AutopeftError
 from autopeft.searchers import confirmed
 from autopeft.searchers import front as fronts
 from autopeft.searchers.explain.importances import Importances
-from autopeft.searchers.explain.predictions import Predictions
 from autopeft.study.confirmation import Confirmation
 from autopeft.study.placement import PlacementMap, placed, placement_map
 from autopeft.study.records import (
@@ -144,19 +144,6 @@ class TrialView:
     rung_steps: Mapping[float, int]
 
 
-@dataclass(frozen=True)
-class Explanations:
-    """What is known of why a study went as it did.
-
-    Attributes:
-        importances: By target, `quality` first.
-        predictions: One per metric that was predicted.
-    """
-
-    importances: Mapping[str, Importances]
-    predictions: tuple[Predictions, ...]
-
-
 @contextmanager
 def opened(storage_url: str, name: str) -> Iterator[Study]:
     """The study of that name, for reading.
@@ -167,6 +154,16 @@ def opened(storage_url: str, name: str) -> Iterator[Study]:
     """
     with closing(open_store(storage_url, read_only=True)) as store:
         yield Study(store, name, output_dir=output_folder(name))
+
+
+def study_names(storage_url: str) -> list[str]:
+    """The names of all studies, the one that changed last first.
+
+    Raises:
+        StorageError: The database is missing or cannot be read.
+    """
+    with closing(open_store(storage_url, read_only=True)) as store:
+        return store.names()
 
 
 def study_lines(storage_url: str) -> list[StudyLine]:
@@ -231,9 +228,9 @@ def read_trial(study: Study, number: int) -> TrialView:
     )
 
 
-def read_explanations(study: Study) -> Explanations:
-    """What mattered, and what was predicted; takes some seconds."""
-    return Explanations(study.importances(), tuple(study.predictions()))
+def read_importances(study: Study) -> Mapping[str, Importances]:
+    """What mattered, by target, `quality` first; takes some seconds to work out."""
+    return study.importances()
 
 
 def read_importance_maps(study: Study) -> tuple[ImportanceMap, ...]:

@@ -9,18 +9,18 @@ from streamlit.delta_generator import DeltaGenerator
 
 from autopeft.study.records import StudyState
 from dashboard import address, live, palette, words
-from dashboard.queries import StudyLine, StudyView
+from dashboard.queries import StudyView
 
 
 def show_study_page(draw: Callable[[StudyView], None]) -> None:
     """A page about one study: lets the reader choose it, then draws it and keeps it fresh."""
     with live.reported():
-        lines = live.study_lines()
-        if not lines:
+        names = live.study_names()
+        if not names:
             show_no_studies()
             return
         title, picker = st.columns([3, 1], vertical_alignment="bottom")
-        name = _chosen(lines, picker)
+        name = _chosen(names, picker)
         with live.reported():
             view = live.study_view(name)
             with title:
@@ -34,9 +34,8 @@ def show_no_studies() -> None:
     live.show_how_to_start()
 
 
-def _chosen(lines: list[StudyLine], picker: DeltaGenerator) -> str:
+def _chosen(names: list[str], picker: DeltaGenerator) -> str:
     """The study that the address names, unless the reader picks another."""
-    names = [line.name for line in lines]
     wanted = address.study_in(names)
     if len(names) > 1 or wanted not in names:
         index = names.index(wanted) if wanted in names else None

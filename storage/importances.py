@@ -1,19 +1,13 @@
 """Importance maps: written once, read by every study. One function, one write or read."""
 
-from collections.abc import Callable, Mapping
+from importlib import import_module
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, load_only
 
 from autopeft.study.records import ImportanceRecord
 from storage.models import ImportanceRow
 from storage.records import now
-
-_INSERT: Mapping[str, Callable[..., sqlite.Insert | postgresql.Insert]] = {
-    "sqlite": sqlite.insert,
-    "postgresql": postgresql.insert,
-}
 
 
 def keep(session: Session, record: ImportanceRecord) -> None:
@@ -28,8 +22,9 @@ def keep(session: Session, record: ImportanceRecord) -> None:
         "fine": record.fine,
         "created_at": now(),
     }
-    insert = _INSERT[session.get_bind().dialect.name]
-    query = insert(ImportanceRow).values(values)
+    # The package of every dialect is slow to import, and readers need that of their own alone.
+    dialect = import_module(f"sqlalchemy.dialects.{session.get_bind().dialect.name}")
+    query = dialect.insert(ImportanceRow).values(values)
     session.execute(query.on_conflict_do_update(index_elements=["key"], set_=values))
 
 

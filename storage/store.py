@@ -152,6 +152,12 @@ class SqlStore:
             rows = session.scalars(select(StudyRow).order_by(StudyRow.id))
             return [records.study_record(row) for row in rows]
 
+    def names(self) -> list[str]:
+        """The names of all studies, the one that changed last first; reads nothing else."""
+        with self._reading() as session:
+            latest = (StudyRow.updated_at.desc(), StudyRow.id.desc())
+            return list(session.scalars(select(StudyRow.name).order_by(*latest)))
+
     def study(self, name: str) -> StudyRecord:
         """One study."""
         with self._reading() as session:

@@ -1,10 +1,13 @@
-"""Reading and steering stored studies. Nothing here imports torch."""
+"""Reading and steering stored studies.
+
+Nothing here imports torch, and what a list of studies does not need is imported where it is used.
+"""
 
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autopeft.api.place import (
     activations_folder,
@@ -13,11 +16,13 @@ from autopeft.api.place import (
     shown_storage,
     storage_url,
 )
-from autopeft.api.study import Study, status
+from autopeft.api.status import status
 from autopeft.errors import Fault, NotFoundError
-from autopeft.study.definition import load_definition
 from autopeft.study.progress import Stopper
 from autopeft.study.store import Store
+
+if TYPE_CHECKING:
+    from autopeft.api.study import Study
 
 
 def open_store(
@@ -57,7 +62,7 @@ def load_study(
     *,
     storage: str | None = None,
     output_dir: Path | None = None,
-) -> Study:
+) -> "Study":
     """A stored study, read-only.
 
     Args:
@@ -69,6 +74,8 @@ def load_study(
         NotFoundError: No such study, or several and none named.
         StorageError: The database cannot be read; it is never created.
     """
+    from autopeft.api.study import Study
+
     store = open_store(storage, read_only=True)
     found = study_name(store, name)
     store.study(found)
@@ -87,6 +94,8 @@ def study_name(store: Store, name: str | Path | None) -> str:
         )
     path = Path(name)
     if path.suffix in (".yaml", ".yml") and path.exists():
+        from autopeft.study.definition import load_definition
+
         return load_definition(path).study.name
     return str(name)
 

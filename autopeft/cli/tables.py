@@ -6,9 +6,9 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from autopeft.cli.list_table import ListTable
 from autopeft.cli.streams import ascii_only, draw
 from autopeft.cli.wording import configuration_text, duration, lost, number, objective
-from autopeft.searchers.confirmed import shown
 from autopeft.study.confirmation import Confirmation, Seen
 from autopeft.study.records import ObjectiveFrame, TrialRecord
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def print_table(console: "Console", table: "Table") -> None:
+def print_table(console: "Console", table: "Table | ListTable") -> None:
     """Print a table whose lines the terminal's encoding has."""
     from rich import box
 
-    if ascii_only(console):
+    if ascii_only(console) and not isinstance(table, ListTable):
         table.box = box.ASCII2
     draw(console, table)
 
@@ -43,7 +43,7 @@ def trials_table(
     *,
     marked: Collection[int] = (),
     confirmation: Confirmation | None = None,
-) -> "Table":
+) -> ListTable:
     """Trials with their objectives; numbers in `marked` get a star.
 
     Args:
@@ -57,7 +57,7 @@ def trials_table(
     names = [frame.name for frame in frames]
     extra = [] if "trainable_params" in names else ["trainable_params"]
     right = ["trial", *names, *extra, "rung"]
-    table = plain_table(
+    table = ListTable(
         "trial",
         "state",
         "origin",
@@ -89,7 +89,7 @@ def _over_seeds(found: Confirmation, trial: int) -> tuple[str, str]:
         return "-", "-"
     difference = own.validation.difference
     mark = "(the baseline)" if own.reference else "-"
-    return shown(own.validation.over), mark if difference is None else difference.mark.value
+    return own.validation.over.shown(), mark if difference is None else difference.mark.value
 
 
 def confirmation_table(
@@ -120,7 +120,7 @@ def confirmation_table(
             str(number_),
             number(trial.trainable_params),
             _four(trial.objectives.get(name)),
-            shown(over),
+            over.shown(),
             _four(over.sd),
             str(over.n),
             *_compared(own, trial, reference=number_ == found.reference),
@@ -133,7 +133,7 @@ def _compared(seen: Seen, trial: TrialRecord, *, reference: bool) -> tuple[str, 
         return "-", "-", f"({trial.baseline})" if reference else "-"
     p = seen.difference.adjusted
     return (
-        shown(seen.difference.over, signed=True),
+        seen.difference.over.shown(signed=True),
         "-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001",
         seen.difference.mark.value,
     )
@@ -143,10 +143,10 @@ def _four(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def studies_table(statuses: Sequence[Mapping[str, Any]]) -> "Table":
+def studies_table(statuses: Sequence[Mapping[str, Any]]) -> ListTable:
     """Studies with their progress."""
     columns = ("study", "state", "trials", "hypervolume", "front", "time left", "updated")
-    table = plain_table(*columns, right=("trials", "hypervolume", "front"))
+    table = ListTable(*columns, right=("trials", "hypervolume", "front"))
     for status in statuses:
         counts = status["trials"]
         done = counts["completed"] + counts["stopped"] + counts["failed"]

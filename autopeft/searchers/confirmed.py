@@ -215,14 +215,6 @@ def redrawn(
 # -- in words -------------------------------------------------------------------------------------
 
 
-def shown(over: Mean, *, signed: bool = False) -> str:
-    """`0.651 (0.639 to 0.663)`; a difference has its sign."""
-    form = "+.4f" if signed else ".4f"
-    if over.low is None or over.high is None:
-        return f"{over.mean:{form}} (one seed)"
-    return f"{over.mean:{form}} ({over.low:{form}} to {over.high:{form}})"
-
-
 def verdict(found: Confirmation, trial: int) -> str:
     """What the seeds say of one trial, to stand behind the sentence on the search's own result.
 
@@ -234,14 +226,14 @@ def verdict(found: Confirmation, trial: int) -> str:
     split, seen = ("test", own.test) if own.test else ("validation", own.validation)
     head = f"over {seen.over.n} seed{'s' if seen.over.n > 1 else ''} on {split}"
     if seen.difference is None:
-        return f"{head}: {found.frame.name} {shown(seen.over)}"
+        return f"{head}: {found.frame.name} {seen.over.shown()}"
     told = {
         Mark.BETTER: "better than that baseline",
         Mark.WORSE: "worse than that baseline",
         Mark.UNSHOWN: "no significant difference from that baseline",
         Mark.UNTESTED: "a difference from that baseline that cannot be tested",
     }[seen.difference.mark]
-    return f"{head}: {told}, {shown(seen.difference.over, signed=True)}"
+    return f"{head}: {told}, {seen.difference.over.shown(signed=True)}"
 
 
 def notes(found: Confirmation) -> list[str]:

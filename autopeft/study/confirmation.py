@@ -144,6 +144,13 @@ class Mean:
         """Half the interval's width: an error bar's length; 0 for one seed."""
         return 0.0 if self.high is None else self.high - self.mean
 
+    def shown(self, *, signed: bool = False) -> str:
+        """`0.651 (0.639 to 0.663)`; a difference has its sign."""
+        form = "+.4f" if signed else ".4f"
+        if self.low is None or self.high is None:
+            return f"{self.mean:{form}} (one seed)"
+        return f"{self.mean:{form}} ({self.low:{form}} to {self.high:{form}})"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         interval = None if self.low is None else [self.low, self.high]

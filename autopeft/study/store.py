@@ -37,6 +37,9 @@ class Store(Protocol):
     def studies(self) -> list[StudyRecord]:
         """All studies, oldest first."""
 
+    def names(self) -> list[str]:
+        """The names of all studies, the one that changed last first; reads nothing else."""
+
     def study(self, name: str) -> StudyRecord:
         """One study."""
 

@@ -1,12 +1,17 @@
-"""Why a study went as it did: which choices mattered, and how far predictions held."""
+"""Why a study went as it did: which choices mattered, and how far predictions held.
+
+What mattered takes seconds to work out, so it is drawn last, though it stands first.
+"""
+
+from collections.abc import Mapping
 
 import streamlit as st
 
 from autopeft.searchers.explain.choices import in_words
 from autopeft.searchers.explain.importances import Importances, ordered, unexplained
-from autopeft.searchers.explain.predictions import NORMAL, Predictions
+from autopeft.searchers.explain.predictions import NORMAL, Predictions, predictions
 from dashboard import explanation_charts, live, palette, words
-from dashboard.queries import Explanations, StudyView
+from dashboard.queries import StudyView
 from dashboard.study_header import show_header, show_study_page
 
 _COLORS = {"quality": palette.QUALITY, "hypervolume": palette.HYPERVOLUME}
@@ -17,30 +22,32 @@ def show(view: StudyView) -> None:
     show_header(view)
     if not view.trials:
         return
-    found = live.explanations(view)
     st.subheader("What mattered", anchor=False)
-    _importances(found)
+    mattered = st.container()
     st.subheader("Predicted against measured", anchor=False)
-    if not found.predictions:
+    found = predictions(list(view.trials.values()))
+    if not found:
         st.info(
             "No trial was proposed with a prediction: only the searcher `gp` predicts, after its "
             "start.",
             icon=":material/query_stats:",
         )
-    for each in found.predictions:
+    for each in found:
         _predictions(each)
+    with mattered:
+        _importances(live.importances(view))
 
 
 # -- what mattered --------------------------------------------------------------------------------
 
 
-def _importances(found: Explanations) -> None:
-    told = {key: each for key, each in found.importances.items() if each.choices}
+def _importances(found: Mapping[str, Importances]) -> None:
+    told = {key: each for key, each in found.items() if each.choices}
     left, right = st.columns([7, 3], gap="large")
     with left:
         if told:
             _shares(told)
-        for sentence in unexplained(list(found.importances.values())):
+        for sentence in unexplained(list(found.values())):
             st.info(words.markdown(words.sentence(sentence)), icon=":material/blur_on:")
     with right:
         _basis(told)
@@ -93,32 +100,32 @@ def _trials(importances: Importances) -> str:
 # -- predicted against measured -------------------------------------------------------------------
 
 
-def _predictions(predictions: Predictions) -> None:
-    if not predictions.pairs:
-        (text,) = predictions.sentences()
+def _predictions(found: Predictions) -> None:
+    if not found.pairs:
+        (text,) = found.sentences()
         st.info(words.markdown(words.sentence(text)), icon=":material/query_stats:")
         return
     left, right = st.columns([7, 3], gap="large")
     with left:
         st.plotly_chart(
-            explanation_charts.prediction_chart(predictions),
-            key=f"predictions-{predictions.metric}",
+            explanation_charts.prediction_chart(found),
+            key=f"predictions-{found.metric}",
             config={"displayModeBar": False},
         )
     with right:
-        _tiles(predictions)
+        _tiles(found)
         st.caption(
-            f"{len(predictions.pairs)} of the {predictions.proposed} trials with a prediction "
+            f"{len(found.pairs)} of the {found.proposed} trials with a prediction "
             "completed the full budget and count. A prediction is what the searcher believed when "
             "it proposed the trial. The worse trials were stopped, so points lie rather above the "
             "dotted line, where measured is predicted."
         )
 
 
-def _tiles(predictions: Predictions) -> None:
+def _tiles(found: Predictions) -> None:
     first, second = st.columns(2)
     for place, (sds, expected) in zip((first, second), NORMAL.items(), strict=True):
-        share = predictions.share_within(sds)
+        share = found.share_within(sds)
         place.metric(
             f"Within {sds} sd",
             words.NOTHING if share is None else f"{share:.0%}",
@@ -126,11 +133,11 @@ def _tiles(predictions: Predictions) -> None:
             delta_color="off",
             delta_arrow="off",
         )
-    correlation = predictions.rank_correlation
+    correlation = found.rank_correlation
     first.metric(
         "Rank correlation", words.NOTHING if correlation is None else f"{correlation:.2f}"
     )
-    second.metric("RMSE", words.metric_value(predictions.metric, predictions.rmse))
+    second.metric("RMSE", words.metric_value(found.metric, found.rmse))
 
 
 if __name__ == "__main__":

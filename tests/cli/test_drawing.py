@@ -1,16 +1,21 @@
 """Drawings and wordings, one by one."""
 
 import io
+import string
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from autopeft.cli import wording
+from autopeft.cli.list_table import ListTable
 from autopeft.cli.placement_map import placement_lines
 from autopeft.cli.plots import print_curve_plot
+from autopeft.cli.tables import plain_table, print_table
 from autopeft.study.placement import PlacementMap
 from autopeft.study.records import Measurement
 
@@ -116,3 +121,53 @@ def test_a_stream_without_unicode_gets_ascii(stored: Path) -> None:
     assert streams.ascii_only(target)
     outcome.print_front(api.load_study(), target)
     assert b"o front" in raw.getvalue()
+
+
+# -- tables of many rows --------------------------------------------------------------------------
+
+HEADS = ("trial", "state", "accuracy", "configuration")
+ROWS = [
+    ("0*", "completed", "0.8123", "lora rank 8 query,value @ 4-5; prefix length 4 @ 2; lr 0.001"),
+    ("1", "failed (diverged)", "-", "head only; lr 0.01"),
+    ("117", "stopped", "0.71", "parallel_adapter size 64 @ 0-11; sparsity spt; lr 0.000302"),
+    ("118", "", "0.5", "模型 size 8 @ 1; " + "serial_adapter," * 9),
+]
+
+
+def _printed(table: Any, width: int, *, encoding: str = "utf-8") -> str:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    print_table(Console(file=file, width=width, force_terminal=True, color_system=None), table)
+    file.flush()
+    return file.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [200, 120, 80])
+def test_many_rows_look_as_rich_draws_them(width: int) -> None:
+    ours, theirs = ListTable(*HEADS, right=HEADS[::2]), plain_table(*HEADS, right=HEADS[::2])
+    for row in ROWS:
+        ours.add_row(*row)
+        theirs.add_row(*row)
+    lines = [
+        [line.rstrip() for line in _printed(each, width).splitlines()] for each in (ours, theirs)
+    ]
+    assert lines[0] == lines[1]
+    assert "configuration" in lines[0][1]
+
+
+def test_a_narrow_terminal_loses_nothing_of_many_rows() -> None:
+    table = ListTable(*HEADS)
+    for row in ROWS:
+        table.add_row(*row)
+    text = _printed(table, 40)
+    assert all(cell_len(line) <= 40 for line in text.splitlines())
+    assert sorted("".join(text.split()).replace("─", "")) == sorted(
+        "".join("".join([*HEADS, *(cell for row in ROWS for cell in row)]).split())
+    )
+
+
+def test_what_a_cell_holds_moves_no_cursor_and_an_old_terminal_has_its_characters() -> None:
+    table = ListTable("name", "state")
+    table.add_row("a\x1b[2Jb\r\nc", "running")
+    text = _printed(table, 60, encoding="ascii")
+    assert "a[2Jb c   running" in text
+    assert set(text) <= set(string.printable)

@@ -80,6 +80,25 @@ def test_reading_imports_no_torch(stored: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+LIST = """
+import sys
+from autopeft.cli.main import app
+for words in (["studies"], ["studies", "--json"]):
+    app(args=words, prog_name="autopeft", standalone_mode=False)
+slow = {"numpy", "pandas", "scipy", "autopeft.study.definition", "sqlalchemy.dialects.postgresql"}
+found = sorted(slow & set(sys.modules))
+sys.exit(f"imported: {found}" if found else 0)
+"""
+
+
+def test_a_list_of_studies_imports_what_it_needs_alone(stored: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIST], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
+
+
 @pytest.mark.parametrize("words", READING, ids=lambda words: words[0])
 def test_no_line_ends_in_blanks_where_nobody_looks(
     run: Run, stored: Path, words: list[str]

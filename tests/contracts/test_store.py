@@ -101,6 +101,16 @@ def test_studies_come_oldest_first(store: SqlStore) -> None:
     assert [study.name for study in store.studies()] == ["b", "c", "a"]
 
 
+def test_names_come_with_the_one_that_changed_last_first(store: SqlStore) -> None:
+    assert store.names() == []
+    for name in ("b", "c", "a"):
+        store.create_study(replace(STUDY, name=name))
+    assert store.names() == ["a", "c", "b"]
+    token = store.claim("c", this_process(), TTL_S)
+    store.add_trials("c", token, [trial()])
+    assert store.names() == ["c", "a", "b"]
+
+
 def test_a_name_is_given_once(store: SqlStore) -> None:
     store.create_study(STUDY)
     with pytest.raises(StudyMismatchError, match="rte"):

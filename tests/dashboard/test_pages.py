@@ -10,9 +10,10 @@ from streamlit.testing.v1 import AppTest
 
 import dashboard
 from autopeft.api.place import STORAGE_VARIABLE
+from autopeft.errors import InputError
 from autopeft.searchers.explain import importances
 from dashboard import live, queries
-from storage import open_store
+from storage import SqlStore, open_store
 from storage.lease import this_process
 
 APP = Path(dashboard.__file__).with_name("app.py")
@@ -288,6 +289,40 @@ def test_the_explanations_of_a_study(
     assert "From 40 trials: " in text
     assert "of the 28 trials with a prediction completed the full budget" in text
     assert not app.info
+
+
+def test_all_else_of_the_explanations_is_there_before_what_mattered_is_worked_out(
+    seed: Seed, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(_study: Any) -> None:
+        raise InputError("so far")
+
+    monkeypatch.setattr(queries, "read_importances", work)
+    seed("explained")
+    app = _open("explanations", study="explained")
+    assert "so far" in app.error[0].value
+    assert "Trials ended" in _labels(app)
+    assert _labels(app)["Within 2 sd"].endswith("%")
+    assert len(app.get("plotly_chart")) == 1
+
+
+def test_a_page_of_one_study_reads_no_other(
+    seed: Seed, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picker shows the names of all studies, and costs no more than names."""
+    seed("finished", "failed")
+    app = _open("studies")
+    read: list[str] = []
+    for name in ("summaries", "studies"):
+        monkeypatch.setattr(SqlStore, name, lambda _store, name=name: read.append(name))
+    for page in STUDY_PAGES:
+        app.switch_page(f"views/{page}.py")
+        app.query_params["study"] = "finished"
+        app.run()
+        assert not app.exception, app.exception
+        assert app.header[0].value == "finished"
+        assert app.selectbox[0].options == ["failed", "finished"]
+    assert read == []
 
 
 def test_what_cannot_be_explained_is_said(seed: Seed, served: str) -> None:

@@ -138,8 +138,6 @@ def _print_curve(target: "Console", study: "Study", record: TrialRecord) -> None
 
 
 def _print_confirmation(target: "Console", study: "Study", record: TrialRecord) -> None:
-    from autopeft.searchers.confirmed import shown
-
     found = study.confirmation()
     own = found.trials.get(record.number)
     if own is None:
@@ -150,11 +148,11 @@ def _print_confirmation(target: "Console", study: "Study", record: TrialRecord) 
         if seen is None:
             continue
         name = f"{split} {found.frame.name}"
-        _line(target, name, f"{shown(seen.over)}, {seen.over.n} seeds, 95 % interval")
+        _line(target, name, f"{seen.over.shown()}, {seen.over.n} seeds, 95 % interval")
         if seen.difference is not None:
             over, mark = seen.difference.over, seen.difference.mark.value
             versus = f"trial {found.reference}, the best baseline"
-            _line(target, "difference", f"{shown(over, signed=True)} from {versus}: {mark}")
+            _line(target, "difference", f"{over.shown(signed=True)} from {versus}: {mark}")
     for seed, why in sorted(own.missing.items()):
         _line(target, f"seed {seed}", why)
     for opening in found.openings:
