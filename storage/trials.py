@@ -306,12 +306,12 @@ def commonest_first(found: Sequence[tuple[str, int]]) -> dict[str, int]:
 
 def counts(session: Session, study: StudyKey) -> dict[TrialState, int]:
     """How many trials are in each state; every state is a key."""
-    return states_of(_counted(session, study))
-
-
-def failures(session: Session, study: StudyKey) -> dict[str, int]:
-    """How many trials failed by each cause, commonest first."""
-    return failures_of(_counted(session, study))
+    query = (
+        select(TrialRow.state, func.count())
+        .where(TrialRow.study_id == study.id)
+        .group_by(TrialRow.state)
+    )
+    return states_of([(state, None, n) for state, n in session.execute(query)])
 
 
 def states_of(counted: Iterable[tuple[str, str | None, int]]) -> dict[TrialState, int]:
@@ -329,13 +329,3 @@ def failures_of(counted: Iterable[tuple[str, str | None, int]]) -> dict[str, int
         if state == TrialState.FAILED:
             found[cause or "error"] += n
     return commonest_first(list(found.items()))
-
-
-def _counted(session: Session, study: StudyKey) -> list[tuple[str, str | None, int]]:
-    """Trials by state and cause; reads an index and no row."""
-    query = (
-        select(TrialRow.state, TrialRow.cause, func.count())
-        .where(TrialRow.study_id == study.id)
-        .group_by(TrialRow.state, TrialRow.cause)
-    )
-    return [(state, cause, n) for state, cause, n in session.execute(query)]

@@ -127,7 +127,7 @@ def test_every_call_names_an_unknown_study(store: SqlStore) -> None:
         lambda: store.snapshots("x"),
         lambda: store.last_snapshot("x"),
         lambda: store.counts("x"),
-        lambda: store.failures("x"),
+        lambda: store.summary("x"),
         lambda: store.orphans("x"),
         lambda: store.add_orphans("x", 1, []),
         lambda: store.holder("x"),
@@ -593,7 +593,7 @@ def test_counts_and_failures(store: SqlStore, token: int) -> None:
         TrialState.STOPPED: 1,
         TrialState.FAILED: 3,
     }
-    assert list(store.failures("rte").items()) == [("diverged", 2), ("timeout", 1)]
+    assert list(store.summary("rte").failures.items()) == [("diverged", 2), ("timeout", 1)]
 
 
 def test_values_given_out_are_never_changed_later(store: SqlStore, token: int) -> None:
@@ -693,7 +693,7 @@ def test_a_summary_says_what_the_other_calls_say(store: SqlStore, token: int) ->
     assert first == store.summary("rte")
     assert first.record == store.study("rte")
     assert first.counts == store.counts("rte")
-    assert first.failures == store.failures("rte") == {"diverged": 1}
+    assert first.failures == {"diverged": 1}
     assert first.last == store.last_snapshot("rte")
     assert first.best == {"accuracy": 0.75}
     assert first.holder == store.holder("rte") == this_process()
