@@ -25,7 +25,7 @@ from autopeft.study.records import (
 from storage import records
 from storage.columns import finite
 from storage.lookup import StudyKey, find_trial, next_number, no_trial
-from storage.models import AttemptRow, MeasurementRow, OrphanRow, TrialRow
+from storage.models import AttemptRow, MeasurementRow, OrphanRow, StudyRow, TrialRow
 
 LOST = "lost"
 """The cause of an attempt whose coordinator went away."""
@@ -183,7 +183,8 @@ def requeue(
 def add_orphans(
     session: Session, study: StudyKey, token: int, updates: Sequence[TrialUpdate]
 ) -> None:
-    """Keeps what a coordinator found that had lost its lease."""
+    """Keeps what a coordinator found that had lost its lease; whoever looks shall see it."""
+    session.get_one(StudyRow, study.id).updated_at = records.now()
     session.add_all([records.orphan_row(each, study, token) for each in updates])
 
 

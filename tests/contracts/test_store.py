@@ -401,10 +401,11 @@ def test_what_comes_too_late_is_kept_apart(store: SqlStore, token: int) -> None:
     store.release("rte", token)
     store.claim("rte", ELSEWHERE, TTL_S)
     late = TrialUpdate(0, (Measurement(3, "loss", "train", 0.5),), optimizer_steps=3)
-    before = store.trials("rte")
+    before, seen = store.trials("rte"), store.study("rte").updated_at
     store.add_orphans("rte", token, [late, replace(late, state=TrialState.COMPLETED)])
     assert store.trials("rte") == before
     assert store.curve("rte", 0) == []
+    assert store.study("rte").updated_at > seen, "who looks at the study would not see them"
     first, second = store.orphans("rte")
     assert (first["trial"], first["token"]) == (0, token)
     assert first["content"]["measurements"][0]["value"] == 0.5
