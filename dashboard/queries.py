@@ -86,6 +86,7 @@ class StudyView:
         choices: `knee`, `best`, `smallest` -> the trial of the front and why; {} without one.
         baseline: The best finished baseline, or None.
         confirmation: What other seeds than the search's say.
+        orphans: What came too late, see `Store.orphans`.
     """
 
     record: StudyRecord
@@ -99,6 +100,7 @@ class StudyView:
     choices: Mapping[str, fronts.Choice]
     baseline: TrialRecord | None
     confirmation: Confirmation
+    orphans: tuple[Mapping[str, Any], ...]
 
     @property
     def frames(self) -> tuple[ObjectiveFrame, ...]:
@@ -133,6 +135,7 @@ class TrialView:
         record: The stored record.
         curve: Its measurements by step.
         attempts: How often it was started, and what became of it.
+        orphans: What of it came too late.
         placement: Layers x sites.
         rung_steps: Steps at which the study's rungs end, by their share of the full budget.
     """
@@ -140,6 +143,7 @@ class TrialView:
     record: TrialRecord
     curve: tuple[Measurement, ...]
     attempts: tuple[Mapping[str, Any], ...]
+    orphans: tuple[Mapping[str, Any], ...]
     placement: PlacementMap
     rung_steps: Mapping[float, int]
 
@@ -207,6 +211,7 @@ def read_study(study: Study) -> StudyView:
         choices=choices,
         baseline=fronts.best_baseline(trials, record.frame),
         confirmation=found,
+        orphans=tuple(study.orphans()),
     )
 
 
@@ -223,6 +228,7 @@ def read_trial(study: Study, number: int) -> TrialView:
         record=trial,
         curve=tuple(study.curve(number)),
         attempts=tuple(study.attempts(number)),
+        orphans=tuple(each for each in study.orphans() if each["trial"] == number),
         placement=placement_map(placed(trial), n_layers),
         rung_steps={float(r): int(step) for r, step in facts.get("rung_steps", {}).items()},
     )

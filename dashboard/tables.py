@@ -1,10 +1,12 @@
 """Trials as one table: a row per trial, a column per thing that can stand on an axis."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
+from autopeft.study.orphans import orphan_text
 from autopeft.study.records import ObjectiveFrame, TrialRecord, TrialState
 from dashboard import words
 
@@ -51,7 +53,8 @@ def trial_table(
 
     Returns:
         Columns `number`, `role` (one of this module's constants), `on_front`, `state`, `origin`,
-        `baseline`, `rung`, `summary`, then those of `axes`: floats, nan where there is no value.
+        `baseline`, `rung`, `attempts`, `summary`, then those of `axes`: floats, nan where there is
+        no value.
     """
     members = set(front)
     objectives = [frame.name for frame in frames]
@@ -64,7 +67,17 @@ def trial_table(
     return table
 
 
-_FIXED = ("number", "role", "on_front", "state", "origin", "baseline", "rung", "summary")
+_FIXED = (
+    "number",
+    "role",
+    "on_front",
+    "state",
+    "origin",
+    "baseline",
+    "rung",
+    "attempts",
+    "summary",
+)
 _COUNTS = ("trainable_params", "head_params", "learning_rate", "optimizer_steps")
 
 
@@ -76,6 +89,15 @@ def axes(table: pd.DataFrame, frames: Sequence[ObjectiveFrame]) -> list[Axis]:
     found = [Axis.of(name) for name in names if name in table.columns]
     scaled = {frame.name for frame in frames if frame.scale == "log10"}
     return [replace(axis, log=axis.log or axis.name in scaled) for axis in found]
+
+
+def orphan_rows(orphans: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What came too late, oldest first: `trial`, `at`, `what`."""
+    rows = [
+        {"trial": each["trial"], "at": each["at"], "what": orphan_text(each["content"])}
+        for each in orphans
+    ]
+    return pd.DataFrame(rows)
 
 
 def _row(trial: TrialRecord, on_front: bool, objectives: Sequence[str]) -> dict[str, object]:
@@ -92,6 +114,7 @@ def _row(trial: TrialRecord, on_front: bool, objectives: Sequence[str]) -> dict[
         "origin": trial.origin.value,
         "baseline": trial.baseline or "",
         "rung": trial.rung,
+        "attempts": trial.attempts,
         "summary": words.summary(trial.configuration),
         **profile,
         "trainable_params": trial.trainable_params,

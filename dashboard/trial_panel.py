@@ -11,8 +11,9 @@ from autopeft.api.place import storage_url
 from autopeft.searchers.explain import reasons
 from autopeft.searchers.explain.predictions import predicted
 from autopeft.study.layout import yaml_text
+from autopeft.study.orphans import WHY
 from autopeft.study.records import TrialRecord, TrialState
-from dashboard import charts, live, palette, words
+from dashboard import charts, live, palette, tables, words
 from dashboard.confirmation_panel import show_trial_confirmation
 from dashboard.queries import StudyView, TrialView
 
@@ -218,6 +219,13 @@ def _attempts(shown: TrialView) -> None:
     if not shown.attempts:
         st.caption("It has not been started yet.")
         return
+    _runs(shown)
+    if shown.orphans:
+        st.caption(words.sentence(f"too late, {WHY}"))
+        st.dataframe(tables.orphan_rows(shown.orphans), hide_index=True)
+
+
+def _runs(shown: TrialView) -> None:
     table = pd.DataFrame(shown.attempts).drop(columns="log")
     table["runner"] = [words.runner(each["runner"]) for each in shown.attempts]
     st.dataframe(

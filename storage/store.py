@@ -367,14 +367,6 @@ class SqlStore:
         with self._reading() as session:
             return trial_rows.counts(session, find_study(session, name))
 
-    def failures(self, name: str) -> dict[str, int]:
-        """How many of the failed trials failed by each cause, commonest first.
-
-        Cheap: reads an index and no trial.
-        """
-        with self._reading() as session:
-            return trial_rows.failures(session, find_study(session, name))
-
     # -- the front ----------------------------------------------------------------------------
 
     def add_snapshot(

@@ -25,7 +25,7 @@ from autopeft.study.records import (
 from storage import records
 from storage.columns import finite
 from storage.lookup import StudyKey, find_trial, next_number, no_trial
-from storage.models import AttemptRow, MeasurementRow, OrphanRow, TrialRow
+from storage.models import AttemptRow, MeasurementRow, OrphanRow, StudyRow, TrialRow
 
 LOST = "lost"
 """The cause of an attempt whose coordinator went away."""
@@ -183,7 +183,8 @@ def requeue(
 def add_orphans(
     session: Session, study: StudyKey, token: int, updates: Sequence[TrialUpdate]
 ) -> None:
-    """Keeps what a coordinator found that had lost its lease."""
+    """Keeps what a coordinator found that had lost its lease; whoever looks shall see it."""
+    session.get_one(StudyRow, study.id).updated_at = records.now()
     session.add_all([records.orphan_row(each, study, token) for each in updates])
 
 
@@ -306,12 +307,12 @@ def commonest_first(found: Sequence[tuple[str, int]]) -> dict[str, int]:
 
 def counts(session: Session, study: StudyKey) -> dict[TrialState, int]:
     """How many trials are in each state; every state is a key."""
-    return states_of(_counted(session, study))
-
-
-def failures(session: Session, study: StudyKey) -> dict[str, int]:
-    """How many trials failed by each cause, commonest first."""
-    return failures_of(_counted(session, study))
+    query = (
+        select(TrialRow.state, func.count())
+        .where(TrialRow.study_id == study.id)
+        .group_by(TrialRow.state)
+    )
+    return states_of([(state, None, n) for state, n in session.execute(query)])
 
 
 def states_of(counted: Iterable[tuple[str, str | None, int]]) -> dict[TrialState, int]:
@@ -329,13 +330,3 @@ def failures_of(counted: Iterable[tuple[str, str | None, int]]) -> dict[str, int
         if state == TrialState.FAILED:
             found[cause or "error"] += n
     return commonest_first(list(found.items()))
-
-
-def _counted(session: Session, study: StudyKey) -> list[tuple[str, str | None, int]]:
-    """Trials by state and cause; reads an index and no row."""
-    query = (
-        select(TrialRow.state, TrialRow.cause, func.count())
-        .where(TrialRow.study_id == study.id)
-        .group_by(TrialRow.state, TrialRow.cause)
-    )
-    return [(state, cause, n) for state, cause, n in session.execute(query)]

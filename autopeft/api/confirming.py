@@ -19,7 +19,8 @@ from autopeft.api.study import Study
 from autopeft.errors import AutopeftError, Fault, InputError
 from autopeft.searchers import confirmed, front
 from autopeft.study.confirmation import FIRST_REPLICATE, ConfirmationRun
-from autopeft.study.definition import parse_definition
+from autopeft.study.definition import StudyDefinition, parse_definition
+from autopeft.study.overrides import with_overrides
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import TrialRecord, TrialState
 from autopeft.study.store import Store
@@ -42,6 +43,7 @@ def confirm(  # noqa: PLR0913 - as many as the command has options
     seeds: int = SEEDS,
     open_test: bool = False,
     again: bool = False,
+    overrides: Sequence[str] = (),
     storage: str | None = None,
     output_dir: Path | None = None,
     listener: Listener | None = None,
@@ -62,13 +64,16 @@ def confirm(  # noqa: PLR0913 - as many as the command has options
         open_test: Whether to evaluate them on the test split. It is opened once: later calls tell
             what was stored.
         again: Whether to open it for others than it was opened for; recorded like the first time.
+        overrides: `execution.key=value` texts: where to train, in place of what the study says;
+            not kept.
         storage: URL of the database.
         output_dir: Where the study's artifacts lie.
         listener: Watches.
         stopper: Asks for an early end.
 
     Raises:
-        InputError: No such study or trial, no front, no test split; one opened before for others.
+        InputError: No such study or trial, no front, no test split; one opened before for others;
+            overrides of what a stored study keeps.
         StudyHeldError: A coordinator runs the study.
         StudyMismatchError: Data, backbone or space are not those of the study any more.
         InterruptedStudyError: Stopped before the end; everything is saved.
@@ -82,7 +87,9 @@ def confirm(  # noqa: PLR0913 - as many as the command has options
     folder = output_folder(name, output_dir)
     found = Study(store, name, output_dir=folder, storage=storage_url(storage))
     chosen = _chosen(found, trials, top, seeds)
-    work = _Work(store, found, chosen, tuple(range(FIRST_REPLICATE, FIRST_REPLICATE + seeds)))
+    replicates = tuple(range(FIRST_REPLICATE, FIRST_REPLICATE + seeds))
+    work = _Work(store, found, chosen, replicates, tuple(overrides))
+    work.check_overrides()
     if open_test:
         work.check_opening(again)
     if not work.done(open_test):
@@ -145,12 +152,14 @@ class _Work:
         study: The study.
         trials: Whose configurations are trained.
         replicates: With which seeds.
+        overrides: Where, see `confirm`.
     """
 
     store: Store
     study: Study
     trials: Sequence[TrialRecord]
     replicates: tuple[int, ...]
+    overrides: tuple[str, ...]
 
     @property
     def _numbers(self) -> list[int]:
@@ -181,6 +190,26 @@ class _Work:
             for replicate in self.replicates
             if not any(opening.covers(number, replicate) for opening in openings)
         ]
+
+    def check_overrides(self) -> None:
+        """Refuse what cannot be, even where nothing is left to train.
+
+        Raises:
+            InputError: An override of something else than `execution`, or of a wrong value.
+        """
+        faults = [
+            Fault("confirm", key, override, "keys of execution: a stored study keeps all others")
+            for override in self.overrides
+            if (key := override.partition("=")[0].strip()).partition(".")[0] != "execution"
+        ]
+        if faults:
+            raise InputError(faults)
+        if self.overrides:
+            self._definition()
+
+    def _definition(self) -> StudyDefinition:
+        plain = with_overrides(self.study.record.definition, self.overrides)
+        return parse_definition(plain, where=f"study {self.study.name}", base=None)
 
     def check_opening(self, again: bool) -> None:
         """Refuse what may not be opened, before anything is trained for it.
@@ -216,7 +245,7 @@ class _Work:
         from autopeft.api.preparation import Preparation
 
         name, record = self.study.name, self.study.record
-        definition = parse_definition(record.definition, where=f"study {name}", base=None)
+        definition = self._definition()
         with _lease(self.store, name) as token:
             listener.on_progress(Progress(name, "loading", 0, 0))
             prepared = Preparation(

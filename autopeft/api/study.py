@@ -89,6 +89,10 @@ class Study:
         """How often a trial was started, and what became of it."""
         return self._store.attempts(self.name, number)
 
+    def orphans(self) -> list[dict[str, Any]]:
+        """What coordinators found that others had replaced: kept apart, never counted."""
+        return self._store.orphans(self.name)
+
     def snapshots(self) -> list[Snapshot]:
         """The front and its hypervolume after every tell."""
         return self._store.snapshots(self.name)
@@ -148,6 +152,7 @@ class Study:
         seeds: int = 5,
         open_test: bool = False,
         again: bool = False,
+        overrides: Sequence[str] = (),
         listener: "Listener | None" = None,
         stopper: "Stopper | None" = None,
     ) -> Confirmation:
@@ -161,6 +166,7 @@ class Study:
             seeds=seeds,
             open_test=open_test,
             again=again,
+            overrides=overrides,
             storage=self._storage,
             output_dir=self.output_dir,
             listener=listener,

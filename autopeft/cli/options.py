@@ -3,6 +3,8 @@
 Nothing here imports more than typer: every command's `--help` passes through this module.
 """
 
+import json
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -66,6 +68,19 @@ OutputDirOption = Annotated[
         help="Where the study's artifacts lie; AUTOPEFT_OUTPUT, else autopeft-runs/STUDY/.",
     ),
 ]
+ExecutorOption = Annotated[
+    str | None, typer.Option("--executor", metavar="NAME", help="Sets execution.executor.")
+]
+DevicesOption = Annotated[
+    str | None, typer.Option("--devices", metavar="NAME", help="Sets execution.devices.")
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option("--ray-address", metavar="HOST:PORT", help="Sets execution.ray.address."),
+]
+RayWorkersOption = Annotated[
+    int | None, typer.Option("--ray-workers", metavar="N", help="Sets execution.ray.workers.")
+]
 JsonOption = Annotated[
     bool,
     typer.Option(
@@ -76,3 +91,12 @@ JsonOption = Annotated[
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Show no progress; the result is still printed.")
 ]
+
+
+def as_overrides(flags: Mapping[str, str | int | list[str] | None]) -> list[str]:
+    """Those that were given, as `key.path=value` texts; strings quoted, so that they stay.
+
+    Args:
+        flags: What flags were given, or None, by the key that each sets.
+    """
+    return [f"{key}={json.dumps(given)}" for key, given in flags.items() if given is not None]

@@ -197,9 +197,6 @@ class Store(Protocol):
     def counts(self, name: str) -> dict[TrialState, int]:
         """How many trials are in each state, zeros included."""
 
-    def failures(self, name: str) -> dict[str, int]:
-        """How many trials failed, by cause."""
-
     # -- the front ----------------------------------------------------------------------------
 
     def add_snapshot(

@@ -4,6 +4,7 @@ from typing import Any
 
 import streamlit as st
 
+from autopeft.study.orphans import WHY
 from dashboard import address, charts, live, tables, words
 from dashboard.confirmation_panel import show_confirmation
 from dashboard.queries import StudyView
@@ -28,6 +29,7 @@ def show(view: StudyView) -> None:
         _choices(view)
         _hypervolume(view)
     _failures(view)
+    _orphans(view)
     show_confirmation(view)
     if number is None:
         return
@@ -166,11 +168,21 @@ def _failed_rows(view: StudyView, numbers: list[int]) -> list[dict[str, Any]]:
         {
             "trial": trial.number,
             "cause": trial.cause or "error",
+            "attempts": trial.attempts,
             "message": trial.message or "",
             "configuration": words.summary(trial.configuration),
         }
         for trial in trials
     ]
+
+
+def _orphans(view: StudyView) -> None:
+    """What came too late counts nowhere, but is not lost either."""
+    if not view.orphans:
+        return
+    with st.expander(f"{len(view.orphans)} too late", icon=":material/hourglass_disabled:"):
+        st.caption(words.sentence(f"results {WHY}"))
+        st.dataframe(tables.orphan_rows(view.orphans), hide_index=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dashboard.study_header import show_header, show_study_page
 _PLOT = "quality-plot"
 _TABLE = "trial-table"
 _FIRST = ("number", "on_front", "state", "origin", "baseline")
-_LAST = ("trainable_params", "head_params", "learning_rate", "rung", "summary")
+_LAST = ("trainable_params", "head_params", "learning_rate", "rung", "attempts", "summary")
 
 
 def show(view: StudyView) -> None:
@@ -47,12 +47,15 @@ def show(view: StudyView) -> None:
 
 
 def _spent(view: StudyView) -> None:
-    spent, failures = view.status["spent"], view.status["failures"]
+    spent, status = view.status["spent"], view.status
+    retried = {} if status["attempts"] == status["failures"] else status["attempts"]
     rows = [
         ("time", words.duration(spent["wall_seconds"])),
         ("of which training", words.duration(spent["train_seconds"])),
         ("of which proposing", words.duration(spent["suggest_seconds"])),
-        *((f"failed: {cause}", str(count)) for cause, count in failures.items()),
+        *((f"failed: {cause}", str(count)) for cause, count in status["failures"].items()),
+        *((f"attempts: {cause}", str(count)) for cause, count in retried.items()),
+        *([("came too late", str(len(view.orphans)))] if view.orphans else []),
     ]
     st.dataframe(pd.DataFrame(rows, columns=["spent", "value"]), hide_index=True)
 
@@ -81,6 +84,7 @@ def _column_config(columns: list[str]) -> dict[str, Any]:
         "number": st.column_config.NumberColumn("trial", width="small", pinned=True),
         "on_front": st.column_config.CheckboxColumn("front", width="small"),
         "rung": st.column_config.NumberColumn("budget", format="percent"),
+        "attempts": st.column_config.NumberColumn("attempts", width="small"),
         "baseline": st.column_config.TextColumn("baseline", width="medium"),
         "summary": st.column_config.TextColumn("configuration", width="large"),
         "learning_rate": st.column_config.NumberColumn("learning rate", format="%.2e"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import storage
+from autopeft.errors import InterruptedStudyError
 from autopeft.study.records import Holder, Measurement, TrialState, TrialUpdate
 
 Run = Callable[..., Any]
@@ -161,6 +162,40 @@ def test_what_cannot_be_is_refused(
     assert result.exit_code == 2
     (error,) = json.loads(result.stdout)["errors"]
     assert error["given"] == given
+
+
+def test_it_can_train_elsewhere_than_the_search_did(
+    run: Run, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def stopped(study: str | None, **wanted: Any) -> None:
+        given.update(wanted)
+        raise InterruptedStudyError("stopped")
+
+    monkeypatch.setattr("autopeft.api.confirm", stopped, raising=False)
+    where = ("--executor", "ray", "--ray-address", "n1:6379", "--ray-workers", "2")
+    result = run("confirm", "--trial", "2", *where)
+    assert result.exit_code == 75
+    assert list(given["overrides"]) == [
+        'execution.executor="ray"',
+        'execution.ray.address="n1:6379"',
+        "execution.ray.workers=2",
+    ]
+    assert f"resume with: autopeft confirm --trial 2 --seeds 5 {' '.join(where)}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [(("--executor", "cloud"), "execution.executor"), (("--ray-workers", "0"), "execution.ray.")],
+)
+def test_a_wrong_place_is_refused_even_where_nothing_is_left_to_do(
+    run: Run, confirmed: Path, words: tuple[str, ...], key: str
+) -> None:
+    result = run(*WORDS, *words, "--json")
+    assert result.exit_code == 2
+    (error,) = json.loads(result.stdout)["errors"]
+    assert error["key"].startswith(key)
 
 
 def test_a_held_study_exits_with_4(run: Run, stored: Path) -> None:

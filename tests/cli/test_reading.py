@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import storage
 from autopeft.cli.options import ExportFormat, Pick
 from autopeft.searchers.front import PICKS
 from autopeft.study.ending import Ending
-from autopeft.study.records import Holder, StudyState
+from autopeft.study.records import Holder, StudyState, TrialUpdate
 
 Run = Callable[..., Result]
 
@@ -306,6 +307,19 @@ def test_show_as_json_has_everything(run: Run, stored: Path) -> None:
     assert plain["placement"]["rows"] == ["lora query", "lora value", "prefix"]
     assert plain["placement"]["sizes"][0] == [0, 0, 0, 4, 4, 4]
     assert plain["attempts"][0]["attempt"] == 1
+
+
+def test_what_came_too_late_is_told(run: Run, stored: Path) -> None:
+    update = TrialUpdate(2, objectives={"accuracy": 0.0, "loss": None}, rung=0.33)
+    with storage.open_store(f"sqlite:///{stored}/autopeft.db") as store:
+        store.add_orphans("demo", 1, [update, replace(update, number=3)])
+    assert "too late:     2 results from a coordinator that another had replaced" in (
+        run("status").stdout
+    )
+    assert "rung 0.33, accuracy 0\n" in run("show", "2").stdout
+    (orphan,) = json.loads(run("show", "2", "--json").stdout)["orphans"]
+    assert (orphan["trial"], orphan["token"]) == (2, 1)
+    assert "Too late" not in run("show", "1").stdout
 
 
 def test_an_unknown_trial_exits_with_2(run: Run, stored: Path) -> None:

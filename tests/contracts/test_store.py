@@ -137,7 +137,7 @@ def test_every_call_names_an_unknown_study(store: SqlStore) -> None:
         lambda: store.snapshots("x"),
         lambda: store.last_snapshot("x"),
         lambda: store.counts("x"),
-        lambda: store.failures("x"),
+        lambda: store.summary("x"),
         lambda: store.orphans("x"),
         lambda: store.add_orphans("x", 1, []),
         lambda: store.holder("x"),
@@ -411,10 +411,11 @@ def test_what_comes_too_late_is_kept_apart(store: SqlStore, token: int) -> None:
     store.release("rte", token)
     store.claim("rte", ELSEWHERE, TTL_S)
     late = TrialUpdate(0, (Measurement(3, "loss", "train", 0.5),), optimizer_steps=3)
-    before = store.trials("rte")
+    before, seen = store.trials("rte"), store.study("rte").updated_at
     store.add_orphans("rte", token, [late, replace(late, state=TrialState.COMPLETED)])
     assert store.trials("rte") == before
     assert store.curve("rte", 0) == []
+    assert store.study("rte").updated_at > seen, "who looks at the study would not see them"
     first, second = store.orphans("rte")
     assert (first["trial"], first["token"]) == (0, token)
     assert first["content"]["measurements"][0]["value"] == 0.5
@@ -603,7 +604,7 @@ def test_counts_and_failures(store: SqlStore, token: int) -> None:
         TrialState.STOPPED: 1,
         TrialState.FAILED: 3,
     }
-    assert list(store.failures("rte").items()) == [("diverged", 2), ("timeout", 1)]
+    assert list(store.summary("rte").failures.items()) == [("diverged", 2), ("timeout", 1)]
 
 
 def test_values_given_out_are_never_changed_later(store: SqlStore, token: int) -> None:
@@ -703,7 +704,7 @@ def test_a_summary_says_what_the_other_calls_say(store: SqlStore, token: int) ->
     assert first == store.summary("rte")
     assert first.record == store.study("rte")
     assert first.counts == store.counts("rte")
-    assert first.failures == store.failures("rte") == {"diverged": 1}
+    assert first.failures == {"diverged": 1}
     assert first.last == store.last_snapshot("rte")
     assert first.best == {"accuracy": 0.75}
     assert first.holder == store.holder("rte") == this_process()

@@ -327,6 +327,23 @@ def _scored(store: SqlStore, name: str = "scored") -> None:
     store.keep_importance(record)
 
 
+def _retried(store: SqlStore, name: str = "retried") -> None:
+    """A trial that was lost twice and has completed; what the first coordinator held came late."""
+    seeding = Seeding(store, name)
+    number = seeding.add(4)
+    for _ in range(2):
+        store.start_trials(name, seeding.token, [number])
+        store.requeue_trials(name, seeding.token, message="killed by SIGKILL", log="<b>oh</b>")
+    store.add_orphans(
+        name,
+        seeding.token,
+        [TrialUpdate(number, objectives={"accuracy": 0.625}, rung=0.33, optimizer_steps=33)],
+    )
+    seeding.train(number, 0.8)
+    seeding.finish(number)
+    seeding.end(StudyState.FINISHED)
+
+
 SEEDS = (1, 2, 3, 4, 5)
 
 
@@ -376,6 +393,7 @@ SITUATIONS: dict[str, Callable[[SqlStore], object]] = {
     "explained": _explained,
     "scored": _scored,
     "confirmed": _confirmed,
+    "retried": _retried,
     SPECIAL: lambda store: _finished(store, SPECIAL),
 }
 

@@ -249,6 +249,25 @@ def test_failures_are_listed_beneath_the_front(seed: Seed, served: str) -> None:
     app = _open("front", study="failed")
     assert app.expander[0].label == "2 failed"
     assert list(app.dataframe[0].value["cause"]) == ["out-of-memory", "out-of-memory"]
+    assert list(app.dataframe[0].value["attempts"]) == [1, 1]
+    assert len(app.expander) == 1, "nothing came too late"
+
+
+def test_retries_and_what_came_too_late_are_told(seed: Seed, served: str) -> None:
+    seed("retried")
+    late = "step 33, rung 0.33, accuracy 0.625"
+    app = _open("front", study="retried")
+    assert [each.label for each in app.expander] == ["1 too late"]
+    assert [list(d.value["what"]) for d in app.dataframe if "what" in d.value] == [[late]] * 2
+    assert "Too late, from a coordinator that another had replaced: kept apart" in _text(app)
+    (attempts,) = [d.value for d in app.dataframe if "message" in d.value]
+    assert list(attempts["cause"])[:2] == ["lost", "lost"]
+    assert [code.value for code in app.code][-1] == "<b>oh</b>"
+    progress = _open("progress", study="retried")
+    (spent,) = [dict(d.value.to_numpy()) for d in progress.dataframe if "spent" in d.value]
+    assert (spent["attempts: lost"], spent["came too late"]) == ("2", "1")
+    (trials,) = [d.value for d in progress.dataframe if "attempts" in d.value]
+    assert list(trials["attempts"]) == [3]
 
 
 def test_the_reason_is_set_beside_what_came(seed: Seed, served: str) -> None:

@@ -15,6 +15,7 @@ import yaml
 from scipy import stats
 
 import autopeft
+from autopeft.api import executors
 from autopeft.api.place import OUTPUT_VARIABLE, STORAGE_VARIABLE
 from autopeft.errors import InputError
 from autopeft.study.confirmation import Opening
@@ -212,7 +213,19 @@ def test_more_seeds_and_trials_add_to_what_is_there(
     study = autopeft.load_study("tiny")
     before = study.confirmation()
     number = before.members[0].trial
-    found = study.confirm([number], seeds=SEEDS + 1)
+    named: list[str] = []
+
+    def elsewhere(ground: executors.Ground) -> Any:
+        named.append(ground.definition.execution.devices)
+        return executors.EXECUTORS["in-process"](ground)
+
+    monkeypatch.setitem(executors.EXECUTORS, "local", elsewhere)
+    with pytest.raises(InputError, match=r"training\.epochs"):
+        study.confirm([number], seeds=SEEDS + 1, overrides=["training.epochs=1"])
+    where = ["execution.executor=local", "execution.devices=cpu"]
+    found = study.confirm([number], seeds=SEEDS + 1, overrides=where)
+    assert named == ["cpu"], "it did not train where it was told to"
+    assert study.record.definition["execution"]["executor"] == "in-process", "that is not kept"
     assert found.trials[number].seeds == (1, 2, 3, 4)
     assert found.trials[before.reference or 0].seeds == (1, 2, 3, 4)
     assert found.members[1].seeds == (1, 2, 3)

@@ -16,30 +16,17 @@ from typing import Any
 
 import pytest
 import stand_in
-import yaml
+from stand_in_place import SUPPORT, Place
 
-from autopeft.errors import StorageError
 from autopeft.study.records import TrialRecord, TrialState
-from storage import SqlStore, open_store
 
 pytest.importorskip("ray", reason="needs the extra autopeft[ray]")
 
-SUPPORT = Path(stand_in.__file__).parent
 HOME = SUPPORT.parents[1]
 SIGNALS_S = 30.0
 """Within this a search ends after a signal."""
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-
-STUDY = {
-    "schema": "autopeft/v1",
-    "study": {"name": "toy"},
-    "model": {"name_or_path": "toy"},
-    "data": {"source": "toy.csv"},
-    "space": "lora",
-    "search": {"baselines": []},
-    "budget": {"trials": 8},
-}
 
 CLUSTER = """
 import sys
@@ -60,13 +47,12 @@ cluster.shutdown()
 """Starts nodes; kills one or adds one as it is told, and kills all at the end."""
 
 
-def environment(**settings: Any) -> dict[str, str]:
+def environment() -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HOME), str(SUPPORT)]),
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "STAND_IN": json.dumps(settings),
     }
 
 
@@ -106,40 +92,12 @@ class Nodes:
         return said
 
 
-class Place:
-    """A folder with a study file, and searches in it."""
+class Site(Place):
+    """A folder with a study file of eight trials, and searches in it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self.folder = folder
-        self.started: list[subprocess.Popen[str]] = []
-        (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
-
-    def start(self, *words: str, **settings: Any) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, str(SUPPORT / "stand_in_search.py"), "search", "study.yaml", *words],
-            cwd=self.folder,
-            env=environment(**settings),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        self.started.append(process)
-        return process
-
-    def search(self, *words: str, **settings: Any) -> str:
-        """Search to the end; what it printed."""
-        return ended(self.start(*words, **settings), 0)
-
-    def store(self) -> SqlStore:
-        return open_store(f"sqlite:///{self.folder}/autopeft.db", read_only=True)
-
-    def trials(self) -> list[TrialRecord]:
-        try:
-            with self.store() as store:
-                return store.trials("toy") if store.studies() else []
-        except StorageError:  # it is being made
-            return []
+        super().__init__(folder, trials=8)
 
     def found(self) -> list[Any]:
         """All that was measured of every trial, with all digits."""
@@ -149,13 +107,8 @@ class Place:
                 for n, trial in enumerate(store.trials("toy"))
             ]
 
-    def attempts(self) -> list[dict[str, Any]]:
-        with self.store() as store:
-            return [
-                attempt
-                for trial in store.trials("toy")
-                for attempt in store.attempts("toy", trial.number)
-            ]
+    def every_attempt(self) -> list[dict[str, Any]]:
+        return [attempt for trial in self.trials() for attempt in self.attempts(trial.number)]
 
     def until(
         self, there: Callable[[list[TrialRecord]], bool], process: "subprocess.Popen[str]"
@@ -200,18 +153,16 @@ def on_ray(nodes: Nodes) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Callable[[str], Place]]:
-    made: list[Place] = []
+def place(tmp_path: Path) -> Iterator[Callable[[str], Site]]:
+    made: list[Site] = []
 
-    def make(name: str) -> Place:
-        made.append(Place(tmp_path / name))
+    def make(name: str) -> Site:
+        made.append(Site(tmp_path / name))
         return made[-1]
 
     yield make
-    for process in [process for each in made for process in each.started]:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+    for each in made:
+        each.close()
 
 
 @pytest.fixture
@@ -228,7 +179,7 @@ def make_nodes() -> Iterator[Callable[[int], Nodes]]:
 
 
 def test_a_search_that_is_stopped_goes_on_and_finds_what_a_local_one_finds(
-    place: Callable[[str], Place], make_nodes: Callable[[int], Nodes]
+    place: Callable[[str], Site], make_nodes: Callable[[int], Nodes]
 ) -> None:
     nodes, far, here = make_nodes(1), place("far"), place("here")
     process = far.start(*on_ray(nodes), step_s=0.02)
@@ -246,7 +197,7 @@ def test_a_search_that_is_stopped_goes_on_and_finds_what_a_local_one_finds(
     here.search()
     assert far.found() == here.found()
     assert len(far.found()) == 8
-    causes = {attempt["cause"] for attempt in far.attempts()}
+    causes = {attempt["cause"] for attempt in far.every_attempt()}
     assert causes <= {None, "interrupted"}, "something was lost on the way"
     resumed = [json.loads(path.read_text()) for path in states if path.exists()]
     assert not resumed, "states of a cohort that has ended are still there"
@@ -254,7 +205,7 @@ def test_a_search_that_is_stopped_goes_on_and_finds_what_a_local_one_finds(
 
 @pytest.mark.slow
 def test_a_node_that_is_killed_costs_its_packs_one_attempt(
-    place: Callable[[str], Place], make_nodes: Callable[[int], Nodes]
+    place: Callable[[str], Site], make_nodes: Callable[[int], Nodes]
 ) -> None:
     nodes, far, here = make_nodes(2), place("far"), place("here")
     process = far.start(*on_ray(nodes), "--trials", "24", step_s=0.05)
@@ -264,16 +215,36 @@ def test_a_node_that_is_killed_costs_its_packs_one_attempt(
     trials = far.trials()
     assert [trial.number for trial in trials] == list(range(24)), out
     assert all(trial.state is TrialState.COMPLETED for trial in trials)
-    lost = [attempt for attempt in far.attempts() if attempt["cause"] == "lost"]
+    lost = [attempt for attempt in far.every_attempt() if attempt["cause"] == "lost"]
     assert len(lost) == 4, "one pack was on the node"
-    assert {attempt["cause"] for attempt in far.attempts()} == {None, "lost"}
+    assert {attempt["cause"] for attempt in far.every_attempt()} == {None, "lost"}
     here.search("--trials", "24")
     assert far.found() == here.found()
 
 
 @pytest.mark.slow
+def test_a_confirmation_goes_to_a_cluster_that_the_search_did_not_use(
+    place: Callable[[str], Site], make_nodes: Callable[[int], Nodes]
+) -> None:
+    nodes, far, here = make_nodes(1), place("far"), place("here")
+    words = ("confirm", "--trial", "2", "--trial", "5", "--seeds", "2")
+    for each, where in ((far, on_ray(nodes)), (here, ())):
+        each.search()
+        ended(each.start_command(*words, *where), 0)
+        with each.store() as store:
+            runs = store.confirmations("toy")
+        wanted = [(number, seed) for number in (2, 5) for seed in (1, 2)]
+        assert [(run.trial, run.replicate) for run in runs] == wanted
+        trials = each.trials()
+        for run in runs:
+            quality = stand_in.quality(trials[run.trial].configuration, 60, run.replicate)
+            assert run.values["accuracy"] == quality
+            assert run.profile["on_ray"] == (each is far)
+
+
+@pytest.mark.slow
 def test_a_node_that_joins_later_gets_the_runner_that_waits_for_it(
-    place: Callable[[str], Place], make_nodes: Callable[[int], Nodes]
+    place: Callable[[str], Site], make_nodes: Callable[[int], Nodes]
 ) -> None:
     nodes, far = make_nodes(1), place("far")
     process = far.start(*on_ray(nodes), "--ray-workers", "2", "--trials", "32", step_s=0.05)
@@ -281,20 +252,20 @@ def test_a_node_that_joins_later_gets_the_runner_that_waits_for_it(
     nodes.add_one()
     ended(process, 0)
     assert all(trial.state is TrialState.COMPLETED for trial in far.trials())
-    attempts = far.attempts()
+    attempts = far.every_attempt()
     assert {attempt["cause"] for attempt in attempts} == {None}
     assert len({attempt["runner"]["pid"] for attempt in attempts}) == 2
 
 
 @pytest.mark.slow
 def test_runners_end_with_their_coordinator_and_with_a_cluster_of_their_own(
-    place: Callable[[str], Place],
+    place: Callable[[str], Site],
 ) -> None:
     far = place("far")
     words = ("--executor", "ray", "--ray-address", "local")
     process = far.start(*words, step_s=0.2)
     far.until(lambda trials: running(trials) > 0, process)
-    pids = {int(attempt["runner"]["pid"]) for attempt in far.attempts()}
+    pids = {int(attempt["runner"]["pid"]) for attempt in far.every_attempt()}
     assert pids
     assert all(alive(pid) for pid in pids)
     process.kill()

@@ -7,7 +7,6 @@ trains is a stand-in (`tests/support/stand_in_search.py`).
 import json
 import os
 import pty
-import random
 import signal
 import sqlite3
 import subprocess
@@ -19,208 +18,20 @@ from typing import Any
 
 import pytest
 import stand_in
-import yaml
+from stand_in_place import COMMAND, Place, all_gone, children, placed
 
-from autopeft.errors import StorageError
-from autopeft.study.records import TrialRecord, TrialState
-from storage import SqlStore, open_store
+from autopeft.study.records import TrialState
 
-SUPPORT = Path(stand_in.__file__).parent
-COMMAND = [sys.executable, str(SUPPORT / "stand_in_search.py")]
 SIGNALS_S = 30.0
 """Within this a search ends after a signal."""
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 
 
-class Place:
-    """A folder with a study file, and searches in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.started: list[subprocess.Popen[str]] = []
-        plain = {
-            "schema": "autopeft/v1",
-            "study": {"name": "toy"},
-            "model": {"name_or_path": "toy"},
-            "data": {"source": "toy.csv"},
-            "space": "lora",
-            "search": {"baselines": []},
-            "budget": {"trials": 12},
-        }
-        (folder / "study.yaml").write_text(yaml.safe_dump(plain))
-
-    def environment(self, **settings: Any) -> dict[str, str]:
-        home = str(SUPPORT.parents[1])
-        return {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([home, str(SUPPORT)]),
-            "OMP_NUM_THREADS": "1",
-            "STAND_IN": json.dumps(settings),
-        }
-
-    def start(self, *words: str, **settings: Any) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [*COMMAND, "search", "study.yaml", *words],
-            cwd=self.folder,
-            env=self.environment(**settings),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        self.started.append(process)
-        return process
-
-    def search(self, *words: str, code: int = 0, **settings: Any) -> str:
-        """Search to the end; what it printed."""
-        process = self.start(*words, **settings)
-        out, _ = process.communicate(timeout=300)
-        assert process.returncode == code, f"exit {process.returncode}\n{out}"
-        return out
-
-    def command(self, *words: str) -> str:
-        """Another command; what it printed."""
-        done = subprocess.run(
-            [*COMMAND, *words], cwd=self.folder, env=self.environment(), text=True,
-            check=True, capture_output=True,
-        )  # fmt: skip
-        return done.stdout
-
-    def store(self) -> SqlStore:
-        return open_store(f"sqlite:///{self.folder}/autopeft.db", read_only=True)
-
-    def trials(self) -> list[TrialRecord]:
-        try:
-            with self.store() as store:
-                return store.trials("toy") if store.studies() else []
-        except StorageError:  # it is being made
-            return []
-
-    def attempts(self, number: int) -> list[dict[str, Any]]:
-        with self.store() as store:
-            return store.attempts("toy", number)
-
-    def until_training(self, process: "subprocess.Popen[Any] | None" = None) -> None:
-        """Wait until some trial trains in this sitting."""
-        for _ in range(2400):
-            if any(trial.state is TrialState.RUNNING for trial in self.trials()):
-                return
-            assert process is None or process.poll() is None, "it ended before it trained"
-            time.sleep(0.05)
-        raise AssertionError("nothing trains")
-
-    def check_database(self) -> None:
-        connection = sqlite3.connect(self.folder / "autopeft.db")
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-        connection.close()
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
-    yield made
-    for process in made.started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def all_gone(pids: list[int]) -> bool:
-    for _ in range(200):
-        if not any(Path(f"/proc/{pid}/fd").exists() and _runs(pid) for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def _runs(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-
-# -- R1: kill -9 ----------------------------------------------------------------------------------
-
-
-class Watched:
-    """What may only grow, whatever is killed."""
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._completed: dict[int, Any] = {}
-        self._rungs: dict[int, float] = {}
-
-    def check(self) -> None:
-        trials = self._place.trials()
-        if not trials:
-            return
-        assert [trial.number for trial in trials] == list(range(len(trials)))
-        completed = {
-            trial.number: dict(trial.objectives)
-            for trial in trials
-            if trial.state is TrialState.COMPLETED
-        }
-        assert self._completed.items() <= completed.items(), "what was completed has changed"
-        rungs = {trial.number: trial.rung or 0.0 for trial in trials}
-        assert all(rungs[number] >= rung for number, rung in self._rungs.items()), "a rung is lost"
-        with self._place.store() as store:
-            volumes = [each.hypervolume for each in store.snapshots("toy")]
-        assert volumes == sorted(volumes), "the hypervolume fell"
-        self._completed, self._rungs = completed, rungs
-
-
-def kill_loop(place: Place, kills: int, seed: int) -> None:
-    rng, watched = random.Random(seed), Watched(place)
-    victims = {"coordinator": 0, "runner": 0}
-    process = None
-    while sum(victims.values()) < kills:
-        if process is None or process.poll() is not None:
-            assert process is None or process.returncode in (0, -signal.SIGKILL)
-            process = place.start("--trials", "100000", step_s=0.003)
-            if rng.random() < 0.8:
-                place.until_training(process)
-        time.sleep(rng.uniform(0.0, 0.6))
-        runners = children(process.pid)
-        who = "runner" if runners and rng.random() < 0.5 else "coordinator"
-        os.kill(rng.choice(runners) if who == "runner" else process.pid, signal.SIGKILL)
-        victims[who] += 1
-        if who == "coordinator":
-            process.communicate()
-            assert all_gone(runners), "a runner outlived its coordinator"
-        watched.check()
-    if process is not None and process.poll() is None:
-        process.kill()
-        process.communicate()
-    begun = max(len(place.trials()), 4)
-    place.search("--trials", str(begun))
-    watched.check()
-    place.check_database()
-    trials = place.trials()
-    assert len(trials) == begun
-    assert all(trial.state is TrialState.COMPLETED for trial in trials)
-    for trial in trials:
-        assert trial.objectives["accuracy"] == stand_in.quality(trial.configuration, 60)
-    assert len({trial.hash for trial in trials}) == begun
-
-
-def test_five_kills_of_coordinators_and_runners_lose_nothing(place: Place) -> None:
-    kill_loop(place, 5, seed=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_fifty_kills_lose_nothing(place: Place, seed: int) -> None:
-    kill_loop(place, 50, seed)
+    with placed(tmp_path) as made:
+        yield made
 
 
 # -- R6, R7, R8: causes ---------------------------------------------------------------------------
@@ -326,6 +137,9 @@ def test_one_that_stood_still_too_long_finds_itself_replaced(place: Place) -> No
     assert {each["token"] for each in orphans} == {1}
     assert [each["cause"] for each in token] == ["lost", None]
     assert "kept apart" in place.command("status")
+    number = int(orphans[0]["trial"])
+    assert "Too late" in place.command("show", str(number))
+    assert json.loads(place.command("show", str(number), "--json"))["orphans"]
 
 
 # -- R9: signals ----------------------------------------------------------------------------------
@@ -377,7 +191,7 @@ def test_a_signal_saves_the_lanes_and_ends_the_search(place: Place, how: str) ->
     assert code == (130 if how == "ctrl-c" else 143)
     assert seconds < SIGNALS_S
     assert all_gone(runners)
-    place.check_database()
+    place.check_file()
     steps = {trial.number: trial.optimizer_steps for trial in place.trials()}
     assert steps[0] > 0, "nothing was saved"
     assert place.attempts(0)[0]["cause"] == "interrupted"
@@ -401,7 +215,7 @@ def test_a_second_signal_stops_now(place: Place) -> None:
     code, seconds = exit_code(pid, terminal)
     assert (code, seconds < 5.0) == (130, True)
     assert all_gone(runners)
-    place.check_database()
+    place.check_file()
 
 
 # -- saving, sittings -----------------------------------------------------------------------------

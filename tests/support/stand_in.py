@@ -1,7 +1,7 @@
 """A study that is prepared in no time, for tests of real processes: what both sides know.
 
-Quality is a function of the configuration's hash and the step, so that whatever happens on the
-way, the same trial ends with the same value.
+Quality is a function of the configuration's hash, the replicate and the step, so that whatever
+happens on the way, the same trial ends with the same value.
 """
 
 import hashlib
@@ -28,9 +28,10 @@ def configurations() -> Iterator[Configuration]:
         number += 1
 
 
-def quality(configuration: Configuration, step: int) -> float:
-    """Rises towards a value that only the hash knows."""
-    digest = hashlib.sha256(configuration.hash.encode()).digest()
+def quality(configuration: Configuration, step: int, replicate: int = 0) -> float:
+    """Rises towards a value that only the hash knows, and the replicate's number."""
+    named = configuration.hash + (f"/{replicate}" if replicate else "")
+    digest = hashlib.sha256(named.encode()).digest()
     best = int.from_bytes(digest[:4], "big") / 2**32
     return 0.2 + 0.7 * best * (1 - math.exp(-4 * step / STEPS))
 

@@ -103,22 +103,6 @@ class StandInPreparation:
 
         name, budget = self._definition.study.name, self._definition.budget
         folder = self._folder
-        params: Any = {
-            "space": None,
-            "build": None,
-            "site_params": None,
-            "feasible": lambda configuration: True,
-            "flops": lambda configuration: 1.0,
-        }
-        problem = Problem(
-            anatomy=anatomy(),
-            frame=FRAME,
-            known=lambda c: {"trainable_params": float(stand_in.params(c))},
-            n_validation=100,
-            seed=0,
-            initial=0,
-            **params,
-        )
         gpu_s = None if budget.gpu_hours is None else budget.gpu_hours * 3600.0
         settings = TunerSettings(
             trials=budget.trials,
@@ -142,12 +126,55 @@ class StandInPreparation:
         )
         return Tuner(
             Ledger(store, name, token),
-            problem=problem,
+            problem=self._problem(),
             searcher=StandInSearcher(),
             executor=self._executor(stopper),
             settings=settings,
             listener=listener,
             stopper=stopper,
+        )
+
+    def confirmation(self, store: Any, token: int, *, listener: Any, stopper: Any) -> Any:
+        """The real training of a confirmation, over the same executor."""
+        from autopeft.execution.states import states_folder
+        from autopeft.tuner.confirming import ConfirmationTraining, confirmation_settings
+
+        name = self._definition.study.name
+        settings = confirmation_settings(
+            pack_size=stand_in.PACK,
+            memory_limit=None,
+            device="cpu",
+            total_steps=stand_in.STEPS,
+            head_params=0,
+            states=states_folder(self._folder, store.study(name).created_at),
+        )
+        return ConfirmationTraining(
+            store,
+            name,
+            token,
+            problem=self._problem(),
+            executor=self._executor(stopper),
+            settings=settings,
+            listener=listener,
+            stopper=stopper,
+        )
+
+    def _problem(self) -> Problem:
+        params: Any = {
+            "space": None,
+            "build": None,
+            "site_params": None,
+            "feasible": lambda configuration: True,
+            "flops": lambda configuration: 1.0,
+        }
+        return Problem(
+            anatomy=anatomy(),
+            frame=FRAME,
+            known=lambda c: {"trainable_params": float(stand_in.params(c))},
+            n_validation=100,
+            seed=0,
+            initial=0,
+            **params,
         )
 
     def _executor(self, stopper: Any) -> Any:

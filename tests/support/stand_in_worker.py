@@ -35,9 +35,10 @@ class StandInRun:
         lanes: Sequence[tuple[int, Configuration]],
         step: int,
         rows: int,
+        replicate: int,
     ) -> None:
         self._runner, self._lanes, self.step, self._drawn = runner, list(lanes), step, step
-        self._rows = rows
+        self._rows, self._replicate = rows, replicate
 
     def train(self, until: int, *, on_step: Callable[[int], bool]) -> bool:
         """See `Run.train`."""
@@ -59,7 +60,7 @@ class StandInRun:
     def _result(self, number: int, configuration: Configuration) -> Result:
         if self._runner.script.get(str(number)) == "diverge":
             return Result(number, {}, diverged=True)
-        value = stand_in.quality(configuration, self.step)
+        value = stand_in.quality(configuration, self.step, self._replicate)
         return Result(number, {"accuracy": value, "loss": 1.0 - value}, diverged=False)
 
     def curve(self) -> dict[int, list[Measurement]]:
@@ -79,7 +80,7 @@ class StandInRun:
 
     def profile(self, number: int) -> dict[str, Any]:
         """See `Run.profile`."""
-        return {"optimizer_steps": self.step}
+        return {"optimizer_steps": self.step, "on_ray": "RAY_RAYLET_PID" in os.environ}
 
 
 class StandInRunner:
@@ -113,7 +114,6 @@ class StandInRunner:
         micro_batch_size: int | None = None,
     ) -> StandInRun:
         """See `Runner.start`."""
-        assert replicate == 0
         saved = [json.loads(path.read_text()) for path in resume.values()]
         assert {each["hash"] for each in saved} <= {
             configuration.hash for _, configuration in lanes
@@ -121,7 +121,8 @@ class StandInRunner:
         steps = {each["step"] for each in saved} or {0}
         assert len(steps) == 1, "lanes at different steps in one pack"
         assert not resume or set(resume) == {number for number, _ in lanes}
-        return StandInRun(self, lanes, steps.pop(), micro_batch_size or stand_in.MICRO_BATCH)
+        rows = micro_batch_size or stand_in.MICRO_BATCH
+        return StandInRun(self, lanes, steps.pop(), rows, replicate)
 
     def play(self, number: int, *, lanes: int, rows: int) -> None:
         """What the script has for a trial."""

@@ -136,7 +136,7 @@ def test_what_breaks_a_cap_is_told_but_never_trained(make_measured: Make) -> Non
         assert not heard[-1].told[trial.number].infeasible
     baselines = [trial for trial in trials if trial.baseline is not None]
     assert all(trial.state is TrialState.COMPLETED for trial in baselines), "they are exempt"
-    assert desk.store.failures(NAME) == {"infeasible": len(broken)}
+    assert desk.store.summary(NAME).failures == {"infeasible": len(broken)}
 
 
 def test_a_cap_that_is_broken_does_not_decide_who_shares_a_pack(make_measured: Make) -> None:

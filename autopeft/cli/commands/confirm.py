@@ -6,11 +6,16 @@ import typer
 
 from autopeft.cli.next_commands import Place, command
 from autopeft.cli.options import (
+    DevicesOption,
+    ExecutorOption,
     JsonOption,
     OutputDirOption,
     QuietOption,
+    RayAddressOption,
+    RayWorkersOption,
     StorageOption,
     StudyArgument,
+    as_overrides,
 )
 from autopeft.cli.streams import console, print_json
 from autopeft.errors import InterruptedStudyError
@@ -51,6 +56,10 @@ def confirm(  # noqa: PLR0913, PLR0917 - one parameter per option
             "recorded, too.",
         ),
     ] = False,
+    executor: ExecutorOption = None,
+    devices: DevicesOption = None,
+    ray_address: RayAddressOption = None,
+    ray_workers: RayWorkersOption = None,
     storage: StorageOption = None,
     output_dir: OutputDirOption = None,
     quiet: QuietOption = False,
@@ -62,8 +71,15 @@ def confirm(  # noqa: PLR0913, PLR0917 - one parameter per option
     seed chose the trials, so it is not one of them. The same command goes on where the last one
     stopped, and shows the table where nothing is left to do.
     """
+    where = {
+        "executor": executor,
+        "devices": devices,
+        "ray.address": ray_address,
+        "ray.workers": ray_workers,
+    }
+    overrides = as_overrides({f"execution.{key}": given for key, given in where.items()})
     chosen = {"trials": trial or (), "top": top, "seeds": seeds}
-    wanted = {**chosen, "open_test": open_test, "again": again}
+    wanted = {**chosen, "open_test": open_test, "again": again, "overrides": overrides}
     place = Place(storage, output_dir)
     words = ["confirm", *([study] if study else [])]
     words += ["--top", str(top)] if top is not None else []
@@ -71,6 +87,8 @@ def confirm(  # noqa: PLR0913, PLR0917 - one parameter per option
         words += ["--trial", str(number)]
     words += ["--seeds", str(seeds), *(["--open-test"] if open_test else [])]
     words += ["--again"] if again else []
+    for key, given in where.items():
+        words += [f"--{key.replace('.', '-')}", str(given)] if given is not None else []
     found = _run(study, wanted, place, command(*words, *place.flags), quiet, as_json)
     if as_json:
         print_json(_plain(found))

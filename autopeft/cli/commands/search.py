@@ -1,7 +1,5 @@
 """`autopeft search`: create or resume a study, show its progress, print what it found."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autopeft.cli.next_commands import Place, command
-from autopeft.cli.options import JsonOption, OutputDirOption, QuietOption, StorageOption
+from autopeft.cli.options import (
+    DevicesOption,
+    ExecutorOption,
+    JsonOption,
+    OutputDirOption,
+    QuietOption,
+    RayAddressOption,
+    RayWorkersOption,
+    StorageOption,
+    as_overrides,
+)
 from autopeft.errors import Fault, InputError, InterruptedStudyError, StudyTakenOverError
 
 if TYPE_CHECKING:
@@ -39,18 +47,10 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Sets budget.trials.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Sets study.seed.")] = None,
-    executor: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Sets execution.executor.")
-    ] = None,
-    devices: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Sets execution.devices.")
-    ] = None,
-    ray_address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Sets execution.ray.address.")
-    ] = None,
-    ray_workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Sets execution.ray.workers.")
-    ] = None,
+    executor: ExecutorOption = None,
+    devices: DevicesOption = None,
+    ray_address: RayAddressOption = None,
+    ray_workers: RayWorkersOption = None,
     warm_start: Annotated[
         str | None,
         typer.Option(
@@ -88,7 +88,7 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
         "execution.ray.workers": ray_workers,
         "search.warm_start": _names(warm_start),
     }
-    overrides = (*_overrides(flags), *(settings or ()))
+    overrides = (*as_overrides(flags), *(settings or ()))
     request = _Request(study, name, overrides, _seconds(stop_after), Place(storage, output_dir))
     if not _run(request, quiet=quiet, as_json=as_json).front():
         raise typer.Exit(1)
@@ -131,11 +131,6 @@ class _Request:
 def _names(listed: str | None) -> list[str] | None:
     """The names of a list with commas."""
     return None if listed is None else [name.strip() for name in listed.split(",")]
-
-
-def _overrides(flags: Mapping[str, str | int | list[str] | None]) -> list[str]:
-    """The flags that were given, as `key.path=value` texts; strings quoted, so that they stay."""
-    return [f"{key}={json.dumps(given)}" for key, given in flags.items() if given is not None]
 
 
 def _seconds(stop_after: str | None) -> float | None:

@@ -73,6 +73,11 @@ def _plain(study: "Study", record: TrialRecord) -> dict[str, Any]:
             {key: _time(value) for key, value in attempt.items()}
             for attempt in study.attempts(record.number)
         ],
+        "orphans": [
+            {key: _time(value) for key, value in orphan.items()}
+            for orphan in study.orphans()
+            if orphan["trial"] == record.number
+        ],
         "created_at": _time(record.created_at),
         "started_at": _time(record.started_at),
         "finished_at": _time(record.finished_at),
@@ -185,6 +190,7 @@ def _print_training(target: "Console", study: "Study", record: TrialRecord) -> N
         for label, text in profile_lines(record.profile):
             _line(target, label, text)
     _print_attempts(target, study.attempts(record.number))
+    _print_orphans(target, [each for each in study.orphans() if each["trial"] == record.number])
 
 
 def _print_attempts(target: "Console", attempts: Sequence[Mapping[str, Any]]) -> None:
@@ -204,6 +210,16 @@ def _print_attempts(target: "Console", attempts: Sequence[Mapping[str, Any]]) ->
         _heading(target, "Last lines of the runner's log")
         for line in logs[-1].splitlines():
             target.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _print_orphans(target: "Console", orphans: Sequence[Mapping[str, Any]]) -> None:
+    """What came too late, and when."""
+    from autopeft.study.orphans import WHY, orphan_text
+
+    if orphans:
+        _heading(target, f"Too late, {WHY}")
+    for orphan in orphans:
+        _line(target, f"{orphan['at']:%Y-%m-%d %H:%M:%S} UTC", orphan_text(orphan["content"]))
 
 
 def _place(runner: Mapping[str, Any] | None) -> str:

@@ -29,6 +29,7 @@ def status(
 
 def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from autopeft.cli.wording import KILLED, duration, lost, number
+    from autopeft.study.orphans import WHY
 
     spent, left = plain["spent"], plain["left"]
     yield "study", f"{plain['study']} ({KILLED if lost(plain) else plain['state']})"
@@ -60,8 +61,7 @@ def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if plain["attempts"] != plain["failures"]:  # some were tried again
         yield "attempts", f"{_by_cause(plain['attempts'])} (trials may be tried again)"
     if plain["orphans"]:
-        late = "results came too late, from a coordinator that another had replaced"
-        yield "kept apart", f"{plain['orphans']} {late}"
+        yield "too late", f"{plain['orphans']} results {WHY}"
 
 
 def _by_cause(counts: Mapping[str, int]) -> str:

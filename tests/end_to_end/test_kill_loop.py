@@ -1,0 +1,209 @@
+"""SIGKILL at any moment, again and again: what was found stays, and the same command goes on.
+
+A victim is stopped first (SIGSTOP), so that it can be said at what moment it is killed: within a
+transaction, while trials train, ... It cannot tell, nor do anything about it.
+"""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stand_in
+from postgres_server import PostgresServer
+from stand_in_place import Place, all_gone, children, placed
+from survived import BETWEEN, BOTH, COORDINATOR, RUNNER, STARTING, TRAINING, WRITING, Survived
+
+from autopeft.study.records import TrialState
+
+DATABASES = ("sqlite", "postgresql")
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+
+
+class Sqlite:
+    """A place on a file, and what only the file tells."""
+
+    name = "SQLite"
+
+    def __init__(self, place: Place) -> None:
+        self.place, self._path = place, place.folder / "autopeft.db"
+
+    def writes(self) -> bool:
+        """Whether somebody is within a transaction that writes."""
+        if not self._path.exists():
+            return False
+        connection = sqlite3.connect(self._path, timeout=0.0, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return True
+        finally:
+            connection.close()
+        return False
+
+    def check(self) -> None:
+        """It is sound."""
+        self.place.check_file()
+
+
+class Postgres:
+    """A place on a server, and what only the server tells."""
+
+    name = "PostgreSQL"
+
+    def __init__(self, place: Place, server: PostgresServer) -> None:
+        self.place, self._server = place, server
+        self._database = place.url.rpartition("/")[2]
+
+    def writes(self) -> bool:
+        """Whether somebody is within a transaction that writes."""
+        query = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid <> pg_backend_pid() AND backend_xid IS NOT NULL"
+        )
+        return bool(self._ask(query))
+
+    def check(self) -> None:
+        """Indexes hold what tables hold, and nobody has left a transaction behind."""
+        assert not self.writes()
+        checked = self._ask(
+            "CREATE EXTENSION IF NOT EXISTS amcheck",
+            "SELECT bt_index_check(index => c.oid, heapallindexed => true) FROM pg_class c "
+            "JOIN pg_am a ON a.oid = c.relam AND a.amname = 'btree' "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'public'",
+        )
+        assert len(checked) > 5
+
+    def _ask(self, *statements: str) -> list[tuple[object, ...]]:
+        return self._server.execute(*statements, database=self._database)
+
+
+@pytest.fixture(params=DATABASES)
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sqlite | Postgres]:
+    """A place on each database."""
+    if request.param == "sqlite":
+        with placed(tmp_path) as place:
+            yield Sqlite(place)
+        return
+    server, url = (request.getfixturevalue(n) for n in ("postgres_server", "postgresql_url"))
+    with placed(tmp_path, url) as place:
+        yield Postgres(place, server)
+
+
+class Watched:
+    """What may only grow, whatever is killed."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._completed: dict[int, Any] = {}
+        self._rungs: dict[int, float] = {}
+        self._volumes: list[float] = []
+
+    def check(self) -> None:
+        trials = self._place.trials()
+        if not trials:
+            assert not self._rungs
+            return
+        assert [trial.number for trial in trials] == list(range(len(trials)))
+        completed = {
+            trial.number: dict(trial.objectives)
+            for trial in trials
+            if trial.state is TrialState.COMPLETED
+        }
+        assert self._completed.items() <= completed.items(), "what was completed has changed"
+        rungs = {trial.number: trial.rung or 0.0 for trial in trials}
+        assert all(rungs[number] >= rung for number, rung in self._rungs.items()), "a rung is lost"
+        with self._place.store() as store:
+            volumes = [each.hypervolume for each in store.snapshots("toy")]
+        assert volumes == sorted(volumes), "the hypervolume fell"
+        assert volumes[: len(self._volumes)] == self._volumes, "a snapshot is lost"
+        self._completed, self._rungs, self._volumes = completed, rungs, volumes
+
+
+def strike(
+    ground: Sqlite | Postgres, process: "subprocess.Popen[str]", rng: random.Random
+) -> tuple[str, str]:
+    """Kill one of the processes of a search, or all of them; which, and at what moment."""
+    process.send_signal(signal.SIGSTOP)
+    runners = children(process.pid)
+    who = rng.choice([COORDINATOR, RUNNER, BOTH] if runners else [COORDINATOR])
+    hit = [rng.choice(runners)] if who == RUNNER else runners
+    moment = TRAINING if ground.place.trains_on(hit) else BETWEEN
+    if who == COORDINATOR:
+        moment = WRITING if ground.writes() else moment if runners else STARTING
+    victims = {COORDINATOR: [process.pid], RUNNER: hit, BOTH: [process.pid, *runners]}[who]
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    if who == RUNNER:
+        process.send_signal(signal.SIGCONT)
+        return who, moment
+    out, _ = process.communicate()
+    assert "Traceback" not in out
+    assert all_gone(runners), "a runner outlived its coordinator"
+    return who, moment
+
+
+def kill_loop(ground: Sqlite | Postgres, kills: int, seed: int) -> Survived:
+    """Kill so often, then let the search come to its end; what was survived."""
+    rng, place, began = random.Random(seed), ground.place, time.monotonic()
+    watched, told = Watched(place), Survived(ground.name, seed)
+    process = None
+    while told.kills.total() < kills:
+        if process is None or process.poll() is not None:
+            assert process is None or process.returncode == -signal.SIGKILL, process.communicate()
+            process = place.start("--trials", "100000", "--quiet", step_s=0.003)
+            if rng.random() < 0.8:
+                place.until_training(process)
+        time.sleep(rng.uniform(0.0, 0.6))
+        told.kills[strike(ground, process, rng)] += 1
+        watched.check()
+        told.checks += 1
+    if process is not None and process.poll() is None:
+        process.kill()
+        process.communicate()
+    begun = max(len(place.trials()), 4)
+    place.search("--trials", str(begun))
+    watched.check()
+    ground.check()
+    told.attempts = check_end(place, begun)
+    told.completed, told.seconds = begun, time.monotonic() - began
+    told.checks += 2
+    return told
+
+
+def check_end(place: Place, begun: int) -> Counter[str | None]:
+    """Every trial has ended with what it would have ended with anyway; attempts by cause."""
+    trials = place.trials()
+    assert len(trials) == begun
+    assert all(trial.state is TrialState.COMPLETED for trial in trials)
+    for trial in trials:
+        assert trial.objectives["accuracy"] == stand_in.quality(trial.configuration, 60)
+    assert len({trial.hash for trial in trials}) == begun
+    causes = Counter(each["cause"] for n in range(begun) for each in place.attempts(n))
+    assert set(causes) <= {None, "lost"}
+    with place.store() as store:
+        assert store.orphans("toy") == []
+    return causes
+
+
+@pytest.mark.parametrize("ground", ["sqlite"], indirect=True)
+def test_five_kills_of_coordinators_and_runners_lose_nothing(ground: Sqlite) -> None:
+    kill_loop(ground, 5, seed=0).tell()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_fifty_kills_lose_nothing(ground: Sqlite | Postgres, seed: int) -> None:
+    told = kill_loop(ground, 50, seed)
+    told.tell()
+    assert {who for who, _ in told.kills} == {COORDINATOR, RUNNER, BOTH}
+    assert told.attempts["lost"] > 0

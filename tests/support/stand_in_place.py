@@ -1,0 +1,183 @@
+"""A folder in which the real command searches over stand-ins, on any database; and its processes.
+
+The command, its store, its lease and its runners' processes are the real ones; what a runner
+trains is a stand-in (`stand_in_search`).
+"""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import stand_in
+import yaml
+
+from autopeft.errors import StorageError
+from autopeft.study.records import TrialRecord, TrialState
+from storage import SqlStore, open_store
+
+SUPPORT = Path(stand_in.__file__).parent
+COMMAND = [sys.executable, str(SUPPORT / "stand_in_search.py")]
+
+
+class Place:
+    """A folder with a study file, and searches in it.
+
+    Args:
+        folder: An empty one.
+        url: Of the database; a SQLite file in the folder by default.
+        trials: Of the study's budget.
+    """
+
+    def __init__(self, folder: Path, url: str | None = None, *, trials: int = 12) -> None:
+        self.folder, self.url = folder, url or f"sqlite:///{folder}/autopeft.db"
+        self.started: list[subprocess.Popen[str]] = []
+        plain = {
+            "schema": "autopeft/v1",
+            "study": {"name": "toy"},
+            "model": {"name_or_path": "toy"},
+            "data": {"source": "toy.csv"},
+            "space": "lora",
+            "search": {"baselines": []},
+            "budget": {"trials": trials},
+        }
+        (folder / "study.yaml").write_text(yaml.safe_dump(plain))
+
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """Of a search; the settings are those of `stand_in_search`."""
+        home = str(SUPPORT.parents[1])
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([home, str(SUPPORT)]),
+            "OMP_NUM_THREADS": "1",
+            "AUTOPEFT_STORAGE": self.url,
+            "STAND_IN": json.dumps(settings),
+        }
+
+    def start(self, *words: str, **settings: Any) -> "subprocess.Popen[str]":
+        """A search as a process of its own."""
+        return self.start_command("search", "study.yaml", *words, **settings)
+
+    def start_command(self, *words: str, **settings: Any) -> "subprocess.Popen[str]":
+        """Any command as a process of its own."""
+        process = subprocess.Popen(
+            [*COMMAND, *words],
+            cwd=self.folder,
+            env=self.environment(**settings),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.started.append(process)
+        return process
+
+    def search(self, *words: str, code: int = 0, **settings: Any) -> str:
+        """Search to the end; what it printed."""
+        process = self.start(*words, **settings)
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == code, f"exit {process.returncode}\n{out}"
+        return out
+
+    def command(self, *words: str) -> str:
+        """Another command; what it printed."""
+        done = subprocess.run(
+            [*COMMAND, *words], cwd=self.folder, env=self.environment(), text=True,
+            check=True, capture_output=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def store(self) -> SqlStore:
+        """For reading."""
+        return open_store(self.url, read_only=True)
+
+    def trials(self) -> list[TrialRecord]:
+        """All there are."""
+        try:
+            with self.store() as store:
+                return store.trials("toy") if store.studies() else []
+        except StorageError:  # it is being made
+            return []
+
+    def attempts(self, number: int) -> list[dict[str, Any]]:
+        """Of a trial."""
+        with self.store() as store:
+            return store.attempts("toy", number)
+
+    def check_file(self) -> None:
+        """The file of a SQLite database is sound."""
+        connection = sqlite3.connect(self.folder / "autopeft.db")
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        connection.close()
+
+    def until_training(self, process: "subprocess.Popen[Any] | None" = None) -> None:
+        """Wait until some trial trains: on a runner of that process, where one is given."""
+        for _ in range(2400):
+            if process is None:
+                if any(trial.state is TrialState.RUNNING for trial in self.trials()):
+                    return
+            elif self.trains_on(children(process.pid)):
+                return
+            assert process is None or process.poll() is None, "it ended before it trained"
+            time.sleep(0.05)
+        raise AssertionError("nothing trains")
+
+    def trains_on(self, pids: list[int]) -> bool:
+        """Whether one of these runners trains.
+
+        Trials of a dead runner are running, too, until somebody finds out.
+        """
+        return any(
+            attempt["finished_at"] is None and attempt["runner"]["pid"] in pids
+            for trial in self.trials()
+            if trial.state is TrialState.RUNNING
+            for attempt in self.attempts(trial.number)[-1:]
+        )
+
+    def close(self) -> None:
+        """End all that was started."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+
+@contextmanager
+def placed(folder: Path, url: str | None = None) -> Iterator[Place]:
+    """A place that is closed in the end."""
+    made = Place(folder, url)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def children(pid: int) -> list[int]:
+    """Of a process: of a search, its runners."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def all_gone(pids: list[int]) -> bool:
+    """Whether processes end within ten seconds."""
+    for _ in range(200):
+        if not any(Path(f"/proc/{pid}/fd").exists() and _runs(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
