@@ -5,6 +5,8 @@ operator, `B` rows (examples) per lane, `T` tokens. An operator sees its input a
 and its output as [n, B, T, d_out]. Each stacked tensor is [k, ...]; a solo run is n = k = 1.
 """
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -12,11 +14,12 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
+from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.space.schema import MethodSchema
+from autopeft.space.schema import MethodSchema, Scalar
 
 Draw = Callable[[str], torch.Generator]
 """Gives the CPU generator of one named initial tensor; a function of study and replicate."""
@@ -70,11 +73,27 @@ class Kept:
         inner: Scalars per token of its own inner tensors.
         reads: Whether the whole input is kept beside them.
         weights: Scalars per lane that exist while it runs, whatever the number of tokens.
+        shared: Scalars that exist as long as the backbone, once for all lanes at the place: the
+            decomposition of its weight.
     """
 
     inner: int = 0
     reads: bool = True
     weights: int = 0
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class DenseMap:
+    """A linear map y = x W + b, such as a merged adapter becomes.
+
+    Attributes:
+        weight: W [d_in, d_out].
+        bias: b [d_out], or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
 
 
 class Uniform(Protocol):
@@ -136,8 +155,11 @@ class LaneOperator(nn.Module):
             that weight decay applies to them.
         products_only: Whether inputs meet its weights in nothing but matrix products, so that
             autocast takes them in whatever type they come: elsewhere they come in its own.
+        frozen: At a linear map: the frozen map itself, for operators that multiply with its weight
+            or with the parts of it. Shared by all lanes, never written, not saved.
     """
 
+    frozen: FrozenMap
     hook: Literal["linear", "sublayer", "attention"] = "linear"
     fixed_names: tuple[str, ...] = ()
     matrix_names: tuple[str, ...] = ()
@@ -223,6 +245,9 @@ class Method(Protocol):
     def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
         """Every place that the group occupies."""
 
+    def legal(self, name: str, place: Place) -> tuple[Scalar, ...] | None:
+        """The values of a parameter that a place allows; None where the schema alone decides."""
+
     def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
         """Why the group cannot be built there, all that its schema cannot say; [] where it can.
 
@@ -237,6 +262,12 @@ class Method(Protocol):
 
     def fixed_count(self, group: Group, place: Place) -> int:
         """Scalars that a deployed adapter stores beside the trained ones (indices)."""
+
+    def frozen_work(self, group: Group, place: Place) -> int:
+        """Multiply-adds of a token with what is not trained: frozen weights, factors of them.
+
+        Those with trained scalars, one each, are not among them.
+        """
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """What the operator keeps of every token for the backward pass."""
@@ -256,6 +287,21 @@ class Method(Protocol):
 
     def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One place's trained tensors in the form of `folded_group`."""
+
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap | None:
+        """The one linear map that does what the frozen map and a lane's operator do together.
+
+        Args:
+            group: What was trained.
+            place: Where.
+            tensors: The lane's tensors there, unpadded and not folded, fixed ones too.
+            frozen: The site's map, in the type of the result.
+
+        Returns:
+            None for a method that no linear map can stand for.
+        """
 
     def stack_key(self, group: Group) -> Hashable:
         """What groups must share, beside the size class, to be stacked in one operator."""
@@ -321,9 +367,36 @@ class LaneDropout(nn.Module):
 class Unchosen:
     """What a method inherits that chooses nothing, and so keeps no fixed tensors."""
 
+    schema: MethodSchema
+
+    def legal(self, name: str, place: Place) -> tuple[Scalar, ...] | None:
+        """No place has a say."""
+        return None
+
     def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """Values that a linear map's widths do not allow, with those that they do."""
+        places = linear_places(group, anatomy) if self.schema.sites == LINEAR_ROLES else []
+        return [
+            Fault(
+                "configuration",
+                f"{self.schema.name}.{name}",
+                f"{value} at layer {place.layer}, {place.site}, {place.d_in} x {place.d_out}",
+                ", ".join(map(str, allowed)) or "no value: choose other sites",
+            )
+            for place in places
+            for name, value in group.settings
+            if (allowed := self.legal(name, place)) is not None and value not in allowed
+        ]
+
+    def frozen_work(self, group: Group, place: Place) -> int:
         """None."""
-        return []
+        return 0
+
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap | None:
+        """None: no linear map can stand for it."""
+        return None
 
     def fixed_count(self, group: Group, place: Place) -> int:
         """None."""
@@ -344,6 +417,32 @@ class Unfolded(Unchosen):
     def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors themselves."""
         return dict(tensors)
+
+
+class OnLinearMaps(Unfolded, ABC):
+    """What a method inherits that sits on any linear map and stores all that it trains."""
+
+    def carried_by(self, anatomy: Anatomy) -> str:
+        """Any backbone with linear sites carries it."""
+        return "" if anatomy.roles else "it has no linear sites"
+
+    def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
+        """One per layer and role."""
+        return linear_places(group, anatomy)
+
+    @abstractmethod
+    def count(self, group: Group, place: Place) -> int:
+        """Trainable scalars at one place, closed form."""
+
+    def training_count(self, group: Group, place: Place) -> int:
+        """The same as is stored."""
+        return self.count(group, place)
+
+
+def divisors(*widths: int) -> tuple[int, ...]:
+    """The common divisors of some widths, ascending."""
+    common = math.gcd(*widths)
+    return tuple(each for each in range(1, common + 1) if common % each == 0)
 
 
 class Registry:

@@ -71,6 +71,16 @@ class PassMemory:
             for key, uses in self._uses.items()
         )
 
+    def shared_params(self) -> dict[tuple[int, str], int]:
+        """Scalars that exist once for all lanes at a place, by layer and site."""
+        shared: dict[tuple[int, str], int] = {}
+        for (layer, site, method, _), uses in self._uses.items():
+            own = max(
+                registry[method].kept_widths(group, place).shared for _, group, place in uses
+            )
+            shared[layer, site] = max(own, shared.get((layer, site), 0))
+        return shared
+
     # -- kept for the backward pass -----------------------------------------------------------
 
     def kept(self) -> int:

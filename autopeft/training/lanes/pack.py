@@ -160,6 +160,8 @@ class Pack(nn.Module):
         place = uses[0][2]
         tensors = [method.initial(group, place, start(position)) for position, group, _ in uses]
         operator = method.operator(name, place, positions, groups, tensors)
+        if operator.hook == "linear":
+            operator.frozen = self._backbone.frozen_map(layer, site)
         return Placed(operator, place, Members.of(positions, self.device))
 
     # -- running ------------------------------------------------------------------------------
