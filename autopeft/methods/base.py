@@ -245,7 +245,7 @@ class Method(Protocol):
     def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
         """Every place that the group occupies."""
 
-    def legal(self, name: str, place: Place) -> tuple[Scalar, ...] | None:
+    def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """The values of a parameter that a place allows; None where the schema alone decides."""
 
     def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
@@ -317,6 +317,10 @@ class Method(Protocol):
         """The stacked operator of these lanes at this place."""
 
 
+MOST_SHOWN = 12
+"""Legal values that an error shows from either end."""
+
+
 def size_class(size: int) -> int:
     """The smallest power of two that is at least `size`: lanes are padded within it only."""
     return 1 << (size - 1).bit_length()
@@ -369,7 +373,7 @@ class Unchosen:
 
     schema: MethodSchema
 
-    def legal(self, name: str, place: Place) -> tuple[Scalar, ...] | None:
+    def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """No place has a say."""
         return None
 
@@ -381,7 +385,7 @@ class Unchosen:
                 "configuration",
                 f"{self.schema.name}.{name}",
                 f"{value} at layer {place.layer}, {place.site}, {place.d_in} x {place.d_out}",
-                ", ".join(map(str, allowed)) or "no value: choose other sites",
+                _shown(allowed),
             )
             for place in places
             for name, value in group.settings
@@ -405,6 +409,16 @@ class Unchosen:
     def scored_index(self, group: Group, place: Place, importance: ImportanceMap) -> Tensor | None:
         """None: nothing is chosen."""
         return None
+
+
+def _shown(allowed: Sequence[Scalar]) -> str:
+    """Legal values for an error: a range by its ends, of many the first and the last."""
+    if isinstance(allowed, range):
+        return f"{allowed[0]} to {allowed[-1]}" if allowed else "no value: choose other sites"
+    words = [str(value) for value in allowed]
+    if len(words) > 2 * MOST_SHOWN:
+        words[MOST_SHOWN:-MOST_SHOWN] = ["..."]
+    return ", ".join(words) or "no value: choose other sites"
 
 
 class Unfolded(Unchosen):

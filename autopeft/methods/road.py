@@ -107,7 +107,7 @@ class Road(OnLinearMaps):
     identity = "exact"
     peft_type = "ROAD"
 
-    def legal(self, name: str, place: Place) -> tuple[Scalar, ...] | None:
+    def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """The variants there are; even group sizes that divide the output."""
         if name == "variant":
             return VARIANTS

@@ -43,7 +43,7 @@ def variants(name: str) -> list[dict[str, Any]]:
     return found
 
 
-def legal_values(name: str, parameter: str, anatomy: Anatomy) -> tuple[Scalar, ...] | None:
+def legal_values(name: str, parameter: str, anatomy: Anatomy) -> Sequence[Scalar] | None:
     """What every linear site of a backbone allows of a parameter; None where they have no say."""
     method = registry[name]
     if method.schema.sites != LINEAR_ROLES:
