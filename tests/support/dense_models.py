@@ -3,29 +3,48 @@
 Nothing of lanes, operators or packs takes part, so that it can be what those are held against.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 from transformers.activations import ACT2FN
 
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.backbone.loading import Backbone
 from autopeft.training.batches import Batch
 
 Maps = Mapping[tuple[int, str], tuple[Tensor, Tensor | None]]
-"""W [d_in, d_out] and b [d_out] by layer and role."""
+"""W [d_in, d_out] and b [d_out] by layer and role; of a norm, its scale and shift."""
 
 
 def frozen_maps(backbone: Backbone) -> dict[tuple[int, str], tuple[Tensor, Tensor | None]]:
-    """All linear sites as they are, in the model's own type."""
-    return {
+    """All linear sites and norms as they are, in the model's own type."""
+    linear = {
         (layer.index, role): _sliced(backbone, layer.index, role)
         for layer in backbone.anatomy.layers
         for role in layer.sites
     }
+    norms = {
+        (layer.index, role): _norm(backbone.model.get_submodule(norm.module))
+        for layer in backbone.anatomy.layers
+        for role, norm in layer.norms.items()
+    }
+    return linear | norms
+
+
+def module_of(anatomy: Anatomy, layer: int, site: str) -> str:
+    """The module that holds a linear site or a norm."""
+    norm = anatomy.layers[layer].norms.get(site)
+    return anatomy.site(layer, site).module if norm is None else norm.module
+
+
+def _norm(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    bias = getattr(module, "bias", None)
+    return module.weight.detach(), None if bias is None else bias.detach()
 
 
 def _sliced(backbone: Backbone, layer: int, role: str) -> tuple[Tensor, Tensor | None]:
@@ -49,23 +68,45 @@ def logits_of(
         head: Its tensors by a lane's saved names.
     """
     replaced: dict[str, Tensor] = {}
+    added: list[RemovableHandle] = []
     for (layer, role), (weight, bias) in maps.items():
-        site = backbone.anatomy.site(layer, role)
-        module = backbone.model.get_submodule(site.module)
-        name, own = f"{site.module}.weight", slice(site.start, site.start + site.out_features)
-        whole = replaced.get(name, module.weight.detach()).clone()
-        whole[(slice(None), own) if site.transposed else (own, slice(None))] = (
-            weight if site.transposed else weight.T
-        )
-        replaced[name] = whole
+        holder = module_of(backbone.anatomy, layer, role)
+        module, own = backbone.model.get_submodule(holder), slice(None)
+        if weight.dim() == 1:
+            replaced[f"{holder}.weight"] = weight
+        else:
+            site = backbone.anatomy.site(layer, role)
+            name, own = f"{holder}.weight", slice(site.start, site.start + site.out_features)
+            whole = replaced.get(name, module.weight.detach()).clone()
+            whole[(slice(None), own) if site.transposed else (own, slice(None))] = (
+                weight if site.transposed else weight.T
+            )
+            replaced[name] = whole
         if bias is None:
             continue
-        name = f"{site.module}.bias"
+        if getattr(module, "bias", None) is None:
+            added.append(module.register_forward_hook(_adds(bias, own)))
+            continue
+        name = f"{holder}.bias"
         vector = replaced.get(name, module.bias.detach()).clone()
         vector[own] = bias
         replaced[name] = vector
     out = functional_call(backbone.model, replaced, (), dict(batch.inputs))
+    for handle in added:
+        handle.remove()
     return _head(out, batch, recipe, head)
+
+
+def _adds(bias: Tensor, own: slice) -> Callable[..., Tensor]:
+    """A hook that gives a module a bias that it has no parameter for, at some of its outputs."""
+
+    def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
+        whole = torch.zeros(output.shape[-1], dtype=bias.dtype).index_put(
+            (torch.arange(output.shape[-1])[own],), bias
+        )
+        return output + whole
+
+    return hook
 
 
 def _head(out: object, batch: Batch, recipe: HeadRecipe, head: Mapping[str, Tensor]) -> Tensor:
