@@ -13,9 +13,10 @@ from typing import Any
 from autopeft.backbone.anatomy import Anatomy, Site
 from autopeft.backbone.files import public_name
 from autopeft.backbone.heads import HeadRecipe
-from autopeft.configuration import Configuration
+from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, Fault
 from autopeft.methods import registry
+from autopeft.methods.lora import scaling
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class LoraSite:
     Attributes:
         site: Where.
         rank: Its rank.
-        alpha: Its alpha; updates are scaled by alpha / rank.
+        alpha: As in plain LoRA, whatever the group says: updates are scaled by alpha / rank.
     """
 
     site: Site
@@ -56,17 +57,35 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     if len(rates) > 1:
         given = ", ".join(f"{rate:g}" for rate in rates)
         faults.append(Fault("export", "lora.dropout", given, "one dropout for all of HF peft's"))
+    kinds = {bool(group.get("dora")) for group in configuration.groups if group.method == "lora"}
+    if len(kinds) > 1:
+        given = "DoRA in some groups, LoRA in others"
+        faults.append(Fault("export", "lora.dora", given, "one of the two for all of HF peft's"))
     return faults
 
 
 def lora_sites(configuration: Configuration, anatomy: Anatomy) -> list[LoraSite]:
     """Every site of a LoRA-only configuration; `peft_faults` has found none."""
     return [
-        LoraSite(anatomy.site(layer, role), int(group["rank"]), float(group["alpha"]))
+        LoraSite(anatomy.site(layer, role), int(group["rank"]), _plain_alpha(group))
         for group in configuration.groups
         for layer in group.layers
         for role in group.sites
     ]
+
+
+def _plain_alpha(group: Group) -> float:
+    """The alpha that gives rank-stabilised LoRA's scale where that is alpha / rank."""
+    return (
+        scaling(group) * int(group["rank"])
+        if group.get("rank_stabilised")
+        else float(group["alpha"])
+    )
+
+
+def uses_dora(configuration: Configuration) -> bool:
+    """Whether its LoRA is DoRA; `peft_faults` has found all of it alike."""
+    return any(group.get("dora") for group in configuration.groups)
 
 
 def peft_config(
@@ -95,7 +114,8 @@ def peft_config(
         )
     modules = [(lora.site.module, lora.rank, lora.alpha) for lora in sites]
     dropout = float(configuration.groups[0]["dropout"])
-    return lora_config(modules, head, dropout=dropout, base_model=base_model)
+    dora = uses_dora(configuration)
+    return lora_config(modules, head, dropout=dropout, base_model=base_model, dora=dora)
 
 
 def _untrained_faults(configuration: Configuration) -> list[Fault]:
@@ -117,6 +137,7 @@ def lora_config(
     *,
     dropout: float,
     base_model: str,
+    dora: bool = False,
 ) -> dict[str, Any]:
     """`LoraConfig` of (module, rank, alpha) triples, as JSON can carry it."""
     from peft import LoraConfig
@@ -127,6 +148,7 @@ def lora_config(
         r=rank,
         lora_alpha=_whole(alpha),
         lora_dropout=dropout,
+        use_dora=dora,
         target_modules=sorted(name for name, _, _ in modules),
         rank_pattern={re.escape(name): own for name, own, _ in modules if own != rank},
         alpha_pattern={re.escape(name): _whole(own) for name, _, own in modules if own != alpha},
