@@ -25,6 +25,10 @@ Draw = Callable[[str], torch.Generator]
 """Gives the CPU generator of one named initial tensor; a function of study and replicate."""
 
 
+def _no_map(layer: int, role: str) -> FrozenMap:
+    raise RuntimeError(f"there is no backbone to give the map of layer {layer}, {role}")
+
+
 @dataclass(frozen=True)
 class Start:
     """What initial tensors may be made of.
@@ -37,12 +41,14 @@ class Start:
         saved: The place's fixed tensors (indices) as an earlier run chose them, by name, perhaps
             among others; {} for a fresh start. Where a name is there, it is used and nothing is
             chosen anew.
+        frozen: Gives a linear site's frozen map by layer and role.
     """
 
     draw: Draw
     weight: Callable[[int, str], Tensor]
     importance: ImportanceMap | None = None
     saved: Mapping[str, Tensor] = field(default_factory=dict)
+    frozen: Callable[[int, str], FrozenMap] = _no_map
 
 
 @dataclass(frozen=True)
@@ -289,7 +295,7 @@ class Method(Protocol):
         """One place's trained tensors in the form of `folded_group`."""
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
     ) -> DenseMap | None:
         """The one linear map that does what the frozen map and a lane's operator do together.
 
@@ -297,7 +303,7 @@ class Method(Protocol):
             group: What was trained.
             place: Where.
             tensors: The lane's tensors there, unpadded and not folded, fixed ones too.
-            frozen: The site's map, in the type of the result.
+            frozen: The site's map; the result is of the tensors' type.
 
         Returns:
             None for a method that no linear map can stand for.
@@ -397,7 +403,7 @@ class Unchosen:
         return 0
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
     ) -> DenseMap | None:
         """None: no linear map can stand for it."""
         return None

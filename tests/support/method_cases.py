@@ -28,6 +28,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"score": "magnitude", "smallest": True},
     ],
     "salient_channels": [{}],
+    "svft": [{}, {"pattern": "random"}, {"pattern": "top_k", "sites": ["query", "output"]}],
 }
 """Settings that go together, where not any do."""
 
