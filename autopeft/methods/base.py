@@ -295,7 +295,7 @@ class Method(Protocol):
         """One place's trained tensors in the form of `folded_group`."""
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap | None:
         """The one linear map that does what the frozen map and a lane's operator do together.
 
@@ -303,7 +303,7 @@ class Method(Protocol):
             group: What was trained.
             place: Where.
             tensors: The lane's tensors there, unpadded and not folded, fixed ones too.
-            frozen: The site's map; the result is of the tensors' type.
+            frozen: The site's map, in the type of the result.
 
         Returns:
             None for a method that no linear map can stand for.
@@ -403,7 +403,7 @@ class Unchosen:
         return 0
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap | None:
         """None: no linear map can stand for it."""
         return None

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -90,7 +89,7 @@ class Ether(OnLinearMaps):
         return {"u": directions(int(group["blocks"]), place.d_in, start.draw("u"))}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """H W, H symmetric."""
         change = -2.0 * along(frozen.weight.T.unsqueeze(0), tensors["u"].unsqueeze(0))[0].T

@@ -14,7 +14,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -101,7 +100,7 @@ class EtherPlus(OnLinearMaps):
         return {"u": u, "v": -u, "u_out": out, "v_out": -out}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """H W H'."""
         own = {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -102,7 +101,7 @@ class Oft(OnLinearMaps):
         return {"Q": torch.zeros(blocks, size * (size - 1) // 2)}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """R W."""
         moved = turn(tensors["Q"], int(group["block_size"])).unsqueeze(0)

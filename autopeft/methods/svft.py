@@ -10,8 +10,8 @@ n = min(d_in, d_out), trained where a fixed pattern says and zero elsewhere:
   wide. The paper ranks u_i . v_j itself, whose sign an SVD leaves open.
 
 g = sigmoid(gate) with one trained gate a map, 0 at the start, as released (VijayLingam95/SVFT). M
-starts at zero, as in the paper, so the configured model is the backbone; the released code draws it
-kaiming-normal over the zeros.
+starts at zero, as in the paper, so the configured model is the backbone; the released code draws
+it kaiming-normal over the zeros.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -21,7 +21,7 @@ from torch import Tensor, randperm
 from torch.nn import functional
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap, Svd
+from autopeft.backbone.frozen_maps import Svd, decomposed
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -97,7 +97,7 @@ def _banded(x: Tensor, values: Tensor, bands: int) -> Tensor:
 
 
 def entries(bands: int, rank: int) -> int:
-    """Entries of M on `bands` diagonals from the main one, and below it: n (2 w - 1) - w (w - 1)."""
+    """Entries of M on its w diagonals from the main one up, and as many below."""
     return rank * (2 * bands - 1) - bands * (bands - 1)
 
 
@@ -157,10 +157,10 @@ class Svft(OnLinearMaps):
         return tensors | {"index": index.long()}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + g V M^T U^T."""
-        svd, values = frozen.svd(tensors["values"]), tensors["values"].unsqueeze(0)
+        svd, values = decomposed(frozen.weight), tensors["values"].unsqueeze(0)
         rank, values = len(svd.values), torch.sigmoid(tensors["gate"]) * values
         if "index" in tensors:
             m = _spread(values, tensors["index"].long().unsqueeze(0), rank)

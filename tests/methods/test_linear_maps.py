@@ -28,7 +28,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
-from autopeft.methods.base import Call
+from autopeft.methods.base import Call, DenseMap
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
@@ -157,10 +157,11 @@ def _compare_gradients(case: Case, found: Tensor, expected: Tensor) -> None:
 
 
 def _compare_merged(case: Case) -> None:
-    method, dense = registry[case.group.method], case.dense_maps()
+    method, frozen = registry[case.group.method], frozen_maps(case.backbone)
+    dense = case.dense_maps()
     for place in method.places(case.group, case.backbone.anatomy):
         at = place.layer, place.site
-        merged = method.merged(case.group, place, case.at(*at), case.backbone.frozen_map(*at))
+        merged = method.merged(case.group, place, case.at(*at), DenseMap(*frozen[at]))
         assert merged is not None
         weight, bias = dense[at]
         assert torch.allclose(merged.weight, weight, rtol=0.0, atol=1e-9), at

@@ -3,10 +3,11 @@
 Nothing of lanes, operators or packs takes part, so that it can be what those are held against.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 from transformers.activations import ACT2FN
@@ -61,11 +62,33 @@ def logits_of(
         if bias is None:
             continue
         name = f"{site.module}.bias"
-        vector = replaced.get(name, module.bias.detach()).clone()
+        kept = whole.new_zeros(_width(module)) if module.bias is None else module.bias.detach()
+        vector = replaced.get(name, kept).clone()
         vector[own] = bias
         replaced[name] = vector
-    out = functional_call(backbone.model, replaced, (), dict(batch.inputs))
+    with _extra_biases(backbone, replaced):
+        out = functional_call(backbone.model, replaced, (), dict(batch.inputs))
     return _head(out, batch, recipe, head)
+
+
+def _width(module: nn.Module) -> int:
+    return module.out_features if isinstance(module, nn.Linear) else module.nf
+
+
+@contextmanager
+def _extra_biases(backbone: Backbone, replaced: dict[str, Tensor]) -> Iterator[None]:
+    """Biases of modules that have none are taken out of `replaced`, and added by hooks."""
+    handles = []
+    for name in [name for name in replaced if name.endswith(".bias")]:
+        module = backbone.model.get_submodule(name.removesuffix(".bias"))
+        if module.bias is None:
+            bias = replaced.pop(name)
+            handles.append(module.register_forward_hook(lambda m, x, y, bias=bias: y + bias))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _head(out: object, batch: Batch, recipe: HeadRecipe, head: Mapping[str, Tensor]) -> Tensor:
