@@ -26,6 +26,10 @@ Draw = Callable[[str], torch.Generator]
 """Gives the CPU generator of one named initial tensor; a function of study and replicate."""
 
 
+def _no_map(layer: int, role: str) -> FrozenMap:
+    raise RuntimeError(f"there is no backbone to give the map of layer {layer}, {role}")
+
+
 @dataclass(frozen=True)
 class Start:
     """What initial tensors may be made of.
@@ -38,12 +42,14 @@ class Start:
         saved: The place's fixed tensors (indices) as an earlier run chose them, by name, perhaps
             among others; {} for a fresh start. Where a name is there, it is used and nothing is
             chosen anew.
+        frozen: Gives a linear site's frozen map by layer and role.
     """
 
     draw: Draw
     weight: Callable[[int, str], Tensor]
     importance: ImportanceMap | None = None
     saved: Mapping[str, Tensor] = field(default_factory=dict)
+    frozen: Callable[[int, str], FrozenMap] = _no_map
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -64,7 +65,7 @@ class BitFit(OnLinearMaps):
         return {"bias": torch.zeros(place.d_out)}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
     ) -> DenseMap:
         """W, and b + db."""
         bias = tensors["bias"] if frozen.bias is None else frozen.bias + tensors["bias"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -93,7 +94,7 @@ class Hira(OnLinearMaps):
         }
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
     ) -> DenseMap:
         """W * (1 + A B)."""
         return DenseMap(frozen.weight * (1.0 + tensors["A"] @ tensors["B"]), frozen.bias)

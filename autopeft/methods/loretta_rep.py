@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -106,7 +107,7 @@ class LorettaRep(OnLinearMaps):
         }
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
     ) -> DenseMap:
         """W + (alpha / m) A B."""
         bottleneck = int(group["bottleneck"])

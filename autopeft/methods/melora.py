@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -114,7 +115,7 @@ class Melora(OnLinearMaps):
         }
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
     ) -> DenseMap:
         """W + (alpha / r) diag(A_1 B_1, ... A_n B_n)."""
         change = torch.block_diag(*(tensors["A"] @ tensors["B"]))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -134,7 +135,7 @@ class Vera(OnLinearMaps):
         return {"d": d, "b": torch.zeros(place.d_out)}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
     ) -> DenseMap:
         """W + A diag(d) B diag(b)."""
         rank, like = int(group["rank"]), frozen.weight

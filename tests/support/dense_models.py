@@ -3,13 +3,13 @@
 Nothing of lanes, operators or packs takes part, so that it can be what those are held against.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 from transformers.activations import ACT2FN
 
 from autopeft.backbone.anatomy import Anatomy
@@ -68,7 +68,6 @@ def logits_of(
         head: Its tensors by a lane's saved names.
     """
     replaced: dict[str, Tensor] = {}
-    added: list[RemovableHandle] = []
     for (layer, role), (weight, bias) in maps.items():
         holder = module_of(backbone.anatomy, layer, role)
         module, own = backbone.model.get_submodule(holder), slice(None)
@@ -84,29 +83,36 @@ def logits_of(
             replaced[name] = whole
         if bias is None:
             continue
-        if getattr(module, "bias", None) is None:
-            added.append(module.register_forward_hook(_adds(bias, own)))
-            continue
-        name = f"{holder}.bias"
-        vector = replaced.get(name, module.bias.detach()).clone()
+        name, there = f"{holder}.bias", getattr(module, "bias", None)
+        kept = weight.new_zeros(_width(module)) if there is None else there.detach()
+        vector = replaced.get(name, kept).clone()
         vector[own] = bias
         replaced[name] = vector
-    out = functional_call(backbone.model, replaced, (), dict(batch.inputs))
-    for handle in added:
-        handle.remove()
+    with _extra_biases(backbone, replaced):
+        out = functional_call(backbone.model, replaced, (), dict(batch.inputs))
     return _head(out, batch, recipe, head)
 
 
-def _adds(bias: Tensor, own: slice) -> Callable[..., Tensor]:
-    """A hook that gives a module a bias that it has no parameter for, at some of its outputs."""
+def _width(module: nn.Module) -> int:
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    return module.nf if hasattr(module, "nf") else len(module.weight)
 
-    def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
-        whole = torch.zeros(output.shape[-1], dtype=bias.dtype).index_put(
-            (torch.arange(output.shape[-1])[own],), bias
-        )
-        return output + whole
 
-    return hook
+@contextmanager
+def _extra_biases(backbone: Backbone, replaced: dict[str, Tensor]) -> Iterator[None]:
+    """Biases of modules that have none are taken out of `replaced`, and added by hooks."""
+    handles = []
+    for name in [name for name in replaced if name.endswith(".bias")]:
+        module = backbone.model.get_submodule(name.removesuffix(".bias"))
+        if getattr(module, "bias", None) is None:
+            bias = replaced.pop(name)
+            handles.append(module.register_forward_hook(lambda m, x, y, bias=bias: y + bias))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _head(out: object, batch: Batch, recipe: HeadRecipe, head: Mapping[str, Tensor]) -> Tensor:

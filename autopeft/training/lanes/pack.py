@@ -153,7 +153,9 @@ class Pack(nn.Module):
         def start(position: int) -> Start:
             kept, at = saved.get(self.lanes[position].number, {}), f"{name}."
             own = {n.removeprefix(at): t for n, t in kept.items() if n.startswith(at)}
-            return Start(draw, self._backbone.weight, self._backbone.anatomy.importance, own)
+            backbone = self._backbone
+            scores = backbone.anatomy.importance
+            return Start(draw, backbone.weight, scores, own, backbone.frozen_map)
 
         positions = [position for position, _, _ in uses]
         groups = [group for _, group, _ in uses]
