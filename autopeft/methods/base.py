@@ -212,6 +212,13 @@ class LaneOperator(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} adds nothing to a site's output")
 
+    def auxiliary_loss(self) -> Tensor | None:
+        """What every member adds to its loss in training by its tensors alone, [k]; None: nothing.
+
+        It counts once per step, into gradients and not into the losses that are reported.
+        """
+        return None
+
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     """[k, *largest shape], zero-padded at the end of every axis."""

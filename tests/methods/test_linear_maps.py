@@ -144,6 +144,24 @@ def test_outputs_gradients_and_merged_maps_are_those_of_dense_weights(
         assert not torch.allclose(found, plain, rtol=0.0, atol=1e-5), f"{given}: it had no effect"
         _compare_gradients(case, _loss(found, batch.labels), _loss(expected, batch.labels))
         _compare_merged(case)
+        _compare_auxiliary_losses(case)
+
+
+def _compare_auxiliary_losses(case: Case) -> None:
+    """What operators add to the loss, with gradients; nothing where the reference has none."""
+    auxiliary = getattr(reference(case.group.method), "auxiliary", None)
+    found = case.pack.auxiliary_loss()
+    if auxiliary is None:
+        assert found is None
+        return
+    settings, group = dict(case.group.settings), case.group
+    places = [(layer, site) for layer in group.layers for site in group.sites]
+    expected = torch.stack([auxiliary(settings, case.at(*at)) for at in places]).sum()
+    assert found is not None
+    assert torch.allclose(found, expected, rtol=0.0, atol=1e-12)
+    for item in case.pack.stacked():
+        item.parameter.grad = torch.zeros_like(item.parameter)
+    _compare_gradients(case, found, expected)
 
 
 def _compare_gradients(case: Case, found: Tensor, expected: Tensor) -> None:
@@ -151,7 +169,10 @@ def _compare_gradients(case: Case, found: Tensor, expected: Tensor) -> None:
     grads = {i.name: i.parameter.grad for i in case.pack.stacked() if i.parameter.grad is not None}
     own = case.pack.lane_views(grads, 0)
     trained = {name: case.tensors[name] for name in own}
-    theirs = torch.autograd.grad(expected, list(trained.values()))
+    leaves = list(trained.values())
+    theirs = torch.autograd.grad(
+        expected, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
     for tensor_name, grad in zip(trained, theirs, strict=True):
         assert torch.allclose(own[tensor_name], grad, rtol=0.0, atol=1e-9), tensor_name
 
@@ -254,11 +275,12 @@ def test_outputs_and_a_training_step_are_those_of_peft(name: str, architecture: 
     from peft import get_peft_model
 
     own, batch = reference(name), tiny.tiny_batch(architecture)
+    within = getattr(own, "PEFT_WITHIN", 1e-8)
     for given in variants(name):
         backbone = _backbone(architecture)
         case = Case.of(backbone, configuration(name, backbone.anatomy, **given))
         settings = dict(case.group.settings)
-        theirs = tiny.tiny_backbone(architecture)
+        theirs = tiny.tiny_backbone(architecture, getattr(own, "PEFT_DTYPE", torch.float64))
         sites = {
             theirs.anatomy.site(layer, site).module: (layer, site)
             for layer in case.group.layers
@@ -279,7 +301,7 @@ def test_outputs_and_a_training_step_are_those_of_peft(name: str, architecture: 
         for _ in range(2):
             found = case.logits(batch)
             expected = logits_of(theirs, {}, batch, theirs.head(3), head)
-            assert torch.allclose(found, expected, rtol=0.0, atol=1e-8), given
+            assert torch.allclose(found, expected, rtol=0.0, atol=within), given
             ours.zero_grad()
             _loss(found, batch.labels).backward()
             ours.step(torch.ones(1))
