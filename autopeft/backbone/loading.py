@@ -33,6 +33,7 @@ from autopeft.backbone.fingerprint import (
 from autopeft.backbone.frozen_maps import Decompositions, FrozenMap
 from autopeft.backbone.heads import HeadRecipe, head_recipe, lm_recipe
 from autopeft.backbone.lm_head import LmHead, lm_head_of
+from autopeft.backbone.norms import FrozenNorm
 from autopeft.backbone.request import (
     DTYPES,
     BackboneRequest,
@@ -85,6 +86,11 @@ class Backbone:
         """A linear site's frozen map."""
         site = self.anatomy.site(layer, role)
         return FrozenMap(self.model.get_submodule(site.module), site, self.decompositions)
+
+    def frozen_norm(self, layer: int, role: str) -> FrozenNorm:
+        """A norm without its scale and shift."""
+        norm = self.anatomy.layers[layer].norms[role]
+        return FrozenNorm(self.model.get_submodule(norm.module), centred=norm.centred)
 
     def weight(self, layer: int, role: str) -> Tensor:
         """A linear site's frozen weight [d_in, d_out] (y = x W), float32 on the CPU."""

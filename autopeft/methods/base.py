@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.backbone.importance import ImportanceMap
+from autopeft.backbone.norms import FrozenNorm
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.space.schema import MethodSchema, Scalar
@@ -57,8 +58,8 @@ class Place:
 
     Attributes:
         layer: The layer's index.
-        site: A linear role, `attention`, `ffn`, or the method's own name where it implies its
-            place.
+        site: A linear role, a norm, `attention`, `ffn`, or the method's own name where it implies
+            its place.
         d_in: Width that the operator reads.
         d_out: Width that it writes.
         head_dim: Width of one attention head, on linear maps; else 0.
@@ -78,6 +79,7 @@ class Kept:
     Attributes:
         inner: Scalars per token of its own inner tensors.
         reads: Whether the whole input is kept beside them.
+        of_output: Whether the site's output is what counts as its input there.
         weights: Scalars per lane that exist while it runs, whatever the number of tokens.
         shared: Scalars that exist as long as the backbone, once for all lanes at the place: the
             decomposition of its weight.
@@ -85,16 +87,17 @@ class Kept:
 
     inner: int = 0
     reads: bool = True
+    of_output: bool = False
     weights: int = 0
     shared: int = 0
 
 
 @dataclass(frozen=True)
 class DenseMap:
-    """A linear map y = x W + b, such as a merged adapter becomes.
+    """A linear map y = x W + b, such as a merged adapter becomes; or a norm's scale and shift.
 
     Attributes:
-        weight: W [d_in, d_out].
+        weight: W [d_in, d_out]; of a norm, its scale [d].
         bias: b [d_out], or None.
     """
 
@@ -163,10 +166,12 @@ class LaneOperator(nn.Module):
             autocast takes them in whatever type they come: elsewhere they come in its own.
         frozen: At a linear map: the frozen map itself, for operators that multiply with its weight
             or with the parts of it. Shared by all lanes, never written, not saved.
+        norm: At a norm: what it does before its own scale and shift.
     """
 
     frozen: FrozenMap
-    hook: Literal["linear", "sublayer", "attention"] = "linear"
+    norm: FrozenNorm
+    hook: Literal["linear", "norm", "sublayer", "attention"] = "linear"
     fixed_names: tuple[str, ...] = ()
     matrix_names: tuple[str, ...] = ()
     products_only: bool = False
@@ -316,6 +321,12 @@ class Method(Protocol):
             None for a method that no linear map can stand for.
         """
 
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Arguments of the configuration class of `peft_type`; see `autopeft.export.peft_forms`."""
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """One place's trained tensors by their names within `peft`'s module."""
+
     def stack_key(self, group: Group) -> Hashable:
         """What groups must share, beside the size class, to be stacked in one operator."""
 
@@ -414,6 +425,14 @@ class Unchosen:
     ) -> DenseMap | None:
         """None: no linear map can stand for it."""
         return None
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """None: `peft` does not hold it, or `autopeft.export` knows how."""
+        return {}
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """None, likewise."""
+        return {}
 
     def fixed_count(self, group: Group, place: Place) -> int:
         """None."""

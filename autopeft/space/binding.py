@@ -22,7 +22,8 @@ class MethodSpace:
     Attributes:
         schema: The method's schema.
         switched: Whether `present` is a choice.
-        leaves: The leaf of every parameter, the size (if any) first, each after the one its `when` names.
+        leaves: The leaf of every parameter, the size (if any) first, each after the one that its
+            `when` names.
         per_size: The parameter that its leaf gives as a multiple of the size, or "".
         sites: Its sites, in the schema's order.
         subset: Whether any non-empty subset of the sites may be chosen.

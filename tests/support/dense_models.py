@@ -12,21 +12,39 @@ from torch.func import functional_call
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.backbone.loading import Backbone
 from autopeft.training.batches import Batch
 
 Maps = Mapping[tuple[int, str], tuple[Tensor, Tensor | None]]
-"""W [d_in, d_out] and b [d_out] by layer and role."""
+"""W [d_in, d_out] and b [d_out] by layer and role; of a norm, its scale and shift."""
 
 
 def frozen_maps(backbone: Backbone) -> dict[tuple[int, str], tuple[Tensor, Tensor | None]]:
-    """All linear sites as they are, in the model's own type."""
-    return {
+    """All linear sites and norms as they are, in the model's own type."""
+    linear = {
         (layer.index, role): _sliced(backbone, layer.index, role)
         for layer in backbone.anatomy.layers
         for role in layer.sites
     }
+    norms = {
+        (layer.index, role): _norm(backbone.model.get_submodule(norm.module))
+        for layer in backbone.anatomy.layers
+        for role, norm in layer.norms.items()
+    }
+    return linear | norms
+
+
+def module_of(anatomy: Anatomy, layer: int, site: str) -> str:
+    """The module that holds a linear site or a norm."""
+    norm = anatomy.layers[layer].norms.get(site)
+    return anatomy.site(layer, site).module if norm is None else norm.module
+
+
+def _norm(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    bias = getattr(module, "bias", None)
+    return module.weight.detach(), None if bias is None else bias.detach()
 
 
 def _sliced(backbone: Backbone, layer: int, role: str) -> tuple[Tensor, Tensor | None]:
@@ -51,18 +69,22 @@ def logits_of(
     """
     replaced: dict[str, Tensor] = {}
     for (layer, role), (weight, bias) in maps.items():
-        site = backbone.anatomy.site(layer, role)
-        module = backbone.model.get_submodule(site.module)
-        name, own = f"{site.module}.weight", slice(site.start, site.start + site.out_features)
-        whole = replaced.get(name, module.weight.detach()).clone()
-        whole[(slice(None), own) if site.transposed else (own, slice(None))] = (
-            weight if site.transposed else weight.T
-        )
-        replaced[name] = whole
+        holder = module_of(backbone.anatomy, layer, role)
+        module, own = backbone.model.get_submodule(holder), slice(None)
+        if weight.dim() == 1:
+            replaced[f"{holder}.weight"] = weight
+        else:
+            site = backbone.anatomy.site(layer, role)
+            name, own = f"{holder}.weight", slice(site.start, site.start + site.out_features)
+            whole = replaced.get(name, module.weight.detach()).clone()
+            whole[(slice(None), own) if site.transposed else (own, slice(None))] = (
+                weight if site.transposed else weight.T
+            )
+            replaced[name] = whole
         if bias is None:
             continue
-        name = f"{site.module}.bias"
-        kept = whole.new_zeros(_width(module)) if module.bias is None else module.bias.detach()
+        name, there = f"{holder}.bias", getattr(module, "bias", None)
+        kept = weight.new_zeros(_width(module)) if there is None else there.detach()
         vector = replaced.get(name, kept).clone()
         vector[own] = bias
         replaced[name] = vector
@@ -72,7 +94,9 @@ def logits_of(
 
 
 def _width(module: nn.Module) -> int:
-    return module.out_features if isinstance(module, nn.Linear) else module.nf
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    return module.nf if hasattr(module, "nf") else len(module.weight)
 
 
 @contextmanager
@@ -81,7 +105,7 @@ def _extra_biases(backbone: Backbone, replaced: dict[str, Tensor]) -> Iterator[N
     handles = []
     for name in [name for name in replaced if name.endswith(".bias")]:
         module = backbone.model.get_submodule(name.removesuffix(".bias"))
-        if module.bias is None:
+        if getattr(module, "bias", None) is None:
             bias = replaced.pop(name)
             handles.append(module.register_forward_hook(lambda m, x, y, bias=bias: y + bias))
     try:

@@ -28,6 +28,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"score": "magnitude", "smallest": True},
     ],
     "salient_channels": [{}],
+    "surm": [
+        {},
+        {"structure": "circulant", "sites": ["query", "output"]},
+        {"structure": "circulant", "factored": False, "sites": ["query", "output"]},
+        {"structure": "toeplitz", "sites": ["query", "output"]},
+        {"structure": "ldr", "terms": 2, "sites": ["query", "output"]},
+    ],
     "svft": [{}, {"pattern": "random"}, {"pattern": "top_k", "sites": ["query", "output"]}],
 }
 """Settings that go together, where not any do."""
@@ -115,7 +122,7 @@ def configuration(
     schema = registry[name].schema
     if size is None:
         size = sizes(name, anatomy)[len(sizes(name, anatomy)) // 2]
-    offered = {*anatomy.roles, *anatomy.sublayers}
+    offered = {*anatomy.roles, *anatomy.sublayers, *anatomy.norms}
     sites = [site for site in given.pop("sites", schema.sites) if site in offered]
     own = layers or range(0, len(anatomy.layers), 2)
     group = Group.of(name, own, sites, **settings(schema, anatomy, size, **given))

@@ -164,6 +164,8 @@ class Pack(nn.Module):
         operator = method.operator(name, place, positions, groups, tensors)
         if operator.hook == "linear":
             operator.frozen = self._backbone.frozen_map(layer, site)
+        if operator.hook == "norm":
+            operator.norm = self._backbone.frozen_norm(layer, site)
         return Placed(operator, place, Members.of(positions, self.device))
 
     # -- running ------------------------------------------------------------------------------
