@@ -15,6 +15,7 @@ from autopeft.backbone.files import public_name
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, Fault
+from autopeft.export import peft_forms
 from autopeft.methods import registry
 from autopeft.methods.lora import scaling
 
@@ -49,7 +50,9 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     types = {registry[method].peft_type for method in configuration.methods} - {""}
     if len(types) > 1:
         hint = "an adapter of HF peft has one type; use --format yaml"
-        faults.append(Fault("export", "sparse", "beside lora", "one of the two alone", hint))
+        first, *others = [name for name in configuration.methods if registry[name].peft_type]
+        given, allowed = f"beside {first}", "one of the two alone"
+        faults += [Fault("export", other, given, allowed, hint) for other in others]
     if "SHIRA" in types and any(s.transposed for at in anatomy.layers for s in at.sites.values()):
         given, allowed = "on transformers' Conv1D maps", "backbones with torch's Linear"
         faults.append(Fault("export", "sparse", given, allowed, "use --format yaml"))
@@ -100,6 +103,8 @@ def peft_config(
     faults = peft_faults(configuration, anatomy) + _untrained_faults(configuration)
     if faults:
         raise ExportError(faults)
+    if peft_forms.has_form(configuration):
+        return formed_config(configuration, anatomy, head, base_model=base_model)
     sites = lora_sites(configuration, anatomy)
     fused = sorted({lora.site.module for lora in sites if lora.site.fused})
     if fused:
@@ -116,6 +121,16 @@ def peft_config(
     dropout = float(configuration.groups[0]["dropout"])
     dora = uses_dora(configuration)
     return lora_config(modules, head, dropout=dropout, base_model=base_model, dora=dora)
+
+
+def formed_config(
+    configuration: Configuration, anatomy: Anatomy, head: HeadRecipe, *, base_model: str
+) -> dict[str, Any]:
+    """The same for a method whose own file says how; see `peft_forms`; ExportError likewise."""
+    if faults := peft_forms.form_faults(configuration, anatomy):
+        raise ExportError(faults)
+    options = shared_options(head, base_model)
+    return plain_config(peft_forms.form_config(configuration, anatomy, options))
 
 
 def _untrained_faults(configuration: Configuration) -> list[Fault]:

@@ -19,12 +19,14 @@ from autopeft.backbone.structure import widths
 from autopeft.configuration import Configuration
 from autopeft.errors import ExportError
 from autopeft.export.peft_config import (
+    formed_config,
     LoraSite,
     lora_config,
     lora_sites,
     peft_faults,
     uses_dora,
 )
+from autopeft.export.peft_forms import form_tensors, has_form
 from autopeft.export.peft_shira import shira
 
 PREFIX = "base_model.model."
@@ -68,6 +70,13 @@ def peft_adapter(
         config, sparse = shira(configuration, backbone, head, weights)
         return PeftAdapter(
             config, {base + name: t for name, t in sparse.items()} | _head(head, weights)
+        )
+    if has_form(configuration):
+        anatomy = backbone.anatomy
+        config = formed_config(configuration, anatomy, head, base_model=backbone.name)
+        formed = form_tensors(configuration, anatomy, weights)
+        return PeftAdapter(
+            config, {base + name: t for name, t in formed.items()} | _head(head, weights)
         )
     by_module: dict[str, list[LoraSite]] = defaultdict(list)
     for lora in lora_sites(configuration, backbone.anatomy):

@@ -217,6 +217,13 @@ class LaneOperator(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} adds nothing to a site's output")
 
+    def auxiliary_loss(self) -> Tensor | None:
+        """What every member adds to its loss in training by its tensors alone, [k]; None: nothing.
+
+        It counts once per step, into gradients and not into the losses that are reported.
+        """
+        return None
+
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     """[k, *largest shape], zero-padded at the end of every axis."""
@@ -313,6 +320,12 @@ class Method(Protocol):
         Returns:
             None for a method that no linear map can stand for.
         """
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Arguments of the configuration class of `peft_type`; see `autopeft.export.peft_forms`."""
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """One place's trained tensors by their names within `peft`'s module."""
 
     def stack_key(self, group: Group) -> Hashable:
         """What groups must share, beside the size class, to be stacked in one operator."""
@@ -412,6 +425,14 @@ class Unchosen:
     ) -> DenseMap | None:
         """None: no linear map can stand for it."""
         return None
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """None: `peft` does not hold it, or `autopeft.export` knows how."""
+        return {}
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """None, likewise."""
+        return {}
 
     def fixed_count(self, group: Group, place: Place) -> int:
         """None."""

@@ -108,6 +108,15 @@ class Oft(OnLinearMaps):
         change = blockwise(frozen.weight.T.unsqueeze(0), moved.transpose(2, 3))[0].T
         return DenseMap(frozen.weight + change, frozen.bias)
 
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Of `OFTConfig`: its blocks are given by their size, and its series is off."""
+        size, share = group["block_size"], group["share"]
+        return {"r": 0, "oft_block_size": size, "block_share": share, "use_cayley_neumann": False}
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same, under another name."""
+        return {"oft_R.weight": tensors["Q"]}
+
     def stack_key(self, group: Group) -> Hashable:
         """One block size, shared or not."""
         return group["block_size"], group["share"]

@@ -135,6 +135,14 @@ class Road(OnLinearMaps):
         bias = None if frozen.bias is None else turned(frozen.bias, *r)
         return DenseMap(turned(frozen.weight, *r), bias)
 
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Of `RoadConfig`."""
+        return {"variant": f"road_{group['variant']}", "group_size": group["group_size"]}
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same, under other names."""
+        return {"road_theta": tensors["theta"], "road_alpha": tensors["alpha"]}
+
     def stack_key(self, group: Group) -> Hashable:
         """One variant, one group size."""
         return group["variant"], group["group_size"]

@@ -4,8 +4,8 @@ y + (x V) diag(ds) U^T + db, W^T = U S V^T the frozen SVD of the map y = W^T x +
 n = min(d_in, d_out), and db [d_out]; both start at zero. As with `bitfit`, a map that has no bias
 gets one, and a key none: without rotary positions its gradient would be zero but for rounding.
 
-The paper's adaptive freezing of the vectors that moved most is not done: its schedule and constants
-could not be checked, as no code was released.
+The paper's adaptive freezing of the vectors that moved most is not done: its schedule and
+constants could not be checked, as no code was released.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

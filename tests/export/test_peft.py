@@ -122,6 +122,48 @@ def test_trained_sparse_weights_give_the_same_logits_through_shira(
     assert float(theirs.std()) > 0.01
 
 
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("road", {"variant": 4, "group_size": 8}),
+        ("oft", {"block_size": 4, "share": False}),
+        ("oft", {"block_size": 16, "share": True}),
+    ],
+)
+def test_methods_that_say_how_peft_holds_them_give_the_same_logits_through_it(
+    method: str, settings: dict[str, Any], architecture: str, tmp_path: Path
+) -> None:
+    groups = [
+        Group.of(method, [0, 2], ["query", "down"], **settings),
+        Group.of(method, [1], ["value", "up"], **settings),
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    ours, theirs, model = _trained_logits(architecture, configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=2e-5)
+    assert float(theirs.std()) > 0.01
+    assert model.peft_config["default"].peft_type == method.upper()
+
+
+def test_what_one_configuration_of_peft_cannot_say_is_refused() -> None:
+    backbone = tiny.tiny_backbone("bert")
+    groups = [
+        Group.of("road", [0], ["query"], variant=1, group_size=2),
+        Group.of("road", [1], ["query"], variant=2, group_size=2),
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    with pytest.raises(ExportError, match="one set of settings"):
+        peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+    fused = tiny.tiny_backbone("modernbert")
+    with pytest.raises(ExportError, match="several sites in one map"):
+        peft_config(
+            Configuration.of(groups[:1], training=TRAINING),
+            fused.anatomy,
+            fused.head(2),
+            base_model="b",
+        )
+
+
 def test_where_the_numbers_agree_shira_holds_no_weight_more(tmp_path: Path) -> None:
     density = 2 * (32 + 32) / (32 * 32)
     configuration = Configuration.of(

@@ -59,7 +59,13 @@ def legal_values(name: str, parameter: str, anatomy: Anatomy) -> Sequence[Scalar
     everywhere = Group.of(name, range(len(anatomy.layers)), anatomy.roles)
     said = [method.legal(parameter, place) for place in linear_places(everywhere, anatomy)]
     allowed = [each for each in said if each is not None]
-    return tuple(v for v in allowed[0] if all(v in each for each in allowed)) if allowed else None
+    if not allowed:
+        return None
+    everywhere_legal = [v for v in allowed[0] if all(v in each for each in allowed)]
+    is_range = all(isinstance(each, range) for each in allowed)
+    if is_range and everywhere_legal:
+        return range(int(everywhere_legal[0]), int(everywhere_legal[-1]) + 1)
+    return tuple(everywhere_legal)
 
 
 def sizes(name: str, anatomy: Anatomy) -> tuple[Scalar, ...]:
@@ -68,6 +74,8 @@ def sizes(name: str, anatomy: Anatomy) -> tuple[Scalar, ...]:
     if not schema.size:
         return (0,)
     legal = legal_values(name, schema.size, anatomy)
+    if isinstance(legal, range):
+        return tuple(size for size in SIZES if size in legal)
     if legal is not None:
         return tuple(sorted({legal[0], legal[len(legal) // 2], legal[-1]}))
     if schema.parameter(schema.size).kind == "float":

@@ -339,6 +339,12 @@ class Pack(nn.Module):
         context: AbstractContextManager[None] = torch.autocast(kind, enabled=False)
         return context if held else nullcontext()
 
+    def auxiliary_loss(self) -> Tensor | None:
+        """What operators add to the lanes' losses by their tensors alone, all together."""
+        each = [item.operator.auxiliary_loss() for item in self._placed]
+        given = [loss.sum() for loss in each if loss is not None]
+        return torch.stack(given).sum() if given else None
+
     # -- tensors ------------------------------------------------------------------------------
 
     def stacked(self) -> list[Stacked]:
