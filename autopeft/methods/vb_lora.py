@@ -3,8 +3,8 @@
 y + x A B. Every column of A and row of B consists of parts of `length` entries, and each part is a
 mixture of the bank's vectors: softmax(l) over the `chosen` largest of its logits l, times those
 vectors. The bank [vectors, length] is one for all places of a group; logits are a place's own. As
-in HF `peft`, the bank starts uniform in +-0.02 and logits start N(0, 0.1), so that the model starts
-near the backbone, and there is no scale. Length divides both widths of every map.
+in HF `peft`, the bank starts uniform in +-0.02 and logits start N(0, 0.1): the model starts near
+the backbone. There is no scale. Length divides both widths of every map.
 
 Once trained, a part is its chosen vectors' numbers and logits: `settled: true` trains these alone,
 and is what a saved adapter is. The paper's own count stores one weight less per part, since they
@@ -120,7 +120,7 @@ class VbLora(OnLinearMaps):
         return faults
 
     def count(self, group: Group, place: Place) -> int:
-        """r (d_in + d_out) / b parts of c logits each; the bank's h b at the group's first place."""
+        """r (d_in + d_out) / b parts of c logits each; h b for the bank at the first place."""
         return self._bank(group, place) + self._parts(group, place) * int(group["chosen"])
 
     def training_count(self, group: Group, place: Place) -> int:

@@ -3,8 +3,8 @@
 `references/NAME.py` writes a method's formula out: `dense` gives the weight and bias that a lane's
 tensors make of a frozen map, and where HF `peft` has the method, `peft_config` and `fill` put the
 same tensors into its layers. It may say where a gradient is `STOPPED` on purpose, and that `peft`
-is the same on `PEFT_SITES` or `PEFT_ARCHITECTURES` alone, or has no such thing as `PEFT_LACKS`. A method on linear maps without such a
-file fails here.
+is the same on `PEFT_SITES` or `PEFT_ARCHITECTURES` alone, or has no such thing as `PEFT_LACKS`. A
+method on linear maps without such a file fails here.
 """
 
 import re

@@ -15,12 +15,12 @@ def dense(
     settings: Mapping[str, Any], tensors: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """W + A B, every part a weighed sum of chosen vectors."""
-    rank, d_in, d_out = settings["rank"], *weight.shape
-    a = [torch.cat([_part("A", (q, i), settings, tensors) for i in range(d_in // settings["length"])])
-         for q in range(rank)]  # fmt: skip
-    b = [torch.cat([_part("B", (i, q), settings, tensors) for i in range(d_out // settings["length"])])
-         for q in range(rank)]  # fmt: skip
-    return weight + sum(torch.outer(x, y) for x, y in zip(a, b, strict=True)), bias
+    rank, length = settings["rank"], settings["length"]
+    inputs, outputs = (range(width // length) for width in weight.shape)
+    a = [[_part("A", (q, i), settings, tensors) for i in inputs] for q in range(rank)]
+    b = [[_part("B", (i, q), settings, tensors) for i in outputs] for q in range(rank)]
+    changes = (torch.outer(torch.cat(x), torch.cat(y)) for x, y in zip(a, b, strict=True))
+    return weight + sum(changes), bias
 
 
 def _part(
