@@ -55,14 +55,17 @@ def _folded(pack: Pack, group: Group) -> dict[str, torch.Tensor]:
     method = registry[group.method]
     held = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
     folded = {}
-    for layer, site in (
-        (at, site) for at in group.layers for site in group.sites or (group.method,)
-    ):
+    for layer, site in product(group.layers, group.sites or (group.method,)):
         start = f"{group.method}.{layer}.{site}."
         own = {n.removeprefix(start): t for n, t in held.items() if n.startswith(start)}
         own = method.folded_tensors(group, own)
         folded |= {f"{start}{tensor_name}": tensor for tensor_name, tensor in own.items()}
     return folded
+
+
+def _solo(backbone: Backbone, configuration: Configuration, **settings: Any) -> Pack:
+    lanes, seeds = [Lane(0, configuration)], Seeds(0)
+    return Pack(backbone, backbone.head(3), lanes, seeds=seeds, dtype=torch.float64, **settings)
 
 
 @pytest.mark.parametrize("name", registry.names())
@@ -74,31 +77,14 @@ def test_what_is_stored_does_what_was_trained(name: str) -> None:
         stored = registry[name].folded_group(group)
         if stored == group:
             continue
-        packs = [
-            Pack(
-                backbone,
-                backbone.head(3),
-                [Lane(0, configuration)],
-                seeds=Seeds(0),
-                dtype=torch.float64,
-            )
-        ]
+        packs = [_solo(backbone, configuration)]
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in packs[0].operators.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
         tensors = _folded(packs[0], group)
         again = Configuration.of([stored], training=TRAINING)
-        packs.append(
-            Pack(
-                backbone,
-                backbone.head(3),
-                [Lane(0, again)],
-                seeds=Seeds(5),
-                dtype=torch.float64,
-                saved={0: tensors},
-            )
-        )
+        packs.append(_solo(backbone, again, saved={0: tensors}))
         held = packs[1].lane_views(packs[1].parameters_by_name(), 0)
         head = packs[0].lane_views(packs[0].parameters_by_name(), 0)
         outputs = []
