@@ -19,8 +19,8 @@ from autopeft.backbone.structure import widths
 from autopeft.configuration import Configuration
 from autopeft.errors import ExportError
 from autopeft.export.peft_config import (
-    formed_config,
     LoraSite,
+    formed_config,
     lora_config,
     lora_sites,
     peft_faults,

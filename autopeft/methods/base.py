@@ -322,7 +322,7 @@ class Method(Protocol):
         """
 
     def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
-        """Arguments of the configuration class of `peft_type`; see `autopeft.export.peft_forms`."""
+        """Arguments of the configuration class of `peft_type`, see `export.peft_forms`."""
 
     def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """One place's trained tensors by their names within `peft`'s module."""
