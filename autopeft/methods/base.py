@@ -167,6 +167,7 @@ class LaneOperator(nn.Module):
         frozen: At a linear map: the frozen map itself, for operators that multiply with its weight
             or with the parts of it. Shared by all lanes, never written, not saved.
         norm: At a norm: what it does before its own scale and shift.
+        shared: Trained tensors that its lanes hold at another place, by name, see `Method.owners`.
     """
 
     frozen: FrozenMap
@@ -182,6 +183,7 @@ class LaneOperator(nn.Module):
         super().__init__()
         self.name = name
         self.members = tuple(members)
+        self.shared: dict[str, Shared] = {}
         self.own_shapes: dict[str, list[tuple[int, ...]]] = {}
         self.stacked_names = tuple(each for each in tensors[0] if each not in self.fixed_names)
         for tensor_name in tensors[0]:
@@ -195,6 +197,12 @@ class LaneOperator(nn.Module):
     def decays(self, tensor_name: str) -> bool:
         """Whether weight decay applies to a trained tensor: matrices do, biases do not."""
         return len(self.own_shapes[tensor_name][0]) > 1 or tensor_name in self.matrix_names
+
+    def trained(self, tensor_name: str) -> Tensor:
+        """A stacked trained tensor [k, ...], its own or one that its lanes hold elsewhere."""
+        if tensor_name in self.shared:
+            return self.shared[tensor_name].taken()
+        return self.get_parameter(tensor_name)
 
     def lane_tensor(self, tensor: Tensor, tensor_name: str, index: int) -> Tensor:
         """The part of a stacked [k, ...] tensor that belongs to member `index`, unpadded."""
@@ -223,6 +231,25 @@ class LaneOperator(nn.Module):
         It counts once per step, into gradients and not into the losses that are reported.
         """
         return None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A trained tensor that lanes hold once for several places, seen from one that lacks it.
+
+    Attributes:
+        owner: The operator that holds it.
+        name: Its name there.
+        index: The lanes' positions among the owner's members, int64 [k].
+    """
+
+    owner: LaneOperator
+    name: str
+    index: Tensor
+
+    def taken(self) -> Tensor:
+        """The lanes' part, [k, ...]; gradients flow to the owner."""
+        return self.owner.get_parameter(self.name).index_select(0, self.index)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -314,7 +341,8 @@ class Method(Protocol):
         Args:
             group: What was trained.
             place: Where.
-            tensors: The lane's tensors there, unpadded and not folded, fixed ones too.
+            tensors: The lane's tensors there, unpadded and not folded, fixed ones too, and those
+                that it holds elsewhere (see `owners`).
             frozen: The site's map, in the type of the result.
 
         Returns:
@@ -322,10 +350,17 @@ class Method(Protocol):
         """
 
     def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
-        """Arguments of the configuration class of `peft_type`, see `export.peft_forms`."""
+        """Arguments of the configuration of `peft_type`; see `autopeft.export.peft_forms`."""
 
     def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """One place's trained tensors by their names within `peft`'s module."""
+
+    def owners(self, group: Group, place: Place) -> Mapping[str, tuple[int, str]]:
+        """Trained tensors that the group has once for several places: who holds them.
+
+        By name, the layer and site of another of the group's places, for those that this place
+        lacks; {} where it has all of its own. What decides it belongs to `stack_key`.
+        """
 
     def stack_key(self, group: Group) -> Hashable:
         """What groups must share, beside the size class, to be stacked in one operator."""
@@ -432,6 +467,10 @@ class Unchosen:
 
     def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """None, likewise."""
+        return {}
+
+    def owners(self, group: Group, place: Place) -> Mapping[str, tuple[int, str]]:
+        """None: every place has tensors of its own."""
         return {}
 
     def fixed_count(self, group: Group, place: Place) -> int:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -50,7 +49,7 @@ class BitFit(OnLinearMaps):
     )
     source = "Ben Zaken et al. 2021, BitFit, arXiv 2106.10199"
     identity = "exact"
-    peft_type = ""
+    peft_type = "BEFT"
 
     def count(self, group: Group, place: Place) -> int:
         """d_out."""
@@ -65,11 +64,15 @@ class BitFit(OnLinearMaps):
         return {"bias": torch.zeros(place.d_out)}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W, and b + db."""
         bias = tensors["bias"] if frozen.bias is None else frozen.bias + tensors["bias"]
         return DenseMap(frozen.weight, bias)
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same, with an axis more."""
+        return {"beft_bias": tensors["bias"].unsqueeze(0)}
 
     def stack_key(self, group: Group) -> Hashable:
         """All stack."""

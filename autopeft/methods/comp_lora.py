@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap, Svd
+from autopeft.backbone.frozen_maps import Svd, decomposed
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -116,10 +116,10 @@ class CompLora(OnLinearMaps):
         }
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + (alpha / r) Q A B P."""
-        a, b = complement(tensors["A"], tensors["B"], frozen.svd(tensors["A"]), group)
+        a, b = complement(tensors["A"], tensors["B"], decomposed(frozen.weight), group)
         return DenseMap(frozen.weight + scaling(group) * (a @ b), frozen.bias)
 
     def stack_key(self, group: Group) -> Hashable:

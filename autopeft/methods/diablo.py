@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -90,7 +89,7 @@ class Diablo(OnLinearMaps):
         return {"blocks": torch.zeros(n, place.d_in // n, place.d_out // n)}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + diag(D_1, ... D_N)."""
         return DenseMap(frozen.weight + torch.block_diag(*tensors["blocks"]), frozen.bias)

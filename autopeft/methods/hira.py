@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -27,7 +26,7 @@ from autopeft.methods.base import (
 )
 from autopeft.methods.dense import DenseOperator, dense_kept
 from autopeft.methods.lora import kaiming
-from autopeft.space.schema import MethodSchema, ParameterSchema
+from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 
 class HiraOperator(DenseOperator):
@@ -71,7 +70,7 @@ class Hira(OnLinearMaps):
     )
     source = "Huang et al. 2025, HiRA: Hadamard High-Rank Adaptation, ICLR 2025; HF peft's HIRA"
     identity = "exact"
-    peft_type = ""
+    peft_type = "HIRA"
 
     def count(self, group: Group, place: Place) -> int:
         """r (d_in + d_out)."""
@@ -94,10 +93,18 @@ class Hira(OnLinearMaps):
         }
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W * (1 + A B)."""
         return DenseMap(frozen.weight * (1.0 + tensors["A"] @ tensors["B"]), frozen.bias)
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Of `HiraConfig`, whose pattern of ranks has no effect in peft 0.21."""
+        return {"r": group["rank"], "hira_dropout": group["dropout"]}
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same, transposed."""
+        return {"hira_A": tensors["A"].T, "hira_B": tensors["B"].T}
 
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack."""

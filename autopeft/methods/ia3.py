@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -81,7 +80,7 @@ class Ia3(OnLinearMaps):
         return {"change": torch.zeros(self.count(group, place))}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W with its rows scaled; or its columns, and its bias."""
         factors = 1.0 + tensors["change"]

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -118,7 +117,7 @@ class KrAdapter(OnLinearMaps):
         return {"V": v, "U": torch.zeros(shorter, r)}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + scale K."""
         change = khatri_rao(tensors["V"], tensors["U"], place)

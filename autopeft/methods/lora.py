@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -150,7 +149,7 @@ class Lora(OnLinearMaps):
         return tensors | ({"magnitude": torch.zeros(place.d_out)} if group.get("dora") else {})
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + s A B, with DoRA at its trained lengths."""
         weight = frozen.weight + scaling(group) * (tensors["A"] @ tensors["B"])

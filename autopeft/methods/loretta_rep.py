@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -107,7 +106,7 @@ class LorettaRep(OnLinearMaps):
         }
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + (alpha / m) A B."""
         bottleneck = int(group["bottleneck"])

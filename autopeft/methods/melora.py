@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -115,7 +114,7 @@ class Melora(OnLinearMaps):
         }
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + (alpha / r) diag(A_1 B_1, ... A_n B_n)."""
         change = torch.block_diag(*(tensors["A"] @ tensors["B"]))

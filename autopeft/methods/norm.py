@@ -77,10 +77,10 @@ class NormTuning(Unfolded):
         names = ("scale", "shift") if group["bias"] else ("scale",)
         return {name: torch.zeros(place.d_out) for name in names}
 
-    def merged_norm(
-        self, group: Group, tensors: Mapping[str, Tensor], frozen: DenseMap
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
-        """w + dw and b + db of a norm's scale and shift."""
+        """w + dw and b + db."""
         bias = frozen.bias
         if group["bias"]:
             bias = tensors["shift"] if bias is None else bias + tensors["shift"]

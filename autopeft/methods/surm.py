@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, fft
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -193,7 +192,7 @@ class Surm(OnLinearMaps):
         return {"a": torch.randn(n, generator=start.draw("a")) * spread, "b": torch.zeros(n)}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W plus what M makes of every unit vector."""
         units = torch.eye(place.d_in).to(frozen.weight)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -135,7 +134,7 @@ class Vera(OnLinearMaps):
         return {"d": d, "b": torch.zeros(place.d_out)}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + A diag(d) B diag(b)."""
         rank, like = int(group["rank"]), frozen.weight

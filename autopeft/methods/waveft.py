@@ -14,7 +14,6 @@ from torch import Tensor, randperm
 from torch.nn import functional
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
-from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.configuration import Group
 from autopeft.errors import Fault
 from autopeft.methods.base import (
@@ -145,7 +144,7 @@ class WaveFt(OnLinearMaps):
         return {"values": torch.zeros(n), "index": index.long()}
 
     def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: FrozenMap
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W plus the change."""
         values, index = float(group["scale"]) * tensors["values"], tensors["index"].long()

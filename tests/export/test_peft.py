@@ -31,15 +31,22 @@ def _no_draws(name: str, shape: Any) -> Any:
     raise AssertionError("random numbers in evaluation")
 
 
-def _lora(layers: list[int], sites: list[str], rank: int, **settings: float) -> Group:
+def _lora(layers: list[int], sites: list[str], rank: int, **settings: float | bool) -> Group:
     values = {"alpha": 3.0 * rank, "dropout": 0.0} | settings
     return Group.of("lora", layers, sites, rank=rank, **values)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "llama", "modernbert"])
-def test_trained_adapters_give_the_same_logits_through_peft(name: str, tmp_path: Path) -> None:
+PLAIN = ("bert", "roberta", "distilbert", "gpt2", "llama", "modernbert")
+OPTIONS = [(name, kind) for name in ("bert", "modernbert") for kind in ("rank_stabilised", "dora")]
+
+
+@pytest.mark.parametrize(("name", "kind"), [*((name, "") for name in PLAIN), *OPTIONS])
+def test_trained_adapters_give_the_same_logits_through_peft(
+    name: str, kind: str, tmp_path: Path
+) -> None:
     backbone = tiny.tiny_backbone(name, torch.float32)
-    groups = [_lora([0, 2], ["query"], 2), _lora([1, 2], ["value", "output"], 5)]
+    own = {kind: True} if kind else {}
+    groups = [_lora([0, 2], ["query"], 2, **own), _lora([1, 2], ["value", "output"], 5, **own)]
     configuration = Configuration.of(groups, training=TRAINING)
     head = backbone.head(3)
     pack = Pack(backbone, head, [Lane(0, configuration)], seeds=Seeds(0))

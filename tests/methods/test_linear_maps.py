@@ -3,8 +3,8 @@
 `references/NAME.py` writes a method's formula out: `dense` gives the weight and bias that a lane's
 tensors make of a frozen map, and where HF `peft` has the method, `peft_config` and `fill` put the
 same tensors into its layers. It may say where a gradient is `STOPPED` on purpose, and that `peft`
-is the same on `PEFT_SITES` or `PEFT_ARCHITECTURES` alone. A method on linear maps without such a
-file fails here.
+is the same on `PEFT_SITES` or `PEFT_ARCHITECTURES` alone, or has no such thing as `PEFT_LACKS`. A
+method on linear maps without such a file fails here.
 """
 
 import re
@@ -106,9 +106,17 @@ class Case:
         return cls(backbone, case.groups[0], pack, tensors | pack.lane_fixed(0))
 
     def at(self, layer: int, site: str) -> dict[str, Tensor]:
-        """The tensors of one place."""
-        start = f"{self.group.method}.{layer}.{site}."
-        return {n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)}
+        """The tensors of one place, with those that it shares."""
+        name, method = self.group.method, registry[self.group.method]
+        places = method.places(self.group, self.backbone.anatomy)
+        place = next(each for each in places if (each.layer, each.site) == (layer, site))
+        shared = {
+            tensor: self.tensors[f"{name}.{at[0]}.{at[1]}.{tensor}"]
+            for tensor, at in method.owners(self.group, place).items()
+        }
+        start = f"{name}.{layer}.{site}."
+        own = {n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)}
+        return own | shared
 
     def settings(self, site: str) -> dict[str, Any]:
         """What a reference is told of the lane at a site: its settings, and which site it is."""
@@ -296,6 +304,8 @@ def test_outputs_and_a_training_step_are_those_of_peft(name: str, architecture: 
         return
     only = {"sites": own.PEFT_SITES} if hasattr(own, "PEFT_SITES") else {}
     for given in variants(name):
+        if any(given.get(each) for each in getattr(own, "PEFT_LACKS", ())):
+            continue
         backbone = _backbone(architecture)
         case = Case.of(backbone, configuration(name, backbone.anatomy, **(given | only)))
         theirs = tiny.tiny_backbone(architecture, getattr(own, "PEFT_DTYPE", torch.float64))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-HELD_STILL = True
+STOPPED = ("sparsity",)
 """The threshold moves with the weights, and gradients leave it out: they are not the slope."""
 
 
@@ -20,6 +20,8 @@ def dense(
         d = d + c * (apart**2).sum(-1).sqrt()
     ranked = d.detach().abs().ravel().sort().values
     dropped = round(settings["sparsity"] * len(ranked))
+    if not dropped:
+        return weight + d, bias
     kept = d.abs() > ranked[dropped - 1]
     assert int(kept.sum()) == len(ranked) - dropped
     return weight + torch.where(kept, d - d.sign() * ranked[dropped - 1], 0.0), bias

@@ -1,4 +1,4 @@
-"""LoRETTA's adapters against their formula, written behind a sub-layer's last map."""
+"""LoRETTA: its adapters against their formula behind a sub-layer's last map, and its trains."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +15,7 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import EXIT
 from autopeft.backbone.loading import Backbone
 from autopeft.methods.base import Call
+from autopeft.methods.tensor_train import factors, initial_cores, product
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 
@@ -105,3 +106,23 @@ def test_packed_equals_solo() -> None:
     for lane in lanes:
         solo = Training(backbone, [lane]).run(batches, 0, 6)[lane.number]
         assert furthest(solo, packed[lane.number]) < 1e-9
+
+
+def test_widths_are_cut_as_released() -> None:
+    assert [factors(width) for width in (768, 64, 4096, 8, 1)] == [
+        (8, 8, 12),
+        (8, 8),
+        (8, 8, 8, 8),
+        (8,),
+        (1,),
+    ]
+    assert factors(7 * 11 * 13) == (7, 11, 13)
+
+
+def test_a_train_that_starts_has_entries_of_the_released_variance() -> None:
+    cores = initial_cores("A", 768, 64, 5, Seeds(0).generator, zero=False)
+    matrix = product(list(cores.values()), 768)
+    assert matrix.shape == (768, 64)
+    assert float(matrix.var()) == pytest.approx(1.0 / (768 + 64), rel=0.5)
+    zero = initial_cores("A", 768, 64, 5, Seeds(0).generator, zero=True)
+    assert not product(list(zero.values()), 768).any()
