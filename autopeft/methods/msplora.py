@@ -1,13 +1,13 @@
 """MSPLoRA: a pyramid of LoRAs, of all layers, of a third of them, and of one (arXiv 2503.21838).
 
 y + sum_i (alpha / r_i) x A_i B_i over three scales i: one pair A, B that a site's map has in
-common in all of the group's layers, with r_g = 4 r, one for each third of them, with r_m = 2 r, and
-one of its own, with rank r: the released llama settings (Oblivioniss/MSPLoRA) are r = 16. What is
-shared is shared by layers and not by sites: queries with queries, values with values. As in LoRA, A
-is drawn kaiming-uniform(a = sqrt 5) and B is zero, and alpha is the same for all scales.
+common in all of the group's layers, with r_g = 4 r, one for each third of them, with r_m = 2 r,
+and one of its own, with rank r: the released llama settings (Oblivioniss/MSPLoRA) are r = 16. What
+is shared is shared by layers and not by sites: queries with queries, values with values. As in
+LoRA, A is drawn kaiming-uniform(a = sqrt 5) and B is zero; alpha is the same for all scales.
 
-Here the three scales see one dropout of x, where the release draws three. Thirds are of the group's
-layers, in their order; with fewer than three layers, some scales have one layer each.
+Here the three scales see one dropout of x, where the release draws three. Thirds are of the
+group's layers, in their order; with fewer than three layers, some scales have one layer each.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
