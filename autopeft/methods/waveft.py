@@ -3,8 +3,8 @@
 The change [d_out, d_in] is `scale` times the inverse two-dimensional wavelet transform of a matrix
 that is zero but at n places drawn by chance; their values start at zero. As in HF `peft`, the
 transform has one level, coefficients lie in quarters (means, and to their right differences along
-outputs; below, differences along inputs, and along both), and an odd side gets one more. The wavelet is Haar's (`db1`,
-`peft`'s default), each coefficient of which reaches 2 x 2 weights.
+outputs; below, differences along inputs, and along both), and an odd side gets one more. The
+wavelet is Haar's (`db1`, `peft`'s default), each coefficient of which reaches 2 x 2 weights.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
