@@ -114,7 +114,7 @@ class FrozenMap:
         """x W without the bias, [..., d_in] -> [..., d_out], in x's type; keeps nothing of x."""
         site, module = self._site, self._module
         if quantization.is_packed(module):
-            made = module.forward(x)
+            made: Tensor = module.forward(x)
             made = made if module.bias is None else made - module.bias
             return made[..., site.start : site.start + site.out_features].to(x.dtype)
         weight = self.weight

@@ -94,7 +94,8 @@ class KasaOperator(LaneOperator):
         across = torch.bmm(self.B, self.B.transpose(1, 2)) - one
         along = torch.bmm(self.A.transpose(1, 2), self.A) - one
         apart = torch.linalg.matrix_norm(across) + torch.linalg.matrix_norm(along)
-        return self.beta * self.s.square().sum(1) + self.gamma * apart
+        loss: Tensor = self.beta * self.s.square().sum(1) + self.gamma * apart
+        return loss
 
 
 class Kasa(OnLinearMaps):

@@ -28,7 +28,7 @@ def turn(upper: Tensor, size: int) -> Tensor:
     """
     q = skew(upper, size)
     one = torch.eye(size, dtype=q.dtype, device=q.device)
-    solved, _ = torch.linalg.solve_ex(one + q, -2.0 * q)  # the two factors commute
+    solved: Tensor = torch.linalg.solve_ex(one + q, -2.0 * q)[0]  # the two factors commute
     return solved
 
 

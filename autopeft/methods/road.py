@@ -69,20 +69,25 @@ def entries(theta: Tensor, alpha: Tensor, variant: int, width: int) -> tuple[Ten
     """
     half = width // 2
     if variant == 1:
-        angles, scales = (each.unflatten(-1, (-1, 1, half)) for each in (theta, alpha))
+        angles, scales = (_split(each, 1, half) for each in (theta, alpha))
         angles, scales = (each.expand(*each.shape[:-2], 2, half) for each in (angles, scales))
         return scales * angles.cos(), scales * angles.sin()
     if variant == 2:
-        angles, scales = (each.unflatten(-1, (-1, 2, half)) for each in (theta, alpha))
+        angles, scales = (_split(each, 2, half) for each in (theta, alpha))
         return scales * angles.cos(), scales * angles.sin()
-    angles, scales = (each.unflatten(-1, (-1, 2, 2, half)) for each in (theta, alpha))
+    angles, scales = (_split(each, 2, 2, half) for each in (theta, alpha))
     (scale, other_scale), (angle, other_angle) = scales.unbind(-3), angles.unbind(-3)
     return scale * angle.cos(), other_scale * other_angle.sin()
 
 
+def _split(tensor: Tensor, *sizes: int) -> Tensor:
+    """[..., m] -> [..., groups, *sizes]."""
+    return tensor.reshape(*tensor.shape[:-1], -1, *sizes)
+
+
 def turned(y: Tensor, own: Tensor, across: Tensor) -> Tensor:
     """The pairs of y [..., d_out] under entries on and off the diagonal, see `entries`."""
-    first, second = y.unflatten(-1, (-1, *own.shape[-2:])).unbind(-2)
+    first, second = _split(y, *own.shape[-2:]).unbind(-2)
     pairs = (
         own[..., 0, :] * first - across[..., 0, :] * second,
         own[..., 1, :] * second + across[..., 1, :] * first,

@@ -75,7 +75,7 @@ def sparse(change: Tensor, sparsity: float) -> Tensor:
     if dropped == 0:
         return change
     least = sizes.kthvalue(dropped, dim=1).values.view(-1, 1, 1)
-    return change.sign() * (change.abs() - least).clamp_min(0.0)
+    return change.sign() * (change.abs() - least).relu()
 
 
 class Snell(OnLinearMaps):
