@@ -79,13 +79,18 @@ def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) 
     """FLOPs of training on `tokens` tokens (padding not counted).
 
     Forward through all layers; backward (gradients of activations only, the weights are frozen)
-    down to the branch point; forward, activation and weight gradients of the trained parameters.
+    down to the branch point; forward, activation and weight gradients of the trained parameters;
+    forward and activation gradients of frozen weights that operators meet besides.
     """
     per_layer = _layer_sizes(anatomy)
     branch = first_layer(configuration, anatomy)
     forward, backward = sum(per_layer), sum(per_layer[branch:])
     trained = training_params(configuration, anatomy)
-    return float(tokens) * (2.0 * (forward + backward) + 6.0 * trained)
+    frozen = sum(
+        registry[group.method].frozen_work(group, place)
+        for group, place in placed_groups(configuration, anatomy)
+    )
+    return float(tokens) * (2.0 * (forward + backward) + 6.0 * trained + 4.0 * frozen)
 
 
 def trunk_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:

@@ -18,6 +18,8 @@ ENTRANCE = {"attention": "query", "ffn": "up"}
 """The linear map that reads a sub-layer's input first."""
 EXIT = {"attention": "output", "ffn": "down"}
 """The one that gives its output."""
+NORMS = ("attention_norm", "attention_post_norm", "ffn_norm", "ffn_post_norm")
+"""Norms over the residual width; where a sub-layer has one alone, it is the first of its two."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,25 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """One norm over the residual width in which something trainable can sit.
+
+    Attributes:
+        layer: The layer's index, from 0.
+        role: One of `NORMS`.
+        module: The module's name within the base model.
+        width: Of its input and output.
+        centred: Whether it takes the mean off (LayerNorm), or not (RMSNorm).
+    """
+
+    layer: int
+    role: str
+    module: str
+    width: int
+    centred: bool
+
+
+@dataclass(frozen=True)
 class Layer:
     """One layer of the backbone.
 
@@ -57,12 +78,14 @@ class Layer:
         sites: Linear sites by role.
         attention: Name of the module that calls transformers' attention interface, or "" where
             there is none (then the backbone cannot carry `prefix`).
+        norms: Norms by role.
     """
 
     index: int
     module: str
     sites: Mapping[str, Site]
     attention: str = ""
+    norms: Mapping[str, Norm] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +169,11 @@ class Anatomy:
             if needs <= has
         )
 
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Norms that every layer has, in `NORMS`' order."""
+        return tuple(role for role in NORMS if all(role in layer.norms for layer in self.layers))
+
     def site(self, layer: int, role: str) -> Site:
         """The site of a role in a layer; KeyError where there is none."""
         return self.layers[layer].sites[role]
@@ -165,7 +193,7 @@ class Anatomy:
                 "intermediate_size": self.intermediate_size,
                 "head_dim": self.head_dim,
             },
-            roles=frozenset(self.roles) | frozenset(self.sublayers),
+            roles=frozenset((*self.roles, *self.sublayers, *self.norms)),
             methods=methods,
             rankings=self._rankings(),
         )

@@ -14,6 +14,7 @@ from torch import nn
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy, Layer, Site
 from autopeft.backbone.declared import declared_sites
 from autopeft.backbone.layer_memory import layer_memory
+from autopeft.backbone.norms import find_norms
 from autopeft.backbone.roles import LinearMap, Roles, find_roles
 from autopeft.backbone.structure import (
     Stack,
@@ -54,6 +55,12 @@ def discover(model: nn.Module, config: Any, *, sites: Mapping[str, str] | None =
     why_not = _why_not_packable(config, layers)
     called = [model.get_submodule(at.attention) for at in layers if at.attention]
     plain = heads.uniform and not any(beyond_sdpa(module, config) for module in called)
+    layers = tuple(
+        replace(
+            at, norms=find_norms(at.index, model.get_submodule(at.module), at.module, hidden_size)
+        )
+        for at in layers
+    )
     return Anatomy(
         architecture=config.model_type,
         layers=layers if plain else tuple(replace(at, attention="") for at in layers),

@@ -5,7 +5,7 @@ runs, and weights that a checkpoint lacks are an error, not random numbers.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from autopeft.backbone.fingerprint import (
     fingerprint_of_model,
     quantised_fingerprint,
 )
+from autopeft.backbone.frozen_maps import Decompositions, FrozenMap
 from autopeft.backbone.heads import HeadRecipe, head_recipe, lm_recipe
 from autopeft.backbone.lm_head import LmHead, lm_head_of
+from autopeft.backbone.norms import FrozenNorm
 from autopeft.backbone.request import (
     DTYPES,
     BackboneRequest,
@@ -66,6 +68,7 @@ class Backbone:
         pretrained_pooler: Whether the model has a pooler with weights from the checkpoint.
         lm_head: From hidden states to logits, for `causal-lm`; else None.
         quantization: How the weights of the layers' linear maps are kept.
+        decompositions: Of its weights, as far as somebody needed them.
     """
 
     model: nn.Module
@@ -77,6 +80,17 @@ class Backbone:
     pretrained_pooler: bool = False
     lm_head: LmHead | None = None
     quantization: str = quantization.NONE
+    decompositions: Decompositions = field(default_factory=Decompositions, repr=False)
+
+    def frozen_map(self, layer: int, role: str) -> FrozenMap:
+        """A linear site's frozen map."""
+        site = self.anatomy.site(layer, role)
+        return FrozenMap(self.model.get_submodule(site.module), site, self.decompositions)
+
+    def frozen_norm(self, layer: int, role: str) -> FrozenNorm:
+        """A norm without its scale and shift."""
+        norm = self.anatomy.layers[layer].norms[role]
+        return FrozenNorm(self.model.get_submodule(norm.module), centred=norm.centred)
 
     def weight(self, layer: int, role: str) -> Tensor:
         """A linear site's frozen weight [d_in, d_out] (y = x W), float32 on the CPU."""

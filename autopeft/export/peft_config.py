@@ -13,9 +13,12 @@ from typing import Any
 from autopeft.backbone.anatomy import Anatomy, Site
 from autopeft.backbone.files import public_name
 from autopeft.backbone.heads import HeadRecipe
-from autopeft.configuration import Configuration
+from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, Fault
+from autopeft.export import peft_forms
+from autopeft.export.peft_folding import folds
 from autopeft.methods import registry
+from autopeft.methods.lora import scaling
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class LoraSite:
     Attributes:
         site: Where.
         rank: Its rank.
-        alpha: Its alpha; updates are scaled by alpha / rank.
+        alpha: As in plain LoRA, whatever the group says: updates are scaled by alpha / rank.
     """
 
     site: Site
@@ -48,7 +51,9 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     types = {registry[method].peft_type for method in configuration.methods} - {""}
     if len(types) > 1:
         hint = "an adapter of HF peft has one type; use --format yaml"
-        faults.append(Fault("export", "sparse", "beside lora", "one of the two alone", hint))
+        first, *others = [name for name in configuration.methods if registry[name].peft_type]
+        given, allowed = f"beside {first}", "one of the two alone"
+        faults += [Fault("export", other, given, allowed, hint) for other in others]
     if "SHIRA" in types and any(s.transposed for at in anatomy.layers for s in at.sites.values()):
         given, allowed = "on transformers' Conv1D maps", "backbones with torch's Linear"
         faults.append(Fault("export", "sparse", given, allowed, "use --format yaml"))
@@ -56,17 +61,36 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     if len(rates) > 1:
         given = ", ".join(f"{rate:g}" for rate in rates)
         faults.append(Fault("export", "lora.dropout", given, "one dropout for all of HF peft's"))
+    low_rank = (g for g in configuration.groups if registry[g.method].peft_type == "LORA")
+    kinds = {bool(group.get("dora")) for group in low_rank}
+    if len(kinds) > 1:
+        given = "DoRA beside LoRA without it"
+        faults.append(Fault("export", "lora.dora", given, "one of the two for all of HF peft's"))
     return faults
 
 
 def lora_sites(configuration: Configuration, anatomy: Anatomy) -> list[LoraSite]:
     """Every site of a LoRA-only configuration; `peft_faults` has found none."""
     return [
-        LoraSite(anatomy.site(layer, role), int(group["rank"]), float(group["alpha"]))
+        LoraSite(anatomy.site(layer, role), int(group["rank"]), _plain_alpha(group))
         for group in configuration.groups
         for layer in group.layers
         for role in group.sites
     ]
+
+
+def _plain_alpha(group: Group) -> float:
+    """The alpha that gives rank-stabilised LoRA's scale where that is alpha / rank."""
+    return (
+        scaling(group) * int(group["rank"])
+        if group.get("rank_stabilised")
+        else float(group["alpha"])
+    )
+
+
+def uses_dora(configuration: Configuration) -> bool:
+    """Whether its LoRA is DoRA; `peft_faults` has found all of it alike."""
+    return any(group.get("dora") for group in configuration.groups)
 
 
 def peft_config(
@@ -81,6 +105,8 @@ def peft_config(
     faults = peft_faults(configuration, anatomy) + _untrained_faults(configuration)
     if faults:
         raise ExportError(faults)
+    if peft_forms.has_form(configuration):
+        return formed_config(configuration, anatomy, head, base_model=base_model)
     sites = lora_sites(configuration, anatomy)
     fused = sorted({lora.site.module for lora in sites if lora.site.fused})
     if fused:
@@ -95,7 +121,18 @@ def peft_config(
         )
     modules = [(lora.site.module, lora.rank, lora.alpha) for lora in sites]
     dropout = float(configuration.groups[0]["dropout"])
-    return lora_config(modules, head, dropout=dropout, base_model=base_model)
+    dora = uses_dora(configuration)
+    return lora_config(modules, head, dropout=dropout, base_model=base_model, dora=dora)
+
+
+def formed_config(
+    configuration: Configuration, anatomy: Anatomy, head: HeadRecipe, *, base_model: str
+) -> dict[str, Any]:
+    """The same for a method whose own file says how; see `peft_forms`; ExportError likewise."""
+    if faults := peft_forms.form_faults(configuration, anatomy):
+        raise ExportError(faults)
+    options = shared_options(head, base_model)
+    return plain_config(peft_forms.form_config(configuration, anatomy, options))
 
 
 def _untrained_faults(configuration: Configuration) -> list[Fault]:
@@ -105,6 +142,8 @@ def _untrained_faults(configuration: Configuration) -> list[Fault]:
     if "sparse" in configuration.methods:
         given = "weights chosen one by one, which SHiRA's configuration does not name"
         faults.append(Fault("export", "sparse", given, "lora", hint))
+    given = "trained in another way than LoRA, which it is once it is trained"
+    faults += [Fault("export", m, given, "lora", hint) for m in configuration.methods if folds(m)]
     rule = str(dict(configuration.sparsity)["rule"])
     if rule != "none":
         faults.append(Fault("export", "sparsity.rule", rule, "none", hint))
@@ -117,6 +156,7 @@ def lora_config(
     *,
     dropout: float,
     base_model: str,
+    dora: bool = False,
 ) -> dict[str, Any]:
     """`LoraConfig` of (module, rank, alpha) triples, as JSON can carry it."""
     from peft import LoraConfig
@@ -127,6 +167,7 @@ def lora_config(
         r=rank,
         lora_alpha=_whole(alpha),
         lora_dropout=dropout,
+        use_dora=dora,
         target_modules=sorted(name for name, _, _ in modules),
         rank_pattern={re.escape(name): own for name, own, _ in modules if own != rank},
         alpha_pattern={re.escape(name): _whole(own) for name, _, own in modules if own != alpha},

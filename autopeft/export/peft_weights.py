@@ -14,10 +14,20 @@ from torch import Tensor
 
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.backbone.loading import Backbone
+from autopeft.backbone.quantization import dense_weight
 from autopeft.backbone.structure import widths
 from autopeft.configuration import Configuration
 from autopeft.errors import ExportError
-from autopeft.export.peft_config import LoraSite, lora_config, lora_sites, peft_faults
+from autopeft.export.peft_config import (
+    LoraSite,
+    formed_config,
+    lora_config,
+    lora_sites,
+    peft_faults,
+    uses_dora,
+)
+from autopeft.export.peft_folding import as_lora, folds
+from autopeft.export.peft_forms import form_tensors, has_form
 from autopeft.export.peft_shira import shira
 
 PREFIX = "base_model.model."
@@ -45,10 +55,10 @@ def peft_adapter(
     """A trained lane as a `peft` adapter of the backbone's task class, or causal class.
 
     Args:
-        configuration: LoRA alone, or sparse weights alone.
+        configuration: Of methods of one type of `peft`.
         backbone: What it was trained on.
         head: The task head.
-        weights: The lane's unpadded tensors by saved name.
+        weights: The lane's unpadded tensors by saved name, fixed ones too.
 
     Raises:
         ExportError: HF peft cannot hold it.
@@ -56,11 +66,20 @@ def peft_adapter(
     faults = peft_faults(configuration, backbone.anatomy)
     if faults:
         raise ExportError(faults)
+    if any(folds(method) for method in configuration.methods):
+        configuration, weights = as_lora(configuration, backbone, weights)
     base = f"{PREFIX}{backbone.model.base_model_prefix}."
     if configuration.methods == ("sparse",):
         config, sparse = shira(configuration, backbone, head, weights)
         return PeftAdapter(
             config, {base + name: t for name, t in sparse.items()} | _head(head, weights)
+        )
+    if has_form(configuration):
+        anatomy = backbone.anatomy
+        config = formed_config(configuration, anatomy, head, base_model=backbone.name)
+        formed = form_tensors(configuration, anatomy, weights)
+        return PeftAdapter(
+            config, {base + name: t for name, t in formed.items()} | _head(head, weights)
         )
     by_module: dict[str, list[LoraSite]] = defaultdict(list)
     for lora in lora_sites(configuration, backbone.anatomy):
@@ -76,8 +95,12 @@ def peft_adapter(
         modules.append((module, rank, alpha))
         tensors[f"{base}{module}.lora_A.weight"] = low.contiguous()
         tensors[f"{base}{module}.lora_B.weight"] = high.contiguous()
+        if uses_dora(configuration):
+            lengths = _lengths(module, sites, backbone, weights)
+            tensors[f"{base}{module}.lora_magnitude_vector"] = lengths
     dropout = float(configuration.groups[0]["dropout"])
-    config = lora_config(modules, head, dropout=dropout, base_model=backbone.name)
+    dora = uses_dora(configuration)
+    config = lora_config(modules, head, dropout=dropout, base_model=backbone.name, dora=dora)
     return PeftAdapter(config, tensors | _head(head, weights))
 
 
@@ -101,6 +124,18 @@ def _fused(
         high[start:stop, column : column + lora.rank] = scaled
         column += lora.rank
     return low, high
+
+
+def _lengths(
+    module: str, sites: list[LoraSite], backbone: Backbone, weights: Mapping[str, Tensor]
+) -> Tensor:
+    """DoRA's trained lengths [d_out] of a whole map; those of frozen outputs where no site is."""
+    whole = dense_weight(backbone.model.get_submodule(module)).cpu()
+    lengths: Tensor = whole.norm(dim=0 if sites[0].site.transposed else 1)
+    for lora in sites:
+        start, stop = lora.site.start, lora.site.start + lora.site.out_features
+        lengths[start:stop] += weights[f"lora.{lora.site.layer}.{lora.site.role}.magnitude"]
+    return lengths
 
 
 def _head(head: HeadRecipe, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

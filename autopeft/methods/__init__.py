@@ -1,27 +1,15 @@
 """PEFT methods: one file each, one registry.
 
-Importing this package fills `registry`. A new method is one new file, named in the import below.
+Importing this package imports every file in it, and each method registers itself: a new method is
+one new file, and nothing else.
 """
 
-from autopeft.methods import (
-    lora,
-    parallel_adapter,
-    prefix,
-    salient_channels,
-    serial_adapter,
-    sparse,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from autopeft.methods.base import LaneOperator, Method, Place, registry
 
-__all__ = [
-    "LaneOperator",
-    "Method",
-    "Place",
-    "lora",
-    "parallel_adapter",
-    "prefix",
-    "registry",
-    "salient_channels",
-    "serial_adapter",
-    "sparse",
-]
+__all__ = ["LaneOperator", "Method", "Place", "registry"]
+
+for _found in sorted(found.name for found in iter_modules(__path__)):
+    import_module(f"{__name__}.{_found}")

@@ -5,6 +5,8 @@ operator, `B` rows (examples) per lane, `T` tokens. An operator sees its input a
 and its output as [n, B, T, d_out]. Each stacked tensor is [k, ...]; a solo run is n = k = 1.
 """
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -12,14 +14,20 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
+from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.backbone.importance import ImportanceMap
+from autopeft.backbone.norms import FrozenNorm
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.space.schema import MethodSchema
+from autopeft.space.schema import MethodSchema, Scalar
 
 Draw = Callable[[str], torch.Generator]
 """Gives the CPU generator of one named initial tensor; a function of study and replicate."""
+
+
+def _no_map(layer: int, role: str) -> FrozenMap:
+    raise RuntimeError(f"there is no backbone to give the map of layer {layer}, {role}")
 
 
 @dataclass(frozen=True)
@@ -34,12 +42,14 @@ class Start:
         saved: The place's fixed tensors (indices) as an earlier run chose them, by name, perhaps
             among others; {} for a fresh start. Where a name is there, it is used and nothing is
             chosen anew.
+        frozen: Gives a linear site's frozen map by layer and role.
     """
 
     draw: Draw
     weight: Callable[[int, str], Tensor]
     importance: ImportanceMap | None = None
     saved: Mapping[str, Tensor] = field(default_factory=dict)
+    frozen: Callable[[int, str], FrozenMap] = _no_map
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,8 @@ class Place:
 
     Attributes:
         layer: The layer's index.
-        site: A linear role, `attention`, `ffn`, or the method's own name where it implies its
-            place.
+        site: A linear role, a norm, `attention`, `ffn`, or the method's own name where it implies
+            its place.
         d_in: Width that the operator reads.
         d_out: Width that it writes.
         head_dim: Width of one attention head, on linear maps; else 0.
@@ -69,12 +79,30 @@ class Kept:
     Attributes:
         inner: Scalars per token of its own inner tensors.
         reads: Whether the whole input is kept beside them.
+        of_output: Whether the site's output is what counts as its input there.
         weights: Scalars per lane that exist while it runs, whatever the number of tokens.
+        shared: Scalars that exist as long as the backbone, once for all lanes at the place: the
+            decomposition of its weight.
     """
 
     inner: int = 0
     reads: bool = True
+    of_output: bool = False
     weights: int = 0
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class DenseMap:
+    """A linear map y = x W + b, such as a merged adapter becomes; or a norm's scale and shift.
+
+    Attributes:
+        weight: W [d_in, d_out]; of a norm, its scale [d].
+        bias: b [d_out], or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
 
 
 class Uniform(Protocol):
@@ -136,9 +164,15 @@ class LaneOperator(nn.Module):
             that weight decay applies to them.
         products_only: Whether inputs meet its weights in nothing but matrix products, so that
             autocast takes them in whatever type they come: elsewhere they come in its own.
+        frozen: At a linear map: the frozen map itself, for operators that multiply with its weight
+            or with the parts of it. Shared by all lanes, never written, not saved.
+        norm: At a norm: what it does before its own scale and shift.
+        shared: Trained tensors that its lanes hold at another place, by name, see `Method.owners`.
     """
 
-    hook: Literal["linear", "sublayer", "attention"] = "linear"
+    frozen: FrozenMap
+    norm: FrozenNorm
+    hook: Literal["linear", "norm", "sublayer", "attention"] = "linear"
     fixed_names: tuple[str, ...] = ()
     matrix_names: tuple[str, ...] = ()
     products_only: bool = False
@@ -149,6 +183,7 @@ class LaneOperator(nn.Module):
         super().__init__()
         self.name = name
         self.members = tuple(members)
+        self.shared: dict[str, Shared] = {}
         self.own_shapes: dict[str, list[tuple[int, ...]]] = {}
         self.stacked_names = tuple(each for each in tensors[0] if each not in self.fixed_names)
         for tensor_name in tensors[0]:
@@ -162,6 +197,12 @@ class LaneOperator(nn.Module):
     def decays(self, tensor_name: str) -> bool:
         """Whether weight decay applies to a trained tensor: matrices do, biases do not."""
         return len(self.own_shapes[tensor_name][0]) > 1 or tensor_name in self.matrix_names
+
+    def trained(self, tensor_name: str) -> Tensor:
+        """A stacked trained tensor [k, ...], its own or one that its lanes hold elsewhere."""
+        if tensor_name in self.shared:
+            return self.shared[tensor_name].taken()
+        return self.get_parameter(tensor_name)
 
     def lane_tensor(self, tensor: Tensor, tensor_name: str, index: int) -> Tensor:
         """The part of a stacked [k, ...] tensor that belongs to member `index`, unpadded."""
@@ -183,6 +224,32 @@ class LaneOperator(nn.Module):
             [k, B, T, d_out].
         """
         raise TypeError(f"{type(self).__name__} adds nothing to a site's output")
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """What every member adds to its loss in training by its tensors alone, [k]; None: nothing.
+
+        It counts once per step, into gradients and not into the losses that are reported.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A trained tensor that lanes hold once for several places, seen from one that lacks it.
+
+    Attributes:
+        owner: The operator that holds it.
+        name: Its name there.
+        index: The lanes' positions among the owner's members, int64 [k].
+    """
+
+    owner: LaneOperator
+    name: str
+    index: Tensor
+
+    def taken(self) -> Tensor:
+        """The lanes' part, [k, ...]; gradients flow to the owner."""
+        return self.owner.get_parameter(self.name).index_select(0, self.index)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -223,6 +290,9 @@ class Method(Protocol):
     def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
         """Every place that the group occupies."""
 
+    def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
+        """The values of a parameter that a place allows; None where the schema alone decides."""
+
     def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
         """Why the group cannot be built there, all that its schema cannot say; [] where it can.
 
@@ -237,6 +307,12 @@ class Method(Protocol):
 
     def fixed_count(self, group: Group, place: Place) -> int:
         """Scalars that a deployed adapter stores beside the trained ones (indices)."""
+
+    def frozen_work(self, group: Group, place: Place) -> int:
+        """Multiply-adds of a token with what is not trained: frozen weights, factors of them.
+
+        Those with trained scalars, one each, are not among them.
+        """
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """What the operator keeps of every token for the backward pass."""
@@ -257,6 +333,47 @@ class Method(Protocol):
     def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One place's trained tensors in the form of `folded_group`."""
 
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap | None:
+        """The one linear map that does what the frozen map and a lane's operator do together.
+
+        Args:
+            group: What was trained.
+            place: Where.
+            tensors: The lane's tensors there, unpadded and not folded, fixed ones too, and those
+                that it holds elsewhere (see `owners`).
+            frozen: The site's map, in the type of the result.
+
+        Returns:
+            None for a method that no linear map can stand for.
+        """
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """A [d_in, r] and B [r, d_out] with x A B all that it adds, for `peft_type` LORA.
+
+        Args:
+            group: What was trained.
+            place: Where.
+            tensors: As for `merged`.
+            frozen: As for `merged`.
+        """
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Arguments of the configuration of `peft_type`; see `autopeft.export.peft_forms`."""
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """One place's trained tensors by their names within `peft`'s module."""
+
+    def owners(self, group: Group, place: Place) -> Mapping[str, tuple[int, str]]:
+        """Trained tensors that the group has once for several places: who holds them.
+
+        By name, the layer and site of another of the group's places, for those that this place
+        lacks; {} where it has all of its own. What decides it belongs to `stack_key`.
+        """
+
     def stack_key(self, group: Group) -> Hashable:
         """What groups must share, beside the size class, to be stacked in one operator."""
 
@@ -269,6 +386,10 @@ class Method(Protocol):
         tensors: Sequence[Mapping[str, Tensor]],
     ) -> LaneOperator:
         """The stacked operator of these lanes at this place."""
+
+
+MOST_SHOWN = 12
+"""Legal values that an error shows from either end."""
 
 
 def size_class(size: int) -> int:
@@ -321,9 +442,54 @@ class LaneDropout(nn.Module):
 class Unchosen:
     """What a method inherits that chooses nothing, and so keeps no fixed tensors."""
 
+    schema: MethodSchema
+
+    def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
+        """No place has a say."""
+        return None
+
     def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """Values that a linear map's widths do not allow, with those that they do."""
+        places = linear_places(group, anatomy) if self.schema.sites == LINEAR_ROLES else []
+        return [
+            Fault(
+                "configuration",
+                f"{self.schema.name}.{name}",
+                f"{value} at layer {place.layer}, {place.site}, {place.d_in} x {place.d_out}",
+                _shown(allowed),
+            )
+            for place in places
+            for name, value in group.settings
+            if (allowed := self.legal(name, place)) is not None and value not in allowed
+        ]
+
+    def frozen_work(self, group: Group, place: Place) -> int:
         """None."""
-        return []
+        return 0
+
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap | None:
+        """None: no linear map can stand for it."""
+        return None
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """There are none."""
+        raise TypeError(f"{self.schema.name} does not become LoRA")
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """None: `peft` does not hold it, or `autopeft.export` knows how."""
+        return {}
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """None, likewise."""
+        return {}
+
+    def owners(self, group: Group, place: Place) -> Mapping[str, tuple[int, str]]:
+        """None: every place has tensors of its own."""
+        return {}
 
     def fixed_count(self, group: Group, place: Place) -> int:
         """None."""
@@ -332,6 +498,16 @@ class Unchosen:
     def scored_index(self, group: Group, place: Place, importance: ImportanceMap) -> Tensor | None:
         """None: nothing is chosen."""
         return None
+
+
+def _shown(allowed: Sequence[Scalar]) -> str:
+    """Legal values for an error: a range by its ends, of many the first and the last."""
+    if isinstance(allowed, range):
+        return f"{allowed[0]} to {allowed[-1]}" if allowed else "no value: choose other sites"
+    words = [str(value) for value in allowed]
+    if len(words) > 2 * MOST_SHOWN:
+        words[MOST_SHOWN:-MOST_SHOWN] = ["..."]
+    return ", ".join(words) or "no value: choose other sites"
 
 
 class Unfolded(Unchosen):
@@ -344,6 +520,32 @@ class Unfolded(Unchosen):
     def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors themselves."""
         return dict(tensors)
+
+
+class OnLinearMaps(Unfolded, ABC):
+    """What a method inherits that sits on any linear map and stores all that it trains."""
+
+    def carried_by(self, anatomy: Anatomy) -> str:
+        """Any backbone with linear sites carries it."""
+        return "" if anatomy.roles else "it has no linear sites"
+
+    def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
+        """One per layer and role."""
+        return linear_places(group, anatomy)
+
+    @abstractmethod
+    def count(self, group: Group, place: Place) -> int:
+        """Trainable scalars at one place, closed form."""
+
+    def training_count(self, group: Group, place: Place) -> int:
+        """The same as is stored."""
+        return self.count(group, place)
+
+
+def divisors(*widths: int) -> tuple[int, ...]:
+    """The common divisors of some widths, ascending."""
+    common = math.gcd(*widths)
+    return tuple(each for each in range(1, common + 1) if common % each == 0)
 
 
 class Registry:

@@ -123,7 +123,8 @@ class Bottleneck(Unfolded):
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """The activation's output, its input too where ReLU is not enough, and z."""
         size = int(group["size"])
-        return Kept(size if group["activation"] == "relu" else 2 * size)
+        inner = size if group["activation"] == "relu" else 2 * size
+        return Kept(inner, of_output=self.reads_output)
 
     def stack_key(self, group: Group) -> Hashable:
         """Sizes of one class with one activation stack."""

@@ -1,7 +1,14 @@
-"""LoRA: a low-rank additive update of a linear map (arXiv 2106.09685).
+"""LoRA: a low-rank additive update of a linear map (arXiv 2106.09685), with rsLoRA and DoRA.
 
-y + (alpha / r) * B(A(dropout(x))); A is drawn kaiming-uniform(a = sqrt 5), as HF `peft` draws it,
-and B is zero.
+y + s B(A(dropout(x))); A is drawn kaiming-uniform(a = sqrt 5), as HF `peft` draws it, and B is
+zero. s = alpha / r, or alpha / sqrt(r) with `rank_stabilised` (rsLoRA, arXiv 2312.03732).
+
+With `dora` (arXiv 2402.09353, eq. 5), every column of V = W + s A B gets a trained length of its
+own, W' = (m / |V|) V, |V| taken as a constant in the backward pass (section 4.3). What is trained
+of m is its distance from |W|, so that the configured model is the backbone. |V|^2 = |W|^2 +
+2 s B.(A^T W) + s^2 B.(A^T A B), column by column: no dense change is formed. Dropout acts on the
+low-rank branch alone; `peft` and the released code also drop the input of (m / |V| - 1) x W, which
+takes a second product with W.
 """
 
 import math
@@ -10,17 +17,17 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
+from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
+    DenseMap,
     Kept,
     LaneDropout,
     LaneOperator,
+    OnLinearMaps,
     Place,
     Start,
-    Unfolded,
-    linear_places,
     registry,
     size_class,
 )
@@ -48,19 +55,57 @@ class LoraOperator(LaneOperator):
         tensors: Sequence[Mapping[str, Tensor]],
     ) -> None:
         super().__init__(name, members, tensors)
-        scales = [float(group["alpha"]) / int(group["rank"]) for group in groups]
+        scales = [scaling(group) for group in groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
         self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
-        """(alpha / r) * x A B per lane."""
+        """s x A B per lane."""
         x = self.dropout(x, call)
         low = torch.bmm(x.flatten(1, 2), self.A)
         scaled = low * self.scale.to(low.dtype).view(-1, 1, 1)
         return torch.bmm(scaled, self.B).view(*x.shape[:3], -1)
 
 
-class Lora(Unfolded):
+class DoraOperator(LoraOperator):
+    """The same with stacked `magnitude` [k, d_out]: m - |W|."""
+
+    products_only = False
+    magnitude: Tensor
+
+    def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """(m / |V| - 1) x W + (m / |V|) s x A B; keeps x W, a copy of the output."""
+        bias = self.frozen.bias
+        plain = y.clone() if bias is None else y - bias.to(y.dtype)
+        length, changed = self._lengths()
+        ratio = ((length + self.magnitude) / changed)[:, None, None]
+        return (ratio - 1.0) * plain + ratio * super().delta(x, y, call)
+
+    @torch.no_grad()
+    def _lengths(self) -> tuple[Tensor, Tensor]:
+        """|W| [d_out] and |V| [k, d_out]."""
+        weight, low = self.frozen.weight.to(self.A.dtype), self.A.transpose(1, 2)
+        scaled = self.scale.view(-1, 1, 1) * self.B
+        squares = weight.square().sum(0)
+        with torch.autocast(low.device.type, enabled=False):  # the sums are small differences
+            across = (scaled * (low @ weight)).sum(1)
+            own = (scaled * (low @ self.A @ scaled)).sum(1)
+        return squares.sqrt(), (squares + 2.0 * across + own).clamp_min(0.0).sqrt()
+
+
+def scaling(group: Group) -> float:
+    """s: alpha / r, or alpha / sqrt(r)."""
+    rank = int(group["rank"])
+    return float(group["alpha"]) / (math.sqrt(rank) if group.get("rank_stabilised") else rank)
+
+
+def kaiming(d_in: int, shape: Sequence[int], draw: torch.Generator) -> Tensor:
+    """Uniform in +-1/sqrt(d_in): kaiming-uniform with a = sqrt 5, as torch draws a Linear."""
+    bound = 1.0 / math.sqrt(d_in)
+    return torch.empty(*shape).uniform_(-bound, bound, generator=draw)
+
+
+class Lora(OnLinearMaps):
     """The method `lora`."""
 
     schema = MethodSchema(
@@ -70,44 +115,53 @@ class Lora(Unfolded):
             ParameterSchema("rank", "int", minimum=1),
             ParameterSchema("alpha", "float", default=16.0, minimum=0.0),
             ParameterSchema("dropout", "float", default=0.0, minimum=0.0, maximum=0.9),
+            ParameterSchema("rank_stabilised", "bool", default=False, tacit=True),
+            ParameterSchema("dora", "bool", default=False, tacit=True),
         ),
         sites=LINEAR_ROLES,
         default_sites=("query", "value"),
     )
-    source = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685"
+    source = (
+        "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685; "
+        "rank_stabilised: Kalajdzievski 2023, arXiv 2312.03732; dora: Liu et al. 2024, arXiv "
+        "2402.09353"
+    )
     identity = "exact"
     peft_type = "LORA"
 
-    def carried_by(self, anatomy: Anatomy) -> str:
-        """Any backbone with linear sites carries it."""
-        return "" if anatomy.roles else "it has no linear sites"
-
-    def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
-        """One per layer and role."""
-        return linear_places(group, anatomy)
-
     def count(self, group: Group, place: Place) -> int:
-        """r (d_in + d_out)."""
-        return int(group["rank"]) * (place.d_in + place.d_out)
-
-    training_count = count
+        """r (d_in + d_out); with DoRA, d_out more."""
+        lengths = place.d_out if group.get("dora") else 0
+        return int(group["rank"]) * (place.d_in + place.d_out) + lengths
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """x A, and x."""
-        return Kept(int(group["rank"]))
+        """x A, and x; with DoRA, the output and the branch's output too."""
+        outputs = 2 * place.d_out if group.get("dora") else 0
+        return Kept(int(group["rank"]) + outputs)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
-        """A uniform in +-1/sqrt(d_in) (kaiming-uniform with a = sqrt 5), B zero."""
+        """A uniform in +-1/sqrt(d_in) (kaiming-uniform with a = sqrt 5), B zero, m = |W|."""
         rank = int(group["rank"])
-        a = torch.empty(place.d_in, rank)
-        a.uniform_(
-            -1.0 / math.sqrt(place.d_in), 1.0 / math.sqrt(place.d_in), generator=start.draw("A")
-        )
-        return {"A": a, "B": torch.zeros(rank, place.d_out)}
+        tensors = {
+            "A": kaiming(place.d_in, (place.d_in, rank), start.draw("A")),
+            "B": torch.zeros(rank, place.d_out),
+        }
+        return tensors | ({"magnitude": torch.zeros(place.d_out)} if group.get("dora") else {})
+
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap:
+        """W + s A B, with DoRA at its trained lengths."""
+        weight = frozen.weight + scaling(group) * (tensors["A"] @ tensors["B"])
+        if group.get("dora"):
+            lengths = frozen.weight.norm(dim=0) + tensors["magnitude"]
+            weight = weight * (lengths / weight.norm(dim=0))
+        return DenseMap(weight, frozen.bias)
 
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack."""
-        return size_class(int(group["rank"]))
+        rank = size_class(int(group["rank"]))
+        return (rank, "dora") if group.get("dora") else rank
 
     def operator(
         self,
@@ -118,7 +172,8 @@ class Lora(Unfolded):
         tensors: Sequence[Mapping[str, Tensor]],
     ) -> LaneOperator:
         """The stacked operator."""
-        return LoraOperator(name, members, groups, tensors)
+        kind = DoraOperator if groups[0].get("dora") else LoraOperator
+        return kind(name, members, groups, tensors)
 
 
 registry.register(Lora())

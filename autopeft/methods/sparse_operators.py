@@ -108,12 +108,12 @@ class NoisyInputRows(InputRows):
 
     Attributes:
         step: [k, d_out], the quantisation step of each output's weights; see `quantisation_step`.
-        frozen: [k, d_in], 0 at the chosen rows.
+        others: [k, d_in], 0 at the chosen rows.
     """
 
     fixed_names = ("index", "step")
     step: Tensor
-    frozen: Tensor
+    others: Tensor
 
     def __init__(
         self,
@@ -123,10 +123,10 @@ class NoisyInputRows(InputRows):
         tensors: Sequence[Mapping[str, Tensor]],
     ) -> None:
         super().__init__(name, place, members, tensors)
-        frozen = torch.ones(len(members), place.d_in, dtype=torch.float64)
-        for lane, own in zip(frozen, tensors, strict=True):
+        others = torch.ones(len(members), place.d_in, dtype=torch.float64)
+        for lane, own in zip(others, tensors, strict=True):
             lane[own["index"]] = 0.0
-        self.register_buffer("frozen", frozen)
+        self.register_buffer("others", others)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """The chosen inputs times V, and the others times noise."""
@@ -135,8 +135,8 @@ class NoisyInputRows(InputRows):
             return delta
         draw = call.uniform(f"{self.name}.noise", (self.d_in, self.d_out), per_row=False)
         normal = _normal(draw).to(x.dtype)
-        others = x.flatten(1, 2) * self.frozen.unsqueeze(1)
-        noise = (others @ normal) * (0.5 * self.step).unsqueeze(1)
+        rows = x.flatten(1, 2) * self.others.unsqueeze(1)
+        noise = (rows @ normal) * (0.5 * self.step).unsqueeze(1)
         return delta + noise.view_as(delta)
 
 

@@ -21,6 +21,10 @@ INSIDE: Mapping[str, tuple[str, ...]] = {
     "attention": ("query", "key", "value", "output"),
     "ffn": ("up", "gate", "down"),
     "prefix": ("key", "value"),
+    "attention_norm": ("query", "key", "value"),
+    "attention_post_norm": ("output",),
+    "ffn_norm": ("up", "gate"),
+    "ffn_post_norm": ("down",),
 }
 """The matrices that a site without one of its own stands for."""
 

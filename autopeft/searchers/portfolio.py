@@ -206,7 +206,7 @@ def _located(recipe: Recipe, problem: Problem) -> Configuration | None:
 def _is_near(found: Sequence[Group], wanted: dict[str, Any]) -> bool:
     """Whether a method's groups, all of one size, are still what the source speaks of."""
     size = registry[found[0].method].schema.size
-    factor = float(found[0][size]) / float(wanted[size])
+    factor = float(found[0][size]) / float(wanted[size]) if size else 1.0
     ours = {place for group in found for place in _places(group.layers, group.sites)}
     theirs = _places(wanted["layers"], wanted.get("sites", ()))
     overlap = len(ours & theirs) / len(ours | theirs)

@@ -22,7 +22,8 @@ class MethodSpace:
     Attributes:
         schema: The method's schema.
         switched: Whether `present` is a choice.
-        leaves: The leaf of every parameter, the size first, each after the one its `when` names.
+        leaves: The leaf of every parameter, the size (if any) first, each after the one that its
+            `when` names.
         per_size: The parameter that its leaf gives as a multiple of the size, or "".
         sites: Its sites, in the schema's order.
         subset: Whether any non-empty subset of the sites may be chosen.
@@ -122,6 +123,8 @@ def _check_layers(key: str, layers: LayerChoice, shape: Shape, faults: Faults) -
 
 def _check_sizes(method: BoundMethod, faults: Faults) -> None:
     """Shares of a width can leave the legal sizes only once the width is known."""
+    if method.size is None:
+        return
     parameter, source = method.size.parameter, method.size.source
     sizes = source.values if isinstance(source, Dimension) else (source,)
     if not sizes:

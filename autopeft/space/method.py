@@ -126,8 +126,8 @@ class Part:
 
     @property
     def size(self) -> int | float:
-        """Rank, bottleneck, length or density."""
-        size = self.values[self.method.schema.size]
+        """Rank, bottleneck, length or density; 1 where the method has none."""
+        size = self.values.get(self.method.schema.size, 1)
         return float(size) if isinstance(size, float) else int(size)
 
     @property
@@ -159,7 +159,7 @@ class BoundMethod:
     Attributes:
         schema: The method's schema.
         present: The flag that switches it, or None where nothing but its size does.
-        settings: Its parameters, the size first, each after the one its `when` names.
+        settings: Its parameters, the size (if any) first, each after the one its `when` names.
         sites: Its sites.
         layers: Its own placement, or None where it uses the space's.
     """
@@ -176,9 +176,14 @@ class BoundMethod:
         return self.schema.name
 
     @property
-    def size(self) -> Setting:
-        """The setting that is its size."""
-        return self.settings[0]
+    def size(self) -> Setting | None:
+        """The setting that is its size; None where nothing of it scales."""
+        return self.settings[0] if self.schema.size else None
+
+    @property
+    def size_dimension(self) -> Dimension | None:
+        """The dimension of its size, where there is one."""
+        return self.size.dimension if self.size else None
 
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
@@ -199,7 +204,7 @@ class BoundMethod:
         values: dict[str, Scalar] = {}
         if self.present:
             values[self.present.name] = False
-        if (size := self.size.dimension) and 0 in size.values:
+        if (size := self.size_dimension) and 0 in size.values:
             values[size.name] = 0
         values |= self.sites.write(())
         if self.layers and self.layers.may_be_empty:
@@ -215,7 +220,7 @@ class BoundMethod:
         """Whether it is on, its layers not considered."""
         if self.present and not (self.present.name in raw and self.present.read(raw)):
             return False
-        size = self.size.dimension
+        size = self.size_dimension
         if size and 0 in size.values and not (size.name in raw and size.read(raw)):
             return False
         return not self.sites.flags or bool(self.sites.read(raw))
@@ -238,7 +243,8 @@ class BoundMethod:
                 active[setting.dimension.name] = value
             if setting.per_size:
                 value = float(value) * float(values[self.schema.size])
-            values[setting.parameter.name] = value
+            if setting.parameter.is_said(value):
+                values[setting.parameter.name] = value
         active |= self.sites.write(sites)
         if self.layers:
             active |= self.layers.write(spots)
@@ -296,7 +302,9 @@ class BoundMethod:
     def to_dict(self) -> dict[str, Any]:
         """A plain description of what is fixed and what may vary."""
         plain: dict[str, Any] = {
-            _source_name(setting): setting_to_dict(setting) for setting in self.settings
+            _source_name(setting): setting_to_dict(setting)
+            for setting in self.settings
+            if setting.dimension or setting.parameter.is_said(setting.source)
         }
         plain["present"] = _plain(self.present) if self.present else True
         plain["sites"] = (

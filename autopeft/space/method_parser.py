@@ -38,7 +38,7 @@ class MethodParser:
         self.schema = schema
         self.key = key
         self.faults = faults
-        self.ratio = f"{_SCALED}_over_{schema.size}"
+        self.ratio = f"{_SCALED}_over_{schema.size}" if schema.size else ""
 
     def parse(self, block: Mapping[str, Any]) -> MethodSpace | None:
         """The method, or None where it is fixed as not present or lacks its size."""
@@ -53,7 +53,8 @@ class MethodParser:
             self._check_ranked_sites(layers, subset=subset)
         leaves = self._leaves(block)
         never = present == Fixed(False) or present == Choice((False,))
-        if never or self.schema.size not in leaves:
+        sized = not self.schema.size or self.schema.size in leaves
+        if never or not sized:
             return None
         return MethodSpace(
             schema=self.schema,
@@ -67,7 +68,7 @@ class MethodParser:
 
     def _check_keys(self, block: Mapping[str, Any]) -> None:
         known = [parameter.name for parameter in self.schema.parameters]
-        known += [self.ratio] if _SCALED in known else []
+        known += [self.ratio] if self.ratio and _SCALED in known else []
         known += ["sites"] if self.schema.sites else []
         known += ["layers", "present"]
         spellings = {

@@ -13,7 +13,7 @@ import numpy as np
 
 from autopeft.space.dimension import Dimension, Point
 from autopeft.space.layout import Layout
-from autopeft.space.method import BoundMethod, Part
+from autopeft.space.method import BoundMethod, Part, Setting
 from autopeft.space.schema import Scalar
 
 _ATTEMPTS_PER_NEIGHBOUR = 30
@@ -84,7 +84,7 @@ def _one_of(items: Sequence[_Item], rng: np.random.Generator) -> _Item:
 
 def _change_size(start: _Start, rng: np.random.Generator) -> Edit:
     part = _one_of(start.parts, rng)
-    size = part.method.size.dimension
+    size = part.method.size_dimension
     if size is None:
         return {}
     value = size.near(part.active[size.name], rng)
@@ -93,7 +93,8 @@ def _change_size(start: _Start, rng: np.random.Generator) -> Edit:
 
 def _change_setting(start: _Start, rng: np.random.Generator) -> Edit:
     part = _one_of(start.parts, rng)
-    settings = (setting.dimension for setting in part.method.settings[1:])
+    own = (setting for setting in part.method.settings if setting is not part.method.size)
+    settings = (setting.dimension for setting in own)
     return _nudged([d for d in settings if d and d.name in part.active], part.active, rng)
 
 
@@ -147,12 +148,17 @@ def _swap(start: _Start, rng: np.random.Generator) -> Edit:
         return {}
     entering = _one_of(absent, rng)
     edit = dict(leaving.method.absence) | _entry(start, entering, rng)
-    size = entering.size.dimension
-    if size and entering.size.parameter.kind == leaving.method.size.parameter.kind:
+    size = entering.size_dimension
+    if size and _alike(entering.size, leaving.method.size):
         edit[size.name] = size.nearest(leaving.size)
     if entering.layers and entering.layers.allows(leaving.layers):
         edit |= entering.layers.write(leaving.layers)
     return edit
+
+
+def _alike(one: Setting | None, other: Setting | None) -> bool:
+    """Whether two sizes are numbers of one kind."""
+    return bool(one and other and one.parameter.kind == other.parameter.kind)
 
 
 def _entry(start: _Start, method: BoundMethod, rng: np.random.Generator) -> Edit:

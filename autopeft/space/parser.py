@@ -103,7 +103,8 @@ def _methods(
             faults.unknown(key, name, schemas, METHOD_SPELLINGS)
         elif not isinstance(block, Mapping):
             size = schemas[name].size
-            faults.add(key, block, f"a mapping such as {{{size}: {{choice: [0, 8]}}}}")
+            example = f"{{{size}: {{choice: [0, 8]}}}}" if size else "{}, or {present: true}"
+            faults.add(key, block, f"a mapping such as {example}")
         else:
             method = MethodParser(schemas[name], key, faults).parse(block)
             methods += [method] if method else []

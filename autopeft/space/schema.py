@@ -28,6 +28,8 @@ class ParameterSchema:
         when: Makes the parameter meaningless (dropped from the canonical form) unless the named
             sibling parameter has the given value, such as ("reparametrise", True).
         measured: Values of a `str` parameter that mean something only with an importance map.
+        tacit: Whether a configuration leaves it out at its default, so that those from before the
+            parameter existed are still the same; nothing may depend on that value by `when`.
     """
 
     name: str
@@ -38,6 +40,11 @@ class ParameterSchema:
     choices: tuple[str, ...] = ()
     when: tuple[str, Scalar] | None = None
     measured: tuple[str, ...] = ()
+    tacit: bool = False
+
+    def is_said(self, value: object) -> bool:
+        """Whether a configuration names this value."""
+        return not (self.tacit and value == self.default)
 
 
 def by_scores(parameters: Iterable[ParameterSchema], given: Mapping[str, Scalar]) -> bool:
@@ -56,7 +63,8 @@ class MethodSchema:
 
     Attributes:
         name: The method's registered name.
-        size: The parameter that is its size; in a space, a size of 0 means "absent".
+        size: The parameter that is its size; in a space, a size of 0 means "absent". "" where
+            nothing of it scales: it is there or not.
         parameters: All its parameters, the size first.
         sites: Roles on which it may sit and which a configuration names; () where the place is
             implied by the method (`prefix`).

@@ -13,6 +13,15 @@ METHOD_SPELLINGS = {
     "par_bn": "parallel_adapter",
     "prefix_tuning": "prefix",
     "PREFIX_TUNING": "prefix",
+    "BEFT": "bitfit",
+    "dora": "lora",
+    "rslora": "lora",
+    "IA3": "ia3",
+    "ln_tuning": "norm",
+    "LN_TUNING": "norm",
+    "loretta": "loretta_rep",
+    "circulant": "surm",
+    "VBLORA": "vb_lora",
 }
 
 PARAMETER_SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -40,6 +49,13 @@ PARAMETER_SPELLINGS: dict[str, tuple[str, ...]] = {
     "prefix_projection": ("reparametrise",),
     "flat": ("reparametrise",),
     "encoder_hidden_size": ("hidden",),
+    "use_dora": ("dora",),
+    "use_rslora": ("rank_stabilised",),
+    "d_initial": ("initial",),
+    "n_frequency": ("coefficients",),
+    "num_vectors": ("vectors",),
+    "vector_length": ("length",),
+    "topk": ("chosen",),
     "enabled": ("present",),
 }
 """Foreign spelling -> our candidates; the first that the method has is meant."""

@@ -17,6 +17,7 @@ deployed adapter's size is known before training. Scores read weights and gradie
 before clipping, as in the paper; `peft` reads the weights after the update.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
@@ -27,6 +28,7 @@ from torch import Tensor
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.importance import Key
 from autopeft.configuration import Configuration, Group
+from autopeft.errors import BackboneError, Fault
 from autopeft.space.schema import ParameterSchema, RuleSchema
 from autopeft.sparsity.acting import Acting, Subject
 from autopeft.sparsity.base import Plain, rules
@@ -172,6 +174,17 @@ class AdaLora(Plain):
     by_element = True
     state_bytes = 9  # two averages, and the optimizer's mask
 
+    def resolved(self, configuration: Configuration, anatomy: Anatomy) -> Configuration:
+        """The configuration itself.
+
+        Raises:
+            BackboneError: DoRA's lengths would outlive a matrix that loses all its ranks.
+        """
+        if any(group.get("dora") for group in configuration.groups):
+            hint = "choose another rule, or lora without dora"
+            raise BackboneError(Fault("configuration", "lora.dora", "true", "false", hint))
+        return configuration
+
     def acting(self, subject: Subject) -> Acting:
         """See `MovingRanks`."""
         return MovingRanks(subject, self.numbers(subject.configuration))
@@ -201,7 +214,7 @@ class AdaLora(Plain):
     ) -> tuple[Configuration, dict[str, Tensor]]:
         """LoRA without the triplets whose row of B is zero: every matrix with a rank of its own.
 
-        alpha / rank stays what it was; a matrix without any rank is left out, with its group.
+        The updates' scale stays what it was; one without any rank is left out, with its group.
         """
         groups = [group for group in configuration.groups if group.method != "lora"]
         kept = {name: tensor for name, tensor in weights.items() if not name.startswith("lora.")}
@@ -232,7 +245,10 @@ def _without_zeros(site: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _resized(group: Group, layer: int, role: str, rank: int) -> Group:
     settings = dict(group.settings)
-    alpha = float(settings["alpha"]) * rank / int(settings["rank"])
+    share = rank / int(settings["rank"])
+    alpha = float(settings["alpha"]) * (
+        math.sqrt(share) if settings.get("rank_stabilised") else share
+    )
     return Group.of("lora", [layer], [role], **{**settings, "rank": rank, "alpha": alpha})
 
 

@@ -8,7 +8,7 @@ from autopeft.configuration import Configuration
 from autopeft.space.schema import Scalar
 from autopeft.study.records import TrialRecord
 
-SIZE_NAMES = ("rank", "size", "length", "density")
+SIZE_NAMES = ("rank", "size", "length", "density", "channels", "side", "coefficients", "blocks")
 """Names that methods give to their size, tried in this order."""
 
 RESOLVED = "resolved"

@@ -12,7 +12,7 @@ from autopeft.configuration import Configuration
 from autopeft.counting import first_layer, training_params
 from autopeft.sparsity import rules
 from autopeft.training.pass_memory import PassMemory
-from autopeft.training.step_shape import StepShape, Weights
+from autopeft.training.step_shape import FLOAT32, StepShape, Weights
 
 FIXED_BYTES = 24
 """Per scalar that is kept but not trained: an index as int64, and on a CPU the same in CSR form,
@@ -105,13 +105,20 @@ def estimate(
         if (size := rules.of(lane).state_bytes)
     )
     fixed = sum(each.fixed_params() for each in passes)
+    shared: dict[tuple[int, str], int] = {}
+    for each in passes:
+        for at, size in each.shared_params().items():
+            shared[at] = max(size, shared.get(at, 0))
     kept = max(each.kept() for each in passes)
     running = max(each.kept() + each.running() + each.logits() for each in passes)
     others = max(max(trained) * UPDATE_BYTES, *(each.evaluating() for each in passes))
     working = max(running, others) - kept
     return MemoryEstimate(
         backbone=weights.all_bytes,
-        lanes=sum(trained) * PERSISTENT_BYTES + fixed * FIXED_BYTES + of_rules,
+        lanes=sum(trained) * PERSISTENT_BYTES
+        + fixed * FIXED_BYTES
+        + sum(shared.values()) * FLOAT32
+        + of_rules,
         activations=kept,
         working=working,
         overhead=round((kept + working) * shape.overhead),

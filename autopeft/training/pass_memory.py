@@ -19,7 +19,7 @@ from autopeft.methods import registry
 from autopeft.methods.base import Place
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 
-_ATTENTION = ("query", "key", "value", "output", "attention", "prefix")
+_ATTENTION = ("query", "key", "value", "output", "attention", "prefix", "attention_norm")
 
 
 class PassMemory:
@@ -71,6 +71,16 @@ class PassMemory:
             for key, uses in self._uses.items()
         )
 
+    def shared_params(self) -> dict[tuple[int, str], int]:
+        """Scalars that exist once for all lanes at a place, by layer and site."""
+        shared: dict[tuple[int, str], int] = {}
+        for (layer, site, method, _), uses in self._uses.items():
+            own = max(
+                registry[method].kept_widths(group, place).shared for _, group, place in uses
+            )
+            shared[layer, site] = max(own, shared.get((layer, site), 0))
+        return shared
+
     # -- kept for the backward pass -----------------------------------------------------------
 
     def kept(self) -> int:
@@ -99,7 +109,7 @@ class PassMemory:
         others += self._rotated_slices()
         return (
             rows * others
-            + self._operators_in(index, only=("key", "value"))
+            + self._operators_in(index, only=("key", "value", "attention_norm"))
             + kept / self._shape.tokens
         )
 
@@ -165,7 +175,7 @@ class PassMemory:
                 kept += self._tokens * self._operator * own.inner
                 if not own.reads:
                     continue
-                source = (position, _source(site, method))
+                source = (position, f"output of {site}" if own.of_output else _source(site))
                 dropout = float(group.get("dropout") or 0.0) > 0.0
                 if dropout:
                     kept += self._tokens * place.d_in  # which entries were kept, a byte each
@@ -238,10 +248,8 @@ def _linear_weights(layer: Layer) -> int:
     return sum(site.in_features * site.out_features for site in layer.sites.values())
 
 
-def _source(site: str, method: str) -> str:
+def _source(site: str) -> str:
     """Which of a layer's tensors an operator reads: sites with the same name share it."""
-    if method == "serial_adapter":
-        return f"output of {site}"
     return {"key": "query", "value": "query", "attention": "query", "gate": "up", "ffn": "up"}.get(
         site, site
     )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny_backbones as tiny
 import torch
+from method_cases import configuration as case
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
@@ -31,15 +32,22 @@ def _no_draws(name: str, shape: Any) -> Any:
     raise AssertionError("random numbers in evaluation")
 
 
-def _lora(layers: list[int], sites: list[str], rank: int, **settings: float) -> Group:
+def _lora(layers: list[int], sites: list[str], rank: int, **settings: float | bool) -> Group:
     values = {"alpha": 3.0 * rank, "dropout": 0.0} | settings
     return Group.of("lora", layers, sites, rank=rank, **values)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "llama", "modernbert"])
-def test_trained_adapters_give_the_same_logits_through_peft(name: str, tmp_path: Path) -> None:
+PLAIN = ("bert", "roberta", "distilbert", "gpt2", "llama", "modernbert")
+OPTIONS = [(name, kind) for name in ("bert", "modernbert") for kind in ("rank_stabilised", "dora")]
+
+
+@pytest.mark.parametrize(("name", "kind"), [*((name, "") for name in PLAIN), *OPTIONS])
+def test_trained_adapters_give_the_same_logits_through_peft(
+    name: str, kind: str, tmp_path: Path
+) -> None:
     backbone = tiny.tiny_backbone(name, torch.float32)
-    groups = [_lora([0, 2], ["query"], 2), _lora([1, 2], ["value", "output"], 5)]
+    own = {kind: True} if kind else {}
+    groups = [_lora([0, 2], ["query"], 2, **own), _lora([1, 2], ["value", "output"], 5, **own)]
     configuration = Configuration.of(groups, training=TRAINING)
     head = backbone.head(3)
     pack = Pack(backbone, head, [Lane(0, configuration)], seeds=Seeds(0))
@@ -113,6 +121,86 @@ def test_trained_sparse_weights_give_the_same_logits_through_shira(
     ours, theirs, _ = _trained_logits(name, configuration, tmp_path)
     assert torch.allclose(ours, theirs, atol=2e-5)
     assert float(theirs.std()) > 0.01
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("road", {"variant": 4, "group_size": 8}),
+        ("oft", {"block_size": 4, "share": False}),
+        ("oft", {"block_size": 16, "share": True}),
+    ],
+)
+def test_methods_that_say_how_peft_holds_them_give_the_same_logits_through_it(
+    method: str, settings: dict[str, Any], architecture: str, tmp_path: Path
+) -> None:
+    groups = [
+        Group.of(method, [0, 2], ["query", "down"], **settings),
+        Group.of(method, [1], ["value", "up"], **settings),
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    ours, theirs, model = _trained_logits(architecture, configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=2e-5)
+    assert float(theirs.std()) > 0.01
+    assert model.peft_config["default"].peft_type == method.upper()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_what_is_lora_once_trained_gives_the_same_logits_through_peft(
+    architecture: str, tmp_path: Path
+) -> None:
+    """One method at every site of a layer, and LoRA itself beside one of them."""
+    names = ("vera", "melora", "comp_lora", "loretta_rep", "vb_lora")
+    anatomy = tiny.tiny_backbone(architecture).anatomy
+    sites = ("query", "value", "output", "up", "down")
+    groups = [
+        case(name, anatomy, 3, layers=layers, sites=[site], dropout=0.1).groups[0]
+        for layers in ((0,), (2,))
+        for name, site in zip(names, sites, strict=True)
+    ]
+    groups.append(_lora([2], ["query"], 5))
+    configuration = Configuration.of(groups, training=TRAINING)
+    ours, theirs, model = _trained_logits(architecture, configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=2e-5)
+    assert float(theirs.std()) > 0.01
+    assert model.peft_config["default"].peft_type == "LORA"
+    with pytest.raises(ExportError, match="once it is trained"):
+        peft_config(configuration, anatomy, tiny.tiny_backbone("bert").head(2), base_model="b")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("hira", {"rank": 3, "dropout": 0.0}), ("bitfit", {})]
+)
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias:UserWarning")
+def test_hira_and_bitfit_give_the_same_logits_through_peft(
+    method: str, settings: dict[str, Any], architecture: str, tmp_path: Path
+) -> None:
+    groups = [Group.of(method, [0, 2], ["query", "down"], **settings)]
+    configuration = Configuration.of(groups, training=TRAINING)
+    ours, theirs, _ = _trained_logits(architecture, configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=2e-5)
+    assert float(theirs.std()) > 0.01
+
+
+def test_what_one_configuration_of_peft_cannot_say_is_refused() -> None:
+    backbone = tiny.tiny_backbone("bert")
+    groups = [
+        Group.of("road", [0], ["query"], variant=1, group_size=2),
+        Group.of("road", [1], ["query"], variant=2, group_size=2),
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    with pytest.raises(ExportError, match="one set of settings"):
+        peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+    fused = tiny.tiny_backbone("modernbert")
+    with pytest.raises(ExportError, match="several sites in one map"):
+        peft_config(
+            Configuration.of(groups[:1], training=TRAINING),
+            fused.anatomy,
+            fused.head(2),
+            base_model="b",
+        )
 
 
 def test_where_the_numbers_agree_shira_holds_no_weight_more(tmp_path: Path) -> None:

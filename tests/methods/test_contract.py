@@ -1,62 +1,24 @@
 """One suite over the registry: a new method is tested by existing."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import tiny_backbones as tiny
 import torch
 from importance_maps import with_importance
+from method_cases import TRAINING, sizes, variants
+from method_cases import configuration as case
 
 from autopeft import counting
-from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
-from autopeft.space.schema import MethodSchema
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
 
-TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
-SIZES = (1, 3, 8)
-WHOLE = 50
-"""What a size is a share of, where the method's size is a share."""
-
-VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "sparse": [
-        {},
-        {"granularity": "input", "smallest": True},
-        {"granularity": "input", "score": "activation", "noise": 4},
-        {"granularity": "output", "score": "random"},
-        {"granularity": "block", "block": 4, "score": "fisher"},
-        {"granularity": "block", "block": 8},
-        {"granularity": "block", "block": 5, "score": "diagonal"},
-        {"granularity": "head", "score": "magnitude", "sites": ["query", "value", "output"]},
-        {"score": "magnitude", "smallest": True},
-    ]
-}
-"""Settings that go together, where not any do."""
-
-
-def _settings(schema: MethodSchema, size: int, **given: Any) -> dict[str, Any]:
-    is_share = schema.parameter(schema.size).kind == "float"
-    settings: dict[str, Any] = {schema.size: size / WHOLE if is_share else size, **given}
-    for parameter in schema.parameters:
-        sibling = parameter.when
-        if parameter.name in settings or (sibling and settings.get(sibling[0]) != sibling[1]):
-            continue
-        settings[parameter.name] = parameter.default
-    return settings
-
-
-def _configuration(name: str, anatomy: Anatomy, size: int, **given: Any) -> Configuration:
-    schema = registry[name].schema
-    offered = {*anatomy.roles, *anatomy.sublayers}
-    sites = [site for site in given.pop("sites", schema.sites) if site in offered]
-    layers = range(0, len(anatomy.layers), 2)
-    group = Group.of(name, layers, sites, **_settings(schema, size, **given))
-    return Configuration.of([group], training=TRAINING)
 
 
 def _measured_backbone(architecture: str) -> Backbone:
@@ -64,38 +26,76 @@ def _measured_backbone(architecture: str) -> Backbone:
     return replace(backbone, anatomy=with_importance(backbone.anatomy))
 
 
-def _variants(name: str) -> list[dict[str, Any]]:
-    if name in VARIANTS:
-        return VARIANTS[name]
-    flags = [p.name for p in registry[name].schema.parameters if p.kind == "bool"]
-    return [{}] + [{flag: True} for flag in flags]
-
-
 @pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("name", registry.names())
-@pytest.mark.parametrize("size", SIZES)
-def test_counts_are_those_of_the_tensors(name: str, architecture: str, size: int) -> None:
+def test_counts_are_those_of_the_tensors(name: str, architecture: str) -> None:
     backbone = _measured_backbone(architecture)
     method = registry[name]
-    for given in _variants(name):
-        configuration = _configuration(name, backbone.anatomy, size, **given)
+    for size, given in product(sizes(name, backbone.anatomy), variants(name)):
+        configuration = case(name, backbone.anatomy, size, **given)
         lane = Lane(0, configuration)
         pack = Pack(backbone, backbone.head(3), [lane], seeds=Seeds(0))
         trained = sum(parameter.numel() for parameter in pack.operators.parameters())
         assert counting.training_params(configuration, backbone.anatomy) == trained
-        views = pack.lane_views(pack.parameters_by_name(), 0)
         (group,) = configuration.groups
-        kept = 0
-        for place in method.places(group, backbone.anatomy):
-            start = f"{name}.{place.layer}.{place.site}."
-            own = {n.removeprefix(start): t for n, t in views.items() if n.startswith(start)}
-            kept += sum(t.numel() for t in method.folded_tensors(group, own).values())
+        folded = _folded(pack, group)
+        kept = sum(tensor.numel() for tensor in folded.values() if tensor.is_floating_point())
         fixed = sum(tensor.numel() for tensor in pack.lane_fixed(0).values())
         places = method.places(group, backbone.anatomy)
         assert fixed == sum(method.fixed_count(group, place) for place in places)
+        stored, whole = method.folded_group(group), sum(t.numel() for t in folded.values())
+        assert whole - kept == sum(method.fixed_count(stored, place) for place in places)
         assert counting.trainable_params(configuration, backbone.anatomy) == kept
         per_site = counting.site_params(configuration, backbone.anatomy)
         assert sum(per_site.values()) == kept
+
+
+def _folded(pack: Pack, group: Group) -> dict[str, torch.Tensor]:
+    """A solo pack's tensors as an adapter stores them, by saved name."""
+    method = registry[group.method]
+    held = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
+    folded = {}
+    for layer, site in product(group.layers, group.sites or (group.method,)):
+        start = f"{group.method}.{layer}.{site}."
+        own = {n.removeprefix(start): t for n, t in held.items() if n.startswith(start)}
+        own = method.folded_tensors(group, own)
+        folded |= {f"{start}{tensor_name}": tensor for tensor_name, tensor in own.items()}
+    return folded
+
+
+def _solo(backbone: Backbone, configuration: Configuration, **settings: Any) -> Pack:
+    lanes, seeds = [Lane(0, configuration)], Seeds(0)
+    return Pack(backbone, backbone.head(3), lanes, seeds=seeds, dtype=torch.float64, **settings)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_what_is_stored_does_what_was_trained(name: str) -> None:
+    backbone, batch = _measured_backbone("bert"), tiny.tiny_batch("bert")
+    for given in variants(name):
+        configuration = case(name, backbone.anatomy, **given)
+        (group,) = configuration.groups
+        stored = registry[name].folded_group(group)
+        if stored == group:
+            continue
+        packs = [_solo(backbone, configuration)]
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in packs[0].operators.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+        tensors = _folded(packs[0], group)
+        again = Configuration.of([stored], training=TRAINING)
+        packs.append(_solo(backbone, again, saved={0: tensors}))
+        held = packs[1].lane_views(packs[1].parameters_by_name(), 0)
+        head = packs[0].lane_views(packs[0].parameters_by_name(), 0)
+        outputs = []
+        with torch.no_grad():
+            for tensor_name, view in held.items():
+                view.copy_(tensors.get(tensor_name, head.get(tensor_name)))
+            for pack in packs:
+                with pack.running():
+                    outputs.append(pack(batch, tiny_call()))
+        assert torch.allclose(*outputs, rtol=0.0, atol=1e-12), given
+        assert registry[name].folded_group(stored) == stored
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -105,7 +105,7 @@ def test_identity_at_initialisation_is_what_the_method_says(name: str, architect
     batch = tiny.tiny_batch(architecture)
     lanes = [
         Lane(0, Configuration.of([], training=TRAINING)),
-        Lane(1, _configuration(name, backbone.anatomy, 4)),
+        Lane(1, case(name, backbone.anatomy)),
     ]
     outputs = []
     for lane in lanes:

@@ -71,6 +71,13 @@ SCHEMAS = {
             default_sites=("query", "value"),
         ),
         MethodSchema(
+            "vectors",
+            "",
+            (ParameterSchema("reads", "str", default="output", choices=("output", "input")),),
+            sites=LINEAR,
+            default_sites=("key", "value"),
+        ),
+        MethodSchema(
             "prefix",
             "length",
             (

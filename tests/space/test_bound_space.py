@@ -129,7 +129,7 @@ def _weight(space: BoundSpace, point: Point) -> float:
 
 
 def _sized(space: BoundSpace) -> list[Any]:
-    return [method for method in space.layout.methods if method.size.dimension]
+    return [method for method in space.layout.methods if method.size_dimension]
 
 
 @given(block=blocks())
@@ -138,7 +138,7 @@ def _sized(space: BoundSpace) -> list[Any]:
 def test_extremes_bound_every_configuration(bound: Bind, block: dict[str, Any]) -> None:
     space = bound(block)
     assume(space.cardinality <= 1000)
-    assume(not any(method.size.dimension.continuous for method in _sized(space)))
+    assume(not any(method.size_dimension.continuous for method in _sized(space)))
     points = [space.canonical(raw) for raw in every_raw_point(space)]
     weights = [_weight(space, point) for point in points if space.contains(point)]
     smallest = space.smallest()

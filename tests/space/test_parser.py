@@ -117,6 +117,11 @@ def test_foreign_spellings_name_our_key(schemas: Schemas, theirs: str, ours: str
         ({"methods": {"loar": {}}}, "methods.loar", "write lora"),
         ({"methods": {"prefix_tuning": {}}}, "methods.prefix_tuning", "write prefix"),
         ({"methods": {"lora": 8}}, "methods.lora", "a mapping such as {rank: {choice: [0, 8]}}"),
+        (
+            {"methods": {"vectors": 1}},
+            "methods.vectors",
+            "a mapping such as {}, or {present: true}",
+        ),
         ({"methods": {}}, "methods", "at least one method"),
         ({}, "methods", "at least one method"),
         ({"methods": {"lora": {}}}, "methods.lora.rank", "no default"),

@@ -75,6 +75,14 @@ _methods = st.fixed_dictionaries(
         "serial_adapter": _method(
             "size", activation=st.sampled_from([None, {"choice": ["relu", "gelu"]}])
         ),
+        "vectors": st.fixed_dictionaries(
+            {
+                "layers": _layers,
+                "present": _present,
+                "sites": st.sampled_from([None, {"subset": ["key", "value"]}]),
+                "reads": st.sampled_from([None, {"choice": ["output", "input"]}]),
+            }
+        ).map(lambda block: {key: value for key, value in block.items() if value is not None}),
         "prefix": _method(
             "length",
             reparametrise=st.sampled_from([None, {"choice": [True, False]}]),

@@ -17,7 +17,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.counting import first_layer, placed_groups
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
-from autopeft.methods.base import SILENT, Call, Place, Start
+from autopeft.methods.base import SILENT, Call, Place, Shared, Start
 from autopeft.methods.prefix import PrefixOperator
 from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
@@ -108,7 +108,7 @@ class Pack(nn.Module):
         self._stream = Stream()
         self._is_running = False
         self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
-        self._placed = [self._build(key, uses, seeds, saved) for key, uses in self._uses()]
+        self._placed = self._built(seeds, saved)
         self._cut = reads_first_token(
             anatomy, recipe, attention=str(backbone.config._attn_implementation)
         )
@@ -126,6 +126,20 @@ class Pack(nn.Module):
         for tensor in (*self.parameters(), *self.buffers()):
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(dtype)
+
+    def _built(self, seeds: Seeds, saved: Mapping[int, Mapping[str, Tensor]]) -> list[Placed]:
+        """All operators; those that share tensors are told who holds them."""
+        stacks = self._uses()
+        built = {key: self._build(key, uses, seeds, saved) for key, uses in stacks}
+        for (layer, site, name, stack), uses in stacks:
+            _, group, place = uses[0]
+            operator = built[layer, site, name, stack].operator
+            for tensor, at in registry[name].owners(group, place).items():
+                owner = built[*at, name, stack].operator
+                index = [owner.members.index(member) for member in operator.members]
+                among = torch.tensor(index, device=self.device)
+                operator.shared[tensor] = Shared(owner, tensor, among)
+        return list(built.values())
 
     def _uses(self) -> list[tuple[tuple[Any, ...], list[tuple[int, Group, Place]]]]:
         """Who stacks with whom: uses by (layer, site, method, stack key), in a fixed order."""
@@ -153,13 +167,19 @@ class Pack(nn.Module):
         def start(position: int) -> Start:
             kept, at = saved.get(self.lanes[position].number, {}), f"{name}."
             own = {n.removeprefix(at): t for n, t in kept.items() if n.startswith(at)}
-            return Start(draw, self._backbone.weight, self._backbone.anatomy.importance, own)
+            backbone = self._backbone
+            scores = backbone.anatomy.importance
+            return Start(draw, backbone.weight, scores, own, backbone.frozen_map)
 
         positions = [position for position, _, _ in uses]
         groups = [group for _, group, _ in uses]
         place = uses[0][2]
         tensors = [method.initial(group, place, start(position)) for position, group, _ in uses]
         operator = method.operator(name, place, positions, groups, tensors)
+        if operator.hook == "linear":
+            operator.frozen = self._backbone.frozen_map(layer, site)
+        if operator.hook == "norm":
+            operator.norm = self._backbone.frozen_norm(layer, site)
         return Placed(operator, place, Members.of(positions, self.device))
 
     # -- running ------------------------------------------------------------------------------
@@ -332,6 +352,12 @@ class Pack(nn.Module):
         self._stream.autocast = dtype if held else None
         context: AbstractContextManager[None] = torch.autocast(kind, enabled=False)
         return context if held else nullcontext()
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """What operators add to the lanes' losses by their tensors alone, all together."""
+        each = [item.operator.auxiliary_loss() for item in self._placed]
+        given = [loss.sum() for loss in each if loss is not None]
+        return torch.stack(given).sum() if given else None
 
     # -- tensors ------------------------------------------------------------------------------
 

@@ -129,10 +129,17 @@ class Steps:
             buffer.copy_(factors)
             replay()
             return
-        self._optimizer.step(factors)
+        self._stepped(factors)
         if self._captures_update and self._passes:
             self._update = self._recorded_update(factors.clone())
             self._captures_update = False  # one try: where it failed, it would fail again
+
+    def _stepped(self, factors: Tensor) -> None:
+        """Gradients of what operators add to the loss by themselves, and the optimizer's step."""
+        own = self._pack.auxiliary_loss()
+        if own is not None:
+            torch.autograd.backward(own)
+        self._optimizer.step(factors)
 
     def _pass(
         self, batch: Batch, known: Mapping[int, Tensor], uniform: Uniform, scale: Tensor
@@ -174,7 +181,7 @@ class Steps:
             return None
 
         def run() -> Tensor:
-            self._optimizer.step(factors)
+            self._stepped(factors)
             return factors
 
         try:

@@ -1,9 +1,9 @@
 """Wiring: operators are called at their sites by forward hooks, which are removed again.
 
 At a linear map, the operators of its sites (several, where the map is fused) add to their slice of
-the output. At a sub-layer, the input is kept when it enters the first map (`query`, `up`) and the
-operators add to the output of the last one (`output`, `down`): before the residual, whatever the
-backbone does with norms.
+the output; at a norm, to all of it. At a sub-layer, the input is kept when it enters the first map
+(`query`, `up`) and the operators add to the output of the last one (`output`, `down`): before the
+residual, whatever the backbone does with norms.
 """
 
 from collections import defaultdict
@@ -63,6 +63,10 @@ def wire(
         if item.operator.hook == "linear":
             site = anatomy.site(layer, where)
             at_module[site.module].append((site, item))
+        elif item.operator.hook == "norm":
+            norm = anatomy.layers[layer].norms[where]
+            whole = Site(layer, where, norm.module, norm.width, norm.width)
+            at_module[norm.module].append((whole, item))
         elif item.operator.hook == "sublayer":
             at_sublayer[layer, where].append(item)
     for name, sites in at_module.items():

@@ -1,0 +1,93 @@
+"""BitFit: biases are trained, of the layers and sites that the group names (arXiv 2106.10199).
+
+y + db. Where a linear map has a bias, its change is trained; where it has none (Llama), db is a
+bias of its own. A key's bias is not offered: without rotary positions it adds the same number to
+all of a query's scores, so that its gradient is zero, and an optimizer would follow its rounding.
+`peft` trains either all biases of a model (`bias="all"`) or these (BEFT). The norms' biases are
+the method `norm`'s.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.configuration import Group
+from autopeft.methods.base import (
+    Call,
+    DenseMap,
+    Kept,
+    LaneOperator,
+    OnLinearMaps,
+    Place,
+    Start,
+    registry,
+)
+from autopeft.space.schema import MethodSchema
+
+
+class BiasOperator(LaneOperator):
+    """Stacked changes of a bias [k, d_out]; there is no padding."""
+
+    bias: Tensor
+
+    def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """db, for every token."""
+        return self.bias[:, None, None].expand(*y.shape)
+
+
+class BitFit(OnLinearMaps):
+    """The method `bitfit`."""
+
+    schema = MethodSchema(
+        name="bitfit",
+        size="",
+        parameters=(),
+        sites=tuple(role for role in LINEAR_ROLES if role != "key"),
+        default_sites=("query", "value", "output", "up", "down"),
+    )
+    source = "Ben Zaken et al. 2021, BitFit, arXiv 2106.10199"
+    identity = "exact"
+    peft_type = "BEFT"
+
+    def count(self, group: Group, place: Place) -> int:
+        """d_out."""
+        return place.d_out
+
+    def kept_widths(self, group: Group, place: Place) -> Kept:
+        """Nothing."""
+        return Kept(reads=False)
+
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
+        """Zeros."""
+        return {"bias": torch.zeros(place.d_out)}
+
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap:
+        """W, and b + db."""
+        bias = tensors["bias"] if frozen.bias is None else frozen.bias + tensors["bias"]
+        return DenseMap(frozen.weight, bias)
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same, with an axis more."""
+        return {"beft_bias": tensors["bias"].unsqueeze(0)}
+
+    def stack_key(self, group: Group) -> Hashable:
+        """All stack."""
+        return ()
+
+    def operator(
+        self,
+        name: str,
+        place: Place,
+        members: Sequence[int],
+        groups: Sequence[Group],
+        tensors: Sequence[Mapping[str, Tensor]],
+    ) -> LaneOperator:
+        """The stacked operator."""
+        return BiasOperator(name, members, tensors)
+
+
+registry.register(BitFit())

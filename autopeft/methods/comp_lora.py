@@ -1,0 +1,148 @@
+"""Comp-LoRA: LoRA in the complement of a weight's main directions.
+
+y + (alpha / r) x Q A B P. P and Q take out the k leading singular directions of the frozen W, on
+its output and on its input side: what the backbone does most strongly is left as it is. k is the
+smallest number of directions that hold the share `energy` of W's squared singular values, at most
+all but one. The factors are projected in place of the activations, which is the same and costs
+r k d per step and no token. A is drawn kaiming-uniform(a = sqrt 5) and B is zero.
+
+No code was released, and the paper's choice of k could not be checked: the energy of 0.9 and
+projecting both sides are this project's.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.frozen_maps import Svd, decomposed
+from autopeft.configuration import Group
+from autopeft.methods.base import (
+    Call,
+    DenseMap,
+    Kept,
+    LaneOperator,
+    OnLinearMaps,
+    Place,
+    Start,
+    registry,
+    size_class,
+)
+from autopeft.methods.lora import LoraOperator, kaiming, scaling
+from autopeft.space.schema import MethodSchema, ParameterSchema
+
+SIDES = ("both", "output", "input")
+
+
+class CompLoraOperator(LoraOperator):
+    """Stacked A [k, d_in, r] and B [k, r, d_out]; padded ranks stay zero, as in LoRA."""
+
+    products_only = False
+
+    def __init__(
+        self,
+        name: str,
+        members: Sequence[int],
+        groups: Sequence[Group],
+        tensors: Sequence[Mapping[str, Tensor]],
+    ) -> None:
+        super().__init__(name, members, groups, tensors)
+        self._group = groups[0]
+
+    def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """(alpha / r) x (Q A) (B P)."""
+        a, b = complement(self.A, self.B, self.frozen.svd(self.A), self._group)
+        low = torch.bmm(self.dropout(x, call).flatten(1, 2), a)
+        scaled = low * self.scale.to(low.dtype).view(-1, 1, 1)
+        return torch.bmm(scaled, b).view(*x.shape[:3], -1)
+
+
+def complement(a: Tensor, b: Tensor, svd: Svd, group: Group) -> tuple[Tensor, Tensor]:
+    """Q A and B P of A [..., d_in, r] and B [..., r, d_out]."""
+    k, side = n_main(svd.values, float(group["energy"])), str(group["side"])
+    with torch.autocast(a.device.type, enabled=False):
+        if side != "output":
+            main = svd.inputs[:, :k]
+            a = a - main @ (main.T @ a)
+        if side != "input":
+            main = svd.outputs[:, :k]
+            b = b - (b @ main) @ main.T
+    return a, b
+
+
+def n_main(values: Tensor, energy: float) -> int:
+    """The smallest number of leading singular values with this share of all squares."""
+    shares = values.double().square().cumsum(0)
+    held = int((shares < energy * shares[-1]).sum()) + 1 if energy > 0.0 else 0
+    return min(held, len(values) - 1)
+
+
+class CompLora(OnLinearMaps):
+    """The method `comp_lora`."""
+
+    schema = MethodSchema(
+        name="comp_lora",
+        size="rank",
+        parameters=(
+            ParameterSchema("rank", "int", minimum=1),
+            ParameterSchema("alpha", "float", default=16.0, minimum=0.0),
+            ParameterSchema("dropout", "float", default=0.0, minimum=0.0, maximum=0.9),
+            ParameterSchema("energy", "float", default=0.9, minimum=0.0, maximum=0.999),
+            ParameterSchema("side", "str", default="both", choices=SIDES),
+        ),
+        sites=LINEAR_ROLES,
+        default_sites=("query", "value"),
+    )
+    source = "Comp-LoRA (complementary subspace low-rank adaptation of CLIP); no code released"
+    identity = "exact"
+    peft_type = "LORA"
+
+    def count(self, group: Group, place: Place) -> int:
+        """r (d_in + d_out)."""
+        return int(group["rank"]) * (place.d_in + place.d_out)
+
+    def kept_widths(self, group: Group, place: Place) -> Kept:
+        """x, and what the factor makes of it; the weight's decomposition beside them."""
+        shortest = min(place.d_in, place.d_out)
+        return Kept(int(group["rank"]), shared=shortest * (place.d_in + place.d_out + 1))
+
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
+        """A uniform in +-1/sqrt(d_in), B zero."""
+        rank = int(group["rank"])
+        return {
+            "A": kaiming(place.d_in, (place.d_in, rank), start.draw("A")),
+            "B": torch.zeros(rank, place.d_out),
+        }
+
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap:
+        """W + (alpha / r) Q A B P."""
+        a, b = self.lora_factors(group, place, tensors, frozen)
+        return DenseMap(frozen.weight + a @ b, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """Q A and (alpha / r) B P."""
+        a, b = complement(tensors["A"], tensors["B"], decomposed(frozen.weight), group)
+        return a, scaling(group) * b
+
+    def stack_key(self, group: Group) -> Hashable:
+        """Ranks of one size class stack, where the same directions are left alone."""
+        return size_class(int(group["rank"])), float(group["energy"]), str(group["side"])
+
+    def operator(
+        self,
+        name: str,
+        place: Place,
+        members: Sequence[int],
+        groups: Sequence[Group],
+        tensors: Sequence[Mapping[str, Tensor]],
+    ) -> LaneOperator:
+        """The stacked operator."""
+        return CompLoraOperator(name, members, groups, tensors)
+
+
+registry.register(CompLora())

@@ -1,0 +1,125 @@
+"""HiRA: a low-rank change relative to the frozen weight (Huang et al., ICLR 2025).
+
+W' = W + W * (A B), the product in the middle entry by entry, so that the change has a high rank
+although its factors have not. A is drawn kaiming-uniform(a = sqrt 5) and B is zero, as HF `peft`
+does it; there is no scale.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.configuration import Group
+from autopeft.methods.base import (
+    Call,
+    DenseMap,
+    Kept,
+    LaneDropout,
+    LaneOperator,
+    OnLinearMaps,
+    Place,
+    Start,
+    registry,
+    size_class,
+)
+from autopeft.methods.dense import DenseOperator, dense_kept
+from autopeft.methods.lora import kaiming
+from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
+
+
+class HiraOperator(DenseOperator):
+    """Stacked A [k, d_in, r] and B [k, r, d_out]; padded ranks stay zero, as in LoRA."""
+
+    A: Tensor
+    B: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        members: Sequence[int],
+        groups: Sequence[Group],
+        tensors: Sequence[Mapping[str, Tensor]],
+    ) -> None:
+        super().__init__(name, members, tensors)
+        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+
+    def change(self, *trained: Tensor) -> Tensor:
+        """W * (A B)."""
+        a, b = trained
+        return torch.bmm(a, b) * self.frozen.weight.to(a.dtype)
+
+    def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """x (W * (A B))."""
+        return super().delta(self.dropout(x, call), y, call)
+
+
+class Hira(OnLinearMaps):
+    """The method `hira`."""
+
+    schema = MethodSchema(
+        name="hira",
+        size="rank",
+        parameters=(
+            ParameterSchema("rank", "int", minimum=1),
+            ParameterSchema("dropout", "float", default=0.0, minimum=0.0, maximum=0.9),
+        ),
+        sites=LINEAR_ROLES,
+        default_sites=("query", "value"),
+    )
+    source = "Huang et al. 2025, HiRA: Hadamard High-Rank Adaptation, ICLR 2025; HF peft's HIRA"
+    identity = "exact"
+    peft_type = "HIRA"
+
+    def count(self, group: Group, place: Place) -> int:
+        """r (d_in + d_out)."""
+        return int(group["rank"]) * (place.d_in + place.d_out)
+
+    def frozen_work(self, group: Group, place: Place) -> int:
+        """The change is as large as W."""
+        return place.d_in * place.d_out
+
+    def kept_widths(self, group: Group, place: Place) -> Kept:
+        """x."""
+        return dense_kept(place)
+
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
+        """A uniform in +-1/sqrt(d_in), B zero."""
+        rank = int(group["rank"])
+        return {
+            "A": kaiming(place.d_in, (place.d_in, rank), start.draw("A")),
+            "B": torch.zeros(rank, place.d_out),
+        }
+
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap:
+        """W * (1 + A B)."""
+        return DenseMap(frozen.weight * (1.0 + tensors["A"] @ tensors["B"]), frozen.bias)
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Of `HiraConfig`, whose pattern of ranks has no effect in peft 0.21."""
+        return {"r": group["rank"], "hira_dropout": group["dropout"]}
+
+    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same, transposed."""
+        return {"hira_A": tensors["A"].T, "hira_B": tensors["B"].T}
+
+    def stack_key(self, group: Group) -> Hashable:
+        """Ranks of one size class stack."""
+        return size_class(int(group["rank"]))
+
+    def operator(
+        self,
+        name: str,
+        place: Place,
+        members: Sequence[int],
+        groups: Sequence[Group],
+        tensors: Sequence[Mapping[str, Tensor]],
+    ) -> LaneOperator:
+        """The stacked operator."""
+        return HiraOperator(name, members, groups, tensors)
+
+
+registry.register(Hira())

@@ -1,0 +1,105 @@
+"""Norm tuning: scale and shift of a layer's norms are trained (Qi et al. 2022, LN-tuning).
+
+n(x) (w + dw) + b + db, n(x) what the norm makes of x before its own scale w. Changes start at
+zero; a norm without a shift (RMSNorm) gets one, unless `bias` is false. HF `peft`'s LN_TUNING
+trains what a norm has.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from autopeft.backbone.anatomy import NORMS, Anatomy
+from autopeft.configuration import Group
+from autopeft.methods.base import (
+    Call,
+    DenseMap,
+    Kept,
+    LaneOperator,
+    Place,
+    Start,
+    Unfolded,
+    registry,
+)
+from autopeft.space.schema import MethodSchema, ParameterSchema
+
+
+class NormOperator(LaneOperator):
+    """Stacked changes of a scale [k, d] and, for all or none, of a shift [k, d]."""
+
+    hook = "norm"
+    scale: Tensor
+
+    def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """n(x) dw + db."""
+        made = self.norm.normalised(x) * self.scale[:, None, None]
+        if "shift" not in self.stacked_names:
+            return made
+        return made + self.get_parameter("shift")[:, None, None]
+
+
+class NormTuning(Unfolded):
+    """The method `norm`."""
+
+    schema = MethodSchema(
+        name="norm",
+        size="",
+        parameters=(ParameterSchema("bias", "bool", default=True),),
+        sites=NORMS,
+        default_sites=("attention_norm", "ffn_norm"),
+    )
+    source = "Qi et al. 2022, Parameter-Efficient Tuning on Layer Normalization, arXiv 2211.08682"
+    identity = "exact"
+    peft_type = ""
+
+    def carried_by(self, anatomy: Anatomy) -> str:
+        """It needs norms that are known, in every layer."""
+        return "" if anatomy.norms else "its norms were not recognised in every layer"
+
+    def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
+        """One per layer and norm."""
+        width = anatomy.hidden_size
+        return [Place(layer, role, width, width) for layer in group.layers for role in group.sites]
+
+    def count(self, group: Group, place: Place) -> int:
+        """d, or 2 d with a shift."""
+        return place.d_out * (2 if group["bias"] else 1)
+
+    training_count = count
+
+    def kept_widths(self, group: Group, place: Place) -> Kept:
+        """n(x); x is kept by the norm itself."""
+        return Kept(2 * place.d_in, reads=False)
+
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
+        """Zeros."""
+        names = ("scale", "shift") if group["bias"] else ("scale",)
+        return {name: torch.zeros(place.d_out) for name in names}
+
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap:
+        """w + dw and b + db."""
+        bias = frozen.bias
+        if group["bias"]:
+            bias = tensors["shift"] if bias is None else bias + tensors["shift"]
+        return DenseMap(frozen.weight + tensors["scale"], bias)
+
+    def stack_key(self, group: Group) -> Hashable:
+        """All with a shift stack, and all without."""
+        return bool(group["bias"])
+
+    def operator(
+        self,
+        name: str,
+        place: Place,
+        members: Sequence[int],
+        groups: Sequence[Group],
+        tensors: Sequence[Mapping[str, Tensor]],
+    ) -> LaneOperator:
+        """The stacked operator."""
+        return NormOperator(name, members, tensors)
+
+
+registry.register(NormTuning())

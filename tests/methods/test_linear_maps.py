@@ -1,0 +1,361 @@
+"""Methods on linear maps and norms against float64 weights that share no code with the lanes.
+
+`references/NAME.py` writes a method's formula out: `dense` gives the weight and bias that a lane's
+tensors make of a frozen map, and where HF `peft` has the method, `peft_config` and `fill` put the
+same tensors into its layers. It may say where a gradient is `STOPPED` on purpose, and that `peft`
+is the same on `PEFT_SITES` or `PEFT_ARCHITECTURES` alone, or has no such thing as `PEFT_LACKS`. A
+method on linear maps without such a file fails here.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import tiny_backbones as tiny
+import torch
+from dense_models import frozen_maps, logits_of, module_of
+from importance_maps import with_importance
+from lane_training import Training, furthest, without_cache
+from method_cases import configuration, illegal, sizes, variants
+from torch import Tensor
+from torch.nn import functional
+
+from autopeft import counting
+from autopeft.backbone.anatomy import LINEAR_ROLES, NORMS
+from autopeft.backbone.loading import Backbone
+from autopeft.configuration import Configuration, Group
+from autopeft.methods import registry
+from autopeft.methods.base import Call, DenseMap
+from autopeft.training.lanes.optimizer import LaneAdamW
+from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.seeds import Seeds, StepUniform
+from autopeft.training.lanes.state import LaneState, take_state
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing:FutureWarning",
+    "ignore:Detected that the base layer has no bias:UserWarning",  # of peft's BEFT
+    "ignore:Unsupported layer type .*LayerNorm:UserWarning",  # of peft's LN_TUNING
+)
+
+REFERENCES = Path(__file__).parent / "references"
+OLDER = ("sparse",)
+"""Held against references in tests/training/lanes."""
+NAMES = [
+    name
+    for name in registry.names()
+    if set(registry[name].schema.sites) <= {*LINEAR_ROLES, *NORMS}
+    and registry[name].schema.sites
+    and name not in OLDER
+]
+FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
+WITH_PEFT = [name for name in NAMES if "def fill" in (REFERENCES / f"{name}.py").read_text()]
+PEFT_ARCHITECTURES = ("bert", "llama")
+ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
+"""Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""
+RATE, STEPS = 1e-3, 6
+
+
+def reference(name: str) -> ModuleType:
+    """A method's reference."""
+    spec = spec_from_file_location(f"reference_{name}", REFERENCES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _backbone(architecture: str) -> Backbone:
+    backbone = tiny.tiny_backbone(architecture)
+    return replace(backbone, anatomy=with_importance(backbone.anatomy))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A solo pack in float64 whose trained tensors were moved, with what it is compared by.
+
+    Attributes:
+        backbone: The backbone.
+        group: What the lane trains.
+        pack: Its pack.
+        tensors: All its tensors by saved name, leaves that take gradients.
+    """
+
+    backbone: Backbone
+    group: Group
+    pack: Pack
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, backbone: Backbone, case: Configuration) -> "Case":
+        """Every trained tensor moved by N(0, 0.1) from where it starts."""
+        pack = Pack(
+            backbone, backbone.head(3), [Lane(0, case)], seeds=Seeds(3), dtype=torch.float64
+        )
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in pack.operators.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(noise, alpha=0.1)
+        views = pack.lane_views(pack.parameters_by_name(), 0)
+        tensors = {name: view.clone().requires_grad_() for name, view in views.items()}
+        return cls(backbone, case.groups[0], pack, tensors | pack.lane_fixed(0))
+
+    def at(self, layer: int, site: str) -> dict[str, Tensor]:
+        """The tensors of one place, with those that it shares."""
+        name, method = self.group.method, registry[self.group.method]
+        places = method.places(self.group, self.backbone.anatomy)
+        place = next(each for each in places if (each.layer, each.site) == (layer, site))
+        shared = {
+            tensor: self.tensors[f"{name}.{at[0]}.{at[1]}.{tensor}"]
+            for tensor, at in method.owners(self.group, place).items()
+        }
+        start = f"{name}.{layer}.{site}."
+        own = {n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)}
+        return own | shared
+
+    def settings(self, site: str) -> dict[str, Any]:
+        """What a reference is told of the lane at a site: its settings, and which site it is."""
+        return dict(self.group.settings) | {"site": site}
+
+    def dense_maps(self) -> dict[tuple[int, str], tuple[Tensor, Tensor | None]]:
+        """The reference's maps, by layer and role."""
+        dense, frozen = reference(self.group.method).dense, frozen_maps(self.backbone)
+        return {
+            (layer, site): dense(self.settings(site), self.at(layer, site), *frozen[layer, site])
+            for layer in self.group.layers
+            for site in self.group.sites
+        }
+
+    def dense_logits(self, batch: Any) -> Tensor:
+        """Logits of the backbone with the reference's maps."""
+        return logits_of(
+            self.backbone, self.dense_maps(), batch, self.backbone.head(3), self.tensors
+        )
+
+    def logits(self, batch: Any, *, training: bool = False) -> Tensor:
+        """The lane's logits."""
+        uniform = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
+        with self.pack.running():
+            return self.pack(batch, Call(training, uniform))[0]
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_gradients_and_merged_maps_are_those_of_dense_weights(
+    name: str, architecture: str
+) -> None:
+    backbone = _backbone(architecture)
+    batch = tiny.tiny_batch(architecture)
+    every = variants(name) if architecture == "bert" else variants(name)[:1]
+    for given in every:
+        case = Case.of(backbone, configuration(name, backbone.anatomy, **given))
+        found, expected = case.logits(batch), case.dense_logits(batch)
+        near = ROUNDED.get(architecture, 1e-9)
+        assert torch.allclose(found, expected, rtol=0.0, atol=near), given
+        plain = logits_of(backbone, {}, batch, backbone.head(3), case.tensors)
+        assert not torch.allclose(found, plain, rtol=0.0, atol=1e-5), f"{given}: it had no effect"
+        losses = _loss(found, batch.labels), _loss(expected, batch.labels)
+        _compare_gradients(case, *losses, near=near)
+        _compare_merged(case)
+        _compare_auxiliary_losses(case)
+
+
+def _compare_auxiliary_losses(case: Case) -> None:
+    """What operators add to the loss, with gradients; nothing where the reference has none."""
+    auxiliary = getattr(reference(case.group.method), "auxiliary", None)
+    found = case.pack.auxiliary_loss()
+    if auxiliary is None:
+        assert found is None
+        return
+    settings, group = dict(case.group.settings), case.group
+    places = [(layer, site) for layer in group.layers for site in group.sites]
+    expected = torch.stack([auxiliary(settings, case.at(*at)) for at in places]).sum()
+    assert found is not None
+    assert torch.allclose(found, expected, rtol=0.0, atol=1e-12)
+    for item in case.pack.stacked():
+        item.parameter.grad = torch.zeros_like(item.parameter)
+    _compare_gradients(case, found, expected, near=1e-9)
+
+
+def _compare_gradients(case: Case, found: Tensor, expected: Tensor, *, near: float) -> None:
+    found.backward()
+    grads = {i.name: i.parameter.grad for i in case.pack.stacked() if i.parameter.grad is not None}
+    own = case.pack.lane_views(grads, 0)
+    trained = {name: case.tensors[name] for name in own}
+    leaves = list(trained.values())
+    theirs = torch.autograd.grad(
+        expected, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    for tensor_name, grad in zip(trained, theirs, strict=True):
+        assert torch.allclose(own[tensor_name], grad, rtol=0.0, atol=near), tensor_name
+
+
+def _compare_merged(case: Case) -> None:
+    method, frozen = registry[case.group.method], frozen_maps(case.backbone)
+    dense = case.dense_maps()
+    for place in method.places(case.group, case.backbone.anatomy):
+        at = place.layer, place.site
+        merged = method.merged(case.group, place, case.at(*at), DenseMap(*frozen[at]))
+        assert merged is not None
+        weight, bias = dense[at]
+        assert torch.allclose(merged.weight, weight, rtol=0.0, atol=1e-9), at
+        assert (merged.bias is None) == (bias is None), at
+        assert bias is None or torch.allclose(merged.bias, bias, rtol=0.0, atol=1e-9), at
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_is_the_slope_of_the_loss(name: str) -> None:
+    backbone, batch = _backbone("bert"), tiny.tiny_batch("bert")
+    stopped = getattr(reference(name), "STOPPED", ())
+    for given in variants(name):
+        if any(given.get(each) for each in stopped):
+            continue
+        case = Case.of(backbone, configuration(name, backbone.anatomy, **given))
+        trained = list(case.pack.operators.parameters())
+        grads = torch.autograd.grad(_loss(case.logits(batch), batch.labels), trained)
+        generator = torch.Generator().manual_seed(9)
+        ways = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in grads]
+        slope = sum(float((grad * way).sum()) for grad, way in zip(grads, ways, strict=True))
+        step, losses = 1e-5, []
+        with torch.no_grad():
+            for factor in (step, -2 * step):
+                for parameter, way in zip(trained, ways, strict=True):
+                    parameter.add_(way, alpha=factor)
+                losses.append(float(_loss(case.logits(batch), batch.labels)))
+        measured = (losses[0] - losses[1]) / (2 * step)
+        assert measured == pytest.approx(slope, rel=1e-5, abs=1e-9), given
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_equals_solo_and_a_file_goes_on(name: str, tmp_path: Path) -> None:
+    """Every size and choice at once, with dropout and decay, on all layers and on the last."""
+    backbone = _backbone("bert")
+    cases = [{"size": size} for size in sizes(name, backbone.anatomy)] + variants(name)
+    dropout = {"dropout": 0.2} if _has_dropout(name) else {}
+    training = {"learning_rate": RATE, "weight_decay": 0.01, "warmup_ratio": 0.1}
+    lanes = [
+        Lane(
+            number,
+            configuration(
+                name,
+                backbone.anatomy,
+                layers=(0, 2) if number % 2 else (2,),
+                training=training,
+                **(dropout | given),
+            ),
+        )
+        for number, given in enumerate(cases)
+    ]
+    batches = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
+    packed = Training(backbone, lanes).run(batches, 0, STEPS)
+    for lane in lanes:
+        solo = Training(backbone, [lane])
+        before = take_state(solo.pack, solo.optimizer, 0)[lane.number]
+        half = solo.run(batches, 0, STEPS // 2)[lane.number]
+        half.save(tmp_path / "lane.safetensors")
+        loaded = LaneState.load(tmp_path / "lane.safetensors")
+        resumed = Training(backbone, [lane], saved={lane.number: loaded.kept()})
+        resumed.put({lane.number: loaded})
+        after = resumed.run(batches, STEPS // 2, STEPS)[lane.number]
+        assert furthest(after, packed[lane.number]) < 1e-9, lane
+        for tensor_name, tensor in before.weights().items():
+            if not tensor_name.startswith("head."):
+                assert not torch.equal(tensor, after.weights()[tensor_name]), tensor_name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_equals_solo_in_float32(name: str) -> None:
+    backbone = tiny.tiny_backbone("bert", torch.float32)
+    backbone = replace(backbone, anatomy=with_importance(backbone.anatomy))
+    dropout = {"dropout": 0.2} if _has_dropout(name) else {}
+    lanes = [
+        Lane(number, configuration(name, backbone.anatomy, size, **dropout))
+        for number, size in enumerate(sizes(name, backbone.anatomy))
+    ]
+    batches = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
+    packed = Training(backbone, lanes, torch.float32).run(batches, 0, STEPS)
+    for lane in lanes:
+        solo = Training(backbone, [lane], torch.float32).run(batches, 0, STEPS)[lane.number]
+        together = packed[lane.number].weights()
+        apart = torch.cat([(t - together[n]).abs().ravel() for n, t in solo.weights().items()])
+        # Adam makes a step of a gradient that is zero but for rounding: of one scalar at most.
+        assert int((apart > 1e-5).sum()) <= 1, lane
+        assert float(apart.max()) < 1e-4, lane
+
+
+def _has_dropout(name: str) -> bool:
+    return any(each.name == "dropout" for each in registry[name].schema.parameters)
+
+
+@pytest.mark.parametrize("architecture", PEFT_ARCHITECTURES)
+@pytest.mark.parametrize("name", WITH_PEFT)
+def test_outputs_and_a_training_step_are_those_of_peft(name: str, architecture: str) -> None:
+    from peft import get_peft_model
+
+    own, batch = reference(name), tiny.tiny_batch(architecture)
+    if architecture not in getattr(own, "PEFT_ARCHITECTURES", PEFT_ARCHITECTURES):
+        return
+    only = {"sites": own.PEFT_SITES} if hasattr(own, "PEFT_SITES") else {}
+    for given in variants(name):
+        if any(given.get(each) for each in getattr(own, "PEFT_LACKS", ())):
+            continue
+        backbone = _backbone(architecture)
+        case = Case.of(backbone, configuration(name, backbone.anatomy, **(given | only)))
+        theirs = tiny.tiny_backbone(architecture, getattr(own, "PEFT_DTYPE", torch.float64))
+        sites = {
+            module_of(theirs.anatomy, layer, site): (layer, site)
+            for layer in case.group.layers
+            for site in case.group.sites
+        }
+        config = own.peft_config(dict(case.group.settings), sorted(sites))
+        model = get_peft_model(theirs.model, config, autocast_adapter_dtype=False).double()
+        for module, at in sites.items():
+            settings = case.settings(at[1])
+            own.fill(theirs.model.get_submodule(module), settings, case.at(*at))
+        head = {
+            n: t.detach().clone().requires_grad_() for n, t in case.tensors.items() if "head." in n
+        }
+        trained = [p for p in model.parameters() if p.requires_grad] + list(head.values())
+        optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
+        ours = LaneAdamW(
+            case.pack.stacked(), 1, learning_rates=[RATE], weight_decays=[0.0], max_grad_norm=1.0
+        )
+        for _ in range(2):
+            found = case.logits(batch)
+            expected = logits_of(theirs, {}, batch, theirs.head(3), head)
+            near = max(ROUNDED.get(architecture, 1e-8), getattr(own, "PEFT_WITHIN", 0.0))
+            assert torch.allclose(found, expected, rtol=0.0, atol=near), given
+            ours.zero_grad()
+            _loss(found, batch.labels).backward()
+            ours.step(torch.ones(1))
+            optimizer.zero_grad()
+            _loss(expected, batch.labels).backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_that_the_widths_do_not_allow_are_told_with_those_that_they_do(name: str) -> None:
+    anatomy = tiny.tiny_backbone("bert").anatomy
+    assert not counting.faults(configuration(name, anatomy), anatomy)
+    for parameter, value in illegal(name, anatomy):
+        wrong = configuration(name, anatomy, **{parameter: value})
+        places = registry[name].places(wrong.groups[0], anatomy)
+        legal = [registry[name].legal(parameter, place) or () for place in places]
+        faults = [f for f in counting.faults(wrong, anatomy) if f.key == f"{name}.{parameter}"]
+        assert len(faults) == sum(value not in allowed for allowed in legal) > 0
+        for fault in faults:
+            assert fault.given.startswith(f"{value} at layer ")
+            numbers = {int(number) for number in re.findall(r"\d+", fault.allowed)}
+            assert numbers
+            assert any(numbers <= set(allowed) and value not in numbers for allowed in legal)

@@ -1,0 +1,141 @@
+"""Settings that a method allows on a backbone, taken from its schema and its own word."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
+from autopeft.configuration import Configuration, Group
+from autopeft.methods import registry
+from autopeft.methods.base import linear_places
+from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
+
+TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+SIZES = (1, 3, 8)
+"""What sizes are tried where a method allows any."""
+WHOLE = 50
+"""What a size is a share of, where the method's size is a share."""
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "sparse": [
+        {},
+        {"granularity": "input", "smallest": True},
+        {"granularity": "input", "score": "activation", "noise": 4},
+        {"granularity": "output", "score": "random"},
+        {"granularity": "block", "block": 4, "score": "fisher"},
+        {"granularity": "block", "block": 8},
+        {"granularity": "block", "block": 5, "score": "diagonal"},
+        {"granularity": "head", "score": "magnitude", "sites": ["query", "value", "output"]},
+        {"score": "magnitude", "smallest": True},
+    ],
+    "salient_channels": [{}],
+    "surm": [
+        {},
+        {"structure": "circulant", "sites": ["query", "output"]},
+        {"structure": "circulant", "factored": False, "sites": ["query", "output"]},
+        {"structure": "toeplitz", "sites": ["query", "output"]},
+        {"structure": "ldr", "terms": 2, "sites": ["query", "output"]},
+    ],
+    "snell": [{"sparsity": 0.9}, {"sparsity": 0.0}],
+    "svft": [{}, {"pattern": "random"}, {"pattern": "top_k", "sites": ["query", "output"]}],
+}
+"""Settings that go together, where not any do."""
+
+
+def variants(name: str) -> list[dict[str, Any]]:
+    """Every flag and every choice of a method once, the others at their defaults."""
+    if name in VARIANTS:
+        return VARIANTS[name]
+    found: list[dict[str, Any]] = [{}]
+    for parameter in registry[name].schema.parameters:
+        given: Sequence[Scalar] = (True, False) if parameter.kind == "bool" else parameter.choices
+        found += [{parameter.name: value} for value in given if value != parameter.default]
+    return found
+
+
+def legal_values(name: str, parameter: str, anatomy: Anatomy) -> Sequence[Scalar] | None:
+    """What every linear site of a backbone allows of a parameter; None where they have no say."""
+    method = registry[name]
+    if method.schema.sites != LINEAR_ROLES:
+        return None
+    everywhere = Group.of(name, range(len(anatomy.layers)), anatomy.roles)
+    said = [method.legal(parameter, place) for place in linear_places(everywhere, anatomy)]
+    allowed = [each for each in said if each is not None]
+    if not allowed:
+        return None
+    everywhere_legal = [v for v in allowed[0] if all(v in each for each in allowed)]
+    is_range = all(isinstance(each, range) for each in allowed)
+    if is_range and everywhere_legal:
+        return range(int(everywhere_legal[0]), int(everywhere_legal[-1]) + 1)
+    return tuple(everywhere_legal)
+
+
+def sizes(name: str, anatomy: Anatomy) -> tuple[Scalar, ...]:
+    """Up to three sizes that a method allows on all sites of a backbone, smallest first."""
+    schema = registry[name].schema
+    if not schema.size:
+        return (0,)
+    legal = legal_values(name, schema.size, anatomy)
+    if isinstance(legal, range):
+        return tuple(size for size in SIZES if size in legal)
+    if legal is not None:
+        return tuple(sorted({legal[0], legal[len(legal) // 2], legal[-1]}))
+    if schema.parameter(schema.size).kind == "float":
+        return tuple(size / WHOLE for size in SIZES)
+    return SIZES
+
+
+def settings(schema: MethodSchema, anatomy: Anatomy, size: Scalar, **given: Any) -> dict[str, Any]:
+    """Values of all parameters that mean something: what is given, else a legal one."""
+    chosen: dict[str, Any] = {schema.size: size} if schema.size else {}
+    chosen |= given
+    for parameter in schema.parameters:
+        sibling = parameter.when
+        if parameter.name in chosen or (sibling and chosen.get(sibling[0]) != sibling[1]):
+            continue
+        chosen[parameter.name] = _legal(schema.name, parameter, anatomy)
+    return chosen
+
+
+def _legal(name: str, parameter: ParameterSchema, anatomy: Anatomy) -> Scalar | None:
+    legal = legal_values(name, parameter.name, anatomy)
+    return parameter.default if legal is None or parameter.default in legal else legal[-1]
+
+
+def configuration(
+    name: str,
+    anatomy: Anatomy,
+    size: Scalar | None = None,
+    *,
+    layers: Sequence[int] = (),
+    training: dict[str, float] = TRAINING,
+    **given: Any,
+) -> Configuration:
+    """One group of a method on every second layer and all of its sites that there are.
+
+    Args:
+        name: The method.
+        anatomy: The backbone.
+        size: By default the middle of `sizes`.
+        layers: In place of every second one.
+        training: Training values.
+        given: Settings, and `sites`.
+    """
+    schema = registry[name].schema
+    if size is None:
+        size = sizes(name, anatomy)[len(sizes(name, anatomy)) // 2]
+    offered = {*anatomy.roles, *anatomy.sublayers, *anatomy.norms}
+    sites = [site for site in given.pop("sites", schema.sites) if site in offered]
+    own = layers or range(0, len(anatomy.layers), 2)
+    group = Group.of(name, own, sites, **settings(schema, anatomy, size, **given))
+    return Configuration.of([group], training=training)
+
+
+def illegal(name: str, anatomy: Anatomy) -> Iterator[tuple[str, int]]:
+    """Whole-number parameters whose values the backbone restricts, each with one it refuses."""
+    for parameter in registry[name].schema.parameters:
+        legal = legal_values(name, parameter.name, anatomy)
+        if legal is None or parameter.kind != "int":
+            continue
+        low = int(parameter.minimum or 1)
+        high = int(parameter.maximum or 0) or max(int(value) for value in legal) + 1
+        yield parameter.name, next(v for v in range(low, high + 1) if v not in legal)
