@@ -16,6 +16,7 @@ from autopeft.backbone.heads import HeadRecipe
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, Fault
 from autopeft.export import peft_forms
+from autopeft.export.peft_folding import folds
 from autopeft.methods import registry
 from autopeft.methods.lora import scaling
 
@@ -60,9 +61,10 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     if len(rates) > 1:
         given = ", ".join(f"{rate:g}" for rate in rates)
         faults.append(Fault("export", "lora.dropout", given, "one dropout for all of HF peft's"))
-    kinds = {bool(group.get("dora")) for group in configuration.groups if group.method == "lora"}
+    low_rank = (g for g in configuration.groups if registry[g.method].peft_type == "LORA")
+    kinds = {bool(group.get("dora")) for group in low_rank}
     if len(kinds) > 1:
-        given = "DoRA in some groups, LoRA in others"
+        given = "DoRA beside LoRA without it"
         faults.append(Fault("export", "lora.dora", given, "one of the two for all of HF peft's"))
     return faults
 
@@ -140,6 +142,8 @@ def _untrained_faults(configuration: Configuration) -> list[Fault]:
     if "sparse" in configuration.methods:
         given = "weights chosen one by one, which SHiRA's configuration does not name"
         faults.append(Fault("export", "sparse", given, "lora", hint))
+    given = "trained in another way than LoRA, which it is once it is trained"
+    faults += [Fault("export", m, given, "lora", hint) for m in configuration.methods if folds(m)]
     rule = str(dict(configuration.sparsity)["rule"])
     if rule != "none":
         faults.append(Fault("export", "sparsity.rule", rule, "none", hint))

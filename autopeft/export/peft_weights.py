@@ -26,6 +26,7 @@ from autopeft.export.peft_config import (
     peft_faults,
     uses_dora,
 )
+from autopeft.export.peft_folding import as_lora, folds
 from autopeft.export.peft_forms import form_tensors, has_form
 from autopeft.export.peft_shira import shira
 
@@ -54,10 +55,10 @@ def peft_adapter(
     """A trained lane as a `peft` adapter of the backbone's task class, or causal class.
 
     Args:
-        configuration: LoRA alone, or sparse weights alone.
+        configuration: Of methods of one type of `peft`.
         backbone: What it was trained on.
         head: The task head.
-        weights: The lane's unpadded tensors by saved name.
+        weights: The lane's unpadded tensors by saved name, fixed ones too.
 
     Raises:
         ExportError: HF peft cannot hold it.
@@ -65,6 +66,8 @@ def peft_adapter(
     faults = peft_faults(configuration, backbone.anatomy)
     if faults:
         raise ExportError(faults)
+    if any(folds(method) for method in configuration.methods):
+        configuration, weights = as_lora(configuration, backbone, weights)
     base = f"{PREFIX}{backbone.model.base_model_prefix}."
     if configuration.methods == ("sparse",):
         config, sparse = shira(configuration, backbone, head, weights)

@@ -349,6 +349,18 @@ class Method(Protocol):
             None for a method that no linear map can stand for.
         """
 
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """A [d_in, r] and B [r, d_out] with x A B all that it adds, for `peft_type` LORA.
+
+        Args:
+            group: What was trained.
+            place: Where.
+            tensors: As for `merged`.
+            frozen: As for `merged`.
+        """
+
     def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
         """Arguments of the configuration of `peft_type`; see `autopeft.export.peft_forms`."""
 
@@ -460,6 +472,12 @@ class Unchosen:
     ) -> DenseMap | None:
         """None: no linear map can stand for it."""
         return None
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """There are none."""
+        raise TypeError(f"{self.schema.name} does not become LoRA")
 
     def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
         """None: `peft` does not hold it, or `autopeft.export` knows how."""

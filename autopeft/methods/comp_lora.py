@@ -96,7 +96,7 @@ class CompLora(OnLinearMaps):
     )
     source = "Comp-LoRA (complementary subspace low-rank adaptation of CLIP); no code released"
     identity = "exact"
-    peft_type = ""
+    peft_type = "LORA"
 
     def count(self, group: Group, place: Place) -> int:
         """r (d_in + d_out)."""
@@ -119,8 +119,15 @@ class CompLora(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + (alpha / r) Q A B P."""
+        a, b = self.lora_factors(group, place, tensors, frozen)
+        return DenseMap(frozen.weight + a @ b, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """Q A and (alpha / r) B P."""
         a, b = complement(tensors["A"], tensors["B"], decomposed(frozen.weight), group)
-        return DenseMap(frozen.weight + scaling(group) * (a @ b), frozen.bias)
+        return a, scaling(group) * b
 
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack, where the same directions are left alone."""

@@ -84,7 +84,7 @@ class LorettaRep(OnLinearMaps):
     )
     source = "Yang et al. 2024, LoRETTA, arXiv 2402.11417; yifanycc/loretta"
     identity = "exact"
-    peft_type = ""
+    peft_type = "LORA"
 
     def count(self, group: Group, place: Place) -> int:
         """Entries of both trains, sums of r_(j-1) k_j r_j."""
@@ -109,11 +109,17 @@ class LorettaRep(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + (alpha / m) A B."""
+        a, b = self.lora_factors(group, place, tensors, frozen)
+        return DenseMap(frozen.weight + a @ b, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """A and (alpha / m) B."""
         bottleneck = int(group["bottleneck"])
-        change = product(cores_of(tensors, "A"), place.d_in) @ product(
-            cores_of(tensors, "B"), bottleneck
-        )
-        return DenseMap(frozen.weight + float(group["alpha"]) / bottleneck * change, frozen.bias)
+        a = product(cores_of(tensors, "A"), place.d_in)
+        b = product(cores_of(tensors, "B"), bottleneck)
+        return a, float(group["alpha"]) / bottleneck * b
 
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack, where the bottleneck is the same."""

@@ -90,7 +90,7 @@ class Melora(OnLinearMaps):
     )
     source = "Ren et al. 2024, MELoRA, arXiv 2402.17263; ChasonShi/MELoRA"
     identity = "exact"
-    peft_type = ""
+    peft_type = "LORA"
 
     def legal(self, name: str, place: Place) -> tuple[Scalar, ...] | None:
         """Parts divide both widths."""
@@ -117,8 +117,15 @@ class Melora(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + (alpha / r) diag(A_1 B_1, ... A_n B_n)."""
-        change = torch.block_diag(*(tensors["A"] @ tensors["B"]))
-        return DenseMap(frozen.weight + scaling(group) * change, frozen.bias)
+        a, b = self.lora_factors(group, place, tensors, frozen)
+        return DenseMap(frozen.weight + a @ b, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """diag(A_1, ... A_n) and (alpha / r) diag(B_1, ... B_n), of rank n r."""
+        a, b = (torch.block_diag(*tensors[name]) for name in ("A", "B"))
+        return a, scaling(group) * b
 
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack, where there are as many parts."""

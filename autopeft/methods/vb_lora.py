@@ -104,7 +104,7 @@ class VbLora(OnLinearMaps):
     )
     source = "Li et al. 2024, VB-LoRA, arXiv 2405.15179; HF peft's VBLORA"
     identity = "near: vectors start in +-0.02 and are mixed from the first step, as released"
-    peft_type = ""
+    peft_type = "LORA"
 
     def legal(self, name: str, place: Place) -> tuple[Scalar, ...] | None:
         """Lengths that divide both widths."""
@@ -166,14 +166,20 @@ class VbLora(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + A B."""
+        a, b = self.lora_factors(group, place, tensors, frozen)
+        return DenseMap(frozen.weight + a @ b, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """A and B of mixed vectors."""
         settled = tensors if group["settled"] else self.folded_tensors(group, tensors)
         bank = tensors["bank"].unsqueeze(0)
         a, b = (
             mixed(settled[f"logits_{n}"][None], settled[f"index_{n}"][None].long(), bank)[0]
             for n in ("A", "B")
         )
-        change = a.flatten(1).T @ b.transpose(1, 2).flatten(0, 1).T
-        return DenseMap(frozen.weight + change, frozen.bias)
+        return a.flatten(1).T, b.transpose(1, 2).flatten(0, 1).T
 
     def folded_group(self, group: Group) -> Group:
         """The same, settled."""

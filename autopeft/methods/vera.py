@@ -112,7 +112,7 @@ class Vera(OnLinearMaps):
     )
     source = "Kopiczko et al. 2023, VeRA, arXiv 2310.11454"
     identity = "exact"
-    peft_type = ""
+    peft_type = "LORA"
 
     def count(self, group: Group, place: Place) -> int:
         """r + d_out."""
@@ -137,10 +137,17 @@ class Vera(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + A diag(d) B diag(b)."""
+        a, b = self.lora_factors(group, place, tensors, frozen)
+        return DenseMap(frozen.weight + a @ b, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """A diag(d) and B diag(b)."""
         rank, like = int(group["rank"]), frozen.weight
         a = directions(INPUT_SEED, rank, place.d_in).to(like) * (KAIMING * place.d_in**-0.5)
         b = directions(OUTPUT_SEED, rank, place.d_out).to(like) * (KAIMING * rank**-0.5)
-        return DenseMap(like + (a.T * tensors["d"]) @ (b * tensors["b"]), frozen.bias)
+        return a.T * tensors["d"], b * tensors["b"]
 
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack."""

@@ -2,9 +2,9 @@
 
 The change [d_out, d_in] is `scale` times the inverse two-dimensional wavelet transform of a matrix
 that is zero but at n places drawn by chance; their values start at zero. As in HF `peft`, the
-transform has one level, coefficients lie in quarters (approximation, then the details along
-outputs, inputs and both), and a side of odd length gets one more. The wavelet is Haar's (`db1`,
-`peft`'s default), each coefficient of which reaches 2 x 2 weights.
+transform has one level, coefficients lie in quarters (means, and to their right differences along
+outputs; below, differences along inputs, and along both), and an odd side gets one more. The
+wavelet is Haar's (`db1`, `peft`'s default), each coefficient of which reaches 2 x 2 weights.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -69,20 +69,13 @@ def wavelet_change(values: Tensor, index: Tensor, place: Place) -> Tensor:
     rows, columns = place.d_out, place.d_in
     flat = values.new_zeros(len(values), rows * columns).scatter_add(1, index, values)
     even = functional.pad(flat.view(-1, rows, columns), (0, columns % 2, 0, rows % 2))
-    upper, lower = even.chunk(2, dim=1)
-    whole = _interleaved(_interleaved_columns(upper), _interleaved_columns(lower))
-    return whole[:, :rows, :columns].transpose(1, 2)
+    smooth, detail = (_taller(*half.chunk(2, dim=2)) for half in even.chunk(2, dim=1))
+    whole = _taller(smooth.transpose(1, 2), detail.transpose(1, 2))
+    return whole[:, :columns, :rows]
 
 
-def _interleaved_columns(halves: Tensor) -> Tensor:
-    """Smooth and detail halves [k, h, w] side by side -> [k, h, w], Haar's way along the width."""
-    smooth, detail = halves.chunk(2, dim=2)
-    both = torch.stack([smooth + detail, smooth - detail], dim=3)
-    return both.flatten(2) * 0.5**0.5
-
-
-def _interleaved(smooth: Tensor, detail: Tensor) -> Tensor:
-    """The same along the height."""
+def _taller(smooth: Tensor, detail: Tensor) -> Tensor:
+    """Two [k, h, w] -> [k, 2 h, w]: Haar's way back, of neighbours' means and differences."""
     both = torch.stack([smooth + detail, smooth - detail], dim=2)
     return both.flatten(1, 2) * 0.5**0.5
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny_backbones as tiny
 import torch
+from method_cases import configuration as case
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
@@ -143,6 +144,44 @@ def test_methods_that_say_how_peft_holds_them_give_the_same_logits_through_it(
     assert torch.allclose(ours, theirs, atol=2e-5)
     assert float(theirs.std()) > 0.01
     assert model.peft_config["default"].peft_type == method.upper()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_what_is_lora_once_trained_gives_the_same_logits_through_peft(
+    architecture: str, tmp_path: Path
+) -> None:
+    """One method at every site of a layer, and LoRA itself beside one of them."""
+    names = ("vera", "melora", "comp_lora", "loretta_rep", "vb_lora")
+    anatomy = tiny.tiny_backbone(architecture).anatomy
+    sites = ("query", "value", "output", "up", "down")
+    groups = [
+        case(name, anatomy, 3, layers=layers, sites=[site], dropout=0.1).groups[0]
+        for layers in ((0,), (2,))
+        for name, site in zip(names, sites, strict=True)
+    ]
+    groups.append(_lora([2], ["query"], 5))
+    configuration = Configuration.of(groups, training=TRAINING)
+    ours, theirs, model = _trained_logits(architecture, configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=2e-5)
+    assert float(theirs.std()) > 0.01
+    assert model.peft_config["default"].peft_type == "LORA"
+    with pytest.raises(ExportError, match="once it is trained"):
+        peft_config(configuration, anatomy, tiny.tiny_backbone("bert").head(2), base_model="b")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("hira", {"rank": 3, "dropout": 0.0}), ("bitfit", {})]
+)
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias:UserWarning")
+def test_hira_and_bitfit_give_the_same_logits_through_peft(
+    method: str, settings: dict[str, Any], architecture: str, tmp_path: Path
+) -> None:
+    groups = [Group.of(method, [0, 2], ["query", "down"], **settings)]
+    configuration = Configuration.of(groups, training=TRAINING)
+    ours, theirs, _ = _trained_logits(architecture, configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=2e-5)
+    assert float(theirs.std()) > 0.01
 
 
 def test_what_one_configuration_of_peft_cannot_say_is_refused() -> None:

@@ -120,9 +120,12 @@ def test_widths_are_cut_as_released() -> None:
 
 
 def test_a_train_that_starts_has_entries_of_the_released_variance() -> None:
-    cores = initial_cores("A", 768, 64, 5, Seeds(0).generator, zero=False)
-    matrix = product(list(cores.values()), 768)
-    assert matrix.shape == (768, 64)
-    assert float(matrix.var()) == pytest.approx(1.0 / (768 + 64), rel=0.5)
+    draws = []
+    for seed in range(100):
+        cores = initial_cores("A", 768, 64, 5, Seeds(seed).generator, zero=False)
+        draws.append(product(list(cores.values()), 768))
+    matrices = torch.stack(draws)
+    assert matrices.shape == (100, 768, 64)
+    assert float(matrices.var()) == pytest.approx(1.0 / (768 + 64), rel=0.3)
     zero = initial_cores("A", 768, 64, 5, Seeds(0).generator, zero=True)
     assert not product(list(zero.values()), 768).any()

@@ -30,7 +30,7 @@ def _part(
     if settings["settled"]:
         numbers = tensors[f"index_{name}"][at].tolist()
     else:
-        order = sorted(range(len(logits)), key=lambda i: -float(logits[i]))
+        order = sorted(range(len(logits)), key=lambda i: -float(logits[i].detach()))
         numbers = order[: settings["chosen"]]
         logits = logits[numbers]
     weights = logits.exp() / logits.exp().sum()

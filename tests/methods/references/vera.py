@@ -14,8 +14,8 @@ PEFT_SITES = ("query", "output")
 
 def _frozen(rank: int, d_in: int, d_out: int) -> tuple[Tensor, Tensor]:
     """A [r, d_in] and B [d_out, r], kaiming-uniform of the fixed stream."""
-    a = [np.random.RandomState([20231017, i]).uniform(-1.0, 1.0, 64)[:d_in] for i in range(rank)]
-    b = [np.random.RandomState([11454, i]).uniform(-1.0, 1.0, 64)[:d_out] for i in range(rank)]
+    a = [np.random.RandomState([20231017, i]).uniform(-1.0, 1.0, 256)[:d_in] for i in range(rank)]
+    b = [np.random.RandomState([11454, i]).uniform(-1.0, 1.0, 256)[:d_out] for i in range(rank)]
     rows, columns = torch.tensor(np.array(a)), torch.tensor(np.array(b)).T
     return rows * (6.0 / d_in) ** 0.5, columns * (6.0 / rank) ** 0.5
 

@@ -11,10 +11,17 @@ from torch import Tensor, nn
 def dense(
     settings: Mapping[str, Any], tensors: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """W plus (H^T C H)^T, C the coefficients and H Haar's orthogonal matrices."""
+    """W plus (H^T C H)^T, C the coefficients and H Haar's orthogonal matrices.
+
+    Two quarters of C are where HF peft has the other's.
+    """
     d_in, d_out = weight.shape
     flat = torch.zeros(d_out * d_in, dtype=torch.float64)
     coefficients = flat.index_put((tensors["index"],), tensors["values"]).view(d_out, d_in)
+    means, rows, columns, both = (
+        part for half in coefficients.chunk(2, 0) for part in half.chunk(2, 1)
+    )
+    coefficients = torch.cat([torch.cat([means, columns], 1), torch.cat([rows, both], 1)])
     change = _haar(d_out).T @ coefficients @ _haar(d_in)
     return weight + settings["scale"] * change.T, bias
 
