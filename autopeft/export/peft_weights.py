@@ -131,7 +131,7 @@ def _lengths(
 ) -> Tensor:
     """DoRA's trained lengths [d_out] of a whole map; those of frozen outputs where no site is."""
     whole = dense_weight(backbone.model.get_submodule(module)).cpu()
-    lengths = whole.norm(dim=0 if sites[0].site.transposed else 1)
+    lengths: Tensor = whole.norm(dim=0 if sites[0].site.transposed else 1)
     for lora in sites:
         start, stop = lora.site.start, lora.site.start + lora.site.out_features
         lengths[start:stop] += weights[f"lora.{lora.site.layer}.{lora.site.role}.magnitude"]

@@ -26,7 +26,7 @@ from autopeft.methods.base import (
     divisors,
     registry,
 )
-from autopeft.methods.melora import in_parts, side_by_side
+from autopeft.methods.melora import in_parts, on_diagonal, side_by_side
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 
@@ -92,7 +92,7 @@ class Diablo(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + diag(D_1, ... D_N)."""
-        return DenseMap(frozen.weight + torch.block_diag(*tensors["blocks"]), frozen.bias)
+        return DenseMap(frozen.weight + on_diagonal(tensors["blocks"]), frozen.bias)
 
     def stack_key(self, group: Group) -> Hashable:
         """One side."""

@@ -64,13 +64,21 @@ class MeloraOperator(LaneOperator):
 
 def in_parts(x: Tensor, n: int) -> Tensor:
     """[k, B, T, d] -> [k * n, B * T, d / n]."""
-    return x.flatten(1, 2).unflatten(2, (n, -1)).transpose(1, 2).flatten(0, 1)
+    return x.reshape(len(x), -1, n, x.shape[3] // n).transpose(1, 2).flatten(0, 1)
 
 
 def side_by_side(parts: Tensor, x: Tensor) -> Tensor:
     """[k * n, B * T, d / n] -> [k, B, T, d], k, B and T those of x."""
-    lanes = parts.unflatten(0, (len(x), -1)).transpose(1, 2)
-    return lanes.flatten(2).view(*x.shape[:3], -1)
+    lanes = parts.view(len(x), -1, *parts.shape[1:]).transpose(1, 2)
+    return lanes.reshape(*x.shape[:3], -1)
+
+
+def on_diagonal(blocks: Tensor) -> Tensor:
+    """The matrix with blocks [n, h, w] on its diagonal, [n h, n w]."""
+    n, h, w = blocks.shape
+    whole = blocks.new_zeros(n, h, n, w)
+    whole[range(n), :, range(n)] = blocks
+    return whole.view(n * h, n * w)
 
 
 class Melora(OnLinearMaps):
@@ -124,8 +132,7 @@ class Melora(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:
         """diag(A_1, ... A_n) and (alpha / r) diag(B_1, ... B_n), of rank n r."""
-        a, b = (torch.block_diag(*tensors[name]) for name in ("A", "B"))
-        return a, scaling(group) * b
+        return on_diagonal(tensors["A"]), scaling(group) * on_diagonal(tensors["B"])
 
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack, where there are as many parts."""

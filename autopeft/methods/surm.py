@@ -88,13 +88,14 @@ def _ldr(t: Tensors, x: Tensor) -> Tensor:
 
 
 def _kronecker(t: Tensors, x: Tensor) -> Tensor:
-    parts = x.unflatten(-1, (t["A"].shape[-1], t["B"].shape[-1]))
+    parts = x.reshape(*x.shape[:-1], t["A"].shape[-1], t["B"].shape[-1])
     return (t["A"] @ (parts @ t["B"].transpose(-1, -2))).flatten(-2)
 
 
 def _circular(kernel: Tensor, x: Tensor) -> Tensor:
     """Circ(kernel) x."""
-    return fft.irfft(fft.rfft(kernel) * fft.rfft(x), n=x.shape[-1])
+    made: Tensor = fft.irfft(fft.rfft(kernel) * fft.rfft(x), n=x.shape[-1])
+    return made
 
 
 def _skew(kernel: Tensor, x: Tensor) -> Tensor:
@@ -102,8 +103,8 @@ def _skew(kernel: Tensor, x: Tensor) -> Tensor:
     n = x.shape[-1]
     angle = torch.arange(n, device=x.device, dtype=x.dtype) * (torch.pi / n)
     turn = torch.polar(torch.ones_like(angle), angle)
-    made = fft.ifft(fft.fft(kernel * turn) * fft.fft(x * turn))
-    return (made * turn.conj()).real
+    made: Tensor = fft.ifft(fft.fft(kernel * turn) * fft.fft(x * turn)) * turn.conj()
+    return made.real
 
 
 def _symmetric(v: Tensor, x: Tensor) -> Tensor:
@@ -112,7 +113,8 @@ def _symmetric(v: Tensor, x: Tensor) -> Tensor:
     length = 1 << (2 * n - 2).bit_length()
     gap = v.new_zeros(*v.shape[:-1], length - 2 * n + 1)
     around = torch.cat([v, gap, v[..., 1:].flip(-1)], dim=-1)
-    return fft.irfft(fft.rfft(around) * fft.rfft(x, n=length), n=length)[..., :n]
+    made: Tensor = fft.irfft(fft.rfft(around) * fft.rfft(x, n=length), n=length)
+    return made[..., :n]
 
 
 TIMES: Mapping[str, Callable[[Tensors, Tensor], Tensor]] = {

@@ -78,5 +78,5 @@ def product(cores: Sequence[Tensor], rows: int) -> Tensor:
     whole = cores[0].squeeze(-3)
     for core in cores[1:]:
         joined = whole @ core.flatten(-2)
-        whole = joined.unflatten(-1, core.shape[-2:]).flatten(-3, -2)
-    return whole.squeeze(-1).unflatten(-1, (rows, -1))
+        whole = joined.reshape(*joined.shape[:-2], -1, core.shape[-1])
+    return whole.reshape(*whole.shape[:-2], rows, -1)

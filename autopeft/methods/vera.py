@@ -79,7 +79,7 @@ class VeraOperator(LaneOperator):
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """b * ((d * (x A)) B)."""
-        low = self.dropout(x, call) @ self.inputs
+        low: Tensor = self.dropout(x, call) @ self.inputs
         scaled = low * (self.d * self.scale)[:, None, None]
         return (scaled @ self.outputs) * self.b[:, None, None]
 

@@ -77,7 +77,8 @@ def wavelet_change(values: Tensor, index: Tensor, place: Place) -> Tensor:
 def _taller(smooth: Tensor, detail: Tensor) -> Tensor:
     """Two [k, h, w] -> [k, 2 h, w]: Haar's way back, of neighbours' means and differences."""
     both = torch.stack([smooth + detail, smooth - detail], dim=2)
-    return both.flatten(1, 2) * 0.5**0.5
+    made: Tensor = both.flatten(1, 2) * 0.5**0.5
+    return made
 
 
 class WaveFt(OnLinearMaps):
