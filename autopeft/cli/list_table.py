@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 GAP = 3
 """Blanks between columns."""
@@ -32,9 +32,7 @@ class ListTable:
         """One row, a text for each column; what would move a terminal's cursor is left out."""
         self.rows.append(tuple(map(_printable, cells)))
 
-    def __rich_console__(
-        self, console: "Console", options: "ConsoleOptions"
-    ) -> Iterator["RenderableType"]:
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         """Its lines; what the width has no room for is folded, in the widest columns first."""
         from rich.segment import Segment
         from rich.style import Style
