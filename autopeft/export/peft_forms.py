@@ -28,6 +28,11 @@ def form_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     """Why `peft` cannot hold such a configuration; [] where it can."""
     (name,) = configuration.methods
     method, faults = registry[name], []
+    lacking = sorted({method.peft_lacks(group) for group in configuration.groups} - {""})
+    faults += [
+        Fault("export", name, lacks, "what HF peft holds", "use --format yaml")
+        for lacks in lacking
+    ]
     given = {str(dict(method.peft_settings(group))) for group in configuration.groups}
     if len(given) > 1:
         allowed = "one set of settings for all of HF peft's"

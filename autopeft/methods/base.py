@@ -361,6 +361,9 @@ class Method(Protocol):
             frozen: As for `merged`.
         """
 
+    def peft_lacks(self, group: Group) -> str:
+        """What of a group `peft_type` cannot hold; "" where it holds all."""
+
     def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
         """Arguments of the configuration of `peft_type`; see `autopeft.export.peft_forms`."""
 
@@ -478,6 +481,10 @@ class Unchosen:
     ) -> tuple[Tensor, Tensor]:
         """There are none."""
         raise TypeError(f"{self.schema.name} does not become LoRA")
+
+    def peft_lacks(self, group: Group) -> str:
+        """Nothing."""
+        return ""
 
     def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
         """None: `peft` does not hold it, or `autopeft.export` knows how."""

@@ -8,15 +8,16 @@ from torch import Tensor
 
 def skew(upper: Tensor, size: int) -> Tensor:
     """Q with Q^T = -Q of its entries above the diagonal, row by row: [..., m] -> [..., b, b]."""
-    rows, columns = (index.to(upper.device) for index in _above(size))
+    rows, columns = _above(size, upper.device)
     half = upper.new_zeros(*upper.shape[:-1], size, size)
     half[..., rows, columns] = upper
     return half - half.transpose(-2, -1)
 
 
 @lru_cache(64)
-def _above(size: int) -> tuple[Tensor, Tensor]:
-    rows, columns = torch.triu_indices(size, size, 1)
+def _above(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept per device: a captured step must not copy from the host."""
+    rows, columns = torch.triu_indices(size, size, 1, device=device)
     return rows, columns
 
 

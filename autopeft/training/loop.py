@@ -78,6 +78,8 @@ class Trainer:
         self._open_test = data.open_test
         self._test: PaddedExamples | None = None
         epoch = steps_per_epoch(len(self.train), settings.batch_size)
+        if settings.cache.folder is not None and settings.cache.disk_bytes:
+            backbone.decompositions.keep_in(settings.cache.folder, backbone.fingerprint)
         self.skips_layers = skips_layers(backbone)
         keeps = self.skips_layers and not settings.backbone_dropout
         self.caches: dict[PaddedExamples, ActivationCache] = make_caches(

@@ -128,13 +128,20 @@ def test_trained_sparse_weights_give_the_same_logits_through_shira(
     ("method", "settings"),
     [
         ("road", {"variant": 4, "group_size": 8}),
+        ("boft", {"block_size": 4, "factors": 1}),
         ("oft", {"block_size": 4, "share": False}),
         ("oft", {"block_size": 16, "share": True}),
     ],
 )
 def test_methods_that_say_how_peft_holds_them_give_the_same_logits_through_it(
-    method: str, settings: dict[str, Any], architecture: str, tmp_path: Path
+    method: str,
+    settings: dict[str, Any],
+    architecture: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # BOFT's layer would compile an extension for GPUs where it may.
+    monkeypatch.setattr("peft.tuners.boft.layer._FBD_CUDA", False)
     groups = [
         Group.of(method, [0, 2], ["query", "down"], **settings),
         Group.of(method, [1], ["value", "up"], **settings),
@@ -193,6 +200,14 @@ def test_what_one_configuration_of_peft_cannot_say_is_refused() -> None:
     configuration = Configuration.of(groups, training=TRAINING)
     with pytest.raises(ExportError, match="one set of settings"):
         peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+    butterfly = Group.of("boft", [0], ["query"], block_size=4, factors=2)
+    with pytest.raises(ExportError, match="several factors"):
+        peft_config(
+            Configuration.of([butterfly], training=TRAINING),
+            backbone.anatomy,
+            backbone.head(2),
+            base_model="b",
+        )
     fused = tiny.tiny_backbone("modernbert")
     with pytest.raises(ExportError, match="several sites in one map"):
         peft_config(
