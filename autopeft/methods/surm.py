@@ -72,7 +72,7 @@ class SurmOperator(LaneOperator):
             return (made * self.scale[:, None, None]).view(*x.shape[:3], -1)
 
 
-# -- products with a vector x [..., d_in]; tensors have an axis of length 1 before their own -----
+# -- products with x [k, R, d_in]; tensors are [k, 1, ...] ---------------------------------------
 
 
 def _circulant(t: Tensors, x: Tensor) -> Tensor:
@@ -88,8 +88,12 @@ def _ldr(t: Tensors, x: Tensor) -> Tensor:
 
 
 def _kronecker(t: Tensors, x: Tensor) -> Tensor:
-    parts = x.reshape(*x.shape[:-1], t["A"].shape[-1], t["B"].shape[-1])
-    return (t["A"] @ (parts @ t["B"].transpose(-1, -2))).flatten(-2)
+    (k, rows, _), a, b = x.shape, t["A"].squeeze(1), t["B"].squeeze(1)
+    rank = b.shape[2]
+    parts = x.reshape(k, rows, -1, rank).transpose(2, 3)
+    low = torch.bmm(parts.reshape(k, rows * rank, -1), a.transpose(1, 2))  # A first: r^2 a row
+    turned = low.view(k, rows, rank, rank).transpose(2, 3).reshape(k, rows * rank, rank)
+    return torch.bmm(turned, b.transpose(1, 2)).view(k, rows, -1)
 
 
 def _circular(kernel: Tensor, x: Tensor) -> Tensor:
@@ -168,7 +172,7 @@ class Surm(OnLinearMaps):
         """What Kronecker's two products take; those by FFT, n log n, count as what is trained."""
         if group["structure"] != "kronecker":
             return 0
-        return 2 * place.d_in * place.d_out // int(group["rank"])
+        return (int(group["rank"]) - 1) * (place.d_in + place.d_out)
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """x, its transform, and what is multiplied with it, as complex numbers."""
@@ -198,8 +202,8 @@ class Surm(OnLinearMaps):
     ) -> DenseMap:
         """W plus what M makes of every unit vector."""
         units = torch.eye(place.d_in).to(frozen.weight)
-        trained = {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
-        change = TIMES[str(group["structure"])](trained, units)
+        trained = {name: tensor[None, None] for name, tensor in tensors.items()}
+        change = TIMES[str(group["structure"])](trained, units.unsqueeze(0))[0]
         return DenseMap(frozen.weight + float(group["scale"]) * change, frozen.bias)
 
     def folded_group(self, group: Group) -> Group:

@@ -61,7 +61,10 @@ def test_every_preset_is_complete_counted_and_runs_at_every_rate(
 def _expected(schema: MethodSchema, settings: tuple[tuple[str, object], ...]) -> set[str]:
     given = dict(settings)
     return {
-        p.name for p in schema.parameters if p.when is None or given.get(p.when[0]) == p.when[1]
+        p.name
+        for p in schema.parameters
+        if (p.when is None or given.get(p.when[0]) == p.when[1])
+        and p.is_said(given.get(p.name, p.default))
     }
 
 
