@@ -29,6 +29,7 @@ from autopeft import counting
 from autopeft.backbone.anatomy import LINEAR_ROLES, NORMS
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
+from autopeft.export.adapter import folded_configuration, folded_weights
 from autopeft.methods import registry
 from autopeft.methods.base import Call, DenseMap
 from autopeft.training.lanes.optimizer import LaneAdamW
@@ -271,6 +272,34 @@ def test_packed_equals_solo_and_a_file_goes_on(name: str, tmp_path: Path) -> Non
         for tensor_name, tensor in before.weights().items():
             if not tensor_name.startswith("head."):
                 assert not torch.equal(tensor, after.weights()[tensor_name]), tensor_name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_an_adapter_stores_runs_alike_on_another_start(name: str) -> None:
+    backbone, batch = _backbone("bert"), tiny.tiny_batch("bert")
+    for given in variants(name):
+        lane = configuration(name, backbone.anatomy, **given)
+        case = Case.of(backbone, lane)
+        stored = {
+            n: t.detach().to(torch.int32) if t.dtype == torch.int64 else t.detach()
+            for n, t in folded_weights(lane, case.tensors).items()
+        }
+        folded = Lane(0, folded_configuration(lane))
+        loaded = Pack(
+            backbone,
+            backbone.head(3),
+            [folded],
+            seeds=Seeds(99),
+            dtype=torch.float64,
+            saved={0: stored},
+        )
+        views = loaded.lane_views(loaded.parameters_by_name(), 0)
+        assert stored.keys() == views.keys() | loaded.lane_fixed(0).keys()
+        with torch.no_grad():
+            for tensor_name, view in views.items():
+                view.copy_(stored[tensor_name])
+        again = replace(case, pack=loaded)
+        assert torch.allclose(again.logits(batch), case.logits(batch), rtol=0.0, atol=1e-12), given
 
 
 @pytest.mark.parametrize("name", NAMES)
