@@ -100,7 +100,7 @@ def test_a_pack_is_trained_measured_saved_and_taken_up_again(make: Make, tmp_pat
     assert [each.values["accuracy"] for each in run.measure()] == expected, "digits were lost"
     assert [point.step for point in run.curve()[1]] == list(range(1, 16))
     assert run.curve() == {0: [], 1: [], 2: []}
-    assert run.profile(2) == {"optimizer_steps": 15}
+    assert run.profile(2) == {"optimizer_steps": 15, "on_ray": False}
     folder = tmp_path / "saved"
     folder.mkdir()
     run.save(folder)

@@ -10,6 +10,7 @@ import transformers as tf
 from autopeft.backbone.loading import Backbone, backbone_of
 from autopeft.configuration import NO_SPARSITY, Configuration, Group
 from autopeft.training.batches import Batch
+from tests.support import method_cases
 
 VOCABULARY, HIDDEN, LAYERS, HEADS, INNER = 64, 32, 3, 4, 48
 
@@ -246,6 +247,9 @@ def _random_group(
             "sparse", layers, sites, density=density, granularity=granularity, score="random",
             smallest=False, **extra,
         )  # fmt: skip
+    if method not in ("salient_channels", "serial_adapter", "parallel_adapter"):
+        size = method_cases.sizes(method, anatomy)[int(rng.integers(2)) - 1]
+        return method_cases.configuration(method, anatomy, size, layers=layers).groups[0]
     count = int(rng.integers(1, len(anatomy.sublayers) + 1))
     sites = [str(s) for s in rng.choice(anatomy.sublayers, size=count, replace=False)]
     if method == "salient_channels":
