@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,7 @@ def test_what_is_recorded_is_measured_once(tmp_path: Path) -> None:
     assert kept.span("total") == (4.0, 7.0)
 
 
+@cache
 def _repeats(count: int) -> list[Repeat]:
     log: list[str] = []
     arms = [_arm("slow", [4.0, 8.0], log), _arm("fast", [2.0, 2.0], log)]

@@ -257,7 +257,7 @@ def test_every_way_on_every_architecture(
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("bert", "llama") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "bert" else pytest.mark.slow)
         for name in EVERY
     ],
 )
