@@ -40,8 +40,9 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(STAMP)  ## regenerate docs/cli.md
-	$(BIN)/python -m autopeft.cli.reference
+docs: $(STAMP)  ## regenerate docs/cli.md and docs/methods.md
+	$(BIN)/python -m autopeft.cli.reference > docs/cli.md
+	$(BIN)/python -m autopeft.cli.methods_page > docs/methods.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

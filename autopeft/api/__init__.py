@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autopeft.api.catalogue import methods
     from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
     from autopeft.api.confirming import confirm
     from autopeft.api.environment import doctor
@@ -47,6 +48,7 @@ _HOME = {
     "load": "trained",
     "load_configuration": "checking",
     "load_study": "loading",
+    "methods": "catalogue",
     "plan": "planning",
     "render": "checking",
     "search": "searching",
@@ -73,6 +75,7 @@ __all__ = [
     "load",
     "load_configuration",
     "load_study",
+    "methods",
     "plan",
     "render",
     "search",

@@ -23,6 +23,7 @@ from autopeft.cli.commands.export import export
 from autopeft.cli.commands.front import front
 from autopeft.cli.commands.importance import importance
 from autopeft.cli.commands.init import init
+from autopeft.cli.commands.methods import methods
 from autopeft.cli.commands.plan import plan
 from autopeft.cli.commands.search import search
 from autopeft.cli.commands.show import show
@@ -39,8 +40,8 @@ PROGRAM = "autopeft"
 LOGGERS = ("autopeft", "storage", "dashboard")
 
 COMMANDS = (
-    search, init, validate, plan, sites, importance, studies, status, trials, show, compare, front,
-    explain, confirm, export, train, stop, delete, dashboard, doctor,
+    search, init, validate, plan, sites, methods, importance, studies, status, trials, show,
+    compare, front, explain, confirm, export, train, stop, delete, dashboard, doctor,
 )  # fmt: skip
 """In the order of `--help`; `db` follows."""
 

@@ -33,9 +33,9 @@ from autopeft.errors import (
 Run = Callable[..., Result]
 
 COMMANDS = [
-    "search", "init", "validate", "plan", "sites", "importance", "studies", "status", "trials",
-    "show", "compare", "front", "explain", "confirm", "export", "train", "stop", "delete",
-    "dashboard", "doctor", "db",
+    "search", "init", "validate", "plan", "sites", "methods", "importance", "studies", "status",
+    "trials", "show", "compare", "front", "explain", "confirm", "export", "train", "stop",
+    "delete", "dashboard", "doctor", "db",
 ]  # fmt: skip
 
 HEAVY = (

@@ -4,15 +4,21 @@ from pathlib import Path
 
 import pytest
 
+from autopeft.cli.methods_page import page
 from autopeft.cli.reference import reference
 
-PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "cli.md"
 
 
 def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), (
         "write it again: python -m autopeft.cli.reference > docs/cli.md"
     )
+
+
+def test_the_page_of_methods_is_up_to_date() -> None:
+    assert (DOCS / "methods.md").read_text(encoding="utf-8") == page(), "write it: make docs"
 
 
 @pytest.mark.parametrize("command", ["search", "front", "db upgrade", "doctor"])

@@ -1,0 +1,66 @@
+"""What can be searched over: the registered methods, as their files describe them."""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autopeft.methods import Method
+
+_PAPER = re.compile(r"\b\d{4}\.\d{4,5}\b")
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """A method, told to whoever writes a space.
+
+    Attributes:
+        name: As in YAML.
+        about: What it is, in a sentence.
+        papers: arXiv numbers that its file names, in order.
+        size: The parameter that is its size; "" where nothing of it scales.
+        settings: All parameters and what each may be, in words.
+        sites: Where it may sit; () where the method implies it.
+    """
+
+    name: str
+    about: str
+    papers: tuple[str, ...]
+    size: str
+    settings: Mapping[str, str]
+    sites: tuple[str, ...]
+
+
+def methods() -> tuple[MethodCard, ...]:
+    """Every registered method, by name."""
+    from autopeft.methods import registry
+
+    return tuple(_card(registry[name]) for name in sorted(registry.names()))
+
+
+def _card(method: "Method") -> MethodCard:
+    schema = method.schema
+    text = sys.modules[type(method).__module__].__doc__ or ""
+    return MethodCard(
+        name=schema.name,
+        about=text.split("\n\n")[0].replace("\n", " ").partition(": ")[2].strip(),
+        papers=tuple(dict.fromkeys(_PAPER.findall(text))),
+        size=schema.size,
+        settings={each.name: _legal(each) for each in schema.parameters},
+        sites=schema.sites,
+    )
+
+
+def _legal(parameter: Any) -> str:
+    if parameter.choices:
+        legal = " | ".join(parameter.choices)
+    elif parameter.kind in ("int", "float"):
+        low, high = parameter.minimum, parameter.maximum
+        legal = parameter.kind + (f" >= {low:g}" if low is not None else "")
+        legal += f", <= {high:g}" if high is not None else ""
+    else:
+        legal = "true | false" if parameter.kind == "bool" else parameter.kind
+    given = "" if parameter.default is None else f"; default {parameter.default}".lower()
+    return legal + given

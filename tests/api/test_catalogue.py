@@ -1,0 +1,17 @@
+"""The list of methods says what their files say."""
+
+from autopeft import api
+from autopeft.methods import registry
+
+
+def test_every_method_is_listed_with_what_it_is_and_takes() -> None:
+    cards = {card.name: card for card in api.methods()}
+    assert set(cards) == set(registry.names())
+    for name, card in cards.items():
+        schema = registry[name].schema
+        assert card.about, f"the docstring of {name} begins with 'NAME: what it is'"
+        assert list(card.settings) == [each.name for each in schema.parameters]
+        assert (card.size, card.sites) == (schema.size, schema.sites)
+    assert cards["lora"].papers == ("2106.09685", "2312.03732", "2402.09353")
+    assert cards["lora"].settings["rank"] == "int >= 1"
+    assert cards["boft"].papers[0] == "2311.06243"
