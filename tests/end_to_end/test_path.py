@@ -103,7 +103,6 @@ def test_another_definition_under_the_same_name_is_refused(searched: Path, cli: 
     assert (error["key"], error["given"], error["allowed"]) == ("study.seed", "5", "1")
 
 
-@pytest.mark.slow
 def test_a_raised_budget_goes_on_with_the_same_sequence(
     tmp_path: Path, bert_folder: Path, make_data: MakePath, make_study: MakePath, cli: Cli
 ) -> None:
@@ -122,7 +121,6 @@ def test_a_raised_budget_goes_on_with_the_same_sequence(
     assert len(hashes[0]) == 4
 
 
-@pytest.mark.slow
 def test_sigkill_in_the_middle_of_a_trial_loses_nothing(
     tmp_path: Path,
     bert_folder: Path,
@@ -222,7 +220,6 @@ def test_a_backbone_whose_lanes_cannot_share_a_pass_is_searched_one_by_one(
     assert [trial["state"] for trial in trials] == ["completed"] * 5
 
 
-@pytest.mark.slow
 def test_saved_states_of_another_study_are_never_taken_up(
     tmp_path: Path, bert_folder: Path, make_data: MakePath, make_study: MakePath, cli: Cli
 ) -> None:

@@ -59,6 +59,8 @@ PEFT_ARCHITECTURES = ("bert", "llama")
 ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
 """Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""
 RATE, STEPS = 1e-3, 4
+BY_ROUNDING = {"comp_lora": 1}
+"""Scalars a lane that float32 may part: Adam makes a step of a gradient that is all rounding."""
 
 
 def reference(name: str) -> ModuleType:
@@ -317,8 +319,7 @@ def test_packed_equals_solo_in_float32(name: str) -> None:
         solo = Training(backbone, [lane], torch.float32).run(batches, 0, STEPS)[lane.number]
         together = packed[lane.number].weights()
         apart = torch.cat([(t - together[n]).abs().ravel() for n, t in solo.weights().items()])
-        # Adam makes a step of a gradient that is zero but for rounding: of one scalar at most.
-        assert int((apart > 1e-5).sum()) <= 1, lane
+        assert int((apart > 1e-5).sum()) <= BY_ROUNDING.get(name, 0), lane
         assert float(apart.max()) < 1e-4, lane
 
 
@@ -332,14 +333,18 @@ def _has_dropout(name: str) -> bool:
     return any(each.name == "dropout" for each in registry[name].schema.parameters)
 
 
-@pytest.mark.parametrize("architecture", PEFT_ARCHITECTURES)
-@pytest.mark.parametrize("name", WITH_PEFT)
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        (name, each)
+        for name in WITH_PEFT
+        for each in getattr(reference(name), "PEFT_ARCHITECTURES", PEFT_ARCHITECTURES)
+    ],
+)
 def test_outputs_and_a_training_step_are_those_of_peft(name: str, architecture: str) -> None:
     from peft import get_peft_model
 
     own, batch = reference(name), tiny.tiny_batch(architecture)
-    if architecture not in getattr(own, "PEFT_ARCHITECTURES", PEFT_ARCHITECTURES):
-        return
     only = {"sites": own.PEFT_SITES} if hasattr(own, "PEFT_SITES") else {}
     for given in variants(name):
         if any(given.get(each) for each in getattr(own, "PEFT_LACKS", ())):

@@ -256,7 +256,10 @@ def test_every_way_on_every_architecture(
 @pytest.mark.parametrize("method", registry.names())
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name == "bert" else pytest.mark.slow) for name in EVERY],
+    [
+        pytest.param(name, marks=() if name in ("bert", "llama") else pytest.mark.slow)
+        for name in EVERY
+    ],
 )
 def test_each_method_alone(name: str, method: str, tmp_path: Path) -> None:
     backbone = _backbone(name)
