@@ -5,8 +5,6 @@ operator, `B` rows (examples) per lane, `T` tokens. An operator sees its input a
 and its output as [n, B, T, d_out]. Each stacked tensor is [k, ...]; a solo run is n = k = 1.
 """
 
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -14,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.frozen_maps import FrozenMap
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.backbone.norms import FrozenNorm
@@ -391,32 +389,9 @@ class Method(Protocol):
         """The stacked operator of these lanes at this place."""
 
 
-MOST_SHOWN = 12
-"""Legal values that an error shows from either end."""
-
-
 def size_class(size: int) -> int:
     """The smallest power of two that is at least `size`: lanes are padded within it only."""
     return 1 << (size - 1).bit_length()
-
-
-def linear_places(group: Group, anatomy: Anatomy) -> list[Place]:
-    """The places of a method that sits on linear maps."""
-    return [
-        Place(layer, role, site.in_features, site.out_features, anatomy.head_dim)
-        for layer in group.layers
-        for role in group.sites
-        for site in [anatomy.site(layer, role)]
-    ]
-
-
-def sublayer_places(group: Group, anatomy: Anatomy) -> list[Place]:
-    """The places of a method that sits on sub-layers (residual width in and out)."""
-    return [
-        Place(layer, sublayer, anatomy.hidden_size, anatomy.hidden_size)
-        for layer in group.layers
-        for sublayer in group.sites
-    ]
 
 
 class LaneDropout(nn.Module):
@@ -440,119 +415,6 @@ class LaneDropout(nn.Module):
             return x
         keep = call.uniform(self._name, x.shape[1:]).unsqueeze(0) >= self.rates.view(-1, 1, 1, 1)
         return x * keep / (1.0 - self.rates).view(-1, 1, 1, 1)
-
-
-class Unchosen:
-    """What a method inherits that chooses nothing, and so keeps no fixed tensors."""
-
-    schema: MethodSchema
-
-    def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
-        """No place has a say."""
-        return None
-
-    def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
-        """Values that a linear map's widths do not allow, with those that they do."""
-        places = linear_places(group, anatomy) if self.schema.sites == LINEAR_ROLES else []
-        return [
-            Fault(
-                "configuration",
-                f"{self.schema.name}.{name}",
-                f"{value} at layer {place.layer}, {place.site}, {place.d_in} x {place.d_out}",
-                _shown(allowed),
-            )
-            for place in places
-            for name, value in group.settings
-            if (allowed := self.legal(name, place)) is not None and value not in allowed
-        ]
-
-    def frozen_work(self, group: Group, place: Place) -> int:
-        """None."""
-        return 0
-
-    def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
-    ) -> DenseMap | None:
-        """None: no linear map can stand for it."""
-        return None
-
-    def lora_factors(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
-    ) -> tuple[Tensor, Tensor]:
-        """There are none."""
-        raise TypeError(f"{self.schema.name} does not become LoRA")
-
-    def peft_lacks(self, group: Group) -> str:
-        """Nothing."""
-        return ""
-
-    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
-        """None: `peft` does not hold it, or `autopeft.export` knows how."""
-        return {}
-
-    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """None, likewise."""
-        return {}
-
-    def owners(self, group: Group, place: Place) -> Mapping[str, tuple[int, str]]:
-        """None: every place has tensors of its own."""
-        return {}
-
-    def fixed_count(self, group: Group, place: Place) -> int:
-        """None."""
-        return 0
-
-    def scored_index(self, group: Group, place: Place, importance: ImportanceMap) -> Tensor | None:
-        """None: nothing is chosen."""
-        return None
-
-
-def _shown(allowed: Sequence[Scalar]) -> str:
-    """Legal values for an error: a range by its ends, of many the first and the last."""
-    if isinstance(allowed, range):
-        return f"{allowed[0]} to {allowed[-1]}" if allowed else "no value: choose other sites"
-    words = [str(value) for value in allowed]
-    if len(words) > 2 * MOST_SHOWN:
-        words[MOST_SHOWN:-MOST_SHOWN] = ["..."]
-    return ", ".join(words) or "no value: choose other sites"
-
-
-class Unfolded(Unchosen):
-    """What a method without training re-parametrisations and fixed tensors inherits."""
-
-    def folded_group(self, group: Group) -> Group:
-        """The group itself."""
-        return group
-
-    def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors themselves."""
-        return dict(tensors)
-
-
-class OnLinearMaps(Unfolded, ABC):
-    """What a method inherits that sits on any linear map and stores all that it trains."""
-
-    def carried_by(self, anatomy: Anatomy) -> str:
-        """Any backbone with linear sites carries it."""
-        return "" if anatomy.roles else "it has no linear sites"
-
-    def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
-        """One per layer and role."""
-        return linear_places(group, anatomy)
-
-    @abstractmethod
-    def count(self, group: Group, place: Place) -> int:
-        """Trainable scalars at one place, closed form."""
-
-    def training_count(self, group: Group, place: Place) -> int:
-        """The same as is stored."""
-        return self.count(group, place)
-
-
-def divisors(*widths: int) -> tuple[int, ...]:
-    """The common divisors of some widths, ascending."""
-    common = math.gcd(*widths)
-    return tuple(each for each in range(1, common + 1) if common % each == 0)
 
 
 class Registry:

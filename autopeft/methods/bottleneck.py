@@ -12,16 +12,8 @@ from torch.nn import functional
 
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    Call,
-    Kept,
-    LaneDropout,
-    LaneOperator,
-    Place,
-    Unfolded,
-    size_class,
-    sublayer_places,
-)
+from autopeft.methods.base import Call, Kept, LaneDropout, LaneOperator, Place, size_class
+from autopeft.methods.inherited import Unfolded, sublayer_places
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

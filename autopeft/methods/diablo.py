@@ -20,12 +20,11 @@ from autopeft.methods.base import (
     Kept,
     LaneDropout,
     LaneOperator,
-    OnLinearMaps,
     Place,
     Start,
-    divisors,
     registry,
 )
+from autopeft.methods.inherited import OnLinearMaps, divisors
 from autopeft.methods.melora import in_parts, on_diagonal, side_by_side
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 

@@ -17,17 +17,8 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    Call,
-    DenseMap,
-    Kept,
-    LaneOperator,
-    OnLinearMaps,
-    Place,
-    Start,
-    divisors,
-    registry,
-)
+from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.inherited import OnLinearMaps, divisors
 from autopeft.methods.reflections import along
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 

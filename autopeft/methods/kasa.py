@@ -27,12 +27,12 @@ from autopeft.methods.base import (
     Kept,
     LaneDropout,
     LaneOperator,
-    OnLinearMaps,
     Place,
     Start,
     registry,
     size_class,
 )
+from autopeft.methods.inherited import OnLinearMaps
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 BETA, GAMMA = 1e-4, 1e-3

@@ -25,12 +25,12 @@ from autopeft.methods.base import (
     Kept,
     LaneDropout,
     LaneOperator,
-    OnLinearMaps,
     Place,
     Start,
     registry,
 )
 from autopeft.methods.dense import DenseOperator, dense_kept
+from autopeft.methods.inherited import OnLinearMaps
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 

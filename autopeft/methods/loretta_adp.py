@@ -20,12 +20,11 @@ from autopeft.methods.base import (
     LaneOperator,
     Place,
     Start,
-    Unfolded,
     registry,
     size_class,
-    sublayer_places,
 )
 from autopeft.methods.bottleneck import ACTIVATIONS
+from autopeft.methods.inherited import Unfolded, sublayer_places
 from autopeft.methods.loretta_rep import cores_of
 from autopeft.methods.tensor_train import initial_cores, n_entries, product
 from autopeft.space.schema import MethodSchema, ParameterSchema

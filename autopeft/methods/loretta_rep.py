@@ -19,12 +19,12 @@ from autopeft.methods.base import (
     Kept,
     LaneDropout,
     LaneOperator,
-    OnLinearMaps,
     Place,
     Start,
     registry,
     size_class,
 )
+from autopeft.methods.inherited import OnLinearMaps
 from autopeft.methods.tensor_train import initial_cores, n_entries, product
 from autopeft.space.schema import MethodSchema, ParameterSchema
 

@@ -18,13 +18,12 @@ from autopeft.methods.base import (
     Kept,
     LaneDropout,
     LaneOperator,
-    OnLinearMaps,
     Place,
     Start,
-    divisors,
     registry,
     size_class,
 )
+from autopeft.methods.inherited import OnLinearMaps, divisors
 from autopeft.methods.lora import kaiming, scaling
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 

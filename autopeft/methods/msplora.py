@@ -23,12 +23,12 @@ from autopeft.methods.base import (
     Kept,
     LaneDropout,
     LaneOperator,
-    OnLinearMaps,
     Place,
     Start,
     registry,
     size_class,
 )
+from autopeft.methods.inherited import OnLinearMaps
 from autopeft.methods.lora import kaiming
 from autopeft.space.schema import MethodSchema, ParameterSchema
 

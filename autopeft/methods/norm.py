@@ -12,16 +12,8 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import NORMS, Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    Call,
-    DenseMap,
-    Kept,
-    LaneOperator,
-    Place,
-    Start,
-    Unfolded,
-    registry,
-)
+from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.inherited import Unfolded
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 

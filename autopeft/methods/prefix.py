@@ -16,16 +16,8 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    Draw,
-    Kept,
-    LaneOperator,
-    Place,
-    Start,
-    Unchosen,
-    registry,
-    size_class,
-)
+from autopeft.methods.base import Draw, Kept, LaneOperator, Place, Start, registry, size_class
+from autopeft.methods.inherited import Unchosen
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 INITIAL_STD = 0.02

@@ -25,11 +25,11 @@ from autopeft.methods.base import (
     Kept,
     LaneDropout,
     LaneOperator,
-    OnLinearMaps,
     Place,
     Start,
     registry,
 )
+from autopeft.methods.inherited import OnLinearMaps
 from autopeft.methods.orthogonal import turn
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 

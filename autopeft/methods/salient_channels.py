@@ -16,17 +16,8 @@ from autopeft.backbone.anatomy import EXIT, SUBLAYERS, Anatomy
 from autopeft.backbone.importance import Floats, ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import (
-    Call,
-    Kept,
-    LaneOperator,
-    Place,
-    Start,
-    Unfolded,
-    registry,
-    size_class,
-    sublayer_places,
-)
+from autopeft.methods.base import Call, Kept, LaneOperator, Place, Start, registry, size_class
+from autopeft.methods.inherited import Unfolded, sublayer_places
 from autopeft.methods.sparse_operators import taken
 from autopeft.methods.units import MEASURED, scores_at
 from autopeft.space.schema import MethodSchema, ParameterSchema

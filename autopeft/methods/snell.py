@@ -19,17 +19,9 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    DenseMap,
-    Kept,
-    LaneOperator,
-    OnLinearMaps,
-    Place,
-    Start,
-    registry,
-    size_class,
-)
+from autopeft.methods.base import DenseMap, Kept, LaneOperator, Place, Start, registry, size_class
 from autopeft.methods.dense import DenseOperator
+from autopeft.methods.inherited import OnLinearMaps
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 SCALE = 0.1

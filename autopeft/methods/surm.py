@@ -29,12 +29,11 @@ from autopeft.methods.base import (
     Kept,
     LaneDropout,
     LaneOperator,
-    OnLinearMaps,
     Place,
     Start,
-    divisors,
     registry,
 )
+from autopeft.methods.inherited import OnLinearMaps, divisors
 from autopeft.methods.lora import kaiming
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 

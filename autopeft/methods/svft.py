@@ -23,16 +23,8 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.frozen_maps import Svd, decomposed
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    Call,
-    DenseMap,
-    Kept,
-    LaneOperator,
-    OnLinearMaps,
-    Place,
-    Start,
-    registry,
-)
+from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.inherited import OnLinearMaps
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 PATTERNS = ("banded", "random", "top_k")

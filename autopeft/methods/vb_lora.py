@@ -25,12 +25,11 @@ from autopeft.methods.base import (
     Kept,
     LaneDropout,
     LaneOperator,
-    OnLinearMaps,
     Place,
     Start,
-    divisors,
     registry,
 )
+from autopeft.methods.inherited import OnLinearMaps, divisors
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 BANK_BOUND, LOGITS_STD = 0.02, 0.1

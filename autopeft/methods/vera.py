@@ -25,12 +25,12 @@ from autopeft.methods.base import (
     Kept,
     LaneDropout,
     LaneOperator,
-    OnLinearMaps,
     Place,
     Start,
     registry,
     size_class,
 )
+from autopeft.methods.inherited import OnLinearMaps
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 INPUT_SEED, OUTPUT_SEED = 20231017, 11454

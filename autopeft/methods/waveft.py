@@ -16,18 +16,9 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import (
-    DenseMap,
-    Kept,
-    LaneOperator,
-    OnLinearMaps,
-    Place,
-    Start,
-    linear_places,
-    registry,
-    size_class,
-)
+from autopeft.methods.base import DenseMap, Kept, LaneOperator, Place, Start, registry, size_class
 from autopeft.methods.dense import DenseOperator, dense_kept
+from autopeft.methods.inherited import OnLinearMaps, linear_places
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 

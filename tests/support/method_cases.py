@@ -6,7 +6,7 @@ from typing import Any
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
-from autopeft.methods.base import linear_places
+from autopeft.methods.inherited import linear_places
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
