@@ -35,6 +35,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"structure": "toeplitz", "sites": ["query", "output"]},
         {"structure": "ldr", "terms": 2, "sites": ["query", "output"]},
     ],
+    "reft": [
+        {},
+        {"kind": "direft", "first": 2, "last": 0},
+        {"orthonormal": False, "positions": "all"},
+        {"kind": "direft", "orthonormal": False, "first": 0, "last": 1},
+    ],
+    "prompt": [{}],
     "boft": [{}, {"block_size": 4, "factors": 3}, {"block_size": 8, "factors": 2}],
     "snell": [{"sparsity": 0.9}, {"sparsity": 0.0}],
     "svft": [{}, {"pattern": "random"}, {"pattern": "top_k", "sites": ["query", "output"]}],
