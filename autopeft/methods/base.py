@@ -216,6 +216,10 @@ class LaneOperator(nn.Module):
         """Whether weight decay applies to a trained tensor: matrices do, biases do not."""
         return len(self.own_shapes[tensor_name][0]) > 1 or tensor_name in self.matrix_names
 
+    def rates(self, tensor_name: str) -> tuple[float, ...]:
+        """Each member's learning rate of a trained tensor, in units of its lane's; () for 1."""
+        return ()
+
     def trained(self, tensor_name: str) -> Tensor:
         """A stacked trained tensor [k, ...], its own or one that its lanes hold elsewhere."""
         if tensor_name in self.shared:

@@ -42,6 +42,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"kind": "direft", "orthonormal": False, "first": 0, "last": 1},
     ],
     "prompt": [{}],
+    "dept": [{"positions": 5, "rank": 2}],
     "boft": [{}, {"block_size": 4, "factors": 3}, {"block_size": 8, "factors": 2}],
     "snell": [{"sparsity": 0.9}, {"sparsity": 0.0}],
     "svft": [{}, {"pattern": "random"}, {"pattern": "top_k", "sites": ["query", "output"]}],

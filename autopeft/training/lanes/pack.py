@@ -396,6 +396,7 @@ class Pack(nn.Module):
                         operator.members,
                         decays=operator.decays(name),
                         layer=placed.place.layer,
+                        rates=operator.rates(name),
                     )
                 )
         everyone = tuple(range(len(self.lanes)))
