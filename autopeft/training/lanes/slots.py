@@ -93,7 +93,12 @@ class Slots:
     """
 
     def __init__(
-        self, placed: Sequence[Placed], *, lanes: int, layers: int, device: torch.device
+        self,
+        placed: Sequence[Placed],
+        *,
+        lanes: int,
+        layers: int,
+        device: torch.device | None = None,
     ) -> None:
         prompts = [
             (item.place.layer, item.operator)
