@@ -253,6 +253,7 @@ def test_reft_edits_some_token_of_a_subspace_that_there_is() -> None:
     assert keys == ["reft.rank", "reft.first"]
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("name", ["prompt", "aligner"])
 def test_a_decoders_outputs_and_a_training_step_are_those_of_peft(name: str) -> None:
     """Of BERT they are not: HF peft's prompt is embedded like words, and moves the text."""
@@ -280,7 +281,7 @@ def test_a_decoders_outputs_and_a_training_step_are_those_of_peft(name: str) -> 
             own.adaption_gate.data.fill_(case.tensors[f"aligner.{layer}.aligner.gate"][0].item())
             own.adaption_prompt.data.copy_(case.tensors["aligner.0.aligner.tokens"])
     found = case.logits(batch)
-    base = model if name == "prompt" else model.base_model.model
+    base = model if name == "prompt" else theirs.model
     hidden = base(**batch.inputs).last_hidden_state[:, -batch.mask.shape[1] :]
     out = SimpleNamespace(last_hidden_state=hidden)
     expected = head_logits(out, batch, backbone.head(3), case.tensors)
