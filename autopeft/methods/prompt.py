@@ -118,6 +118,10 @@ class Prompt(Unfolded):
 
     training_count = count
 
+    def tokens(self, group: Group) -> int:
+        """The prompt."""
+        return int(group["length"])
+
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """Nothing of the text; the memory model counts the tokens that rows are longer by."""
         return Kept(reads=False)

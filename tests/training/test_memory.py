@@ -46,6 +46,15 @@ def lane(*groups: Group) -> Configuration:
     return Configuration.of(groups, training=REST)
 
 
+def _reft(rank: int) -> Group:
+    own = {"kind": "loreft", "orthonormal": True, "positions": "ends", "first": 2, "last": 2}
+    return Group.of("reft", [0, 2], rank=rank, dropout=0.0, **own)
+
+
+def _adalink(rank: int) -> Group:
+    return Group.of("adalink", [0], rank=rank, activation="gelu", dropout=0.0)
+
+
 PACKS = {
     "one lora": [lane(lora(ALL, ["query", "value"]))],
     "four alike": [lane(lora(ALL, ["query", "value"]))] * 4,
@@ -63,6 +72,9 @@ PACKS = {
     "blocks": [lane(sparse(["query", "up"], "block", block=8))] * 2,
     "single weights": [lane(sparse(["query", "down"], "weight", 0.01))] * 2,
     "many single weights": [lane(sparse(["query", "down"], "weight", 0.3))] * 2,
+    "prompts": [lane(Group.of("prompt", [0], length=n, initial="random")) for n in (5, 9)],
+    "edits": [lane(_reft(rank), _adalink(2 * rank)) for rank in (3, 4)],
+    "aligners": [lane(Group.of("aligner", ALL, length=3))] * 2,
     "depths": [lane(lora([2], ["value"])), lane(lora([1, 2], ["value"])), lane(lora(ALL, ["up"]))],
 }
 

@@ -14,7 +14,7 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe, pool_rows
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, placed_groups
+from autopeft.counting import first_layer, placed_groups, prompt_tokens
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
 from autopeft.methods.base import SILENT, Call, Place, Shared, Start
@@ -47,6 +47,21 @@ class Lane:
 def in_stream_order(lanes: Sequence[Lane], anatomy: Anatomy) -> list[Lane]:
     """By branch point, then by number."""
     return sorted(lanes, key=lambda lane: (first_layer(lane.configuration, anatomy), lane.number))
+
+
+def in_passes(lanes: Sequence[Lane], anatomy: Anatomy, size: int) -> list[list[Lane]]:
+    """The lanes of each pass, at most `size`, in stream order.
+
+    Those with prompts run apart from those without: rows of a pass have one length.
+    """
+    kinds: dict[bool, list[Lane]] = {False: [], True: []}
+    for lane in in_stream_order(lanes, anatomy):
+        kinds[prompt_tokens(lane.configuration, anatomy) > 0].append(lane)
+    return [
+        kind[start : start + size]
+        for kind in kinds.values()
+        for start in range(0, len(kind), size)
+    ]
 
 
 def reads_first_token(anatomy: Anatomy, recipe: HeadRecipe, *, attention: str) -> bool:
