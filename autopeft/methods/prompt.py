@@ -98,7 +98,7 @@ class Prompt(Unfolded):
         "al. 2022, Late Prompt Tuning, arXiv 2210.11292"
     )
     identity = "no: every token attends to the prompt from the first step"
-    peft_type = ""
+    peft_type = "PROMPT_TUNING"
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """Lanes share a pass, and attention takes a mask."""

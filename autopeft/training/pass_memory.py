@@ -104,7 +104,11 @@ class PassMemory:
         whole = self._attention_trains(index)
         norms = self._anatomy.memory.norms
         behind = any(key[0] == index and key[1] in _BEHIND_ATTENTION for key in self._uses)
-        norms = (norms if whole or behind else max(1, norms // 2)) * self._anatomy.hidden_size * FLOAT32
+        norms = (
+            (norms if whole or behind else max(1, norms // 2))
+            * self._anatomy.hidden_size
+            * FLOAT32
+        )
         attention = self._attention(layer) if whole else 0
         kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
         if not self._is_cut(index):
