@@ -75,12 +75,19 @@ def first_layer(configuration: Configuration, anatomy: Anatomy) -> int:
     return min(resolved(configuration, anatomy).layers, default=len(anatomy.layers))
 
 
+def prompt_tokens(configuration: Configuration, anatomy: Anatomy) -> int:
+    """Tokens by which a pass's rows are longer than their text."""
+    groups = resolved(configuration, anatomy).groups
+    return max((registry[group.method].tokens(group) for group in groups), default=0)
+
+
 def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:
     """FLOPs of training on `tokens` tokens (padding not counted).
 
     Forward through all layers; backward (gradients of activations only, the weights are frozen)
     down to the branch point; forward, activation and weight gradients of the trained parameters;
-    forward and activation gradients of frozen weights that operators meet besides.
+    forward and activation gradients of frozen weights that operators meet besides. What tokens of
+    prompts cost is not among them: it depends on the number of rows.
     """
     per_layer = _layer_sizes(anatomy)
     branch = first_layer(configuration, anatomy)

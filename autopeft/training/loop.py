@@ -19,7 +19,7 @@ from autopeft.training.activations import ActivationCache, CacheBudget
 from autopeft.training.batches import Batch, PaddedExamples, steps_per_epoch, training_order
 from autopeft.training.caching import make_caches, skips_layers
 from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.lanes.pack import Lane, in_stream_order
+from autopeft.training.lanes.pack import Lane, in_passes
 from autopeft.training.lanes.passes import LanePass
 from autopeft.training.lanes.predict import predict
 from autopeft.training.lanes.rules import Answer
@@ -176,7 +176,7 @@ class PackRun:
     and the trunk.
 
     Attributes:
-        lanes: In stream order: by branch point, then by number.
+        lanes: Pass by pass, in stream order: by branch point, then by number.
         packs: The lanes of each pass.
         step: Optimizer steps taken, of `settings.total_steps`.
         profile: What it took so far.
@@ -192,19 +192,19 @@ class PackRun:
     ) -> None:
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
-        self.lanes = in_stream_order(lanes, trainer.backbone.anatomy)
+        passes = in_passes(lanes, trainer.backbone.anatomy, trainer.lanes_per_pass)
+        self.lanes = [lane for together in passes for lane in together]
         saved = {**chosen, **{number: own.kept() for number, own in (states or {}).items()}}
-        size = trainer.lanes_per_pass
         self._passes = [
             LanePass(
                 trainer.backbone,
                 trainer.task,
-                self.lanes[start : start + size],
+                together,
                 self._settings,
                 self._seeds,
                 saved,
             )
-            for start in range(0, len(self.lanes), size)
+            for together in passes
         ]
         self.packs = [each.pack for each in self._passes]
         self._order = trainer.order(replicate, self._settings.total_steps)

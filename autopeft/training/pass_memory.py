@@ -14,12 +14,17 @@ from collections.abc import Iterable, Sequence
 
 from autopeft.backbone.anatomy import Anatomy, Layer
 from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, placed_groups
+from autopeft.counting import first_layer, placed_groups, prompt_tokens
 from autopeft.methods import registry
 from autopeft.methods.base import Place
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 
-_ATTENTION = ("query", "key", "value", "output", "attention", "prefix", "attention_norm")
+_ATTENTION = (
+    "query", "key", "value", "output", "attention", "prefix", "attention_norm", "adalink",
+    "prompt", "dept",
+)  # fmt: skip
+_BEHIND_ATTENTION = ("aligner",)
+"""Where nothing of the layer's attention itself trains, but its norms see gradients."""
 
 
 class PassMemory:
@@ -39,6 +44,7 @@ class PassMemory:
         self._anatomy, self._shape, self._weights = anatomy, shape, weights
         self.lanes = lanes
         self._branches = [first_layer(lane, anatomy) for lane in lanes]
+        self._slots = max(prompt_tokens(lane, anatomy) for lane in lanes)
         self._uses: dict[tuple[int, str, str, str], list[tuple[int, Group, Place]]]
         self._uses = defaultdict(list)
         for position, lane in enumerate(lanes):
@@ -51,7 +57,7 @@ class PassMemory:
 
     @property
     def _tokens(self) -> int:
-        return self._shape.rows * self._shape.tokens
+        return self._shape.rows * (self._shape.tokens + self._slots)
 
     def _joined(self, layer: int) -> int:
         """Lanes that have branched off by a layer."""
@@ -97,7 +103,12 @@ class PassMemory:
         layer, rows = self._anatomy.layers[index], self._joined(index) * self._tokens
         whole = self._attention_trains(index)
         norms = self._anatomy.memory.norms
-        norms = (norms if whole else max(1, norms // 2)) * self._anatomy.hidden_size * FLOAT32
+        behind = any(key[0] == index and key[1] in _BEHIND_ATTENTION for key in self._uses)
+        norms = (
+            (norms if whole or behind else max(1, norms // 2))
+            * self._anatomy.hidden_size
+            * FLOAT32
+        )
         attention = self._attention(layer) if whole else 0
         kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
         if not self._is_cut(index):
@@ -110,7 +121,7 @@ class PassMemory:
         return (
             rows * others
             + self._operators_in(index, only=("key", "value", "attention_norm"))
-            + kept / self._shape.tokens
+            + kept / (self._shape.tokens + self._slots)
         )
 
     def _is_cut(self, index: int) -> bool:
@@ -132,8 +143,8 @@ class PassMemory:
              if key[:2] == (layer.index, "prefix")),
             default=0,
         )  # fmt: skip
-        longer = 1.0 + prefix / self._shape.tokens
-        seen = self._shape.tokens + prefix
+        longer = 1.0 + prefix / (self._shape.tokens + self._slots)
+        seen = self._shape.tokens + self._slots + prefix
         kept = heads * size * (2 + 2 * longer) + self._rotated_slices() + self._head_norms()
         if not layer.attention:  # its own, written out: probabilities, and no mask
             return round(kept + anatomy.n_heads * seen * size)
@@ -203,7 +214,7 @@ class PassMemory:
 
     def evaluating(self) -> int:
         """An evaluation batch: no layer's tensors outlive it."""
-        lanes, longest = len(self.lanes), self._shape.tokens
+        lanes, longest = len(self.lanes), self._shape.tokens + self._slots
         tokens = max(lanes * longest, self._shape.evaluation_tokens)
         if self._shape.evaluated:
             tokens = min(tokens, lanes * self._shape.evaluated * longest)

@@ -13,7 +13,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.execution.fitting import step_shape
 from autopeft.methods.base import Call
 from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.lanes.pack import Lane
+from autopeft.training.lanes.pack import Lane, in_passes
 from autopeft.training.lanes.seeds import StepUniform
 from autopeft.training.loop import PackRun, Trainer
 from autopeft.training.memory import PERSISTENT_BYTES, MemoryEstimate, estimate, largest_pack
@@ -46,6 +46,15 @@ def lane(*groups: Group) -> Configuration:
     return Configuration.of(groups, training=REST)
 
 
+def _reft(rank: int) -> Group:
+    own = {"kind": "loreft", "orthonormal": True, "positions": "ends", "first": 2, "last": 2}
+    return Group.of("reft", [0, 2], rank=rank, dropout=0.0, **own)
+
+
+def _adalink(rank: int) -> Group:
+    return Group.of("adalink", [0], rank=rank, activation="gelu", dropout=0.0)
+
+
 PACKS = {
     "one lora": [lane(lora(ALL, ["query", "value"]))],
     "four alike": [lane(lora(ALL, ["query", "value"]))] * 4,
@@ -63,6 +72,9 @@ PACKS = {
     "blocks": [lane(sparse(["query", "up"], "block", block=8))] * 2,
     "single weights": [lane(sparse(["query", "down"], "weight", 0.01))] * 2,
     "many single weights": [lane(sparse(["query", "down"], "weight", 0.3))] * 2,
+    "prompts": [lane(Group.of("prompt", [0], length=n, initial="random")) for n in (5, 9)],
+    "edits": [lane(_reft(rank), _adalink(2 * rank)) for rank in (3, 4)],
+    "aligners": [lane(Group.of("aligner", ALL, length=3))] * 2,
     "depths": [lane(lora([2], ["value"])), lane(lora([1, 2], ["value"])), lane(lora(ALL, ["up"]))],
 }
 
@@ -166,6 +178,16 @@ def test_weights_gradients_and_moments_are_the_tensors_own() -> None:
         weights=Weights(),
     )
     assert found.lanes == scalars * PERSISTENT_BYTES
+
+
+def test_lanes_with_prompts_run_apart_and_do_not_lengthen_others() -> None:
+    backbone = tiny.tiny_backbone("bert", torch.float32)
+    prompts, others = PACKS["prompts"], PACKS["four alike"]
+    both = estimated([*prompts, *others], backbone).activations
+    assert both == max(estimated(each, backbone).activations for each in (prompts, others))
+    lanes = [Lane(number, each) for number, each in enumerate([*prompts, *others])]
+    passes = [[n.number for n in each] for each in in_passes(lanes[::-1], backbone.anatomy, 3)]
+    assert passes == [[2, 3, 4], [5], [0, 1]]
 
 
 def test_checkpointing_the_math_kernel_and_logits_go_the_right_way() -> None:
