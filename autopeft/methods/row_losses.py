@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from autopeft.methods.base import Call
 
@@ -37,15 +38,18 @@ def with_row_losses(out: Tensor, losses: Tensor, call: Call) -> Tensor:
 
 
 def real_tokens(call: Call, tokens: int) -> Tensor:
-    """Which of the tokens that a layer runs on are real, [B, tokens]: all of them, or the first.
+    """Which of the tokens that a layer runs on are real, [B, tokens].
+
+    A layer runs on a batch's tokens, on the first alone, or on more: those behind are none of the
+    batch's, and not real.
 
     Raises:
-        RuntimeError: Outside training, or where the layer's tokens are not the batch's.
+        RuntimeError: Outside training, or where the layer's tokens are fewer.
     """
-    if call.mask is None or tokens not in (call.mask.shape[1], 1):
-        given = None if call.mask is None else tuple(call.mask.shape)
-        raise RuntimeError(f"a mask of shape {given} says nothing of {tokens} tokens")
-    return call.mask[:, :tokens]
+    width = 0 if call.mask is None else call.mask.shape[1]
+    if call.mask is None or 1 < tokens < width:
+        raise RuntimeError(f"a mask of {width} tokens says nothing of {tokens}")
+    return functional.pad(call.mask[:, :tokens], (0, max(0, tokens - width)))
 
 
 class _WithLosses(torch.autograd.Function):

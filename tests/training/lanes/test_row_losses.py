@@ -147,5 +147,6 @@ def test_a_mask_speaks_of_its_own_tokens_and_of_the_first() -> None:
     call = Call(True, lambda name, shape: torch.ones(shape), mask=mask)
     assert torch.equal(real_tokens(call, 3), mask)
     assert torch.equal(real_tokens(call, 1), mask[:, :1])
-    with pytest.raises(RuntimeError, match="2 tokens"):
+    assert real_tokens(call, 5).tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]
+    with pytest.raises(RuntimeError, match="nothing of 2"):
         real_tokens(call, 2)
