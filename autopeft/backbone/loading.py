@@ -48,6 +48,7 @@ from autopeft.backbone.skeleton import (
     read_config,
     skeleton_of,
 )
+from autopeft.backbone.token_states import random_tokens
 from autopeft.backbone.tokenizer import load_tokenizer
 from autopeft.errors import BackboneError, Fault
 
@@ -91,6 +92,11 @@ class Backbone:
         """A norm without its scale and shift."""
         norm = self.anatomy.layers[layer].norms[role]
         return FrozenNorm(self.model.get_submodule(norm.module), centred=norm.centred)
+
+    def tokens(self, count: int, layer: int, generator: torch.Generator) -> Tensor:
+        """Random tokens of the vocabulary as a layer reads them, see `random_tokens`."""
+        module = self.model.get_submodule(self.anatomy.layers[layer].module)
+        return random_tokens(self.model, module, count, generator)
 
     def weight(self, layer: int, role: str) -> Tensor:
         """A linear site's frozen weight [d_in, d_out] (y = x W), float32 on the CPU."""

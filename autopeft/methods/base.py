@@ -28,6 +28,10 @@ def _no_map(layer: int, role: str) -> FrozenMap:
     raise RuntimeError(f"there is no backbone to give the map of layer {layer}, {role}")
 
 
+def _no_tokens(count: int, layer: int, generator: torch.Generator) -> Tensor:
+    raise RuntimeError(f"there is no backbone to give {count} tokens at layer {layer}")
+
+
 @dataclass(frozen=True)
 class Start:
     """What initial tensors may be made of.
@@ -41,6 +45,8 @@ class Start:
             among others; {} for a fresh start. Where a name is there, it is used and nothing is
             chosen anew.
         frozen: Gives a linear site's frozen map by layer and role.
+        tokens: Gives hidden states at a layer's input, of so many random tokens of the
+            vocabulary: [count, d], float32 on the CPU.
     """
 
     draw: Draw
@@ -48,6 +54,7 @@ class Start:
     importance: ImportanceMap | None = None
     saved: Mapping[str, Tensor] = field(default_factory=dict)
     frozen: Callable[[int, str], FrozenMap] = _no_map
+    tokens: Callable[[int, int, torch.Generator], Tensor] = _no_tokens
 
 
 @dataclass(frozen=True)
@@ -163,24 +170,34 @@ class LaneOperator(nn.Module):
         tensors: Per member, initial tensors by name at the lane's own size.
 
     Attributes:
-        hook: Where it is called.
+        hook: Where it is called: at a linear map, a norm, a sub-layer, inside attention, or on
+            the hidden states at the input or the output of a layer (x and y are the same then);
+            or it puts tokens of its own there, see `autopeft.methods.prompt`.
         fixed_names: Tensors that are kept and saved with the lane but not trained (indices).
         matrix_names: Trained tensors of one axis that are weights of a matrix all the same, so
             that weight decay applies to them.
         products_only: Whether inputs meet its weights in nothing but matrix products, so that
             autocast takes them in whatever type they come: elsewhere they come in its own.
+        changes_text: Of a prompt: whether `delta` changes the hidden states that it stands before.
         frozen: At a linear map: the frozen map itself, for operators that multiply with its weight
             or with the parts of it. Shared by all lanes, never written, not saved.
+        frozen_roles: Linear sites of its layer whose frozen maps it multiplies with, whatever its
+            hook; `frozen_maps` gives them by role.
         norm: At a norm: what it does before its own scale and shift.
         shared: Trained tensors that its lanes hold at another place, by name, see `Method.owners`.
     """
 
     frozen: FrozenMap
+    frozen_maps: Mapping[str, FrozenMap]
     norm: FrozenNorm
-    hook: Literal["linear", "norm", "sublayer", "attention"] = "linear"
+    hook: Literal["linear", "norm", "sublayer", "attention", "input", "output", "prompt"] = (
+        "linear"
+    )
     fixed_names: tuple[str, ...] = ()
     matrix_names: tuple[str, ...] = ()
     products_only: bool = False
+    changes_text: bool = False
+    frozen_roles: tuple[str, ...] = ()
 
     def __init__(
         self, name: str, members: Sequence[int], tensors: Sequence[Mapping[str, Tensor]]
@@ -202,6 +219,10 @@ class LaneOperator(nn.Module):
     def decays(self, tensor_name: str) -> bool:
         """Whether weight decay applies to a trained tensor: matrices do, biases do not."""
         return len(self.own_shapes[tensor_name][0]) > 1 or tensor_name in self.matrix_names
+
+    def rates(self, tensor_name: str) -> tuple[float, ...]:
+        """Each member's learning rate of a trained tensor, in units of its lane's; () for 1."""
+        return ()
 
     def trained(self, tensor_name: str) -> Tensor:
         """A stacked trained tensor [k, ...], its own or one that its lanes hold elsewhere."""

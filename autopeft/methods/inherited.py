@@ -36,6 +36,12 @@ def sublayer_places(group: Group, anatomy: Anatomy) -> list[Place]:
     ]
 
 
+def layer_places(group: Group, anatomy: Anatomy) -> list[Place]:
+    """The places of a method that implies its place, one per layer (residual width)."""
+    width = anatomy.hidden_size
+    return [Place(layer, group.method, width, width) for layer in group.layers]
+
+
 class Unchosen:
     """What a method inherits that chooses nothing, and so keeps no fixed tensors."""
 

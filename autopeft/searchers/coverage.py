@@ -1,7 +1,8 @@
 """How much of what matters a configuration trains: an importance map as features.
 
 A score says what share of all importance each matrix holds. What sits on a sub-layer counts for
-the matrices inside it, in equal parts; a prefix for keys and values, which it extends.
+the matrices inside it, in equal parts; a prefix for keys and values, which it extends, and so
+what else brings tokens; what changes hidden states for the maps that read or make them.
 """
 
 import math
@@ -21,6 +22,11 @@ INSIDE: Mapping[str, tuple[str, ...]] = {
     "attention": ("query", "key", "value", "output"),
     "ffn": ("up", "gate", "down"),
     "prefix": ("key", "value"),
+    "aligner": ("key", "value"),
+    "prompt": ("key", "value"),
+    "dept": ("key", "value"),
+    "adalink": ("query", "key", "value"),
+    "reft": ("output", "down"),
     "attention_norm": ("query", "key", "value"),
     "attention_post_norm": ("output",),
     "ffn_norm": ("up", "gate"),

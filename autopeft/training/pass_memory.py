@@ -19,7 +19,9 @@ from autopeft.methods import registry
 from autopeft.methods.base import Place
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 
-_ATTENTION = ("query", "key", "value", "output", "attention", "prefix", "attention_norm")
+_PROMPTS = ("prompt", "dept")
+_ATTENTION = ("query", "key", "value", "output", "attention", "prefix", "attention_norm",
+              "adalink", "aligner", *_PROMPTS)  # fmt: skip
 
 
 class PassMemory:
@@ -51,7 +53,16 @@ class PassMemory:
 
     @property
     def _tokens(self) -> int:
-        return self._shape.rows * self._shape.tokens
+        return self._shape.rows * (self._shape.tokens + self._slots)
+
+    @property
+    def _slots(self) -> int:
+        """Tokens by which rows are longer than their text: the longest prompt."""
+        return max(
+            (int(g["length"]) for key, uses in self._uses.items() for _, g, _ in uses
+             if key[2] in _PROMPTS),
+            default=0,
+        )  # fmt: skip
 
     def _joined(self, layer: int) -> int:
         """Lanes that have branched off by a layer."""
@@ -110,7 +121,7 @@ class PassMemory:
         return (
             rows * others
             + self._operators_in(index, only=("key", "value", "attention_norm"))
-            + kept / self._shape.tokens
+            + kept / (self._shape.tokens + self._slots)
         )
 
     def _is_cut(self, index: int) -> bool:
@@ -132,8 +143,8 @@ class PassMemory:
              if key[:2] == (layer.index, "prefix")),
             default=0,
         )  # fmt: skip
-        longer = 1.0 + prefix / self._shape.tokens
-        seen = self._shape.tokens + prefix
+        longer = 1.0 + prefix / (self._shape.tokens + self._slots)
+        seen = self._shape.tokens + self._slots + prefix
         kept = heads * size * (2 + 2 * longer) + self._rotated_slices() + self._head_norms()
         if not layer.attention:  # its own, written out: probabilities, and no mask
             return round(kept + anatomy.n_heads * seen * size)
@@ -203,7 +214,7 @@ class PassMemory:
 
     def evaluating(self) -> int:
         """An evaluation batch: no layer's tensors outlive it."""
-        lanes, longest = len(self.lanes), self._shape.tokens
+        lanes, longest = len(self.lanes), self._shape.tokens + self._slots
         tokens = max(lanes * longest, self._shape.evaluation_tokens)
         if self._shape.evaluated:
             tokens = min(tokens, lanes * self._shape.evaluated * longest)

@@ -90,7 +90,7 @@ def logits_of(
         replaced[name] = vector
     with _extra_biases(backbone, replaced):
         out = functional_call(backbone.model, replaced, (), dict(batch.inputs))
-    return _head(out, batch, recipe, head)
+    return head_logits(out, batch, recipe, head)
 
 
 def _width(module: nn.Module) -> int:
@@ -115,7 +115,10 @@ def _extra_biases(backbone: Backbone, replaced: dict[str, Tensor]) -> Iterator[N
             handle.remove()
 
 
-def _head(out: object, batch: Batch, recipe: HeadRecipe, head: Mapping[str, Tensor]) -> Tensor:
+def head_logits(
+    out: object, batch: Batch, recipe: HeadRecipe, head: Mapping[str, Tensor]
+) -> Tensor:
+    """What a task head makes of a base model's output, [B, n_outputs]."""
     if recipe.pool == "pooler":
         x = out.pooler_output  # type: ignore[attr-defined]
     else:

@@ -17,7 +17,10 @@ from transformers.masking_utils import sdpa_mask
 
 from autopeft.backbone.structure import BEYOND_SDPA
 from autopeft.errors import BackboneError, Fault
+from autopeft.methods.aligner import AlignerOperator
+from autopeft.methods.base import LaneOperator
 from autopeft.methods.prefix import PrefixOperator
+from autopeft.training.lanes.slots import LayerSlots
 from autopeft.training.lanes.stream import Members, Stream
 
 ATTENTION = "autopeft_lanes"
@@ -29,30 +32,34 @@ class Taken(Exception):  # noqa: N818
 
 
 class LayerAttention:
-    """What lanes add to one layer's attention: prefixes, and dropout that lanes share.
+    """What lanes add to one layer's attention: prefixes, aligners, prompts, shared dropout.
 
     It also lets a layer be run in two parts: up to its keys and values (`taking`), and again, on
     fewer tokens, with these keys and values in place of its own (`giving`).
 
     Args:
         name: Names the draws of its dropout.
-        operators: Prefix operators with their members.
+        operators: Prefix and aligner operators with their members.
         stream: Tells which lanes run.
         layer: The layer's index.
         dropout: Rate at which attention probabilities are dropped in training.
+        slots: Where the prompts of its lanes are; None where no lane of the pack has any.
     """
 
     def __init__(
         self,
         name: str,
-        operators: Sequence[tuple[PrefixOperator, Members]],
+        operators: Sequence[tuple[LaneOperator, Members]],
         stream: Stream,
         *,
         layer: int,
         dropout: float = 0.0,
+        slots: LayerSlots | None = None,
     ) -> None:
-        self._name, self._operators, self._stream = name, operators, stream
-        self._layer, self._dropout = layer, dropout
+        self._name, self._stream = name, stream
+        self._operators = [(o, who) for o, who in operators if isinstance(o, PrefixOperator)]
+        self._aligners = [(o, who) for o, who in operators if isinstance(o, AlignerOperator)]
+        self._layer, self._dropout, self._slots = layer, dropout, slots
         self._phase: Literal["whole", "taking", "giving"] = "whole"
         self._taken: tuple[Tensor, Tensor] | None = None
 
@@ -91,8 +98,8 @@ class LayerAttention:
     def keep(self, shape: Sequence[int]) -> Tensor | None:
         """Factors on attention probabilities [n * B, n_heads, T, S], or None without dropout.
 
-        S are the layer's own keys: what a prefix gets is never dropped, since a draw as long as
-        the pack's longest prefix would depend on the pack.
+        S are the text's keys: what a prefix or a prompt gets is never dropped, since a draw as
+        long as the pack's longest one would depend on the pack.
         """
         call, rows = self._stream.call, self._stream.rows
         if not self._dropout or call is None or not call.training:
@@ -100,12 +107,66 @@ class LayerAttention:
         kept = call.uniform(self._name, [rows, *shape[1:]]) >= self._dropout
         return (kept / (1.0 - self._dropout)).repeat(shape[0] // rows, 1, 1, 1)
 
+    @property
+    def slots(self) -> int:
+        """Slots behind the text in the rows of the running lanes."""
+        return 0 if self._slots is None or not self._stream.lanes else self._slots.valid.shape[1]
+
+    def text_of(self, query: Tensor, key: Tensor) -> tuple[int, int]:
+        """Tokens of the text among those that ask (the first alone, or all), and among keys."""
+        asking = query.shape[2]
+        return asking - self.slots if asking > 1 else asking, key.shape[2] - self.slots
+
+    def with_slots(self, mask: Tensor, query: Tensor, *, causal: bool) -> Tensor:
+        """A mask of the text, for rows with slots; see `LayerSlots.lengthened`.
+
+        Gains multiply what slots get of the text's queries, as those of a prefix.
+        """
+        call, lanes, slots = self._stream.running_call(), self._stream.lanes, self._slots
+        if slots is None or call.mask is None:
+            return mask
+        whole = query.shape[2] > 1
+        seen = mask if mask.dtype == torch.bool else torch.ones_like(mask, dtype=torch.bool)
+        seen = slots.lengthened(seen, call.mask, lanes=lanes, whole=whole, causal=causal)
+        if mask.dtype == torch.bool and call.gains is None:
+            return seen
+        bias = _additive(seen, query.dtype)
+        text, least = bias[:, :, : mask.shape[2]], torch.finfo(bias.dtype).min
+        if mask.dtype != torch.bool:
+            text[..., : mask.shape[3]] += mask.expand(len(bias), -1, -1, -1)
+        if call.gains is not None:
+            gains = call.gains[:lanes].gather(1, slots.owner[:lanes, None]).view(-1)
+            logs = gains.to(bias.dtype).log().repeat_interleave(len(call.mask))
+            text[..., mask.shape[3] :] += logs.view(-1, 1, 1, 1)
+        return bias.clamp(min=least)
+
     def prefix_gains(self, rows: int) -> Tensor | None:
         """`Call.gains` of the running lanes' prefixes here, once per row, [n * B]; or None."""
         call, lanes = self._stream.call, self._stream.lanes
         if call is None or call.gains is None:
             return None
         return call.gains[:lanes, self._layer].repeat_interleave(rows // lanes)
+
+    def aligned(self, out: Tensor, query: Tensor, scale: float) -> Tensor:
+        """Attention's output [n * B, T, n_heads, head_dim] with what aligners add to it.
+
+        Args:
+            out: Taken over.
+            query: The layer's queries, [n * B, n_heads, T, head_dim].
+            scale: On scores.
+        """
+        lanes, call = self._stream.lanes, self._stream.call
+        if not self._aligners or not lanes or call is None:
+            return out
+        by_lane = query.view(lanes, -1, *query.shape[1:])
+        added = torch.zeros_like(by_lane)
+        for operator, members in self._aligners:
+            own = operator.attended(members.take(by_lane), scale)
+            if call.gains is not None:
+                gains = call.gains[members.index, self._layer]
+                own = own * gains.to(own.dtype).view(-1, 1, 1, 1, 1)
+            members.add_(added, own)
+        return out + added.flatten(0, 1).transpose(1, 2)
 
     def assemble(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prefix keys and values for the running lanes, and which of them count.
@@ -160,6 +221,8 @@ def lane_attention(
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention over the layer's prefixes and its own keys.
 
+    Rows have T tokens of text, or with prompts of lanes T + P; masks and biases come for the text.
+
     Args:
         module: The calling attention module.
         query: [n * B, n_heads, T, head_dim].
@@ -178,40 +241,41 @@ def lane_attention(
         given = f"{type(module).__name__} with {', '.join(lost)}"
         raise BackboneError(Fault("attention", "", given, "scaled dot products"))
     layer: LayerAttention | None = getattr(module, _BINDING, None)
-    keep = None
-    if layer is not None:
-        key, value = layer.keys_values(key, value)
-        keep = layer.keep([*query.shape[:3], key.shape[2]])
-    if layer is not None and layer.has_prefixes:
+    settings = {"is_causal": is_causal, **kwargs}
+    if layer is None:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, position_bias=position_bias, **settings
+        )
+    key, value = layer.keys_values(key, value)
+    causal = _causal(module, is_causal)
+    text = layer.text_of(query, key)
+    mask, bias, keep = attention_mask, position_bias, layer.keep([*query.shape[:2], *text])
+    if mask is None and (layer.slots or layer.has_prefixes or keep is not None):
+        mask = _full_mask(*text, device=query.device, causal=causal)
+    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+    if layer.slots and mask is not None:
+        mask = layer.with_slots(mask.expand(-1, -1, text[0], -1), query, causal=causal)
+        more = (0, layer.slots, 0, query.shape[2] - text[0])
+        bias = None if bias is None else nn.functional.pad(bias[..., : text[0], : text[1]], more)
+        keep = None if keep is None else nn.functional.pad(keep, more, value=1.0)
+    if layer.has_prefixes and mask is not None:
         prefix_keys, prefix_values, valid = layer.assemble(key)
-        if attention_mask is None:
-            attention_mask = _full_mask(query, key, causal=_causal(module, is_causal))
-        if position_bias is not None:
-            position_bias = nn.functional.pad(position_bias, (valid.shape[1], 0))
+        bias = None if bias is None else nn.functional.pad(bias, (valid.shape[1], 0))
         key = torch.cat([prefix_keys, key], dim=2)
         value = torch.cat([prefix_values, value], dim=2)
         gains = layer.prefix_gains(len(valid))
-        if gains is not None:
-            attention_mask = _additive(attention_mask, query.dtype)
-        attention_mask, is_causal = _with_prefix(attention_mask, valid, gains), False
-    if keep is not None:
-        if attention_mask is None:
-            attention_mask = _full_mask(query, key, causal=_causal(module, is_causal))
-        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        bias = _additive(attention_mask, query.dtype)
-        bias = bias if position_bias is None else bias + position_bias
+        mask = mask if gains is None else _additive(mask, query.dtype)
+        mask = _with_prefix(mask, valid, gains)
+    if keep is not None and mask is not None:
+        scores = _additive(mask, query.dtype)
+        scores = scores if bias is None else scores + bias
         keep = nn.functional.pad(keep, (key.shape[2] - keep.shape[3], 0), value=1.0)
-        return _dropped(query * scaling, key, value, bias, keep), None
-    return sdpa_attention_forward(  # type: ignore[no-any-return]
-        module,
-        query,
-        key,
-        value,
-        attention_mask,
-        is_causal=is_causal,
-        position_bias=position_bias,
-        **kwargs,
-    )
+        out = _dropped(query * scale, key, value, scores, keep)
+    else:
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, mask, position_bias=bias, **settings
+        )
+    return layer.aligned(out, query, scale), None
 
 
 def _dropped(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, keep: Tensor) -> Tensor:
@@ -232,9 +296,8 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
-def _full_mask(query: Tensor, key: Tensor, *, causal: bool) -> Tensor:
-    tokens, seen = query.shape[2], key.shape[2]
-    mask = torch.ones(tokens, seen, dtype=torch.bool, device=query.device)
+def _full_mask(tokens: int, seen: int, *, device: torch.device, causal: bool) -> Tensor:
+    mask = torch.ones(tokens, seen, dtype=torch.bool, device=device)
     if causal and tokens > 1:
         mask = mask.tril(seen - tokens)
     return mask[None, None]

@@ -11,6 +11,7 @@ in (`known`) in place of being computed, and taken out (`wanted`) to be kept.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from autopeft.errors import BackboneError, Fault
 from autopeft.training.lanes.attention import LayerAttention, Taken
+from autopeft.training.lanes.ends import LayerEnds
+from autopeft.training.lanes.slots import Slots
 from autopeft.training.lanes.stream import Stream
 
 
@@ -81,6 +84,8 @@ class Gates:
             inputs, and recompute the rest (arXiv 1604.06174).
         last_attention: Of the last layer, where only the first token of its output is read: the
             lanes then run it on that token alone, but for its keys and values.
+        ends: What lanes change at the input and the output of layers, by index.
+        slots: Room for prompts behind the lanes' text.
     """
 
     def __init__(
@@ -90,8 +95,11 @@ class Gates:
         *,
         checkpointing: bool = False,
         last_attention: LayerAttention | None = None,
+        ends: Mapping[int, LayerEnds] = MappingProxyType({}),
+        slots: Slots,
     ) -> None:
         self._layers, self._stream, self._checkpointing = layers, stream, checkpointing
+        self._ends, self._slots, self._tokens = ends, slots, 0
         self._last_attention = last_attention
         self._route = Route.of(len(layers), [])
         self._known: Mapping[int, Tensor] = {}
@@ -142,7 +150,7 @@ class Gates:
 
     def _enter(self, index: int, hidden: Tensor) -> None:
         if index == 0:
-            self._trunk = hidden
+            self._trunk, self._tokens = hidden, hidden.shape[1]
         elif hidden is not self._passed or hidden._version != self._version:
             raise BackboneError(
                 Fault(
@@ -168,6 +176,8 @@ class Gates:
             trunk = self._trunk_here()
             if self._last_attention is not None and index == len(self._layers):
                 trunk = trunk[:, :1]
+            if index < len(self._layers):
+                trunk = self._slots.padded(trunk)
             new = trunk if count == 1 else trunk.repeat(count, 1, 1)
             self._lanes = new if self._lanes is None else torch.cat([self._lanes, new])
             self._joined += count
@@ -200,9 +210,13 @@ class Gates:
         def run(hidden: Tensor) -> Any:
             # A checkpoint runs this again in the backward pass, when the stream says nothing.
             with self._stream.running(count, rows, call):
+                ends = self._ends.get(index)
+                hidden = hidden if ends is None else ends.enter(hidden)
                 if self._last_attention is not None and index == len(self._layers) - 1:
-                    return self._first_token(self._last_attention, inner, hidden, args, kwargs)
-                return inner(hidden, *args, **kwargs)
+                    out = self._first_token(self._last_attention, inner, hidden, args, kwargs)
+                else:
+                    out = inner(hidden, *self._lengthened(args), **self._lengthened(kwargs))
+                return out if ends is None else ends.leave(out)
 
         if self._checkpointing and torch.is_grad_enabled():
             out = checkpoint(run, self._lanes, use_reentrant=False, preserve_rng_state=False)
@@ -227,12 +241,12 @@ class Gates:
         """
         with attention.taking():
             try:
-                inner(hidden, *args, **kwargs)
+                inner(hidden, *self._lengthened(args), **self._lengthened(kwargs))
             except Taken:
                 self._stream.sublayer_inputs.clear()
             else:
                 raise RuntimeError("the last layer's attention was not reached")
-        tokens = hidden.shape[1]
+        tokens = self._tokens
         with attention.giving():
             return inner(
                 hidden[:, :1],
@@ -240,12 +254,18 @@ class Gates:
                 **{key: _first_of(value, tokens) for key, value in kwargs.items()},
             )
 
+    def _lengthened(self, given: Any) -> Any:
+        """A layer's arguments, for rows with slots."""
+        return self._slots.rotated(given, self._tokens)
+
     def _leave(
         self, index: int, hidden: Tensor, others: tuple[Any, ...] | None, *, trunk: bool
     ) -> Any:
         if not trunk:
             self._trunk = None
         if index == len(self._layers) - 1:
+            if self._lanes is not None and self._slots.count:
+                self._lanes = self._lanes[:, : self._tokens]
             self._join(index + 1)
             self._passed = self._lanes
         elif trunk:

@@ -35,6 +35,7 @@ class Stacked:
         members: Lane of each of the k entries.
         decays: Whether weight decay applies (matrices do, biases do not).
         layer: Where it sits; None for the head.
+        rates: Of each member: what its learning rate is in units of the lane's; () where 1.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stacked:
     members: tuple[int, ...]
     decays: bool
     layer: int | None = None
+    rates: tuple[float, ...] = ()
 
 
 class LaneAdamW:
@@ -88,6 +90,8 @@ class LaneAdamW:
         self.second_moment = torch.zeros(total, dtype=dtype, device=device)
         self._segment = torch.empty(total, dtype=torch.int32, device=device)
         self._decay = torch.zeros(total, dtype=dtype, device=device)
+        self._has_rates = any(item.rates for item in stacked)
+        self._own_rates = torch.ones(total if self._has_rates else 0, dtype=dtype, device=device)
         self._slices: dict[str, slice] = {}
         decays = torch.tensor(list(weight_decays), dtype=dtype, device=device)
         self._adopt(decays)
@@ -119,6 +123,9 @@ class LaneAdamW:
             self._segment[part] = segments.repeat_interleave(per_lane).to(torch.int32)
             if item.decays:
                 self._decay[part] = decays[members].repeat_interleave(per_lane)
+            if item.rates:
+                own = torch.tensor(item.rates, dtype=self._decay.dtype, device=parameter.device)
+                self._own_rates[part] = own.repeat_interleave(per_lane)
             offset = part.stop
 
     def _segments(self, item: Stacked) -> list[int]:
@@ -200,10 +207,13 @@ class LaneAdamW:
         first = torch.lerp(self.first_moment, grads, 1.0 - beta1)
         second = self.second_moment * beta2 + grads.square() * (1.0 - beta2)
         weights = self._weights
+        by_element = size.index_select(0, segment)
+        if self._has_rates:
+            by_element = by_element * self._own_rates
         if self._has_decay:
             shrink = rate.to(clip.dtype).index_select(0, segment) * self._decay
-            weights = weights * (1.0 - shrink)
-        weights = weights - size.index_select(0, segment) * first / (
+            weights = weights * (1.0 - (shrink * self._own_rates if self._has_rates else shrink))
+        weights = weights - by_element * first / (
             second.sqrt() / root.index_select(0, segment) + EPSILON
         )
         for target, new in (

@@ -18,14 +18,15 @@ from autopeft.counting import first_layer, placed_groups
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
 from autopeft.methods.base import SILENT, Call, Place, Shared, Start
-from autopeft.methods.prefix import PrefixOperator
 from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
 from autopeft.training.lanes.dropout import BackboneDropout
+from autopeft.training.lanes.ends import hook_ends, layer_ends
 from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
 from autopeft.training.lanes.heads import LaneHead
 from autopeft.training.lanes.optimizer import Stacked
 from autopeft.training.lanes.seeds import Seeds
+from autopeft.training.lanes.slots import Slots
 from autopeft.training.lanes.stream import Members, Stream
 from autopeft.training.lanes.wiring import Placed, wire
 
@@ -112,6 +113,10 @@ class Pack(nn.Module):
         self._cut = reads_first_token(
             anatomy, recipe, attention=str(backbone.config._attn_implementation)
         )
+        self._slots = Slots(
+            self._placed, lanes=len(lanes), layers=self.n_layers, device=self.device
+        )
+        self._ends = layer_ends(self._placed, self._slots, self._stream)
         self._attention = self._layer_attention()
         self._gates = self._make_gates(checkpointing) if anatomy.packable else None
         self.operators = nn.ModuleList(item.operator for item in self._placed)
@@ -169,7 +174,7 @@ class Pack(nn.Module):
             own = {n.removeprefix(at): t for n, t in kept.items() if n.startswith(at)}
             backbone = self._backbone
             scores = backbone.anatomy.importance
-            return Start(draw, backbone.weight, scores, own, backbone.frozen_map)
+            return Start(draw, backbone.weight, scores, own, backbone.frozen_map, backbone.tokens)
 
         positions = [position for position, _, _ in uses]
         groups = [group for _, group, _ in uses]
@@ -178,6 +183,9 @@ class Pack(nn.Module):
         operator = method.operator(name, place, positions, groups, tensors)
         if operator.hook == "linear":
             operator.frozen = self._backbone.frozen_map(layer, site)
+        operator.frozen_maps = {
+            role: self._backbone.frozen_map(layer, role) for role in operator.frozen_roles
+        }
         if operator.hook == "norm":
             operator.norm = self._backbone.frozen_norm(layer, site)
         return Placed(operator, place, Members.of(positions, self.device))
@@ -206,6 +214,8 @@ class Pack(nn.Module):
         bound = self._bind_attention()
         if self._gates is not None:
             self._gates.install()
+        else:
+            handles += hook_ends(model, anatomy, self._ends)
         if self._dropout is not None:
             handles += self._dropout.install()
         try:
@@ -224,7 +234,14 @@ class Pack(nn.Module):
         anatomy = self._backbone.anatomy
         layers = [self._backbone.model.get_submodule(layer.module) for layer in anatomy.layers]
         last = self._attention[len(layers) - 1] if self._cut else None
-        return Gates(layers, self._stream, checkpointing=checkpointing, last_attention=last)
+        return Gates(
+            layers,
+            self._stream,
+            checkpointing=checkpointing,
+            last_attention=last,
+            ends=self._ends,
+            slots=self._slots,
+        )
 
     def _bind_attention(self) -> list[nn.Module]:
         """Give attention modules what lanes add to them; the modules that got any."""
@@ -244,10 +261,11 @@ class Pack(nn.Module):
         anatomy = self._backbone.anatomy
         by_layer = defaultdict(list)
         for item in self._placed:
-            if isinstance(item.operator, PrefixOperator):
+            if item.operator.hook == "attention":
                 by_layer[item.place.layer].append((item.operator, item.members))
         rate = 0.0 if self._dropout is None else self._dropout.attention_rate
-        touched = set(by_layer) | (set(range(len(anatomy.layers))) if rate else set())
+        everywhere = set(range(len(anatomy.layers))) if rate or self._slots.count else set()
+        touched = set(by_layer) | everywhere
         if self._cut:
             touched.add(len(anatomy.layers) - 1)
         return {
@@ -257,6 +275,7 @@ class Pack(nn.Module):
                 self._stream,
                 layer=layer,
                 dropout=rate,
+                slots=self._slots.at(layer),
             )
             for layer in sorted(touched)
         }
@@ -331,7 +350,9 @@ class Pack(nn.Module):
         if gates is not None:
             n_layers = len(self._backbone.anatomy.layers)
             gates.prepare(Route.of(n_layers, branch_points, known=known, wanted=wanted), known)
-        stream.rows, stream.call = len(batch), replace(call, mask=batch.mask)
+        uniform = self._slots.uniform(call.uniform, batch.mask.shape[1])
+        stream.rows = len(batch)
+        stream.call = replace(call, uniform=uniform, mask=batch.mask)
         stream.lanes = 1 if gates is None else 0
         try:
             with self._as_held():
@@ -375,6 +396,7 @@ class Pack(nn.Module):
                         operator.members,
                         decays=operator.decays(name),
                         layer=placed.place.layer,
+                        rates=operator.rates(name),
                     )
                 )
         everyone = tuple(range(len(self.lanes)))

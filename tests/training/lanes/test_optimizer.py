@@ -21,7 +21,7 @@ def _stacked() -> list[Stacked]:
 
     return [
         Stacked("some", parameter(2, 4, 3), (0, 2), True),
-        Stacked("all", parameter(LANES, 5, 2), (0, 1, 2), True),
+        Stacked("all", parameter(LANES, 5, 2), (0, 1, 2), True, rates=(1.0, 3.0, 0.25)),
         Stacked("bias", parameter(LANES, 4), (0, 1, 2), False),
     ]
 
@@ -57,8 +57,12 @@ def test_each_lane_is_torchs_adamw(max_norm: float | None) -> None:
         own = [(item, item.members.index(lane)) for item in stacked if lane in item.members]
         weights = [nn.Parameter(starts[item.name][index].clone()) for item, index in own]
         groups = [
-            {"params": [w], "weight_decay": DECAYS[lane] if item.decays else 0.0}
-            for w, (item, _) in zip(weights, own, strict=True)
+            {
+                "params": [w],
+                "weight_decay": DECAYS[lane] if item.decays else 0.0,
+                "lr": RATES[lane] * (item.rates[index] if item.rates else 1.0),
+            }
+            for w, (item, index) in zip(weights, own, strict=True)
         ]
         reference = torch.optim.AdamW(groups, lr=RATES[lane])
         rates = get_scheduler("linear", reference, [0, 3, 5][lane], STEPS)

@@ -1,0 +1,247 @@
+"""Methods on hidden states and inside attention against hooks that share no code with the lanes.
+
+`references/NAME.py` writes a method's formula out, see `changed_models`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import tiny_backbones as tiny
+import torch
+from changed_models import output_of
+from dense_models import head_logits
+from lane_training import Training, furthest, without_cache
+from method_cases import configuration, variants
+from torch import Tensor
+from torch.nn import functional
+
+from autopeft import counting
+from autopeft.backbone.loading import Backbone
+from autopeft.configuration import Configuration, Group
+from autopeft.errors import BackboneError
+from autopeft.methods import registry
+from autopeft.methods.base import Call
+from autopeft.training.batches import Batch
+from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.seeds import Seeds, StepUniform
+from autopeft.training.lanes.state import LaneState
+
+NAMES = ("reft", "adalink", "prompt", "dept", "aligner")
+FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
+ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
+"""Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""
+STEPS = 4
+TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.01, "warmup_ratio": 0.1}
+
+
+def reference(name: str) -> ModuleType:
+    """A method's reference."""
+    path = Path(__file__).parent / "references" / f"{name}.py"
+    spec = spec_from_file_location(f"reference_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass(frozen=True)
+class Case:
+    """A solo pack in float64 whose trained tensors were moved, with what it is compared by.
+
+    Attributes:
+        backbone: The backbone.
+        group: What the lane trains.
+        pack: Its pack.
+        tensors: All its tensors by saved name, leaves that take gradients.
+    """
+
+    backbone: Backbone
+    group: Group
+    pack: Pack
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, backbone: Backbone, case: Configuration) -> "Case":
+        """Every trained tensor moved by N(0, 0.3) from where it starts."""
+        pack = Pack(
+            backbone, backbone.head(3), [Lane(0, case)], seeds=Seeds(3), dtype=torch.float64
+        )
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in pack.operators.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(noise, alpha=0.3)
+        views = pack.lane_views(pack.parameters_by_name(), 0)
+        tensors = {name: view.clone().requires_grad_() for name, view in views.items()}
+        return cls(backbone, case.groups[0], pack, tensors)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The lane's."""
+        uniform = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
+        with self.pack.running():
+            return self.pack(batch, Call(False, uniform))[0]
+
+    def expected(self, batch: Batch, *, plain: bool = False) -> Tensor:
+        """The reference's; of the backbone alone where it is `plain`."""
+        name = self.group.method
+        by_layer: dict[int, dict[str, Tensor]] = {}
+        for place in () if plain else registry[name].places(self.group, self.backbone.anatomy):
+            start = f"{name}.{place.layer}.{name}."
+            own = {n.removeprefix(start): t for n, t in self.tensors.items() if start in n}
+            for tensor, (layer, site) in registry[name].owners(self.group, place).items():
+                own[tensor] = self.tensors[f"{name}.{layer}.{site}.{tensor}"]
+            by_layer[place.layer] = own
+        settings = dict(self.group.settings)
+        out = output_of(self.backbone, reference(name), settings, by_layer, batch)
+        return head_logits(out, batch, self.backbone.head(3), self.tensors)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_and_gradients_are_those_of_the_reference(name: str, architecture: str) -> None:
+    backbone, batch = tiny.tiny_backbone(architecture), tiny.tiny_batch(architecture)
+    every = variants(name) if architecture == "bert" else variants(name)[:1]
+    for given in every:
+        case = Case.of(backbone, configuration(name, backbone.anatomy, **given))
+        found, expected = case.logits(batch), case.expected(batch)
+        near = ROUNDED.get(architecture, 1e-9)
+        assert torch.allclose(found, expected, rtol=0.0, atol=near), given
+        assert not torch.allclose(found, case.expected(batch, plain=True), rtol=0.0, atol=1e-3)
+        functional.cross_entropy(found, batch.labels).backward()
+        grads = {i.name: i.parameter.grad for i in case.pack.stacked()}
+        own = case.pack.lane_views(grads, 0)
+        theirs = torch.autograd.grad(
+            functional.cross_entropy(expected, batch.labels),
+            [case.tensors[tensor] for tensor in own],
+        )
+        for tensor, grad in zip(own, theirs, strict=True):
+            assert torch.allclose(own[tensor], grad, rtol=0.0, atol=near), (given, tensor)
+            assert float(grad.abs().max()) > 1e-9, (given, tensor)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "vit"])
+def test_late_prompts_are_not_there_below_their_layer(architecture: str) -> None:
+    backbone, batch = tiny.tiny_backbone(architecture), tiny.tiny_batch(architecture)
+    late = Case.of(backbone, configuration("prompt", backbone.anatomy, 3, layers=(1, 2)))
+    lora = configuration("lora", backbone.anatomy, 2, layers=(0,), sites=["query"])
+    both = Configuration.of(
+        [*late.pack.lanes[0].configuration.groups, *lora.groups], training=TRAINING
+    )
+    early = Case.of(backbone, both)
+    views = early.pack.lane_views(early.pack.parameters_by_name(), 0)
+    with torch.no_grad():
+        for name, view in views.items():
+            view.copy_(late.tensors.get(name, torch.zeros(())))
+    found = late.logits(batch)
+    assert torch.allclose(found, early.logits(batch), rtol=0.0, atol=1e-9)
+    assert not torch.allclose(found, late.expected(batch, plain=True), rtol=0.0, atol=1e-3)
+
+
+def _mixed(backbone: Backbone) -> list[Lane]:
+    """Lanes of all these methods, alone, several at once and none, of several sizes and layers."""
+    anatomy, rate = backbone.anatomy, {"dropout": 0.2}
+    given: Sequence[tuple[tuple[str, int, tuple[int, ...], dict[str, Any]], ...]] = (
+        (("prompt", 3, (0,), {}),),
+        (("prompt", 9, (1, 2), {}), ("lora", 2, (1,), rate)),
+        (("lora", 4, (0, 2), rate),),
+        (("reft", 3, (0, 2), rate), ("dept", 4, (2,), {"positions": 5})),
+        (("reft", 4, (1,), {"positions": "all"}), ("adalink", 3, (0,), rate)),
+        (("dept", 1, (0,), {"positions": 30, "rank": 3}), ("prefix", 2, (1,), {})),
+        (("aligner", 3, (0, 2), {}), ("adalink", 2, (2,), rate), ("prompt", 2, (1,), {})),
+        (("aligner", 4, (0, 2), {}),),
+    )
+    lanes = []
+    for number, parts in enumerate(given):
+        groups = [
+            configuration(name, anatomy, size, layers=layers, **own).groups[0]
+            for name, size, layers, own in parts
+        ]
+        lanes.append(Lane(number, Configuration.of(groups, training=TRAINING)))
+    return lanes
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama", "vit"])
+def test_mixed_packs_equal_solo_runs_and_a_file_goes_on(architecture: str, tmp_path: Path) -> None:
+    """With dropout and decay, lanes with prompts beside lanes without."""
+    backbone = tiny.tiny_backbone(architecture)
+    lanes = _mixed(backbone)
+    batches = without_cache(lambda step: tiny.tiny_batch(architecture, seed=step))
+    packed = Training(backbone, lanes).run(batches, 0, STEPS)
+    for lane in lanes:
+        half = Training(backbone, [lane], checkpointing=True).run(batches, 0, 2)[lane.number]
+        half.save(tmp_path / "lane.safetensors")
+        loaded = LaneState.load(tmp_path / "lane.safetensors")
+        resumed = Training(backbone, [lane], saved={lane.number: loaded.kept()})
+        resumed.put({lane.number: loaded})
+        after = resumed.run(batches, 2, STEPS)[lane.number]
+        assert furthest(after, packed[lane.number]) < 1e-9, lane
+        before = Training(backbone, [lane]).run(batches, 0, 0)[lane.number].weights()
+        for tensor_name, tensor in before.items():
+            if not tensor_name.startswith("head."):
+                assert not torch.equal(tensor, after.weights()[tensor_name]), tensor_name
+
+
+def test_mixed_packs_equal_solo_runs_under_the_backbones_dropout() -> None:
+    backbone = tiny.tiny_backbone("bert")
+    lanes = _mixed(backbone)[:4]
+    batches = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
+    packed = Training(backbone, lanes, backbone_dropout=True).run(batches, 0, 2)
+    for lane in lanes:
+        alone = Training(backbone, [lane], backbone_dropout=True).run(batches, 0, 2)
+        assert furthest(alone[lane.number], packed[lane.number]) < 1e-9, lane
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_gains_a_lane_is_the_backbone(name: str) -> None:
+    """IST asks what a lane is worth with some layers' changes left out."""
+    backbone, batch = tiny.tiny_backbone("llama"), tiny.tiny_batch("llama")
+    case = Case.of(backbone, configuration(name, backbone.anatomy, layers=(0, 2)))
+    uniform = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
+    with torch.no_grad(), case.pack.running():
+        none = case.pack(batch, Call(False, uniform, torch.zeros(1, 3)))[0]
+        all_ = case.pack(batch, Call(False, uniform, torch.ones(1, 3)))[0]
+    assert torch.allclose(none, case.expected(batch, plain=True), rtol=0.0, atol=1e-6)
+    assert torch.allclose(all_, case.logits(batch), rtol=0.0, atol=1e-9)
+
+
+def test_an_initial_prompt_is_made_of_the_vocabulary() -> None:
+    for architecture in ("bert", "llama"):
+        backbone = tiny.tiny_backbone(architecture, torch.float32)
+        case = configuration("prompt", backbone.anatomy, 3, layers=(0,), initial="vocabulary")
+        pack = Pack(backbone, backbone.head(3), [Lane(0, case)], seeds=Seeds(3))
+        tokens = pack.lane_views(pack.parameters_by_name(), 0)["prompt.0.prompt.tokens"]
+        model: Any = backbone.model
+        if architecture == "llama":
+            known = model.embed_tokens.weight
+        else:
+            ids = torch.arange(tiny.VOCABULARY).unsqueeze(1)
+            known = model.embeddings(ids)[:, 0]
+        apart = (tokens[:, None] - known[None]).abs().amax(2)
+        assert float(apart.amin(1).max()) < 1e-6
+    vit = tiny.tiny_backbone("vit").anatomy
+    wrong = configuration("prompt", vit, 3, layers=(0,), initial="vocabulary")
+    assert [fault.key for fault in counting.faults(wrong, vit)] == ["prompt.initial"]
+
+
+def test_two_prompts_at_one_layer_are_refused() -> None:
+    backbone = tiny.tiny_backbone("bert")
+    groups = [
+        configuration(name, backbone.anatomy, 2, layers=(0,)).groups[0]
+        for name in ("prompt", "dept")
+    ]
+    lane = Lane(0, Configuration.of(groups, training=TRAINING))
+    with pytest.raises(BackboneError, match="before the text at layer 0"):
+        Pack(backbone, backbone.head(3), [lane], seeds=Seeds(0))
+
+
+def test_reft_edits_some_token_of_a_subspace_that_there_is() -> None:
+    anatomy = tiny.tiny_backbone("bert").anatomy
+    wrong = configuration("reft", anatomy, tiny.HIDDEN + 1, first=0, last=0)
+    keys = [fault.key for fault in counting.faults(wrong, anatomy)]
+    assert keys == ["reft.rank", "reft.first"]
