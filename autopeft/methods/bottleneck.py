@@ -1,4 +1,4 @@
-"""What the serial and the parallel adapter share: a bottleneck with an activation.
+"""What serial, parallel and Adapter+ adapters share: a bottleneck with an activation.
 
 f(z) = scale * (act(dropout(z) D + b_D) U + b_U), D [d, m], U [m, d]. They differ in what z is, and
 in how the paper of the space (AutoPEFT) initialises them.
@@ -71,7 +71,7 @@ class BottleneckOperator(LaneOperator):
         super().__init__(name, members, tensors)
         self.reads_output = reads_output
         self.activation = ACTIVATIONS[str(groups[0]["activation"])]
-        scales = [float(group["scale"]) for group in groups]
+        scales = [float(group.get("scale", 1.0) or 0.0) for group in groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
         self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
 
@@ -87,7 +87,7 @@ class BottleneckOperator(LaneOperator):
 
 
 class Bottleneck(Unchosen):
-    """Base of the two adapter methods; holds no state.
+    """Base of the adapter methods; holds no state.
 
     Args:
         name: The method's name.
@@ -140,7 +140,9 @@ class Bottleneck(Unchosen):
 
     def folded_group(self, group: Group) -> Group:
         """The same adapter at a fixed scale."""
-        settings = {name: value for name, value in group.settings if name != "scaling"}
+        settings = dict(group.settings) | {"scaling": SCALINGS[0]}
+        if not self.schema.parameter("scaling").is_said(SCALINGS[0]):
+            del settings["scaling"]
         return Group.of(group.method, group.layers, group.sites, **settings)
 
     def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.state import LaneState
 
-NAMES = ("reft", "adalink", "prompt", "dept", "aligner")
+NAMES = ("reft", "adalink", "prompt", "dept", "aligner", "adapter_plus")
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
 ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
 """Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""

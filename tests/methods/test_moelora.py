@@ -74,6 +74,21 @@ def test_anchors_are_real_tokens_drawn_anew_and_lanes_stay_as_alone(
     assert furthest(packed[0], _training(1).run(make, 0, 4)[0]) < 1e-9
 
 
+def test_a_neighbours_prompt_lengthens_rows_and_changes_nothing() -> None:
+    backbone = tiny.tiny_backbone("bert")
+    cases = [
+        configuration("moelora", backbone.anatomy, 3, layers=(0, 1), contrast=1.0),
+        configuration("adapter_plus", backbone.anatomy, 3, layers=(0, 1), drop_path=0.5),
+        configuration("prompt", backbone.anatomy, 4, layers=(0,)),
+    ]
+    lanes = [Lane(number, case) for number, case in enumerate(cases)]
+    make = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
+    packed = Training(backbone, lanes).run(make, 0, 4)
+    for lane in lanes:
+        alone = Training(backbone, [lane]).run(make, 0, 4)[lane.number]
+        assert furthest(alone, packed[lane.number]) < 1e-9, lane
+
+
 def test_no_more_experts_are_chosen_than_there_are() -> None:
     anatomy = tiny.tiny_backbone("bert").anatomy
     wrong = configuration("moelora", anatomy, experts=2, top_k=3)
