@@ -75,6 +75,17 @@ def first_layer(configuration: Configuration, anatomy: Anatomy) -> int:
     return min(resolved(configuration, anatomy).layers, default=len(anatomy.layers))
 
 
+def consistency(configuration: Configuration, anatomy: Anatomy) -> float:
+    """The largest `consistency` of any method in use: where it is not 0, a step has two passes."""
+    groups = resolved(configuration, anatomy).groups
+    return max((registry[group.method].consistency(group) for group in groups), default=0.0)
+
+
+def passes(configuration: Configuration, anatomy: Anatomy) -> int:
+    """Forward and backward passes of a training step."""
+    return 2 if consistency(configuration, anatomy) else 1
+
+
 def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:
     """FLOPs of training on `tokens` tokens (padding not counted).
 
@@ -90,13 +101,15 @@ def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) 
         registry[group.method].frozen_work(group, place)
         for group, place in placed_groups(configuration, anatomy)
     )
-    return float(tokens) * (2.0 * (forward + backward) + 6.0 * trained + 4.0 * frozen)
+    one = 2.0 * (forward + backward) + 6.0 * trained + 4.0 * frozen
+    return float(tokens) * passes(configuration, anatomy) * one
 
 
 def trunk_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:
     """Those of `training_flops` spent below the branch point, which lanes of a pack share."""
     branch = first_layer(configuration, anatomy)
-    return float(tokens) * 2.0 * sum(_layer_sizes(anatomy)[:branch])
+    size = sum(_layer_sizes(anatomy)[:branch])
+    return float(tokens) * passes(configuration, anatomy) * 2.0 * size
 
 
 def _layer_sizes(anatomy: Anatomy) -> list[int]:

@@ -51,7 +51,8 @@ class AdapterPlusOperator(BottleneckOperator):
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """s * f(h), for the rows that have it."""
         out = super().delta(x, y, call)
-        return out * self.path(out.new_ones(*out.shape[:2], 1, 1), call)
+        kept: Tensor = self.path(out.new_ones(*out.shape[:2], 1, 1), call)
+        return out * kept
 
 
 class AdapterPlus(Bottleneck):

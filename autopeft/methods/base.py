@@ -404,6 +404,12 @@ class Method(Protocol):
         lacks; {} where it has all of its own. What decides it belongs to `stack_key`.
         """
 
+    def consistency(self, group: Group) -> float:
+        """What its lane's loss counts the divergence of two passes with other draws; 0: one pass.
+
+        In training alone, and not in reported losses; see `autopeft.training.lanes.comparing`.
+        """
+
     def stack_key(self, group: Group) -> Hashable:
         """What groups must share, beside the size class, to be stacked in one operator."""
 

@@ -10,6 +10,7 @@ and is folded into U and b_U once training ends. `linear_adapter` sits on single
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class BottleneckOperator(LaneOperator):
         reads_output: Whether it reads the sub-layer's output (serial) or its input (parallel).
     """
 
-    hook = "sublayer"
+    hook: Literal["sublayer", "output"] = "sublayer"
     products_only = True
 
     down: Tensor

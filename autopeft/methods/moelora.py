@@ -47,6 +47,9 @@ ANCHOR_TOKENS = 32
 """Similarities of all pairs of 32 tokens' two experts are 4096 numbers a row: less than what the
 row's own queries take at any length."""
 
+PAIR_TENSORS = 3.4
+"""What is kept of every pair: three numbers, and masks of a byte."""
+
 LENGTH_FLOOR = 1e-2
 """An output shorter than this share of the frozen map's own has no direction yet."""
 
@@ -113,7 +116,8 @@ class MoeLoraOperator(LaneOperator):
         apart = (slots.unsqueeze(-1) * own.unsqueeze(-2)).flatten(4).flatten(2, 3)
         flat = self.B.flatten(1, 2)
         gram = torch.bmm(flat, flat.transpose(1, 2))
-        dots = (apart @ gram.unsqueeze(1)) @ apart.transpose(2, 3)
+        across = torch.bmm(apart.flatten(1, 2), gram).view_as(apart)
+        dots = across @ apart.transpose(2, 3)
         each = real.repeat_interleave(self._top_k, 1)
         lengths = dots.diagonal(dim1=2, dim2=3) + floor.repeat_interleave(self._top_k, 2)
         scale = lengths.clamp_min(torch.finfo(lengths.dtype).tiny).rsqrt()
@@ -208,10 +212,12 @@ class MoeLora(OnLinearMaps):
         return int(group["experts"]) * (rank * (place.d_in + place.d_out) + place.d_in)
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """x, the gates, x A before and behind them; three numbers of every pair of anchors."""
-        experts, top_k = int(group["experts"]), int(group["top_k"])
-        pairs = 3 * top_k**2 * ANCHOR_TOKENS if float(group["contrast"]) else 0
-        return Kept(experts * (3 + 3 * int(group["rank"])) + pairs)
+        """x, the gates, x A before and behind them; anchors twice and what pairs of them make."""
+        rank, experts, top_k = (int(group[name]) for name in ("rank", "experts", "top_k"))
+        inner = experts * (3 + 2 * rank)
+        if float(group["contrast"]):
+            inner += 2 * top_k * experts * rank + round(PAIR_TENSORS * top_k**2 * ANCHOR_TOKENS)
+        return Kept(inner)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """A and W_g uniform in +-1/sqrt(d_in), B zero."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autopeft.backbone.heads import HeadRecipe, lm_recipe
 from autopeft.backbone.loading import Backbone
+from autopeft.counting import passes
 from autopeft.errors import TrialError
 from autopeft.study.confirmation import Opening
 from autopeft.study.metrics import CAUSAL_LM, REGRESSION
@@ -30,7 +31,7 @@ from autopeft.training.lanes.steps import autocast
 from autopeft.training.lanes.trunk import SharedTrunk
 from autopeft.training.profile import Profile
 from autopeft.training.settings import LoopSettings
-from autopeft.training.step_shape import lanes_per_pass
+from autopeft.training.step_shape import lanes_of_passes, lanes_per_pass
 from autopeft.training.tasks import CausalTask, SequenceTask, Task
 
 CURVE_POINTS = 20
@@ -176,7 +177,7 @@ class PackRun:
     and the trunk.
 
     Attributes:
-        lanes: In stream order: by branch point, then by number.
+        lanes: Pass by pass, in stream order within each: by branch point, then by number.
         packs: The lanes of each pass.
         step: Optimizer steps taken, of `settings.total_steps`.
         profile: What it took so far.
@@ -192,19 +193,18 @@ class PackRun:
     ) -> None:
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
-        self.lanes = in_stream_order(lanes, trainer.backbone.anatomy)
+        anatomy = trainer.backbone.anatomy
+        ordered = in_stream_order(lanes, anatomy)
+        times = [passes(lane.configuration, anatomy) for lane in ordered]
+        together = [
+            [ordered[position] for position in own]
+            for own in lanes_of_passes(times, trainer.lanes_per_pass)
+        ]
+        self.lanes = [lane for own in together for lane in own]
         saved = {**chosen, **{number: own.kept() for number, own in (states or {}).items()}}
-        size = trainer.lanes_per_pass
         self._passes = [
-            LanePass(
-                trainer.backbone,
-                trainer.task,
-                self.lanes[start : start + size],
-                self._settings,
-                self._seeds,
-                saved,
-            )
-            for start in range(0, len(self.lanes), size)
+            LanePass(trainer.backbone, trainer.task, own, self._settings, self._seeds, saved)
+            for own in together
         ]
         self.packs = [each.pack for each in self._passes]
         self._order = trainer.order(replicate, self._settings.total_steps)

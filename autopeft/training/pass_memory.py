@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from autopeft.backbone.anatomy import Anatomy, Layer
 from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, placed_groups
+from autopeft.counting import first_layer, passes, placed_groups
 from autopeft.methods import registry
 from autopeft.methods.base import Place
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
@@ -96,6 +96,11 @@ class PassMemory:
 
     def kept(self) -> int:
         """Bytes that the forward pass leaves for the backward pass."""
+        compared = max(passes(lane, self._anatomy) for lane in self.lanes)
+        return compared * self._kept_of_one()
+
+    def _kept_of_one(self) -> int:
+        """Of one pass; where two are compared, both are there at once."""
         layers = range(self._branches[0], len(self._anatomy.layers))
         each = [self._kept_in(layer) for layer in layers]
         if not self._shape.checkpointing:

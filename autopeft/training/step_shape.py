@@ -1,5 +1,6 @@
 """How large a study's steps are: what runs at once, and what the memory model is told of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 FLOAT32, BFLOAT16 = 4, 2
@@ -68,6 +69,24 @@ class Weights:
 def evaluation_tokens(device: str) -> int:
     """Tokens of an evaluation batch on a type of device, see `EVALUATION_TOKENS`."""
     return EVALUATION_TOKENS.get(device, DEFAULT_EVALUATION_TOKENS)
+
+
+def lanes_of_passes(passes: Sequence[int], size: int) -> list[list[int]]:
+    """Which lanes of a pack run together: at most so many, and those alone that run as often.
+
+    Args:
+        passes: How often each lane runs in a step (see `counting.passes`), in stream order.
+        size: At most; 0 = any number.
+
+    Returns:
+        Positions, in stream order within each.
+    """
+    together = []
+    for times in sorted(set(passes)):
+        own = [position for position, each in enumerate(passes) if each == times]
+        step = size or len(own)
+        together += [own[start : start + step] for start in range(0, len(own), step)]
+    return together
 
 
 def lanes_per_pass(

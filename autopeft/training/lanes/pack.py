@@ -14,7 +14,7 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe, pool_rows
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, placed_groups
+from autopeft.counting import consistency, first_layer, placed_groups
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
 from autopeft.methods.base import SILENT, Call, Place, Shared, Start
@@ -105,6 +105,7 @@ class Pack(nn.Module):
         self.device, self._dtype = frozen.device, frozen.dtype
         self.lanes = in_stream_order(lanes, anatomy)
         self.branch_points = [first_layer(lane.configuration, anatomy) for lane in self.lanes]
+        self.consistency = [consistency(lane.configuration, anatomy) for lane in self.lanes]
         self.n_layers = len(anatomy.layers)
         self._stream = Stream()
         self._is_running = False

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from autopeft.methods.base import Call, Uniform
 from autopeft.training.batches import Batch
+from autopeft.training.lanes.comparing import Comparison, Divergence
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.seeds import StepUniform
@@ -36,6 +37,10 @@ Loss: TypeAlias = Callable[[Tensor, Batch], Tensor]
 
 Shares: TypeAlias = tuple[Tensor, Tensor]
 """What a summed loss is multiplied by, 1 / weight, and what a row counts, 1 / rows of the step."""
+
+
+def _no_divergence(one: Tensor, other: Tensor, batch: Batch) -> Tensor:
+    raise RuntimeError("these steps were not told how two passes are compared")
 
 
 class Recorder(Protocol):
@@ -77,6 +82,7 @@ class Steps:
         pack: The lanes.
         optimizer: Of the pack's tensors.
         loss: Of the task.
+        divergence: Of the task, see `Task.divergence_sums`; needed where lanes compare passes.
         precision: `fp32` or `bf16` (autocast).
         recorder: Captures passes from the second of each shape on; None runs all eagerly.
 
@@ -90,10 +96,12 @@ class Steps:
         optimizer: LaneAdamW,
         loss: Loss,
         *,
+        divergence: Divergence = _no_divergence,
         precision: str = "fp32",
         recorder: Recorder | None = None,
     ) -> None:
         self._pack, self._optimizer, self._loss = pack, optimizer, loss
+        self._comparison = Comparison.of(pack, divergence)
         self._precision, self._recorder = precision, recorder
         self._seen: dict[_Shape, Mapping[DrawKey, bool]] = {}
         self._passes: dict[_Shape, _RecordedPass] = {}
@@ -153,7 +161,10 @@ class Steps:
         with autocast(self._pack.device, self._precision):
             outputs = self._pack(batch, call, known)
             losses = self._loss(outputs, batch) * share
-        torch.autograd.backward(losses.sum())
+            whole = losses.sum()
+            if self._comparison is not None:
+                whole = whole + self._comparison.loss(outputs, batch, call, known) * share
+        torch.autograd.backward(whole)
         return losses.detach()
 
     def _record(self, shape: "_Shape", batch: Batch, known: Mapping[int, Tensor]) -> bool:
