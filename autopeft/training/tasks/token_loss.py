@@ -95,9 +95,12 @@ class _TokenDivergences(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, one: Tensor, other: Tensor, head: LmHead) -> Tensor:
         rows = max(1, CHUNK_ELEMENTS // head.vocabulary)
-        both = (torch.split(hidden.detach(), rows) for hidden in (one, other))
+        first, second = (torch.split(hidden.detach(), rows) for hidden in (one, other))
         needs_grad = one.requires_grad or other.requires_grad
-        parts = [_compared(*pair, head, needs_grad=needs_grad) for pair in zip(*both, strict=True)]
+        parts = [
+            _compared(a, b, head, needs_grad=needs_grad)
+            for a, b in zip(first, second, strict=True)
+        ]
         apart, *grads = zip(*parts, strict=True)
         if needs_grad:
             ctx.save_for_backward(*(torch.cat(each) for each in grads))
