@@ -16,7 +16,8 @@ There is no released code, and of the paper only its outline could be read: expe
 its own, alpha and the three coefficients are guesses. What is ours: both losses are taken within a
 row, so that micro-batches change nothing; at most `ANCHOR_TOKENS` tokens of a row, drawn anew in
 every step, are anchors; and a cosine's lengths have a floor, since B = 0 has no direction and the
-gradient of a plain cosine beside it is huge.
+gradient of a plain cosine beside it is huge. Which of two experts with all but equal g is chosen
+is up to rounding, in which packs differ: rare in float32, and of one token when it happens.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

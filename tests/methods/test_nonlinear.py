@@ -41,8 +41,8 @@ NAMES = [
 ]
 STACKED = [*NAMES, "adapter_plus"]
 """Those, and one on hidden states that `test_hidden_states` holds against its reference."""
-FAMILIES = ("bert", "llama", "vit")
-ROUNDED = {"llama": 1e-6}
+FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
+ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
 """Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""
 RATE, STEPS = 1e-3, 4
 LAYERS = (0, 1)
