@@ -86,12 +86,24 @@ def passes(configuration: Configuration, anatomy: Anatomy) -> int:
     return 2 if consistency(configuration, anatomy) else 1
 
 
+def prompt_tokens(configuration: Configuration, anatomy: Anatomy) -> int:
+    """Tokens by which a pass's rows are longer than their text."""
+    groups = resolved(configuration, anatomy).groups
+    return max((registry[group.method].tokens(group) for group in groups), default=0)
+
+
+def pass_kind(configuration: Configuration, anatomy: Anatomy) -> tuple[int, bool]:
+    """What lanes of one pass have in common: how often they run, and whether rows are longer."""
+    return passes(configuration, anatomy), prompt_tokens(configuration, anatomy) > 0
+
+
 def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:
     """FLOPs of training on `tokens` tokens (padding not counted).
 
     Forward through all layers; backward (gradients of activations only, the weights are frozen)
     down to the branch point; forward, activation and weight gradients of the trained parameters;
-    forward and activation gradients of frozen weights that operators meet besides.
+    forward and activation gradients of frozen weights that operators meet besides. What tokens of
+    prompts cost is not among them: it depends on the number of rows.
     """
     per_layer = _layer_sizes(anatomy)
     branch = first_layer(configuration, anatomy)

@@ -17,6 +17,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, Fault
 from autopeft.export import peft_forms
 from autopeft.export.peft_folding import folds
+from autopeft.export.peft_prompt import is_prompt, prompt_config, prompt_faults
 from autopeft.methods import registry
 from autopeft.methods.lora import scaling
 
@@ -66,7 +67,7 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     if len(kinds) > 1:
         given = "DoRA beside LoRA without it"
         faults.append(Fault("export", "lora.dora", given, "one of the two for all of HF peft's"))
-    return faults
+    return faults + prompt_faults(configuration, anatomy)
 
 
 def lora_sites(configuration: Configuration, anatomy: Anatomy) -> list[LoraSite]:
@@ -105,6 +106,8 @@ def peft_config(
     faults = peft_faults(configuration, anatomy) + _untrained_faults(configuration)
     if faults:
         raise ExportError(faults)
+    if is_prompt(configuration):
+        return plain_config(prompt_config(configuration, head, shared_options(head, base_model)))
     if peft_forms.has_form(configuration):
         return formed_config(configuration, anatomy, head, base_model=base_model)
     sites = lora_sites(configuration, anatomy)

@@ -12,9 +12,10 @@ from torch import Tensor
 from autopeft.backbone.anatomy import Anatomy, Site
 from autopeft.configuration import Configuration
 from autopeft.errors import Fault
+from autopeft.export.peft_prompt import TYPE
 from autopeft.methods import registry
 
-DESCRIBED_ELSEWHERE = ("", "LORA", "SHIRA")
+DESCRIBED_ELSEWHERE = ("", "LORA", "SHIRA", TYPE)
 """Types that none holds, or that have modules of their own here."""
 
 

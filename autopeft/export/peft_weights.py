@@ -23,11 +23,13 @@ from autopeft.export.peft_config import (
     formed_config,
     lora_config,
     lora_sites,
+    peft_config,
     peft_faults,
     uses_dora,
 )
 from autopeft.export.peft_folding import as_lora, folds
 from autopeft.export.peft_forms import form_tensors, has_form
+from autopeft.export.peft_prompt import is_prompt, prompt_tensors
 from autopeft.export.peft_shira import shira
 
 PREFIX = "base_model.model."
@@ -68,6 +70,9 @@ def peft_adapter(
         raise ExportError(faults)
     if any(folds(method) for method in configuration.methods):
         configuration, weights = as_lora(configuration, backbone, weights)
+    if is_prompt(configuration):
+        config = peft_config(configuration, backbone.anatomy, head, base_model=backbone.name)
+        return PeftAdapter(config, prompt_tensors(weights))
     base = f"{PREFIX}{backbone.model.base_model_prefix}."
     if configuration.methods == ("sparse",):
         config, sparse = shira(configuration, backbone, head, weights)

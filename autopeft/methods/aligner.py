@@ -110,9 +110,9 @@ class Aligner(Unfolded):
         return 2 * int(group["length"]) * place.d_out * place.head_dim
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """Weights, and what they give before the gate; queries are kept by attention itself."""
+        """Queries, weights, and what they give before the gate."""
         heads, length = place.d_out, int(group["length"])
-        return Kept(heads * (2 * length + place.head_dim), reads=False)
+        return Kept(heads * (length + 2 * place.head_dim), reads=False)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Gates zero, tokens N(0, 1)."""

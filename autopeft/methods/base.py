@@ -341,6 +341,9 @@ class Method(Protocol):
         Those with trained scalars, one each, are not among them.
         """
 
+    def tokens(self, group: Group) -> int:
+        """Tokens that stand before every row's text where the group is."""
+
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """What the operator keeps of every token for the backward pass."""
 

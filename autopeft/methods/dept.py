@@ -115,6 +115,10 @@ class Dept(Unfolded):
 
     training_count = count
 
+    def tokens(self, group: Group) -> int:
+        """The prompt."""
+        return int(group["length"])
+
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """Nothing of the text; the change of a row exists once for all of a lane's rows."""
         return Kept(reads=False, weights=int(group["positions"]) * place.d_in)

@@ -70,6 +70,10 @@ class Unchosen:
         """None."""
         return 0
 
+    def tokens(self, group: Group) -> int:
+        """None."""
+        return 0
+
     def merged(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap | None:

@@ -98,7 +98,7 @@ class Prompt(Unfolded):
         "al. 2022, Late Prompt Tuning, arXiv 2210.11292"
     )
     identity = "no: every token attends to the prompt from the first step"
-    peft_type = ""
+    peft_type = "PROMPT_TUNING"
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """Lanes share a pass, and attention takes a mask."""
@@ -117,6 +117,10 @@ class Prompt(Unfolded):
         return int(group["length"]) * place.d_in
 
     training_count = count
+
+    def tokens(self, group: Group) -> int:
+        """The prompt."""
+        return int(group["length"])
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """Nothing of the text; the memory model counts the tokens that rows are longer by."""

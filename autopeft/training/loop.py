@@ -11,7 +11,6 @@ from torch import Tensor
 
 from autopeft.backbone.heads import HeadRecipe, lm_recipe
 from autopeft.backbone.loading import Backbone
-from autopeft.counting import passes
 from autopeft.errors import TrialError
 from autopeft.study.confirmation import Opening
 from autopeft.study.metrics import CAUSAL_LM, REGRESSION
@@ -20,7 +19,7 @@ from autopeft.training.activations import ActivationCache, CacheBudget
 from autopeft.training.batches import Batch, PaddedExamples, steps_per_epoch, training_order
 from autopeft.training.caching import make_caches, skips_layers
 from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.lanes.pack import Lane, in_stream_order
+from autopeft.training.lanes.pack import Lane, in_passes
 from autopeft.training.lanes.passes import LanePass
 from autopeft.training.lanes.predict import predict
 from autopeft.training.lanes.rules import Answer
@@ -31,7 +30,7 @@ from autopeft.training.lanes.steps import autocast
 from autopeft.training.lanes.trunk import SharedTrunk
 from autopeft.training.profile import Profile
 from autopeft.training.settings import LoopSettings
-from autopeft.training.step_shape import lanes_of_passes, lanes_per_pass
+from autopeft.training.step_shape import lanes_per_pass
 from autopeft.training.tasks import CausalTask, SequenceTask, Task
 
 CURVE_POINTS = 20
@@ -193,13 +192,7 @@ class PackRun:
     ) -> None:
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
-        anatomy = trainer.backbone.anatomy
-        ordered = in_stream_order(lanes, anatomy)
-        times = [passes(lane.configuration, anatomy) for lane in ordered]
-        together = [
-            [ordered[position] for position in own]
-            for own in lanes_of_passes(times, trainer.lanes_per_pass)
-        ]
+        together = in_passes(lanes, trainer.backbone.anatomy, trainer.lanes_per_pass)
         self.lanes = [lane for own in together for lane in own]
         saved = {**chosen, **{number: own.kept() for number, own in (states or {}).items()}}
         self._passes = [

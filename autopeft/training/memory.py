@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration
-from autopeft.counting import first_layer, passes, training_params
+from autopeft.counting import first_layer, pass_kind, training_params
 from autopeft.sparsity import rules
 from autopeft.training.pass_memory import PassMemory
 from autopeft.training.step_shape import FLOAT32, StepShape, Weights, lanes_of_passes
@@ -93,25 +93,25 @@ def estimate(
         weights: How the backbone lies in memory.
     """
     order = sorted(lanes, key=lambda lane: first_layer(lane, anatomy))
-    times = [passes(lane, anatomy) for lane in order]
-    together = [
+    kinds = [pass_kind(lane, anatomy) for lane in order]
+    passes = [
         PassMemory([order[position] for position in own], anatomy, shape, weights)
-        for own in lanes_of_passes(times, shape.lanes_per_pass)
+        for own in lanes_of_passes(kinds, shape.lanes_per_pass)
     ]
-    trained = [each.trained_params() + head_params * len(each.lanes) for each in together]
+    trained = [each.trained_params() + head_params * len(each.lanes) for each in passes]
     of_rules = sum(
         size * training_params(lane, anatomy)
         for lane in lanes
         if (size := rules.of(lane).state_bytes)
     )
-    fixed = sum(each.fixed_params() for each in together)
+    fixed = sum(each.fixed_params() for each in passes)
     shared: dict[tuple[int, str], int] = {}
-    for each in together:
+    for each in passes:
         for at, size in each.shared_params().items():
             shared[at] = max(size, shared.get(at, 0))
-    kept = max(each.kept() for each in together)
-    running = max(each.kept() + each.running() + each.logits() for each in together)
-    others = max(max(trained) * UPDATE_BYTES, *(each.evaluating() for each in together))
+    kept = max(each.kept() for each in passes)
+    running = max(each.kept() + each.running() + each.logits() for each in passes)
+    others = max(max(trained) * UPDATE_BYTES, *(each.evaluating() for each in passes))
     working = max(running, others) - kept
     return MemoryEstimate(
         backbone=weights.all_bytes,

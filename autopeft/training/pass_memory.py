@@ -14,14 +14,17 @@ from collections.abc import Iterable, Sequence
 
 from autopeft.backbone.anatomy import Anatomy, Layer
 from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, passes, placed_groups
+from autopeft.counting import first_layer, passes, placed_groups, prompt_tokens
 from autopeft.methods import registry
 from autopeft.methods.base import Place
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 
-_PROMPTS = ("prompt", "dept")
-_ATTENTION = ("query", "key", "value", "output", "attention", "prefix", "attention_norm",
-              "adalink", "aligner", *_PROMPTS)  # fmt: skip
+_ATTENTION = (
+    "query", "key", "value", "output", "attention", "prefix", "attention_norm", "adalink",
+    "prompt", "dept",
+)  # fmt: skip
+_BEHIND_ATTENTION = ("aligner",)
+"""Where nothing of the layer's attention itself trains, but its norms see gradients."""
 
 
 class PassMemory:
@@ -41,6 +44,7 @@ class PassMemory:
         self._anatomy, self._shape, self._weights = anatomy, shape, weights
         self.lanes = lanes
         self._branches = [first_layer(lane, anatomy) for lane in lanes]
+        self._slots = max(prompt_tokens(lane, anatomy) for lane in lanes)
         self._uses: dict[tuple[int, str, str, str], list[tuple[int, Group, Place]]]
         self._uses = defaultdict(list)
         for position, lane in enumerate(lanes):
@@ -54,15 +58,6 @@ class PassMemory:
     @property
     def _tokens(self) -> int:
         return self._shape.rows * (self._shape.tokens + self._slots)
-
-    @property
-    def _slots(self) -> int:
-        """Tokens by which rows are longer than their text: the longest prompt."""
-        return max(
-            (int(g["length"]) for key, uses in self._uses.items() for _, g, _ in uses
-             if key[2] in _PROMPTS),
-            default=0,
-        )  # fmt: skip
 
     def _joined(self, layer: int) -> int:
         """Lanes that have branched off by a layer."""
@@ -113,7 +108,12 @@ class PassMemory:
         layer, rows = self._anatomy.layers[index], self._joined(index) * self._tokens
         whole = self._attention_trains(index)
         norms = self._anatomy.memory.norms
-        norms = (norms if whole else max(1, norms // 2)) * self._anatomy.hidden_size * FLOAT32
+        behind = any(key[0] == index and key[1] in _BEHIND_ATTENTION for key in self._uses)
+        norms = (
+            (norms if whole or behind else max(1, norms // 2))
+            * self._anatomy.hidden_size
+            * FLOAT32
+        )
         attention = self._attention(layer) if whole else 0
         kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
         if not self._is_cut(index):

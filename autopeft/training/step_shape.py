@@ -71,19 +71,19 @@ def evaluation_tokens(device: str) -> int:
     return EVALUATION_TOKENS.get(device, DEFAULT_EVALUATION_TOKENS)
 
 
-def lanes_of_passes(passes: Sequence[int], size: int) -> list[list[int]]:
-    """Which lanes of a pack run together: at most so many, and those alone that run as often.
+def lanes_of_passes(kinds: Sequence[tuple[int, bool]], size: int) -> list[list[int]]:
+    """Which lanes of a pack run together: at most so many, of one kind.
 
     Args:
-        passes: How often each lane runs in a step (see `counting.passes`), in stream order.
+        kinds: Of each lane, in stream order; see `counting.pass_kind`.
         size: At most; 0 = any number.
 
     Returns:
         Positions, in stream order within each.
     """
     together = []
-    for times in sorted(set(passes)):
-        own = [position for position, each in enumerate(passes) if each == times]
+    for kind in sorted(set(kinds)):
+        own = [position for position, each in enumerate(kinds) if each == kind]
         step = size or len(own)
         together += [own[start : start + step] for start in range(0, len(own), step)]
     return together

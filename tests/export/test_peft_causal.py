@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from autopeft.backbone.loading import BackboneRequest, backbone_of, load_backbone
 from autopeft.configuration import Configuration, Group
+from autopeft.errors import ExportError
 from autopeft.export.peft_config import peft_config
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods.base import Call
@@ -44,10 +45,46 @@ def _configuration() -> Configuration:
     "name", ["llama", "llama-tied", "qwen3", "gemma3", "gpt2", "opt-projected", "phi", "phi3"]
 )
 def test_peft_gives_the_same_logits_on_the_causal_class(name: str, tmp_path: Path) -> None:
+    ours, theirs, plain = _logits(name, _configuration(), tmp_path)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+    assert (ours - plain).abs().max() > 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_peft_gives_the_same_logits_behind_a_prompt(name: str, tmp_path: Path) -> None:
+    group = Group.of("prompt", [0], length=3, initial="random")
+    ours, theirs, plain = _logits(name, Configuration.of([group], training=TRAINING), tmp_path)
+    torch.testing.assert_close(ours, theirs[:, 3:], rtol=0, atol=1e-5)  # turned in float32
+    assert (ours - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "match"), [("gpt2", [0], "gpt2"), ("llama", [0, 1], "layer 0 alone")]
+)
+def test_prompts_that_peft_would_put_elsewhere_are_refused(
+    name: str, layers: list[int], match: str
+) -> None:
+    backbone = backbone_of(tiny.tiny_causal(name))
+    group = Group.of("prompt", layers, length=3, initial="random")
+    configuration = Configuration.of([group], training=TRAINING)
+    with pytest.raises(ExportError, match=match):
+        peft_config(configuration, backbone.anatomy, backbone.recipe(1), base_model="b")
+
+
+def test_a_classifiers_prompt_is_refused() -> None:
+    backbone = backbone_of(tiny.tiny_causal("llama"))
+    group = Group.of("prompt", [0], length=3, initial="random")
+    configuration = Configuration.of([group], training=TRAINING)
+    with pytest.raises(ExportError, match="causal-lm"):
+        peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+
+
+def _logits(name: str, configuration: Configuration, tmp_path: Path) -> tuple[torch.Tensor, ...]:
+    """Ours, HF peft's through a folder, and the backbone's."""
     base = tiny.save(tiny.tiny_causal(name), tmp_path / "base")
     backbone = load_backbone(BackboneRequest(str(base), task="causal-lm"))
     recipe = backbone.recipe(1)
-    configuration = _configuration()
     pack = Pack(backbone, recipe, [Lane(0, configuration)], seeds=Seeds(0), dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     for parameter in pack.parameters():
@@ -67,9 +104,8 @@ def test_peft_gives_the_same_logits_on_the_causal_class(name: str, tmp_path: Pat
     ours = backbone.lm_head.logits(hidden)
     causal = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64).eval()
     plain = causal(**inputs, use_cache=False).logits
-    theirs = PeftModel.from_pretrained(causal, folder).eval()(**inputs, use_cache=False).logits
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
-    assert (ours - plain).abs().max() > 0.01
+    model = PeftModel.from_pretrained(causal, folder, autocast_adapter_dtype=False).double().eval()
+    return ours, model(**inputs, use_cache=False).logits, plain
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny_backbones as tiny
 import torch
+import transformers as tf
 from changed_models import output_of
 from dense_models import head_logits
 from lane_training import Training, furthest, without_cache
@@ -27,9 +28,12 @@ from autopeft.errors import BackboneError
 from autopeft.methods import registry
 from autopeft.methods.base import Call
 from autopeft.training.batches import Batch
+from autopeft.training.lanes import attention
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
+from autopeft.training.lanes.slots import LayerSlots
 from autopeft.training.lanes.state import LaneState
+from autopeft.training.lanes.stream import Stream
 
 NAMES = ("reft", "adalink", "prompt", "dept", "aligner", "adapter_plus")
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
@@ -122,7 +126,9 @@ def test_outputs_and_gradients_are_those_of_the_reference(name: str, architectur
         )
         for tensor, grad in zip(own, theirs, strict=True):
             assert torch.allclose(own[tensor], grad, rtol=0.0, atol=near), (given, tensor)
-            assert float(grad.abs().max()) > 1e-9, (given, tensor)
+        for kind in {tensor.rpartition(".")[2] for tensor in own}:
+            moved = [float(t.abs().max()) for n, t in own.items() if n.endswith(kind)]
+            assert max(moved) > 1e-9, (given, kind)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "vit"])
@@ -245,3 +251,79 @@ def test_reft_edits_some_token_of_a_subspace_that_there_is() -> None:
     wrong = configuration("reft", anatomy, tiny.HIDDEN + 1, first=0, last=0)
     keys = [fault.key for fault in counting.faults(wrong, anatomy)]
     assert keys == ["reft.rank", "reft.first"]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("name", ["prompt", "aligner"])
+def test_a_decoders_outputs_and_a_training_step_are_those_of_peft(name: str) -> None:
+    """Of BERT they are not: HF peft's prompt is embedded like words, and moves the text."""
+    from peft import AdaptionPromptConfig, PromptTuningConfig, get_peft_model
+
+    backbone, batch = tiny.tiny_backbone("llama"), tiny.tiny_batch("llama")
+    layers = (0,) if name == "prompt" else (0, 1, 2)
+    case = Case.of(backbone, configuration(name, backbone.anatomy, 3, layers=layers))
+    theirs = tiny.tiny_backbone("llama")
+    if name == "prompt":
+        config = PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
+        model = get_peft_model(theirs.model, config, autocast_adapter_dtype=False).double()
+        own = model.prompt_encoder["default"].embedding.weight
+        own.data.copy_(case.tensors["prompt.0.prompt.tokens"].flip(0))
+    else:
+        case = _with_one_gate(case)
+        config = AdaptionPromptConfig(
+            target_modules="self_attn", adapter_len=3, adapter_layers=3, task_type="CAUSAL_LM"
+        )
+        wrapped = tf.LlamaForCausalLM(theirs.config).double()
+        wrapped.model = theirs.model
+        model = get_peft_model(wrapped, config).double()
+        for layer, module in enumerate(theirs.model.layers):
+            own = module.self_attn
+            own.adaption_gate.data.fill_(case.tensors[f"aligner.{layer}.aligner.gate"][0].item())
+            own.adaption_prompt.data.copy_(case.tensors["aligner.0.aligner.tokens"])
+    found = case.logits(batch)
+    base = model if name == "prompt" else theirs.model
+    hidden = base(**batch.inputs).last_hidden_state[:, -batch.mask.shape[1] :]
+    out = SimpleNamespace(last_hidden_state=hidden)
+    expected = head_logits(out, batch, backbone.head(3), case.tensors)
+    assert torch.allclose(found, expected, rtol=0.0, atol=1e-6)
+    if name == "prompt":
+        (own,) = torch.autograd.grad(functional.cross_entropy(expected, batch.labels), own)
+        functional.cross_entropy(found, batch.labels).backward()
+        (item,) = (i for i in case.pack.stacked() if "tokens" in i.name)
+        assert torch.allclose(item.parameter.grad[0].flip(0), own, rtol=0.0, atol=1e-6)
+
+
+def _with_one_gate(case: Case) -> Case:
+    """The same with one gate for all heads of a layer."""
+    views = case.pack.lane_views(case.pack.parameters_by_name(), 0)
+    for name, view in views.items():
+        if name.endswith("gate"):
+            view.fill_(view[0].item())
+            case.tensors[name].data.fill_(view[0].item())
+    return case
+
+
+def test_masks_of_numbers_hide_what_masks_of_truth_hide() -> None:
+    """Attention reads both kinds; tokens of a prompt are seen under both."""
+    rows, tokens, count = 2, 5, 3
+    generator = torch.Generator().manual_seed(0)
+    shape = rows, 2, tokens + count, 4
+    query, key, value = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
+    mask = torch.ones(rows, tokens)
+    mask[1, 3:] = 0
+    module, refuse = torch.nn.Module(), StepUniform(Seeds(0), 0, 0, rows, torch.device("cpu"))
+    stream = Stream(rows=rows, lanes=1, call=Call(False, refuse, mask=mask))
+    valid = torch.tensor([[True, True, False]])
+    slots = LayerSlots(valid, torch.tensor([0]), torch.tensor([True]))
+    attention.bind(module, attention.LayerAttention("name", [], stream, layer=0, slots=slots))
+    seen = (mask > 0)[:, None, None].expand(-1, -1, tokens, -1)
+    numbers = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -1e9)
+    outs = [
+        attention.lane_attention(module, query, key, value, own, scaling=0.5)[0]
+        for own in (seen, numbers)
+    ]
+    assert torch.allclose(*outs, rtol=0.0, atol=1e-12)
+    keys = [0, 1, 2, 5, 6]
+    scores = torch.einsum("hw,hkw->hk", query[1, :, 0], key[1][:, keys]) * 0.5
+    expected = torch.einsum("hk,hkw->hw", scores.softmax(-1), value[1][:, keys])
+    assert torch.allclose(outs[0][1, 0], expected, rtol=0.0, atol=1e-12)

@@ -54,6 +54,15 @@ def beside_lora(method: str, sites: list[str], **given: object) -> Configuration
     return lane(lora(ALL, ["query"]), *case.groups)
 
 
+def _reft(rank: int) -> Group:
+    own = {"kind": "loreft", "orthonormal": True, "positions": "ends", "first": 2, "last": 2}
+    return Group.of("reft", [0, 2], rank=rank, dropout=0.0, **own)
+
+
+def _adalink(rank: int) -> Group:
+    return Group.of("adalink", [0], rank=rank, activation="gelu", dropout=0.0)
+
+
 PACKS = {
     "one lora": [lane(lora(ALL, ["query", "value"]))],
     "four alike": [lane(lora(ALL, ["query", "value"]))] * 4,
@@ -80,6 +89,9 @@ PACKS = {
     "kronecker": [beside_lora("compacter", ["attention", "ffn"], bottleneck=8)] * 2,
     "experts": [beside_lora("moelora", ["query", "up"])] * 2,
     "experts at random": [beside_lora("adamix", ["ffn"], consistency=0.0)] * 2,
+    "prompts": [lane(Group.of("prompt", [0], length=n, initial="random")) for n in (5, 9)],
+    "edits": [lane(_reft(rank), _adalink(2 * rank)) for rank in (3, 4)],
+    "aligners": [lane(Group.of("aligner", ALL, length=3))] * 2,
     "depths": [lane(lora([2], ["value"])), lane(lora([1, 2], ["value"])), lane(lora(ALL, ["up"]))],
 }
 

@@ -96,10 +96,11 @@ class Gates:
         checkpointing: bool = False,
         last_attention: LayerAttention | None = None,
         ends: Mapping[int, LayerEnds] = MappingProxyType({}),
-        slots: Slots,
+        slots: Slots | None = None,
     ) -> None:
         self._layers, self._stream, self._checkpointing = layers, stream, checkpointing
-        self._ends, self._slots, self._tokens = ends, slots, 0
+        self._ends, self._tokens = ends, 0
+        self._slots = Slots([], lanes=0, layers=0) if slots is None else slots
         self._last_attention = last_attention
         self._route = Route.of(len(layers), [])
         self._known: Mapping[int, Tensor] = {}

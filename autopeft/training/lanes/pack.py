@@ -14,7 +14,12 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe, pool_rows
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.counting import consistency, first_layer, placed_groups
+from autopeft.counting import (
+    consistency,
+    first_layer,
+    pass_kind,
+    placed_groups,
+)
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
 from autopeft.methods.base import SILENT, Call, Place, Shared, Start
@@ -29,6 +34,7 @@ from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.slots import Slots
 from autopeft.training.lanes.stream import Members, Stream
 from autopeft.training.lanes.wiring import Placed, wire
+from autopeft.training.step_shape import lanes_of_passes
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,17 @@ class Lane:
 def in_stream_order(lanes: Sequence[Lane], anatomy: Anatomy) -> list[Lane]:
     """By branch point, then by number."""
     return sorted(lanes, key=lambda lane: (first_layer(lane.configuration, anatomy), lane.number))
+
+
+def in_passes(lanes: Sequence[Lane], anatomy: Anatomy, size: int) -> list[list[Lane]]:
+    """The lanes of each pass, at most `size`, in stream order.
+
+    Those with prompts run apart from those without, since rows of a pass have one length, and
+    those that compare two passes apart from those that do not.
+    """
+    order = in_stream_order(lanes, anatomy)
+    kinds = [pass_kind(lane.configuration, anatomy) for lane in order]
+    return [[order[position] for position in own] for own in lanes_of_passes(kinds, size)]
 
 
 def reads_first_token(anatomy: Anatomy, recipe: HeadRecipe, *, attention: str) -> bool:

@@ -93,7 +93,12 @@ class Slots:
     """
 
     def __init__(
-        self, placed: Sequence[Placed], *, lanes: int, layers: int, device: torch.device
+        self,
+        placed: Sequence[Placed],
+        *,
+        lanes: int,
+        layers: int,
+        device: torch.device | None = None,
     ) -> None:
         prompts = [
             (item.place.layer, item.operator)
@@ -156,12 +161,10 @@ def _before(cosine: Tensor, sine: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if known < 1:
         raise RuntimeError("one token alone does not tell how fast positions turn")
     wide = torch.promote_types(cosine.dtype, torch.float32)
-    scale = cosine[:, :1].to(wide)
-    turns = torch.complex(cosine.to(wide), sine.to(wide)) / scale
+    scale, angle = cosine[:, :1].to(wide), torch.atan2(sine.to(wide), cosine.to(wide))
     at = torch.arange(1, count + 1, device=cosine.device)
-    whole, rest = (at // known)[None, :, None], at % known
-    turned = turns[:, -1:].pow(whole) * turns[:, rest] * scale
-    return turned.real.to(cosine.dtype), -turned.imag.to(sine.dtype)
+    turned = angle[:, -1:] * (at // known)[None, :, None] + angle[:, at % known]
+    return (turned.cos() * scale).to(cosine.dtype), -(turned.sin() * scale).to(sine.dtype)
 
 
 class _SlotUniform:

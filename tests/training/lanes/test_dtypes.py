@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from method_cases import configuration
 from tiny_backbones import tiny_backbone, tiny_batch
 from torch.nn import functional
 
@@ -27,6 +28,10 @@ def test_mixed_lanes_train_on_a_bfloat16_backbone(name: str, dropout: float) -> 
         Group.of("serial_adapter", [1], ["ffn"], size=3, **adapter),
         Group.of("parallel_adapter", [2], ["ffn", "attention"], size=2, **adapter),
         Group.of("prefix", [2], length=2, reparametrise=True, hidden=4),
+        Group.of("aligner", [0, 2], length=2),
+        Group.of("adalink", [1], rank=2, activation="gelu", dropout=dropout),
+        configuration("reft", backbone.anatomy, 2, layers=(2,), dropout=dropout).groups[0],
+        configuration("dept", backbone.anatomy, 3, layers=(0,)).groups[0],
     ]
     placements = [groups, groups[:1], groups[2:]]
     configurations = [Configuration.of(each, training=TRAINING) for each in placements]
