@@ -10,7 +10,7 @@ import numpy as np
 from autopeft import counting
 from autopeft.api.costs import Costs
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.configuration import TRAINING_KEYS, Configuration
+from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS, Configuration
 from autopeft.errors import Fault, InputError
 from autopeft.export.peft_config import peft_faults
 from autopeft.methods import registry
@@ -68,7 +68,8 @@ class Facts:
 
 def training_defaults(definition: StudyDefinition) -> dict[str, float]:
     """The study's values of the training keys that a space may vary."""
-    return {key: float(getattr(definition.training, key)) for key in TRAINING_KEYS}
+    keys = (*TRAINING_KEYS, *TRAINING_OPTIONS)
+    return {key: float(getattr(definition.training, key)) for key in keys}
 
 
 def registered() -> Registered:

@@ -44,7 +44,7 @@ def meaningful(settings: tuple[Setting, ...], values: Mapping[str, Scalar]) -> I
     """The settings whose condition holds, given the `values` filled in between."""
     for setting in settings:
         when = setting.parameter.when
-        if when is None or values.get(when[0]) == when[1]:
+        if when is None or setting.parameter.means(values.get(when[0])):
             yield setting
 
 

@@ -203,9 +203,7 @@ class BoundSpace:
     def assignment(self, point: Point) -> dict[str, Any]:
         """The plain form of `Configuration.to_dict()`; `training` holds what the space sets."""
         methods = {part.method.name: part.to_dicts() for part in self.layout.parts(point)}
-        training = {
-            setting.parameter.name: setting.read(point) for setting in self.layout.training
-        }
+        training = self.layout.training_values(point)
         return methods | {"sparsity": self.layout.rule(point), "training": training}
 
     def to_dict(self) -> dict[str, Any]:

@@ -145,6 +145,11 @@ def blocks(draw: st.DrawFn) -> dict[str, Any]:
                 {},
                 {"learning_rate": {"float": [1e-4, 5e-3], "log": True}},
                 {"weight_decay": {"choice": [0.0, 0.1]}, "warmup_ratio": {"float": [0.0, 0.3]}},
+                {"ffn_masking": {"choice": [0, 0.1]}, "ffn_dropping": 0.1},
+                {
+                    "density_weight": {"choice": [0, 0.5, 1.0]},
+                    "density_epsilon": {"choice": [1e-7, 1e-3]},
+                },
             ]
         )
     )
