@@ -128,11 +128,18 @@ class Call:
         gains: [K, n_layers] factors on what each lane's operators add in each layer, of all lanes
             of the pack; None for none. Of a prefix: on the attention that it gets, before it is
             normalised, so that at 0 the layer is the backbone's.
+        mask: [B, T], 1 for the real tokens of every row, which come first; a pack puts its
+            batch's there.
+        row_share: What a row counts in its lane's loss of the step, a scalar: 1 / rows of the
+            step's batch, of which this pass may hold a part; None where nothing can be added to
+            losses. See `row_losses.with_row_losses`.
     """
 
     training: bool
     uniform: Uniform
     gains: Tensor | None = None
+    mask: Tensor | None = None
+    row_share: Tensor | None = None
 
 
 def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
@@ -226,7 +233,8 @@ class LaneOperator(nn.Module):
     def auxiliary_loss(self) -> Tensor | None:
         """What every member adds to its loss in training by its tensors alone, [k]; None: nothing.
 
-        It counts once per step, into gradients and not into the losses that are reported.
+        It counts once per step, into gradients and not into the losses that are reported. What
+        depends on activations is added by `row_losses.with_row_losses`, in `delta`.
         """
         return None
 

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -331,7 +331,7 @@ class Pack(nn.Module):
         if gates is not None:
             n_layers = len(self._backbone.anatomy.layers)
             gates.prepare(Route.of(n_layers, branch_points, known=known, wanted=wanted), known)
-        stream.rows, stream.call = len(batch), call
+        stream.rows, stream.call = len(batch), replace(call, mask=batch.mask)
         stream.lanes = 1 if gates is None else 0
         try:
             with self._as_held():

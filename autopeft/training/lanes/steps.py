@@ -34,6 +34,10 @@ Loss: TypeAlias = Callable[[Tensor, Batch], Tensor]
 """A pack's outputs and their batch to every lane's summed loss, [K]; see `Task.loss_sums`."""
 
 
+Shares: TypeAlias = tuple[Tensor, Tensor]
+"""What a summed loss is multiplied by, 1 / weight, and what a row counts, 1 / rows of the step."""
+
+
 class Recorder(Protocol):
     """Makes a replay out of something that runs on fixed buffers."""
 
@@ -113,12 +117,12 @@ class Steps:
         Returns:
             Every lane's share of the step's loss, [K].
         """
-        shape = _Shape.of(batch, known)
+        shape, shares = _Shape.of(batch, known), (1.0 / weight, 1.0 / uniform.batch_rows)
         if shape in self._passes or self._record(shape, batch, known):
             self.replayed += 1
-            return self._passes[shape].replay(batch, known, uniform, 1.0 / weight)
+            return self._passes[shape].replay(batch, known, uniform, shares)
         draws = _Noting(uniform)
-        losses = self._pass(batch, known, draws, _scalar(1.0 / weight, self._pack.device))
+        losses = self._pass(batch, known, draws, _buffers(shares, self._pack.device))
         self._seen.setdefault(shape, draws.per_row)
         return losses
 
@@ -142,11 +146,13 @@ class Steps:
         self._optimizer.step(factors)
 
     def _pass(
-        self, batch: Batch, known: Mapping[int, Tensor], uniform: Uniform, scale: Tensor
+        self, batch: Batch, known: Mapping[int, Tensor], uniform: Uniform, shares: Shares
     ) -> Tensor:
+        share, row_share = shares
+        call = Call(training=True, uniform=uniform, row_share=row_share)
         with autocast(self._pack.device, self._precision):
-            outputs = self._pack(batch, Call(training=True, uniform=uniform), known)
-            losses = self._loss(outputs, batch) * scale
+            outputs = self._pack(batch, call, known)
+            losses = self._loss(outputs, batch) * share
         torch.autograd.backward(losses.sum())
         return losses.detach()
 
@@ -201,8 +207,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return context
 
 
-def _scalar(value: float, device: torch.device) -> Tensor:
-    return torch.full((), value, device=device)
+def _buffers(shares: tuple[float, float], device: torch.device) -> Shares:
+    share, row_share = (torch.full((), value, device=device) for value in shares)
+    return share, row_share
 
 
 @dataclass(frozen=True)
@@ -273,13 +280,13 @@ class _RecordedPass:
         for name, shape in draws:
             before = sum(other == name for other, _ in self._draws)
             self._draws[name, shape] = _buffer(storage, f"{name}/{before}", shape, device)
-        self._scale = _scalar(0.0, device)
+        self._shares = _buffers((0.0, 0.0), device)
         self._replay: Callable[[], Tensor] | None = None
 
     def record(
         self,
         recorder: Recorder,
-        run: Callable[[Batch, Mapping[int, Tensor], Uniform, Tensor], Tensor],
+        run: Callable[[Batch, Mapping[int, Tensor], Uniform, Shares], Tensor],
     ) -> None:
         """Capture the pass."""
         draws = self._draws
@@ -287,10 +294,16 @@ class _RecordedPass:
         def uniform(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
             return draws[name, tuple(shape)]
 
-        self._replay = recorder.record(lambda: run(self._batch, self._known, uniform, self._scale))
+        self._replay = recorder.record(
+            lambda: run(self._batch, self._known, uniform, self._shares)
+        )
 
     def replay(
-        self, batch: Batch, known: Mapping[int, Tensor], uniform: StepUniform, scale: float
+        self,
+        batch: Batch,
+        known: Mapping[int, Tensor],
+        uniform: StepUniform,
+        shares: tuple[float, float],
     ) -> Tensor:
         """The pass on other contents; its losses [K], in a tensor of their own."""
         if self._replay is None:
@@ -301,5 +314,6 @@ class _RecordedPass:
         for (name, shape), tensor in self._draws.items():
             draw = uniform(name, shape, per_row=self._per_row[name, shape])
             tensor.copy_(draw, non_blocking=True)
-        self._scale.fill_(scale)
+        for buffer, value in zip(self._shares, shares, strict=True):
+            buffer.fill_(value)
         return self._replay().clone()
