@@ -20,7 +20,7 @@ TRAINING_KEYS = tuple(each.name for each in REQUIRED)
 `TRAINING_OPTIONS`."""
 
 TRAINING_OPTIONS: Mapping[str, float] = option_defaults()
-"""Training hyper-parameters that a configuration names where they are on; as they are where not."""
+"""Training hyper-parameters that a configuration names where they are on; their values if not."""
 
 NO_SPARSITY: Mapping[str, Scalar] = {"rule": "none"}
 

@@ -218,7 +218,10 @@ def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuratio
         if anatomy.importance is not None or not rules.measured(configuration):
             faults += [
                 Fault("study", f"{key}.{each.key}", each.given, each.allowed, each.hint)
-                for each in counting.faults(configuration, anatomy)
+                for each in (
+                    *counting.faults(configuration, anatomy),
+                    *counting.option_faults(configuration, anatomy),
+                )
             ]
         if configuration in found:
             first = f"the same as configuration {found.index(configuration)}"
@@ -348,6 +351,8 @@ def _frames(
         worst = min(high * SLACK, caps.get(name, high * SLACK))
         best = min(low / SLACK, worst / SLACK**2)
         frames[name] = ObjectiveFrame(name, "min", "log10", worst, best)
+    for name in definition.reached:  # shares: their ends are known beforehand
+        frames[name] = ObjectiveFrame(name, "min", "linear", min(1.0, caps.get(name, 1.0)), 0.0)
     return frames
 
 

@@ -99,9 +99,7 @@ def configuration_text(configuration: Configuration) -> str:
         parts.append(f"sparsity {rule}")
     rate = configuration.training_value("learning_rate")
     options = [
-        f"{name} {value:g}"
-        for name, value in configuration.training
-        if name in TRAINING_OPTIONS
+        f"{name} {value:g}" for name, value in configuration.training if name in TRAINING_OPTIONS
     ]
     return "; ".join([*(parts or ["head only"]), f"lr {rate:.3g}", *options])
 

@@ -52,8 +52,9 @@ _HEADER = """\
 #
 #   autopeft train THIS_FILE -o adapter/
 #
-# `configuration` says which methods sit where; its learning rate, weight decay, warm-up and options
-# stand under `training`. `results` and `origin` tell what was measured and where; training ignores them.
+# `configuration` says which methods sit where; its learning rate, weight decay, warm-up and
+# options stand under `training`. `results` and `origin` tell what was measured and where; training
+# ignores them.
 """
 
 _DECIDED = """\

@@ -35,6 +35,11 @@ class Setting:
         """The dimension, where there is one."""
         return self.source if isinstance(self.source, Dimension) else None
 
+    @property
+    def largest(self) -> Scalar:
+        """The value, or the last one that the dimension may have."""
+        return self.source.decode(1.0) if isinstance(self.source, Dimension) else self.source
+
     def read(self, raw: Mapping[str, Scalar]) -> Scalar:
         """The source's value in `raw`."""
         return self.source.read(raw) if isinstance(self.source, Dimension) else self.source

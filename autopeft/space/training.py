@@ -50,9 +50,14 @@ def option_defaults() -> dict[str, float]:
 
 def said(values: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Those of a configuration's training values that it names: options only where they are on."""
-    told = {name: value for name, value in values.items()}
-    for option in OPTIONS:
-        parent = values.get(option.when[0], 0.0) if option.when else None
-        if option.name in told and not (option.is_said(told[option.name]) and option.means(parent)):
-            del told[option.name]
-    return told
+    options = {option.name: option for option in OPTIONS}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in options or _is_on(options[name], values)
+    }
+
+
+def _is_on(option: ParameterSchema, values: Mapping[str, Scalar]) -> bool:
+    means = option.when is None or option.means(values.get(option.when[0]))
+    return means and option.is_said(values[option.name])

@@ -46,9 +46,7 @@ LearningRate = Annotated[float, read_with(number(above=0.0))]
 WarmupRatio = Annotated[float, read_with(number(minimum=0.0, below=1.0))]
 WeightDecay = Annotated[float, read_with(number(minimum=0.0))]
 
-_OPTIONS = {
-    each.name: number(minimum=each.minimum, maximum=each.maximum) for each in OPTIONS
-}
+_OPTIONS = {each.name: number(minimum=each.minimum, maximum=each.maximum) for each in OPTIONS}
 FfnMasking = Annotated[float, read_with(_OPTIONS["ffn_masking"])]
 FfnDropping = Annotated[float, read_with(_OPTIONS["ffn_dropping"])]
 DensityWeight = Annotated[float, read_with(_OPTIONS["density_weight"])]

@@ -226,9 +226,7 @@ def _training_findings(training: Mapping[str, Any]) -> list[Finding]:
     for name, value in training.items():
         if name not in known:
             hint = _did_you_mean(TRAINING_SPELLINGS.get(name) or nearest(name, known))
-            findings.append(
-                Finding(("training", name), "an unknown key", ", ".join(known), hint)
-            )
+            findings.append(Finding(("training", name), "an unknown key", ", ".join(known), hint))
             continue
         if name in TRAINING_OPTIONS:
             continue
