@@ -9,7 +9,7 @@ the same for all configurations of a study.
 from collections import Counter
 from collections.abc import Iterator
 
-from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.anatomy import EXIT, Anatomy
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
@@ -31,6 +31,18 @@ def faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     except BackboneError as error:
         return list(error.faults)
     return [fault for group in groups for fault in registry[group.method].faults(group, anatomy)]
+
+
+def option_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
+    """Training options that are on, where not every layer's FFN can be reached."""
+    if EXIT["ffn"] in anatomy.roles:
+        return []
+    hint = "not every layer of this backbone has a known `down` map: declare it in model.sites"
+    return [
+        Fault("configuration", f"training.{name}", f"{value:g}", "0", hint)
+        for name in ("ffn_masking", "ffn_dropping", "density_weight")
+        if (value := configuration.training_value(name))
+    ]
 
 
 def placed_groups(configuration: Configuration, anatomy: Anatomy) -> Iterator[tuple[Group, Place]]:

@@ -116,6 +116,7 @@ class PassMemory:
         )
         attention = self._attention(layer) if whole else 0
         kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
+        kept += self._tokens * self._options_in(index)
         if not self._is_cut(index):
             return kept
         # Of every token but the first: keys, values and what made them, and the layer's input,
@@ -175,6 +176,18 @@ class PassMemory:
         inner = self._anatomy.intermediate_size * self._activation
         factors = 2 if "gate" in layer.sites else 0
         return (self._anatomy.memory.activation + factors) * inner
+
+    def _options_in(self, index: int) -> int:
+        """What training options keep of a token at the FFN, of all lanes that have branched off.
+
+        Which neurons were masked, a byte each; of the density loss, the neurons and one tensor
+        more of their size.
+        """
+        inner = self._anatomy.intermediate_size
+        joined = self.lanes[: self._joined(index)]
+        masked = sum(lane.training_value("ffn_masking") > 0.0 for lane in joined)
+        penalised = sum(lane.training_value("density_weight") > 0.0 for lane in joined)
+        return inner * (masked + 2 * FLOAT32 * penalised)
 
     def _operators_in(self, index: int, *, only: Sequence[str] = ()) -> float:
         """What the operators of a layer keep: their inputs, and their narrow sides."""

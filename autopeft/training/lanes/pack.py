@@ -27,6 +27,7 @@ from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
 from autopeft.training.lanes.dropout import BackboneDropout
 from autopeft.training.lanes.ends import hook_ends, layer_ends
+from autopeft.training.lanes.ffn import LaneFfn
 from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
 from autopeft.training.lanes.heads import LaneHead
 from autopeft.training.lanes.optimizer import Stacked
@@ -128,6 +129,8 @@ class Pack(nn.Module):
         self._is_running = False
         self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
         self._placed = self._built(seeds, saved)
+        configurations = [lane.configuration for lane in self.lanes]
+        self._ffn = LaneFfn(configurations, self.branch_points, anatomy, self._stream)
         self._cut = reads_first_token(
             anatomy, recipe, attention=str(backbone.config._attn_implementation)
         )
@@ -236,6 +239,7 @@ class Pack(nn.Module):
             handles += hook_ends(model, anatomy, self._ends)
         if self._dropout is not None:
             handles += self._dropout.install()
+        handles += self._ffn.install(model)
         try:
             yield
         finally:
@@ -397,6 +401,17 @@ class Pack(nn.Module):
         each = [item.operator.auxiliary_loss() for item in self._placed]
         given = [loss.sum() for loss in each if loss is not None]
         return torch.stack(given).sum() if given else None
+
+    @property
+    def stream(self) -> Stream:
+        """Which lanes are in the running layer call, for hooks that look on."""
+        return self._stream
+
+    def modules_of(self, role: str) -> list[nn.Module]:
+        """Every layer's map of a role, bottom up; KeyError where one has none."""
+        anatomy = self._backbone.anatomy
+        names = [anatomy.site(layer.index, role).module for layer in anatomy.layers]
+        return [self._backbone.model.get_submodule(name) for name in names]
 
     # -- tensors ------------------------------------------------------------------------------
 
