@@ -102,8 +102,9 @@ class MoeLoraOperator(LaneOperator):
         real = real_tokens(call, shape[2])
         losses = self.balance.unsqueeze(1) * balance_losses(gates, chosen, real)
         if self._contrasts:
-            floor = LENGTH_FLOOR**2 * y.detach().square().sum(3)
-            contrasts = self._contrast_losses(low, experts, floor, call)
+            floor = LENGTH_FLOOR**2 * y.detach().to(self.B.dtype).square().sum(3)
+            with torch.autocast(x.device.type, enabled=False):  # cosines of large dimensions
+                contrasts = self._contrast_losses(low.to(self.B.dtype), experts, floor, call)
             losses = losses + self.contrast.unsqueeze(1) * contrasts
         return with_row_losses(out, losses, call)
 
