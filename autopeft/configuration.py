@@ -13,9 +13,14 @@ from typing import Any
 
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.schema import Scalar
+from autopeft.space.training import REQUIRED, option_defaults, said
 
-TRAINING_KEYS = ("learning_rate", "weight_decay", "warmup_ratio")
-"""The training hyper-parameters that belong to a configuration; all others are the study's."""
+TRAINING_KEYS = tuple(each.name for each in REQUIRED)
+"""The training hyper-parameters that every configuration has; all others are the study's, but for
+`TRAINING_OPTIONS`."""
+
+TRAINING_OPTIONS: Mapping[str, float] = option_defaults()
+"""Training hyper-parameters that a configuration names where they are on; their values if not."""
 
 NO_SPARSITY: Mapping[str, Scalar] = {"rule": "none"}
 
@@ -80,7 +85,8 @@ class Configuration:
     Attributes:
         groups: The method groups, sorted; groups that differ in layers alone are merged.
         sparsity: The sparsity rule and its parameters as sorted pairs.
-        training: `TRAINING_KEYS` and their values as sorted pairs.
+        training: `TRAINING_KEYS`, and of `TRAINING_OPTIONS` those that are on, with their values
+            as sorted pairs.
     """
 
     groups: tuple[Group, ...]
@@ -101,7 +107,7 @@ class Configuration:
             SpaceError: A method sits twice on one layer and site, or a training key is unknown
                 or missing.
         """
-        if set(training) != set(TRAINING_KEYS):
+        if set(training) - set(TRAINING_OPTIONS) != set(TRAINING_KEYS):
             raise SpaceError(
                 Fault(
                     "configuration",
@@ -110,7 +116,7 @@ class Configuration:
                     ", ".join(TRAINING_KEYS),
                 )
             )
-        return cls(_merged(groups), _items(sparsity), _items(training))
+        return cls(_merged(groups), _items(sparsity), _items(said(training)))
 
     @property
     def hash(self) -> str:
@@ -133,8 +139,8 @@ class Configuration:
         return replace(self, sparsity=_items(NO_SPARSITY))
 
     def training_value(self, key: str) -> float:
-        """One of `TRAINING_KEYS`."""
-        return float(dict(self.training)[key])
+        """One of `TRAINING_KEYS` or `TRAINING_OPTIONS`."""
+        return float({**TRAINING_OPTIONS, **dict(self.training)}[key])
 
     def to_dict(self) -> dict[str, Any]:
         """The plain form: `{method: [group, ...], "sparsity": {...}, "training": {...}}`."""

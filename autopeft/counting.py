@@ -9,7 +9,7 @@ the same for all configurations of a study.
 from collections import Counter
 from collections.abc import Iterator
 
-from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.anatomy import EXIT, Anatomy
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
@@ -31,6 +31,18 @@ def faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     except BackboneError as error:
         return list(error.faults)
     return [fault for group in groups for fault in registry[group.method].faults(group, anatomy)]
+
+
+def option_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
+    """Training options that are on, where not every layer's FFN can be reached."""
+    if EXIT["ffn"] in anatomy.roles:
+        return []
+    hint = "not every layer of this backbone has a known `down` map: declare it in model.sites"
+    return [
+        Fault("configuration", f"training.{name}", f"{value:g}", "0", hint)
+        for name in ("ffn_masking", "ffn_dropping", "density_weight")
+        if (value := configuration.training_value(name))
+    ]
 
 
 def placed_groups(configuration: Configuration, anatomy: Anatomy) -> Iterator[tuple[Group, Place]]:
@@ -75,10 +87,26 @@ def first_layer(configuration: Configuration, anatomy: Anatomy) -> int:
     return min(resolved(configuration, anatomy).layers, default=len(anatomy.layers))
 
 
+def consistency(configuration: Configuration, anatomy: Anatomy) -> float:
+    """The largest `consistency` of any method in use: where it is not 0, a step has two passes."""
+    groups = resolved(configuration, anatomy).groups
+    return max((registry[group.method].consistency(group) for group in groups), default=0.0)
+
+
+def passes(configuration: Configuration, anatomy: Anatomy) -> int:
+    """Forward and backward passes of a training step."""
+    return 2 if consistency(configuration, anatomy) else 1
+
+
 def prompt_tokens(configuration: Configuration, anatomy: Anatomy) -> int:
     """Tokens by which a pass's rows are longer than their text."""
     groups = resolved(configuration, anatomy).groups
     return max((registry[group.method].tokens(group) for group in groups), default=0)
+
+
+def pass_kind(configuration: Configuration, anatomy: Anatomy) -> tuple[int, bool]:
+    """What lanes of one pass have in common: how often they run, and whether rows are longer."""
+    return passes(configuration, anatomy), prompt_tokens(configuration, anatomy) > 0
 
 
 def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:
@@ -97,13 +125,15 @@ def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) 
         registry[group.method].frozen_work(group, place)
         for group, place in placed_groups(configuration, anatomy)
     )
-    return float(tokens) * (2.0 * (forward + backward) + 6.0 * trained + 4.0 * frozen)
+    one = 2.0 * (forward + backward) + 6.0 * trained + 4.0 * frozen
+    return float(tokens) * passes(configuration, anatomy) * one
 
 
 def trunk_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:
     """Those of `training_flops` spent below the branch point, which lanes of a pack share."""
     branch = first_layer(configuration, anatomy)
-    return float(tokens) * 2.0 * sum(_layer_sizes(anatomy)[:branch])
+    size = sum(_layer_sizes(anatomy)[:branch])
+    return float(tokens) * passes(configuration, anatomy) * 2.0 * size
 
 
 def _layer_sizes(anatomy: Anatomy) -> list[int]:

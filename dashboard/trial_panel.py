@@ -210,7 +210,7 @@ def _cost(profile: Mapping[str, Any]) -> None:
     if probe := profile.get("probe"):
         st.caption("By itself, measured before it was trained:")
         _pairs({name: probe[name] for name in words.MEASURED if name in probe}, "")
-    shown = {"probe", *seconds, *(f"pack_{name}" for name in seconds)}
+    shown = {"probe", "reached", *seconds, *(f"pack_{name}" for name in seconds)}
     rest = {name: value for name, value in profile.items() if name not in shown}
     _pairs(rest, "" if seconds else "Nothing has been recorded yet.")
 

@@ -37,6 +37,7 @@ _LABELS = {
     "tokens": "tokens, padded",
     "peak_memory_bytes": "peak memory",
     "latency_seconds": "latency",
+    "activation_density": "activation density",
 }
 PROFILE_SECONDS = ("train_seconds", "evaluation_seconds", "loading_seconds", "waiting_seconds")
 """The seconds of a profile; `pack_` before the name are those of all lanes together."""
@@ -99,7 +100,7 @@ def metric_value(metric: str, value: float | None) -> str:
         return _bytes(value)
     if metric.endswith("_seconds"):
         return duration(value) if value >= 60 else f"{value:.3g} s"
-    if metric in QUALITIES:
+    if metric in (*QUALITIES, *metrics_of("reached")):
         return f"{value:.4f}"
     return number(value)
 

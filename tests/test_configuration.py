@@ -137,3 +137,24 @@ def test_the_hash_is_stable_across_processes_and_releases() -> None:
         env={"PYTHONHASHSEED": "7"},
     )
     assert result.stdout.decode().strip() == made.hash == "f9fdeeb962fcdbeb"
+
+
+def test_options_that_are_off_leave_no_trace() -> None:
+    groups = [Group.of("lora", [0], ["query"], rank=4)]
+    plain = Configuration.of(groups, training=TRAINING)
+    off = {"ffn_masking": 0.0, "ffn_dropping": 0, "density_weight": 0.0, "density_epsilon": 1e-3}
+    assert Configuration.of(groups, training=TRAINING | off) == plain
+    # What the hash of this configuration was before there were options.
+    assert plain.hash == "751d88d644433484"
+    usual = Configuration.of(groups, training=TRAINING | {"density_weight": 1.0})
+    named = {"density_weight": 1.0, "density_epsilon": 1e-7}
+    assert Configuration.of(groups, training=TRAINING | named) == usual
+    assert usual.to_dict()["training"] == TRAINING | {"density_weight": 1}
+    assert usual.training_value("density_epsilon") == 1e-7
+    assert Configuration.from_dict(usual.to_dict()) == usual
+    assert len({plain.hash, usual.hash}) == 2
+
+
+def test_an_unknown_training_key_is_refused() -> None:
+    with pytest.raises(SpaceError, match="training"):
+        Configuration.of([], training=TRAINING | {"ffn_maskng": 0.1})

@@ -14,16 +14,21 @@ from typing import Any, TypeVar
 
 import datasets
 
+from autopeft import counting
 from autopeft.api import problem as problems
 from autopeft.api.importance_need import study_chooses_by_scores
-from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.anatomy import EXIT, Anatomy
 from autopeft.backbone.loading import config_anatomy
+from autopeft.configuration import Configuration
 from autopeft.errors import Fault, InputError
 from autopeft.execution.peak_memory import MEASURABLE
 from autopeft.searchers.baselines import baselines
 from autopeft.space.library import load_space
+from autopeft.space.schema import Scalar
+from autopeft.space.space import BoundSpace
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.definition import StudyDefinition
+from autopeft.study.metrics import DENSITY
 from autopeft.study.paths import BUILTIN, resolve_source
 from autopeft.training.data.text import load_text_data
 from autopeft.training.setup import backbone_request, data_request, device_name
@@ -60,6 +65,7 @@ def study_faults(definition: StudyDefinition, *, where: str, output_dir: Path) -
     space = tried(lambda: problems.bind_space(definition, anatomy), faults, where=where)
     faults += _search_faults(definition, anatomy, where)
     faults += _probe_faults(definition, where)
+    faults += _ffn_faults(definition, anatomy, space, where)
     if space is None:
         return faults
     unbuildable = problems.build_faults(problems.tried_faults(definition, anatomy, space))
@@ -151,6 +157,26 @@ def _probe_faults(definition: StudyDefinition, where: str) -> list[Fault]:
         for key, metric in named.items()
         if metric == "peak_memory_bytes"
     ]
+
+
+def _ffn_faults(
+    definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace | None, where: str
+) -> list[Fault]:
+    """Training options and costs of the FFN, where the backbone's cannot be reached."""
+    given: dict[str, Scalar] = dict(problems.training_defaults(definition))
+    tried_options = {"study": Configuration.of([], training=given)}
+    if space is not None:  # its largest values: what is switched on by some configuration
+        most = {each.parameter.name: each.largest for each in space.layout.training}
+        tried_options["space"] = Configuration.of([], training=given | most)
+    faults = [
+        replace(fault, where=block)
+        for block, configuration in tried_options.items()
+        for fault in counting.option_faults(configuration, anatomy)
+    ]
+    if EXIT["ffn"] not in anatomy.roles and DENSITY in definition.reached:
+        hint = "not every layer of this backbone has a known `down` map"
+        faults.append(Fault("study", "objectives", DENSITY, "a cost it can be measured by", hint))
+    return _placed(faults, where)
 
 
 def _placed(faults: Sequence[Fault], where: str) -> list[Fault]:

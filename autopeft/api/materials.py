@@ -6,6 +6,7 @@ from autopeft.api.checks import study_faults
 from autopeft.api.place import activations_folder
 from autopeft.errors import InputError
 from autopeft.study.definition import StudyDefinition
+from autopeft.study.metrics import DENSITY
 from autopeft.training import setup
 from autopeft.training.caching import cache_budget
 
@@ -33,7 +34,7 @@ def study_materials(
         device=device,
         folder=activations_folder(folder),
     )
-    return setup.load_materials(
+    materials = setup.load_materials(
         definition.model,
         definition.data,
         definition.training,
@@ -43,3 +44,4 @@ def study_materials(
         output_dir=folder,
         cache=budget if caches else None,
     )
+    return setup.with_settings(materials, density=DENSITY in definition.reached)

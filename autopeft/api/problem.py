@@ -10,7 +10,7 @@ import numpy as np
 from autopeft import counting
 from autopeft.api.costs import Costs
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.configuration import TRAINING_KEYS, Configuration
+from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS, Configuration
 from autopeft.errors import Fault, InputError
 from autopeft.export.peft_config import peft_faults
 from autopeft.methods import registry
@@ -68,7 +68,8 @@ class Facts:
 
 def training_defaults(definition: StudyDefinition) -> dict[str, float]:
     """The study's values of the training keys that a space may vary."""
-    return {key: float(getattr(definition.training, key)) for key in TRAINING_KEYS}
+    keys = (*TRAINING_KEYS, *TRAINING_OPTIONS)
+    return {key: float(getattr(definition.training, key)) for key in keys}
 
 
 def registered() -> Registered:
@@ -217,7 +218,10 @@ def enqueued(definition: StudyDefinition, anatomy: Anatomy) -> list[Configuratio
         if anatomy.importance is not None or not rules.measured(configuration):
             faults += [
                 Fault("study", f"{key}.{each.key}", each.given, each.allowed, each.hint)
-                for each in counting.faults(configuration, anatomy)
+                for each in (
+                    *counting.faults(configuration, anatomy),
+                    *counting.option_faults(configuration, anatomy),
+                )
             ]
         if configuration in found:
             first = f"the same as configuration {found.index(configuration)}"
@@ -347,6 +351,8 @@ def _frames(
         worst = min(high * SLACK, caps.get(name, high * SLACK))
         best = min(low / SLACK, worst / SLACK**2)
         frames[name] = ObjectiveFrame(name, "min", "log10", worst, best)
+    for name in definition.reached:  # shares: their ends are known beforehand
+        frames[name] = ObjectiveFrame(name, "min", "linear", min(1.0, caps.get(name, 1.0)), 0.0)
     return frames
 
 

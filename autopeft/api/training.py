@@ -19,7 +19,7 @@ from autopeft.export.configuration_file import ConfigurationFile, load_configura
 from autopeft.export.deciding import decided
 from autopeft.methods import registry
 from autopeft.study.configuration_check import check_configuration
-from autopeft.study.metrics import DEFAULT_QUALITY, METRICS
+from autopeft.study.metrics import DEFAULT_QUALITY, DENSITY, METRICS
 from autopeft.study.progress import Listener, Progress, Silent
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.setup import (
@@ -112,6 +112,7 @@ def _fitted(materials: Materials, file: ConfigurationFile) -> Materials:
         materials,
         gradient_checkpointing=fitted.gradient_checkpointing,
         micro_batch_size=fitted.micro_batch_size,
+        density=DENSITY in file.results,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.api.study import bounds
-from autopeft.configuration import TRAINING_KEYS
+from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS
 from autopeft.errors import Fault, InputError
 from autopeft.searchers import front as fronts
 from autopeft.searchers.base import Problem
@@ -138,8 +138,8 @@ def warm_start(
 
 def _fixed(record: StudyRecord) -> dict[str, float]:
     """The training values that a stored study fixes where its space does not vary them."""
-    training = record.definition["training"]
-    return {key: float(training[key]) for key in TRAINING_KEYS}
+    training = {**TRAINING_OPTIONS, **record.definition["training"]}
+    return {key: float(training[key]) for key in (*TRAINING_KEYS, *TRAINING_OPTIONS)}
 
 
 def _backbone_faults(ground: Ground, source: Source) -> list[Fault]:

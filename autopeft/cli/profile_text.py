@@ -24,7 +24,7 @@ _SECONDS = {
 def profile_lines(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A label and a text for every entry; entries that are unknown here come last, as they are."""
     seconds_of_pack = (f"pack_{name}" for name in _SECONDS)
-    known = {*_COUNTS, *_SECONDS, *seconds_of_pack, "peak_memory_bytes", "probe"}
+    known = {*_COUNTS, *_SECONDS, *seconds_of_pack, "peak_memory_bytes", "probe", "reached"}
     for name, label in _COUNTS.items():
         if name in profile:
             yield label, number(profile[name])

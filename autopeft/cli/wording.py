@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from autopeft.configuration import Configuration
+from autopeft.configuration import TRAINING_OPTIONS, Configuration
 from autopeft.study.placement import SIZE_NAMES
 from autopeft.study.records import ObjectiveFrame
 
@@ -98,7 +98,10 @@ def configuration_text(configuration: Configuration) -> str:
     if rule != "none":
         parts.append(f"sparsity {rule}")
     rate = configuration.training_value("learning_rate")
-    return "; ".join([*(parts or ["head only"]), f"lr {rate:.3g}"])
+    options = [
+        f"{name} {value:g}" for name, value in configuration.training if name in TRAINING_OPTIONS
+    ]
+    return "; ".join([*(parts or ["head only"]), f"lr {rate:.3g}", *options])
 
 
 def lost(status: Mapping[str, Any]) -> bool:

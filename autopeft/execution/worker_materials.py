@@ -15,6 +15,7 @@ from autopeft.execution.probe import SoloProbe
 from autopeft.importance.chance import with_random
 from autopeft.importance.stored import from_record
 from autopeft.study.definition import StudyDefinition, parse_definition
+from autopeft.study.metrics import DENSITY
 from autopeft.study.records import ImportanceRecord
 from autopeft.training import setup
 from autopeft.training.caching import cache_budget
@@ -104,6 +105,7 @@ def _materials(
         precision=asked.precision,
         micro_batch_size=asked.micro_batch_size,
         gradient_checkpointing=asked.gradient_checkpointing,
+        density=DENSITY in definition.reached,
     )
 
 

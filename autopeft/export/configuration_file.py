@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from autopeft.configuration import TRAINING_KEYS, Configuration
+from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS, Configuration
 from autopeft.errors import ExportError, Fault, InputError, SpaceError
 from autopeft.export.decision import Decision, read_decision, tensors_path
 from autopeft.space.document import read_yaml
@@ -39,6 +39,9 @@ from autopeft.study.readers import json_value
 
 SCHEMA = "autopeft/config/v1"
 
+_OWN = (*TRAINING_KEYS, *TRAINING_OPTIONS)
+"""Keys of the training block that are the configuration's."""
+
 _OTHER_SCHEMAS = {
     "autopeft/v1": "this is a study file: autopeft search runs it",
     "autopeft/space/v1": "this is a search space: name its file under `space` of a study file",
@@ -49,8 +52,9 @@ _HEADER = """\
 #
 #   autopeft train THIS_FILE -o adapter/
 #
-# `configuration` says which methods sit where; its learning rate, weight decay and warm-up stand
-# under `training`. `results` and `origin` tell what was measured and where; training ignores them.
+# `configuration` says which methods sit where; its learning rate, weight decay, warm-up and
+# options stand under `training`. `results` and `origin` tell what was measured and where; training
+# ignores them.
 """
 
 _DECIDED = """\
@@ -93,7 +97,7 @@ class ConfigurationFile:
     decision: Decision | None = None
 
     def __post_init__(self) -> None:
-        own = {key: self.configuration.training_value(key) for key in TRAINING_KEYS}
+        own = {key: self.configuration.training_value(key) for key in _OWN}
         object.__setattr__(self, "training", self.training.model_copy(update=own))
 
     @property
@@ -250,7 +254,7 @@ class _Content(Block):
 def _record(content: _Content, training: Mapping[str, Any], where: str) -> ConfigurationFile:
     """The record of sound content; `training` is as written: 0 and 0.0 have different hashes."""
     values: dict[str, Scalar] = {}
-    for key in TRAINING_KEYS:
+    for key in (key for key in _OWN if key in training):
         written = training[key]
         values[key] = getattr(content.training, key) if isinstance(written, str) else written
     try:

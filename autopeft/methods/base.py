@@ -137,12 +137,16 @@ class Call:
             normalised, so that at 0 the layer is the backbone's.
         mask: [B, T], 1 for the real tokens of every row, which come first; a pack puts its
             batch's there.
+        row_share: What a row counts in its lane's loss of the step, a scalar: 1 / rows of the
+            step's batch, of which this pass may hold a part; None where nothing can be added to
+            losses. See `row_losses.with_row_losses`.
     """
 
     training: bool
     uniform: Uniform
     gains: Tensor | None = None
     mask: Tensor | None = None
+    row_share: Tensor | None = None
 
 
 def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
@@ -250,7 +254,8 @@ class LaneOperator(nn.Module):
     def auxiliary_loss(self) -> Tensor | None:
         """What every member adds to its loss in training by its tensors alone, [k]; None: nothing.
 
-        It counts once per step, into gradients and not into the losses that are reported.
+        It counts once per step, into gradients and not into the losses that are reported. What
+        depends on activations is added by `row_losses.with_row_losses`, in `delta`.
         """
         return None
 
@@ -400,6 +405,12 @@ class Method(Protocol):
 
         By name, the layer and site of another of the group's places, for those that this place
         lacks; {} where it has all of its own. What decides it belongs to `stack_key`.
+        """
+
+    def consistency(self, group: Group) -> float:
+        """What its lane's loss counts the divergence of two passes with other draws; 0: one pass.
+
+        In training alone, and not in reported losses; see `autopeft.training.lanes.comparing`.
         """
 
     def stack_key(self, group: Group) -> Hashable:

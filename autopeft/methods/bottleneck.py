@@ -1,10 +1,16 @@
-"""What the serial and the parallel adapter share: a bottleneck with an activation.
+"""What serial, parallel and Adapter+ adapters share: a bottleneck with an activation.
 
 f(z) = scale * (act(dropout(z) D + b_D) U + b_U), D [d, m], U [m, d]. They differ in what z is, and
 in how the paper of the space (AutoPEFT) initialises them.
+
+LLM-Adapters (arXiv 2304.01933) and others place them after, or beside, attention, the FFN or
+both: `sites: [attention]`, `[ffn]` or `[attention, ffn]`. With `scaling: scalar` or `channel`, a
+factor s, or one for every channel, is trained beside `scale` (arXiv 2406.06820). It starts at 1,
+and is folded into U and b_U once training ends. `linear_adapter` sits on single linear maps.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +19,7 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
 from autopeft.configuration import Group
 from autopeft.methods.base import Call, Kept, LaneDropout, LaneOperator, Place, size_class
-from autopeft.methods.inherited import Unfolded, sublayer_places
+from autopeft.methods.inherited import Unchosen, sublayer_places
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -24,9 +30,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """All are zero at zero, which is what keeps padded bottlenecks silent."""
 
+SCALINGS = ("fixed", "scalar", "channel")
+"""What is trained of the scale: nothing, one factor, or one for every channel."""
+
 
 class BottleneckOperator(LaneOperator):
     """Stacked D [k, d, m], b_D [k, m], U [k, m, d], b_U [k, d]; one activation for all members.
+
+    Where the scale is trained, stacked `learned_scale` [k, 1 or d].
 
     Padded widths stay zero: their activation is act(0) = 0, so U's padded rows get no gradient,
     and zero rows of U give none to D and b_D.
@@ -39,7 +50,7 @@ class BottleneckOperator(LaneOperator):
         reads_output: Whether it reads the sub-layer's output (serial) or its input (parallel).
     """
 
-    hook = "sublayer"
+    hook: Literal["sublayer", "output"] = "sublayer"
     products_only = True
 
     down: Tensor
@@ -47,6 +58,7 @@ class BottleneckOperator(LaneOperator):
     up: Tensor
     up_bias: Tensor
     scale: Tensor
+    learned_scale: Tensor
 
     def __init__(
         self,
@@ -60,7 +72,7 @@ class BottleneckOperator(LaneOperator):
         super().__init__(name, members, tensors)
         self.reads_output = reads_output
         self.activation = ACTIVATIONS[str(groups[0]["activation"])]
-        scales = [float(group["scale"]) for group in groups]
+        scales = [float(group.get("scale", 1.0) or 0.0) for group in groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
         self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
 
@@ -69,11 +81,14 @@ class BottleneckOperator(LaneOperator):
         z = self.dropout(y if self.reads_output else x, call)
         hidden = torch.baddbmm(self.down_bias.unsqueeze(1), z.flatten(1, 2), self.down)
         out = torch.baddbmm(self.up_bias.unsqueeze(1), self.activation(hidden), self.up)
-        return (out * self.scale.to(out.dtype).view(-1, 1, 1)).view(*z.shape[:3], -1)
+        out = out * self.scale.to(out.dtype).view(-1, 1, 1)
+        if "learned_scale" in self.stacked_names:
+            out = out * self.learned_scale.unsqueeze(1)
+        return out.view(*z.shape[:3], -1)
 
 
-class Bottleneck(Unfolded):
-    """Base of the two adapter methods; holds no state.
+class Bottleneck(Unchosen):
+    """Base of the adapter methods; holds no state.
 
     Args:
         name: The method's name.
@@ -92,6 +107,9 @@ class Bottleneck(Unfolded):
                 ParameterSchema("activation", "str", default="relu", choices=tuple(ACTIVATIONS)),
                 ParameterSchema("scale", "float", default=scale),
                 ParameterSchema("dropout", "float", default=0.0, minimum=0.0, maximum=0.9),
+                ParameterSchema(
+                    "scaling", "str", default=SCALINGS[0], choices=SCALINGS, tacit=True
+                ),
             ),
             sites=SUBLAYERS,
             default_sites=("ffn",),
@@ -110,17 +128,35 @@ class Bottleneck(Unfolded):
         size = int(group["size"])
         return size * (place.d_in + place.d_out) + size + place.d_out
 
-    training_count = count
+    def training_count(self, group: Group, place: Place) -> int:
+        """The same, and s while it is trained."""
+        return self.count(group, place) + len(scale_at_start(group, place.d_out))
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """The activation's output, its input too where ReLU is not enough, and z."""
+        """The activation's output, beside ReLU its input too, z, and what s scales."""
         size = int(group["size"])
         inner = size if group["activation"] == "relu" else 2 * size
+        inner += place.d_out if scaling_of(group) != "fixed" else 0
         return Kept(inner, of_output=self.reads_output)
 
+    def folded_group(self, group: Group) -> Group:
+        """The same adapter at a fixed scale."""
+        settings = dict(group.settings) | {"scaling": SCALINGS[0]}
+        if not self.schema.parameter("scaling").is_said(SCALINGS[0]):
+            del settings["scaling"]
+        return Group.of(group.method, group.layers, group.sites, **settings)
+
+    def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """s within U and b_U."""
+        own = dict(tensors)
+        if "learned_scale" in own:
+            factor = own.pop("learned_scale")
+            own["up"], own["up_bias"] = own["up"] * factor, own["up_bias"] * factor
+        return own
+
     def stack_key(self, group: Group) -> Hashable:
-        """Sizes of one class with one activation stack."""
-        return size_class(int(group["size"])), group["activation"]
+        """Sizes of one class with one activation and one way of scaling stack."""
+        return size_class(int(group["size"])), group["activation"], scaling_of(group)
 
     def operator(
         self,
@@ -132,3 +168,19 @@ class Bottleneck(Unfolded):
     ) -> LaneOperator:
         """The stacked operator."""
         return BottleneckOperator(name, members, groups, tensors, reads_output=self.reads_output)
+
+
+def scaling_of(group: Group) -> str:
+    """Which of `SCALINGS` a group has."""
+    return str(group.get("scaling", SCALINGS[0]))
+
+
+def scale_at_start(group: Group, d_out: int) -> Tensor:
+    """s as it starts: ones, [d_out] or [1]; [0] where it is not trained."""
+    return torch.ones({"fixed": 0, "scalar": 1, "channel": d_out}[scaling_of(group)])
+
+
+def with_scale(group: Group, d_out: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Initial tensors, and s where it is trained."""
+    scale = scale_at_start(group, d_out)
+    return tensors | {"learned_scale": scale} if len(scale) else tensors

@@ -102,6 +102,10 @@ class Unchosen:
         """None: every place has tensors of its own."""
         return {}
 
+    def consistency(self, group: Group) -> float:
+        """None: one pass is all."""
+        return 0.0
+
     def fixed_count(self, group: Group, place: Place) -> int:
         """None."""
         return 0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autopeft.configuration import Group
 from autopeft.methods.base import Place, Start, registry
-from autopeft.methods.bottleneck import Bottleneck
+from autopeft.methods.bottleneck import Bottleneck, with_scale
 
 
 class ParallelAdapter(Bottleneck):
@@ -25,12 +25,13 @@ class ParallelAdapter(Bottleneck):
         """Down uniform in +-1/sqrt(d) (kaiming-uniform with a = sqrt 5), all else zero."""
         size, bound = int(group["size"]), 1.0 / math.sqrt(place.d_in)
         down = torch.empty(place.d_in, size).uniform_(-bound, bound, generator=start.draw("down"))
-        return {
+        tensors = {
             "down": down,
             "down_bias": torch.zeros(size),
             "up": torch.zeros(size, place.d_out),
             "up_bias": torch.zeros(place.d_out),
         }
+        return with_scale(group, place.d_out, tensors)
 
 
 registry.register(ParallelAdapter("parallel_adapter", scale=4.0))

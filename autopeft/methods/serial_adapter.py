@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autopeft.configuration import Group
 from autopeft.methods.base import Place, Start, registry
-from autopeft.methods.bottleneck import Bottleneck
+from autopeft.methods.bottleneck import Bottleneck, with_scale
 
 INITIAL_STD = 0.02
 
@@ -25,12 +25,13 @@ class SerialAdapter(Bottleneck):
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Both projections N(0, 0.02), biases zero."""
         size = int(group["size"])
-        return {
+        tensors = {
             "down": torch.randn(place.d_in, size, generator=start.draw("down")) * INITIAL_STD,
             "down_bias": torch.zeros(size),
             "up": torch.randn(size, place.d_out, generator=start.draw("up")) * INITIAL_STD,
             "up_bias": torch.zeros(place.d_out),
         }
+        return with_scale(group, place.d_out, tensors)
 
 
 registry.register(SerialAdapter("serial_adapter", scale=1.0))

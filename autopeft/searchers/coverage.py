@@ -27,6 +27,7 @@ INSIDE: Mapping[str, tuple[str, ...]] = {
     "dept": ("key", "value"),
     "adalink": ("query", "key", "value"),
     "reft": ("output", "down"),
+    "adapter_plus": ("output", "down"),
     "attention_norm": ("query", "key", "value"),
     "attention_post_norm": ("output",),
     "ffn_norm": ("up", "gate"),

@@ -37,7 +37,7 @@ SINGLE = frozenset(
 )
 """Features that are a group each."""
 
-FAMILIES = frozenset({"layer", "role", "method", "activation", "sparsity"})
+FAMILIES = frozenset({"layer", "role", "method", "activation", "sparsity", "option"})
 """First words of features that form a group; all others are settings."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.configuration import Configuration, Group
+from autopeft.configuration import TRAINING_OPTIONS, Configuration, Group
 from autopeft.searchers.base import Problem
 from autopeft.searchers.coverage import coverage
 from autopeft.space.schema import Scalar
@@ -22,6 +22,12 @@ Vector = NDArray[np.float64]
 
 DENSITY_UNIT = 1e-6
 """A density counts as a number of these, so that its logarithm is positive: absent is 0."""
+
+RATES = ("ffn_masking", "ffn_dropping")
+"""Training options that are shares."""
+
+LEAST_WEIGHT = 1e-3
+"""A weight of the density loss counts as a number of these, so that none at all is 0."""
 
 LEARNING_RATE_CENTRE = 1e-3
 """Learning rates count in decades from here: the middle of what PEFT methods use."""
@@ -103,11 +109,22 @@ def _numbers(name: str, value: Scalar) -> dict[str, float]:
 def _training(configuration: Configuration) -> dict[str, float]:
     learning_rate = configuration.training_value("learning_rate")
     decades = math.log10(learning_rate / LEARNING_RATE_CENTRE) if learning_rate > 0 else -9.0
-    return {
+    options = {name: float(value) for name, value in configuration.training}
+    return _options(options) | {
         "learning rate": decades,
         "weight decay": configuration.training_value("weight_decay"),
         "warm-up": configuration.training_value("warmup_ratio"),
     }
+
+
+def _options(training: Mapping[str, float]) -> dict[str, float]:
+    """Options that are on: rates as they are, weights and epsilons by their logarithms."""
+    features = {f"option {name}": training[name] for name in RATES if name in training}
+    if weight := training.get("density_weight"):
+        epsilon = training.get("density_epsilon", TRAINING_OPTIONS["density_epsilon"])
+        features["option density_weight"] = math.log1p(weight / LEAST_WEIGHT)
+        features["option density_epsilon"] = math.log10(epsilon)
+    return features
 
 
 class Features:

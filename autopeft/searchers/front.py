@@ -84,8 +84,8 @@ class Bound:
     """A constraint that a trial must keep to be on the front.
 
     Attributes:
-        metric: An objective, `trainable_params`, `head_params`, or what the trial's solo probe
-            measured.
+        metric: An objective, `trainable_params`, `head_params`, or what the trial's solo probe or
+            its last rung measured.
         cap: Largest allowed value, or None.
         floor: Smallest allowed value, or None.
     """
@@ -304,12 +304,12 @@ def _present(members: Sequence[TrialRecord]) -> Sequence[TrialRecord]:
 
 
 def _value(trial: TrialRecord, metric: str) -> float | None:
-    """A metric of a trial, wherever the record keeps it; seconds and bytes are its probe's."""
+    """A metric of a trial, wherever the record keeps it: its probe's, or its last rung's."""
     if metric in trial.objectives:
         return trial.objectives[metric]
     if metric in ("trainable_params", "head_params"):
         return float(getattr(trial, metric))
-    value = trial.profile.get("probe", {}).get(metric)
+    value = {**trial.profile.get("probe", {}), **trial.profile.get("reached", {})}.get(metric)
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -165,8 +165,8 @@ def _training_differences(
     there: Configuration, here: Configuration, point: Point, fixed: Mapping[str, float]
 ) -> list[str]:
     differences = []
-    for key, value in there.training:
-        own = here.training_value(key)
+    for key in dict.fromkeys(name for name, _ in (*there.training, *here.training)):
+        value, own = there.training_value(key), here.training_value(key)
         gives_way = f"training.{key}" not in point and fixed.get(key) == value
         if own != value and not gives_way:
             differences.append(f"{key} {value:g}, here {own:g}")

@@ -116,6 +116,10 @@ def _check_layers(key: str, layers: LayerChoice, shape: Shape, faults: Faults) -
     for layer in layers.layers:
         if layer >= shape.n_layers:
             faults.add(key, layer, f"layers 0 to {shape.n_layers - 1} of this backbone")
+    grouping = layers.grouping
+    if grouping is not None and grouping.least_layers > shape.n_layers:
+        allowed = f"at most {shape.n_layers} groups, as this backbone has so many layers"
+        faults.add(f"{key}.pattern", f"{grouping.least_layers} groups", allowed)
     ranked = layers.mode == "importance"
     if ranked and shape.rankings and layers.score not in shape.rankings:
         faults.unknown(f"{key}.score", layers.score, sorted(shape.rankings))

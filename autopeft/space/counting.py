@@ -96,7 +96,7 @@ def settings_ways(settings: Sequence[Setting], size: Setting | None = None) -> i
 def _setting_ways(setting: Setting, settings: Sequence[Setting], size: Setting | None) -> int:
     """Values of a setting, each times the ways of the settings that depend on it."""
     dependent = [
-        (other, other.parameter.when[1])
+        other
         for other in settings
         if other.parameter.when and other.parameter.when[0] == setting.parameter.name
     ]
@@ -104,7 +104,7 @@ def _setting_ways(setting: Setting, settings: Sequence[Setting], size: Setting |
     if dimension is None:
         values = [setting.source]
     elif dimension.continuous:
-        return 1  # nothing depends on one exact value of a real
+        values = [dimension.high]  # nothing depends on any one value of a real but 0
     else:
         is_size = setting is size
         if not dependent:
@@ -112,14 +112,13 @@ def _setting_ways(setting: Setting, settings: Sequence[Setting], size: Setting |
         values = [value for value in dimension.values if not (is_size and value == 0)]
     return sum(
         math.prod(
-            _setting_ways(other, settings, size) for other, needed in dependent if needed == value
+            _setting_ways(other, settings, size)
+            for other in dependent
+            if other.parameter.means(value)
         )
         for value in values
     )
 
 
 def _training_ways(layout: Layout) -> int:
-    dimensions = (setting.dimension for setting in layout.training)
-    return math.prod(
-        len(dimension.values) for dimension in dimensions if dimension and not dimension.continuous
-    )
+    return settings_ways(layout.training)

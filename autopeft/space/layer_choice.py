@@ -4,12 +4,14 @@ all         every layer                     fixed   the layers that the space li
 bits        any set, one flag per layer     range   a block, from first to last
 last        the top `count` layers          shared  the space's own `layers:`
 importance  the `keep` most important layers, or (layer, site) pairs
+groups      layers cut into groups by a `pattern`, and some of its `groups`; see `layer_groups`
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from autopeft.space.dimension import Dimension
+from autopeft.space.layer_groups import Grouping, GroupPlacement
 from autopeft.space.leaves import Choice, Fixed, IntRange, Leaf
 from autopeft.space.placement import (
     BitPlacement,
@@ -22,9 +24,11 @@ from autopeft.space.placement import (
 )
 from autopeft.space.schema import Shape
 
-Mode: TypeAlias = Literal["all", "fixed", "bits", "range", "last", "shared", "importance"]
+Mode: TypeAlias = Literal[
+    "all", "fixed", "bits", "range", "last", "shared", "importance", "groups"
+]
 
-MODES: tuple[Mode, ...] = ("all", "bits", "range", "last", "shared", "importance")
+MODES: tuple[Mode, ...] = ("all", "bits", "range", "last", "shared", "importance", "groups")
 """The modes that a file may name; a list of layers is `fixed`."""
 
 SCORES = (
@@ -53,6 +57,7 @@ class LayerChoice:
             all that it has.
         score: What is ranked by, in mode `importance`.
         of_sites: Whether (layer, site) pairs are ranked, in mode `importance`.
+        grouping: The patterns and groups of mode `groups`.
     """
 
     mode: Mode
@@ -60,6 +65,7 @@ class LayerChoice:
     keep: Leaf | None = None
     score: str = DEFAULT_SCORE
     of_sites: bool = False
+    grouping: Grouping | None = None
 
     def bind(self, owner: str, shape: Shape, sites: tuple[str, ...] = ()) -> Placement:
         """The placement on a backbone.
@@ -89,12 +95,19 @@ class LayerChoice:
                 pairs = tuple(pair for pair in ranking.sites if pair[1] in sites)
                 return _ranked(name, pairs, self.keep, shape)
             return _ranked(name, ranking.layers, self.keep, shape)
+        if self.grouping is not None:
+            sets = self.grouping.sets(n_layers)
+            if len(sets) > 1:
+                return GroupPlacement.of(f"{owner}layers.groups", sets)
+            return FixedPlacement(next(iter(sets.values())))
         return FixedPlacement(self.layers if self.mode == "fixed" else tuple(range(n_layers)))
 
     def to_dict(self) -> Any:
         """As in YAML."""
         if self.mode == "fixed":
             return list(self.layers)
+        if self.grouping is not None:
+            return {"mode": self.mode, **self.grouping.to_dict()}
         if self.mode != "importance":
             return {"mode": self.mode}
         keep = {} if self.keep is None else {"keep": self.keep.to_dict()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.dimension import Dimension
-from autopeft.space.method import BoundMethod, Part, Setting, setting_to_dict
+from autopeft.space.method import BoundMethod, Part, Setting, meaningful, setting_to_dict
 from autopeft.space.placement import Placement
 from autopeft.space.schema import Scalar
 from autopeft.space.sparsity import NONE, BoundSparsity
@@ -90,10 +90,19 @@ class Layout:
             active |= self.shared.write(shared)
         if self.sparsity:
             active |= self.sparsity.read(raw, _names(parts))[1]
-        for setting in self.training:
+        values: dict[str, Scalar] = {}
+        for setting in meaningful(self.training, values):
+            values[setting.parameter.name] = setting.read(raw)
             if dimension := setting.dimension:
-                active[dimension.name] = dimension.read(raw)
+                active[dimension.name] = values[setting.parameter.name]
         return active
+
+    def training_values(self, point: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """What the space says of training values in a point, options that are off included."""
+        values: dict[str, Scalar] = {}
+        for setting in meaningful(self.training, values):
+            values[setting.parameter.name] = setting.read(point)
+        return values
 
     def explicit(self, point: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """The point with what is off said: absences, no rule, unused shared layers as empty."""

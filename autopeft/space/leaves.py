@@ -286,8 +286,8 @@ def can_matter(parameter: ParameterSchema, leaves: Mapping[str, Leaf]) -> bool:
         return True
     parent = leaves.get(parameter.when[0])
     if isinstance(parent, Fixed):
-        return parent.value == parameter.when[1]
-    return not isinstance(parent, Choice) or parameter.when[1] in parent.values
+        return parameter.means(parent.value)
+    return not isinstance(parent, Choice) or any(map(parameter.means, parent.values))
 
 
 def refuse_unused(parameter: ParameterSchema, raw: Any, key: str, faults: Faults) -> None:

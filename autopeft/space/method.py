@@ -35,6 +35,11 @@ class Setting:
         """The dimension, where there is one."""
         return self.source if isinstance(self.source, Dimension) else None
 
+    @property
+    def largest(self) -> Scalar:
+        """The value, or the last one that the dimension may have."""
+        return self.source.decode(1.0) if isinstance(self.source, Dimension) else self.source
+
     def read(self, raw: Mapping[str, Scalar]) -> Scalar:
         """The source's value in `raw`."""
         return self.source.read(raw) if isinstance(self.source, Dimension) else self.source
@@ -44,7 +49,7 @@ def meaningful(settings: tuple[Setting, ...], values: Mapping[str, Scalar]) -> I
     """The settings whose condition holds, given the `values` filled in between."""
     for setting in settings:
         when = setting.parameter.when
-        if when is None or values.get(when[0]) == when[1]:
+        if when is None or setting.parameter.means(values.get(when[0])):
             yield setting
 
 

@@ -100,7 +100,7 @@ def _change_setting(start: _Start, rng: np.random.Generator) -> Edit:
 
 def _change_training(start: _Start, rng: np.random.Generator) -> Edit:
     settings = (setting.dimension for setting in start.layout.training)
-    return _nudged([dimension for dimension in settings if dimension], start.point, rng)
+    return _nudged([d for d in settings if d and d.name in start.point], start.point, rng)
 
 
 def _nudged(

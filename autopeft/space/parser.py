@@ -6,22 +6,23 @@ from typing import Any
 from autopeft.space.binding import MethodSpace, SpaceParts
 from autopeft.space.faults import Faults
 from autopeft.space.layers_parser import read_layers
-from autopeft.space.leaves import Leaf, read_leaf
+from autopeft.space.leaves import (
+    Leaf,
+    can_matter,
+    default_leaf,
+    parents_first,
+    read_leaf,
+    refuse_unused,
+)
 from autopeft.space.method_parser import MethodParser
 from autopeft.space.schema import MethodSchema, ParameterSchema, RuleSchema
 from autopeft.space.space import Space
 from autopeft.space.sparsity import RuleSpace
 from autopeft.space.sparsity_parser import read_sparsity
 from autopeft.space.spellings import METHOD_SPELLINGS, STUDY_KEYS, TRAINING_SPELLINGS
+from autopeft.space.training import TRAINING_PARAMETERS
 
 SCHEMA = "autopeft/space/v1"
-
-TRAINING_PARAMETERS = (
-    ParameterSchema("learning_rate", "float", minimum=1e-8, maximum=10.0),
-    ParameterSchema("weight_decay", "float", minimum=0.0, maximum=10.0),
-    ParameterSchema("warmup_ratio", "float", minimum=0.0, maximum=1.0),
-)
-"""The training values that a space may set; all others are the study's."""
 
 _KEYS = ("schema", "description", "source", "methods", "layers", "sparsity", "training")
 _KEY_SPELLINGS = {"method": "methods", "layer": "layers", "hyperparameters": "training"}
@@ -113,9 +114,10 @@ def _methods(
 
 def _training(raw: Any, faults: Faults) -> tuple[tuple[ParameterSchema, Leaf], ...]:
     if not isinstance(raw, Mapping):
-        faults.add("training", raw, "a mapping of learning_rate, weight_decay, warmup_ratio")
+        known = ", ".join(parameter.name for parameter in TRAINING_PARAMETERS)
+        faults.add("training", raw, f"a mapping of {known}")
         return ()
-    parameters = {parameter.name: parameter for parameter in TRAINING_PARAMETERS}
+    parameters = {each.name: each for each in parents_first(TRAINING_PARAMETERS)}
     for name in raw:
         if name in STUDY_KEYS:
             section, ours = STUDY_KEYS[name].split(".")
@@ -123,9 +125,18 @@ def _training(raw: Any, faults: Faults) -> tuple[tuple[ParameterSchema, Leaf], .
             faults.add(f"training.{name}", name, ", ".join(parameters), hint)
         elif name not in parameters:
             faults.unknown(f"training.{name}", name, parameters, TRAINING_SPELLINGS)
-    leaves = []
+    leaves: dict[str, Leaf] = {}
     for name, parameter in parameters.items():
-        if name in raw:
-            leaf = read_leaf(raw[name], parameter, f"training.{name}", faults)
-            leaves += [(parameter, leaf)] if leaf else []
-    return tuple(leaves)
+        if name not in raw:
+            continue
+        known_so_far = _options_off(parameters) | leaves
+        if not can_matter(parameter, known_so_far):
+            refuse_unused(parameter, raw[name], f"training.{name}", faults)
+        elif leaf := read_leaf(raw[name], parameter, f"training.{name}", faults):
+            leaves[name] = leaf
+    return tuple((parameters[name], leaf) for name, leaf in leaves.items())
+
+
+def _options_off(parameters: Mapping[str, ParameterSchema]) -> dict[str, Leaf]:
+    """Every option as it is where a space does not name it."""
+    return {each.name: default_leaf(each) for each in parameters.values() if each.tacit}

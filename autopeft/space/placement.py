@@ -235,7 +235,7 @@ class RangePlacement:
         """The block closest to them; of equally close ones the smaller, then the higher."""
         ends = range(self._n)
         blocks = [tuple(range(a, b + 1)) for a in reversed(ends) for b in ends if a <= b]
-        return min(blocks, key=lambda block: (_difference(block, layers), len(block)))
+        return min(blocks, key=lambda block: (difference(block, layers), len(block)))
 
     def sample(self, rng: np.random.Generator) -> Layers:
         """A length, then a place for it."""
@@ -303,7 +303,7 @@ class RankedPlacement(Generic[S]):
     def nearest(self, spots: tuple[S, ...]) -> tuple[S, ...]:
         """The first ones closest to them; of equally close sets the smaller."""
         sets = [self._first(number) for number in self.number.values]
-        return min(sets, key=lambda first: _difference(first, spots))
+        return min(sets, key=lambda first: difference(first, spots))
 
     def sample(self, rng: np.random.Generator) -> tuple[S, ...]:
         """Any number, each as often."""
@@ -330,7 +330,7 @@ def _plain(spots: Spots) -> list[Any]:
     return [list(spot) if isinstance(spot, tuple) else spot for spot in spots]
 
 
-def _difference(some: Spots, others: Spots) -> int:
+def difference(some: Spots, others: Spots) -> int:
     """How many spots only one of the two sets has."""
     return len(set(some) ^ set(others))
 

@@ -40,7 +40,7 @@ def nearest(layout: Layout, plain: Mapping[str, Any]) -> dict[str, Scalar] | Non
     training = plain.get("training", {})
     for setting in layout.training:
         if dimension := setting.dimension:
-            value = training.get(setting.parameter.name)
+            value = training.get(setting.parameter.name, setting.parameter.default)
             raw[dimension.name] = (
                 dimension.decode(0.5) if value is None else dimension.closest(value)
             )

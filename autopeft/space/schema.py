@@ -6,12 +6,15 @@ themselves here: a method by its parameters and legal sites, a backbone by its d
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 Scalar: TypeAlias = bool | int | float | str
 
 Pair: TypeAlias = tuple[int, str]
 """A layer and one of its sites."""
+
+POSITIVE: Final = "> 0"
+"""In a `when`: any number above 0."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class ParameterSchema:
         maximum: Largest legal number (inclusive), or None.
         choices: Legal values of a `str` parameter.
         when: Makes the parameter meaningless (dropped from the canonical form) unless the named
-            sibling parameter has the given value, such as ("reparametrise", True).
+            sibling parameter has the given value, such as ("reparametrise", True), or is a number
+            above 0, ("density_weight", POSITIVE).
         measured: Values of a `str` parameter that mean something only with an importance map.
         tacit: Whether a configuration leaves it out at its default, so that those from before the
             parameter existed are still the same; nothing may depend on that value by `when`.
@@ -45,6 +49,14 @@ class ParameterSchema:
     def is_said(self, value: object) -> bool:
         """Whether a configuration names this value."""
         return not (self.tacit and value == self.default)
+
+    def means(self, sibling: object) -> bool:
+        """Whether it means something where the sibling that `when` names has this value."""
+        if self.when is None:
+            return True
+        if self.when[1] == POSITIVE:
+            return isinstance(sibling, int | float) and sibling > 0
+        return sibling == self.when[1]
 
 
 def by_scores(parameters: Iterable[ParameterSchema], given: Mapping[str, Scalar]) -> bool:

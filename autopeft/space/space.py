@@ -201,11 +201,12 @@ class BoundSpace:
         return self.layout.canonical(raw)
 
     def assignment(self, point: Point) -> dict[str, Any]:
-        """The plain form of `Configuration.to_dict()`; `training` holds what the space sets."""
+        """The plain form of `Configuration.to_dict()`; `training` holds what the space sets.
+
+        Options that the space sets and are off are among it: the study's own values give way.
+        """
         methods = {part.method.name: part.to_dicts() for part in self.layout.parts(point)}
-        training = {
-            setting.parameter.name: setting.read(point) for setting in self.layout.training
-        }
+        training = self.layout.training_values(point)
         return methods | {"sparsity": self.layout.rule(point), "training": training}
 
     def to_dict(self) -> dict[str, Any]:

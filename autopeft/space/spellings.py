@@ -113,6 +113,11 @@ TRAINING_SPELLINGS = {
     "wd": "weight_decay",
     "warmup": "warmup_ratio",
     "warmup_fraction": "warmup_ratio",
+    "knowledge_masking": "ffn_masking",
+    "knowledge_dropping": "ffn_dropping",
+    "sparsity_weight": "density_weight",
+    "weight_l": "density_weight",
+    "eps": "density_epsilon",
 }
 
 STUDY_KEYS = {

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from autopeft.space.training import OPTIONS
 from autopeft.study.faults import LATER, refusal
 from autopeft.study.metrics import CAUSAL_LM, CLASSIFICATION, REGRESSION
 from autopeft.study.names import NAME_PATTERN
@@ -44,6 +45,12 @@ Seed = Annotated[int, read_with(whole(0, 2**32 - 1))]
 LearningRate = Annotated[float, read_with(number(above=0.0))]
 WarmupRatio = Annotated[float, read_with(number(minimum=0.0, below=1.0))]
 WeightDecay = Annotated[float, read_with(number(minimum=0.0))]
+
+_OPTIONS = {each.name: number(minimum=each.minimum, maximum=each.maximum) for each in OPTIONS}
+FfnMasking = Annotated[float, read_with(_OPTIONS["ffn_masking"])]
+FfnDropping = Annotated[float, read_with(_OPTIONS["ffn_dropping"])]
+DensityWeight = Annotated[float, read_with(_OPTIONS["density_weight"])]
+DensityEpsilon = Annotated[float, read_with(_OPTIONS["density_epsilon"])]
 
 
 read_task = one_of(
@@ -137,7 +144,8 @@ class TrainingBlock(Block):
     """How long and how every trial trains.
 
     `max_steps`, where given, is the full budget in optimizer steps and `epochs` is not looked at.
-    `learning_rate`, `weight_decay` and `warmup_ratio` hold where the space does not search them.
+    `learning_rate`, `weight_decay`, `warmup_ratio`, the options of the FFN and those of density
+    hold where the space does not search them.
     """
 
     epochs: Annotated[int, read_with(whole(1, hint="max_steps takes less than an epoch"))] = Field(
@@ -183,6 +191,18 @@ class TrainingBlock(Block):
     ] = Field(default="auto", description="auto (where memory asks for it), true, false")
     backbone_dropout: Annotated[bool, read_with(flag)] = Field(
         default=False, description="the backbone's own dropout; true keeps no activations"
+    )
+    ffn_masking: FfnMasking = Field(
+        default=0.0, description="rate at which inner neurons of every FFN are masked; 0 = off"
+    )
+    ffn_dropping: FfnDropping = Field(
+        default=0.0, description="rate at which whole FFNs are left out of a step; 0 = off"
+    )
+    density_weight: DensityWeight = Field(
+        default=0.0, description="weight of the penalty on dense FFN activations; 0 = off"
+    )
+    density_epsilon: DensityEpsilon = Field(
+        default=1e-7, description="the square of an activation that counts as half dense"
     )
 
     @field_validator("micro_batch_size", mode="before")

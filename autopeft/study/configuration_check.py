@@ -7,7 +7,7 @@ and, where it is known, the backbone say of themselves: form first, then meaning
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autopeft.configuration import TRAINING_KEYS
+from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.faults import nearest, shown
 from autopeft.space.schema import MethodSchema, ParameterSchema, RuleSchema, Shape
@@ -18,6 +18,7 @@ from autopeft.space.spellings import (
     SITE_SPELLINGS,
     TRAINING_SPELLINGS,
 )
+from autopeft.space.training import OPTIONS
 from autopeft.study.configuration_form import (
     NO_RULE,
     PLACEMENT,
@@ -220,18 +221,22 @@ def _sparsity_findings(
 
 
 def _training_findings(training: Mapping[str, Any]) -> list[Finding]:
+    known = (*TRAINING_KEYS, *TRAINING_OPTIONS)
     findings = []
     for name, value in training.items():
-        if name not in TRAINING_KEYS:
-            ours = TRAINING_SPELLINGS.get(name) or nearest(name, TRAINING_KEYS)
-            hint = _did_you_mean(ours)
-            allowed = ", ".join(TRAINING_KEYS)
-            findings.append(Finding(("training", name), "an unknown key", allowed, hint))
+        if name not in known:
+            hint = _did_you_mean(TRAINING_SPELLINGS.get(name) or nearest(name, known))
+            findings.append(Finding(("training", name), "an unknown key", ", ".join(known), hint))
+            continue
+        if name in TRAINING_OPTIONS:
             continue
         low, below, allowed = _LIMITS[name]
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not low <= value < below:
             findings.append(Finding(("training", name), shown(value), allowed))
+    for option in OPTIONS:
+        if option.name in training:
+            findings += _value_findings(("training", option.name), option, training, OPTIONS)
     return findings
 
 

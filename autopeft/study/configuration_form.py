@@ -6,7 +6,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from autopeft.configuration import TRAINING_KEYS, Configuration
+from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS, Configuration
 from autopeft.space.faults import shown
 from autopeft.space.schema import MethodSchema, ParameterSchema, RuleSchema, Scalar
 from autopeft.study.faults import Finding, Loc
@@ -84,18 +84,19 @@ def complete_configuration(
     Args:
         plain: A form without faults.
         schemas: The registered methods.
-        training: The study's values of `TRAINING_KEYS`, for those it does not give.
+        training: The study's values of `TRAINING_KEYS` and `TRAINING_OPTIONS`, for those it does
+            not give; options may be left out.
         rules: The registered sparsity rules.
 
     Raises:
         SpaceError: A method sits twice on one layer and site.
     """
-    values = {**training, **plain.get("training", {})}
+    values = {**TRAINING_OPTIONS, **training, **plain.get("training", {})}
     sparsity = plain.get("sparsity", {})
     rule = str(sparsity.get("rule", NO_RULE))
     complete: dict[str, Any] = {
         "sparsity": {"rule": rule} | _parameters(sparsity, rules[rule].parameters),
-        "training": {name: float(values[name]) for name in TRAINING_KEYS},
+        "training": {name: float(values[name]) for name in (*TRAINING_KEYS, *TRAINING_OPTIONS)},
     }
     for _, method, entry in entries_of(plain):
         complete.setdefault(method, []).append(_completed(entry, schemas[method]))
@@ -108,10 +109,9 @@ def active(
     """Whether a parameter means anything beside its siblings."""
     if parameter.when is None:
         return True
-    name, wanted = parameter.when
+    name, _ = parameter.when
     default = next(sibling.default for sibling in siblings if sibling.name == name)
-    value: object = entry.get(name, default)
-    return value == wanted
+    return parameter.means(entry.get(name, default))
 
 
 def _completed(entry: Mapping[str, Any], schema: MethodSchema) -> dict[str, Any]:

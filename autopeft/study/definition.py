@@ -142,6 +142,12 @@ class StudyDefinition(Block):
         named = dict.fromkeys(each.metric for each in self.bounded)
         return tuple(name for name in named if METRICS[name].kind == "measured")
 
+    @property
+    def reached(self) -> tuple[str, ...]:
+        """Costs of objectives and constraints that are measured once trials are trained."""
+        named = dict.fromkeys(each.metric for each in self.bounded)
+        return tuple(name for name in named if METRICS[name].kind == "reached")
+
     def to_plain(self) -> dict[str, Any]:
         """The definition as JSON can carry it; `parse_definition` gives it back."""
         return self.model_dump(mode="json", by_alias=True)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Goal = Literal["max", "min"]
-Kind = Literal["quality", "known", "measured"]
+Kind = Literal["quality", "known", "measured", "reached"]
 
 CLASSIFICATION: Final = "sequence-classification"
 REGRESSION: Final = "regression"
 CAUSAL_LM: Final = "causal-lm"
+
+DENSITY: Final = "activation_density"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Metric:
         goal: Its own direction.
         kind: "quality" is measured on validation; "known" is computed in closed form before a
             trial starts; "measured" comes from a solo run of a few steps on the study's device
-            before a trial starts (see `autopeft.execution.probe` for what exactly).
+            before a trial starts (see `autopeft.execution.probe` for what exactly); "reached" is
+            a cost that training brings about, measured on validation beside the quality.
         tasks: The tasks for which it can be computed; () = all.
         best: The value of utility 1, or None where the space decides (costs).
         worst_is_constant_predictor: Whether utility 0 is what the constant predictor reaches on
@@ -83,6 +86,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("peak_memory_bytes", "min", "measured", in_bytes=True),
         Metric("train_seconds", "min", "measured"),
         Metric("latency_seconds", "min", "measured"),
+        Metric(DENSITY, "min", "reached"),
     )
 }
 """Every metric by name."""

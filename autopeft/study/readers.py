@@ -46,12 +46,16 @@ def whole(minimum: int, maximum: int | None = None, *, hint: str = "") -> Reader
 
 
 def number(
-    *, above: float | None = None, minimum: float | None = None, below: float | None = None
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    below: float | None = None,
+    maximum: float | None = None,
 ) -> Reader:
     """Reads a finite number, also as text such as "2M" or "3e-5", within bounds, as a float."""
     bounds = [
         f"{sign} {bound:g}"
-        for sign, bound in ((">", above), (">=", minimum), ("<", below))
+        for sign, bound in ((">", above), (">=", minimum), ("<", below), ("<=", maximum))
         if bound is not None
     ]
     allowed = " ".join(["a number", " and ".join(bounds)]).strip()
@@ -61,7 +65,10 @@ def number(
         too_low = (above is not None and result <= above) or (
             minimum is not None and result < minimum
         )
-        if too_low or (below is not None and result >= below):
+        too_high = (below is not None and result >= below) or (
+            maximum is not None and result > maximum
+        )
+        if too_low or too_high:
             raise refusal(value, allowed)
         return float(result)
 

@@ -27,7 +27,7 @@ from autopeft.study.readers import (
     whole,
 )
 
-COSTS = (*metrics_of("known"), *metrics_of("measured"))
+COSTS = (*metrics_of("known"), *metrics_of("measured"), *metrics_of("reached"))
 """What may be minimised or capped beside the quality."""
 
 WITH_GAINS = ("gp",)
@@ -35,7 +35,7 @@ WITH_GAINS = ("gp",)
 
 
 class Objective(Block):
-    """One thing to optimise: a quality, or a cost that is known or measured before training.
+    """One thing to optimise: a quality, or a cost, known or measured before or after training.
 
     Attributes:
         metric: A name of `METRICS`.

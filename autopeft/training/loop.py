@@ -13,12 +13,13 @@ from autopeft.backbone.heads import HeadRecipe, lm_recipe
 from autopeft.backbone.loading import Backbone
 from autopeft.errors import TrialError
 from autopeft.study.confirmation import Opening
-from autopeft.study.metrics import CAUSAL_LM, REGRESSION
+from autopeft.study.metrics import CAUSAL_LM, DENSITY, REGRESSION
 from autopeft.study.records import Measurement
 from autopeft.training.activations import ActivationCache, CacheBudget
 from autopeft.training.batches import Batch, PaddedExamples, steps_per_epoch, training_order
 from autopeft.training.caching import make_caches, skips_layers
 from autopeft.training.data.examples import Examples, TaskData
+from autopeft.training.lanes.density import activation_densities
 from autopeft.training.lanes.pack import Lane, in_passes
 from autopeft.training.lanes.passes import LanePass
 from autopeft.training.lanes.predict import predict
@@ -176,7 +177,7 @@ class PackRun:
     and the trunk.
 
     Attributes:
-        lanes: Pass by pass, in stream order: by branch point, then by number.
+        lanes: Pass by pass, in stream order within each: by branch point, then by number.
         packs: The lanes of each pass.
         step: Optimizer steps taken, of `settings.total_steps`.
         profile: What it took so far.
@@ -192,19 +193,12 @@ class PackRun:
     ) -> None:
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
-        passes = in_passes(lanes, trainer.backbone.anatomy, trainer.lanes_per_pass)
-        self.lanes = [lane for together in passes for lane in together]
+        together = in_passes(lanes, trainer.backbone.anatomy, trainer.lanes_per_pass)
+        self.lanes = [lane for own in together for lane in own]
         saved = {**chosen, **{number: own.kept() for number, own in (states or {}).items()}}
         self._passes = [
-            LanePass(
-                trainer.backbone,
-                trainer.task,
-                together,
-                self._settings,
-                self._seeds,
-                saved,
-            )
-            for together in passes
+            LanePass(trainer.backbone, trainer.task, own, self._settings, self._seeds, saved)
+            for own in together
         ]
         self.packs = [each.pack for each in self._passes]
         self._order = trainer.order(replicate, self._settings.total_steps)
@@ -364,10 +358,21 @@ class PackRun:
         with self._timed("evaluation_seconds"):
             values = self._trainer.task.values(self.scores, examples, self._settings.metrics)
             active = [alive for each in self._passes for alive in each.optimizer.active.tolist()]
+            reached = self._reached(examples)
         return {
-            lane.number: Evaluation(own if alive else {}, diverged=not (own and alive))
-            for lane, own, alive in zip(self.lanes, values, active, strict=True)
+            lane.number: Evaluation(
+                {**own, **costs} if own and alive else {}, diverged=not (own and alive)
+            )
+            for lane, own, costs, alive in zip(self.lanes, values, reached, active, strict=True)
         }
+
+    def _reached(self, examples: PaddedExamples) -> list[dict[str, float]]:
+        """Costs that training brought about, of every lane; {} where none are asked for."""
+        if not self._settings.density:
+            return [{} for _ in self.lanes]
+        with _memory_errors(), autocast(self._trainer.device, self._settings.precision):
+            found = activation_densities(self.packs, examples)
+        return [{DENSITY: float(density)} for density in found]
 
     @contextmanager
     def _timed(self, figure: str) -> Iterator[None]:

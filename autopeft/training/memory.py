@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration
-from autopeft.counting import first_layer, prompt_tokens, training_params
+from autopeft.counting import first_layer, pass_kind, training_params
 from autopeft.sparsity import rules
 from autopeft.training.pass_memory import PassMemory
-from autopeft.training.step_shape import FLOAT32, StepShape, Weights
+from autopeft.training.step_shape import FLOAT32, StepShape, Weights, lanes_of_passes
 
 FIXED_BYTES = 24
 """Per scalar that is kept but not trained: an index as int64, and on a CPU the same in CSR form,
@@ -92,10 +92,11 @@ def estimate(
         shape: Of a step.
         weights: How the backbone lies in memory.
     """
-    size = shape.lanes_per_pass or len(lanes)
+    order = sorted(lanes, key=lambda lane: first_layer(lane, anatomy))
+    kinds = [pass_kind(lane, anatomy) for lane in order]
     passes = [
-        PassMemory(together, anatomy, shape, weights)
-        for together in _in_passes(lanes, anatomy, size)
+        PassMemory([order[position] for position in own], anatomy, shape, weights)
+        for own in lanes_of_passes(kinds, shape.lanes_per_pass)
     ]
     trained = [each.trained_params() + head_params * len(each.lanes) for each in passes]
     of_rules = sum(
@@ -122,19 +123,6 @@ def estimate(
         working=working,
         overhead=round((kept + working) * shape.overhead),
     )
-
-
-def _in_passes(
-    lanes: Sequence[Configuration], anatomy: Anatomy, size: int
-) -> list[list[Configuration]]:
-    """As `lanes.pack.in_passes`: by branch point, those with prompts apart."""
-    order = sorted(lanes, key=lambda lane: first_layer(lane, anatomy))
-    longer = [prompt_tokens(lane, anatomy) > 0 for lane in order]
-    kinds = (
-        [lane for lane, own in zip(order, longer, strict=True) if own == kind]
-        for kind in (False, True)
-    )
-    return [kind[start : start + size] for kind in kinds for start in range(0, len(kind), size)]
 
 
 def largest_pack(

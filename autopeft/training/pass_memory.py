@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from autopeft.backbone.anatomy import Anatomy, Layer
 from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, placed_groups, prompt_tokens
+from autopeft.counting import first_layer, passes, placed_groups, prompt_tokens
 from autopeft.methods import registry
 from autopeft.methods.base import Place
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
@@ -91,6 +91,11 @@ class PassMemory:
 
     def kept(self) -> int:
         """Bytes that the forward pass leaves for the backward pass."""
+        compared = max(passes(lane, self._anatomy) for lane in self.lanes)
+        return compared * self._kept_of_one()
+
+    def _kept_of_one(self) -> int:
+        """Of one pass; where two are compared, both are there at once."""
         layers = range(self._branches[0], len(self._anatomy.layers))
         each = [self._kept_in(layer) for layer in layers]
         if not self._shape.checkpointing:
@@ -111,6 +116,7 @@ class PassMemory:
         )
         attention = self._attention(layer) if whole else 0
         kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
+        kept += self._tokens * self._options_in(index)
         if not self._is_cut(index):
             return kept
         # Of every token but the first: keys, values and what made them, and the layer's input,
@@ -170,6 +176,18 @@ class PassMemory:
         inner = self._anatomy.intermediate_size * self._activation
         factors = 2 if "gate" in layer.sites else 0
         return (self._anatomy.memory.activation + factors) * inner
+
+    def _options_in(self, index: int) -> int:
+        """What training options keep of a token at the FFN, of all lanes that have branched off.
+
+        Which neurons were masked, a byte each; of the density loss, the neurons and one tensor
+        more of their size.
+        """
+        inner = self._anatomy.intermediate_size
+        joined = self.lanes[: self._joined(index)]
+        masked = sum(lane.training_value("ffn_masking") > 0.0 for lane in joined)
+        penalised = sum(lane.training_value("density_weight") > 0.0 for lane in joined)
+        return inner * (masked + 2 * FLOAT32 * penalised)
 
     def _operators_in(self, index: int, *, only: Sequence[str] = ()) -> float:
         """What the operators of a layer keep: their inputs, and their narrow sides."""

@@ -12,6 +12,7 @@ class LoopSettings:
     Attributes:
         task: `sequence-classification`, `regression` or `causal-lm`.
         metrics: Validation metrics to compute, `loss` included where wanted.
+        density: Whether `activation_density` is measured beside them.
         total_steps: Optimizer steps of the full budget.
         batch_size: Examples per optimizer step and lane.
         micro_batch_size: Examples per forward pass and lane.
@@ -37,3 +38,4 @@ class LoopSettings:
     backbone_dropout: bool = False
     cache: CacheBudget = field(default_factory=CacheBudget)
     lanes_per_pass: int = 0
+    density: bool = False

@@ -1,5 +1,6 @@
 """How large a study's steps are: what runs at once, and what the memory model is told of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 FLOAT32, BFLOAT16 = 4, 2
@@ -68,6 +69,24 @@ class Weights:
 def evaluation_tokens(device: str) -> int:
     """Tokens of an evaluation batch on a type of device, see `EVALUATION_TOKENS`."""
     return EVALUATION_TOKENS.get(device, DEFAULT_EVALUATION_TOKENS)
+
+
+def lanes_of_passes(kinds: Sequence[tuple[int, bool]], size: int) -> list[list[int]]:
+    """Which lanes of a pack run together: at most so many, of one kind.
+
+    Args:
+        kinds: Of each lane, in stream order; see `counting.pass_kind`.
+        size: At most; 0 = any number.
+
+    Returns:
+        Positions, in stream order within each.
+    """
+    together = []
+    for kind in sorted(set(kinds)):
+        own = [position for position, each in enumerate(kinds) if each == kind]
+        step = size or len(own)
+        together += [own[start : start + step] for start in range(0, len(own), step)]
+    return together
 
 
 def lanes_per_pass(

@@ -1,4 +1,4 @@
-"""What is known of a trial's costs before it is trained: in closed form, or from its probe."""
+"""What is known of a trial's costs: in closed form, from its probe, or from its last rung."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +10,22 @@ from autopeft.study.records import TrialRecord
 PROBE = "probe"
 """The key of a profile under which the solo probe is kept."""
 
+REACHED = "reached"
+"""The key of a profile under which the costs are kept that its last rung measured."""
+
 MEASURED = metrics_of("measured")
 
 
 def costs(problem: Problem, trial: TrialRecord) -> dict[str, float]:
-    """Known and measured costs of a trial by name; what was not measured is missing."""
-    return {**problem.known(trial.configuration), **measured_costs(trial.profile)}
+    """Known, measured and reached costs of a trial by name; what was not measured is missing."""
+    probed = measured_costs(trial.profile)
+    return {**problem.known(trial.configuration), **probed, **trial.profile.get(REACHED, {})}
+
+
+def reached_costs(values: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The costs among what a rung measured, as a profile keeps them; {} where there are none."""
+    found = {name: values[name] for name in metrics_of("reached") if name in values}
+    return {REACHED: found} if found else {}
 
 
 def measured_costs(profile: Mapping[str, Any]) -> dict[str, float]:

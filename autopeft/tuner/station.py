@@ -10,7 +10,7 @@ from autopeft.execution.base import Result, Run, Runner
 from autopeft.execution.states import CohortStates
 from autopeft.searchers.base import Problem
 from autopeft.study.records import Measurement, TrialRecord, TrialState, TrialUpdate
-from autopeft.tuner.costs import costs, kept
+from autopeft.tuner.costs import costs, kept, reached_costs
 from autopeft.tuner.failures import Failure, Job
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.reporter import Reporter
@@ -176,7 +176,7 @@ class Station:
             Measurement(run.step, metric, "validation", value, rung=share)
             for metric, value in result.values.items()
         ]
-        values = {**result.values, **costs(self._problem, trial)}
+        values = {**costs(self._problem, trial), **result.values}
         objectives: dict[str, float | None] = {
             frame.name: values.get(frame.name) for frame in self._problem.frame
         }
@@ -187,7 +187,11 @@ class Station:
             objectives,
             rung=share,
             optimizer_steps=run.step,
-            profile={**run.profile(result.number), **kept(trial.profile)},
+            profile={
+                **run.profile(result.number),
+                **kept(trial.profile),
+                **reached_costs(result.values),
+            },
             state=TrialState.FAILED if result.diverged else completed,
             cause="diverged" if result.diverged else None,
             message=f"not finite by step {run.step}" if result.diverged else None,

@@ -1,10 +1,12 @@
+from typing import get_args
+
 import pytest
 
-from autopeft.study.metrics import DEFAULT_COST, DEFAULT_QUALITY, METRICS, metrics_of
+from autopeft.study.metrics import DEFAULT_COST, DEFAULT_QUALITY, METRICS, Kind, metrics_of
 
 
 def test_every_metric_has_one_kind() -> None:
-    kinds = [name for kind in ("quality", "known", "measured") for name in metrics_of(kind)]
+    kinds = [name for kind in get_args(Kind) for name in metrics_of(kind)]
     assert sorted(kinds) == sorted(METRICS)
 
 

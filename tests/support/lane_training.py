@@ -81,7 +81,11 @@ class Training:
             device=self.pack.device,
         )
         self.steps = Steps(
-            self.pack, self.optimizer, task_of(backbone).loss_sums, recorder=recorder
+            self.pack,
+            self.optimizer,
+            task_of(backbone).loss_sums,
+            divergence=task_of(backbone).divergence_sums,
+            recorder=recorder,
         )
 
     def run(self, make: Make, start: int = 0, stop: int = STEPS) -> dict[int, LaneState]:

@@ -18,10 +18,21 @@ _ranked = st.sampled_from(
         {"mode": "importance", "keep": 2},
     ]
 )
+_grouped = st.sampled_from(
+    [
+        {"mode": "groups", "pattern": "spafit-4-9", "groups": [2, 3]},
+        {
+            "mode": "groups",
+            "pattern": {"choice": ["spafit-4-14", [1, 2]]},
+            "groups": {"subset": [1, 2]},
+        },
+    ]
+)
 _layers = st.one_of(
     st.none(),
     st.sampled_from(["all", "bits", "range", "last", "shared"]).map(lambda mode: {"mode": mode}),
     _ranked,
+    _grouped,
     st.lists(st.integers(0, 2), min_size=1, unique=True),
 )
 _present = st.sampled_from([None, True, {"choice": [True, False]}])
@@ -123,7 +134,9 @@ def blocks(draw: st.DrawFn) -> dict[str, Any]:
         for method in methods.values()
     ):
         modes = st.sampled_from(["all", "bits", "range", "last"])
-        block["layers"] = draw(st.one_of(modes.map(lambda mode: {"mode": mode}), _ranked))
+        block["layers"] = draw(
+            st.one_of(modes.map(lambda mode: {"mode": mode}), _ranked, _grouped)
+        )
     if sparsity := draw(_sparsity(set(methods))):
         block["sparsity"] = sparsity
     block["training"] = draw(
@@ -132,6 +145,11 @@ def blocks(draw: st.DrawFn) -> dict[str, Any]:
                 {},
                 {"learning_rate": {"float": [1e-4, 5e-3], "log": True}},
                 {"weight_decay": {"choice": [0.0, 0.1]}, "warmup_ratio": {"float": [0.0, 0.3]}},
+                {"ffn_masking": {"choice": [0, 0.1]}, "ffn_dropping": 0.1},
+                {
+                    "density_weight": {"choice": [0, 0.5, 1.0]},
+                    "density_epsilon": {"choice": [1e-7, 1e-3]},
+                },
             ]
         )
     )

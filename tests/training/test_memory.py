@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import method_cases
 import numpy as np
 import pytest
 import tiny_backbones as tiny
@@ -46,6 +47,13 @@ def lane(*groups: Group) -> Configuration:
     return Configuration.of(groups, training=REST)
 
 
+def beside_lora(method: str, sites: list[str], **given: object) -> Configuration:
+    """A method of size 8 beside LoRA below it, so that gradients pass every layer."""
+    anatomy = tiny.tiny_backbone("llama").anatomy
+    case = method_cases.configuration(method, anatomy, 8, layers=ALL, sites=sites, **given)
+    return lane(lora(ALL, ["query"]), *case.groups)
+
+
 def _reft(rank: int) -> Group:
     own = {"kind": "loreft", "orthonormal": True, "positions": "ends", "first": 2, "last": 2}
     return Group.of("reft", [0, 2], rank=rank, dropout=0.0, **own)
@@ -72,6 +80,15 @@ PACKS = {
     "blocks": [lane(sparse(["query", "up"], "block", block=8))] * 2,
     "single weights": [lane(sparse(["query", "down"], "weight", 0.01))] * 2,
     "many single weights": [lane(sparse(["query", "down"], "weight", 0.3))] * 2,
+    "bottlenecks": [
+        beside_lora("linear_adapter", ["query", "down"], form=form, activation=act)
+        for form, act in (("parallel", "tanh"), ("series", "relu"))
+    ],
+    "trained scales": [beside_lora("serial_adapter", ["ffn"], scaling="channel")] * 2,
+    "behind layers": [beside_lora("adapter_plus", [], drop_path=0.0)] * 2,
+    "kronecker": [beside_lora("compacter", ["attention", "ffn"], bottleneck=8)] * 2,
+    "experts": [beside_lora("moelora", ["query", "up"])] * 2,
+    "experts at random": [beside_lora("adamix", ["ffn"], consistency=0.0)] * 2,
     "prompts": [lane(Group.of("prompt", [0], length=n, initial="random")) for n in (5, 9)],
     "edits": [lane(_reft(rank), _adalink(2 * rank)) for rank in (3, 4)],
     "aligners": [lane(Group.of("aligner", ALL, length=3))] * 2,
@@ -110,7 +127,7 @@ def kept_by_autograd(trained: Trainer, run: PackRun) -> int:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         run.packs[0].running(),
     ):
-        logits = run.packs[0](batch, Call(training=True, uniform=uniform))
+        logits = run.packs[0](batch, Call(True, uniform, row_share=torch.tensor(1.0 / ROWS)))
     assert logits.requires_grad
     return sum(kept.values())
 

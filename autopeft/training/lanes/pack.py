@@ -14,7 +14,12 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe, pool_rows
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, placed_groups, prompt_tokens
+from autopeft.counting import (
+    consistency,
+    first_layer,
+    pass_kind,
+    placed_groups,
+)
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
 from autopeft.methods.base import SILENT, Call, Place, Shared, Start
@@ -22,6 +27,7 @@ from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
 from autopeft.training.lanes.dropout import BackboneDropout
 from autopeft.training.lanes.ends import hook_ends, layer_ends
+from autopeft.training.lanes.ffn import LaneFfn
 from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
 from autopeft.training.lanes.heads import LaneHead
 from autopeft.training.lanes.optimizer import Stacked
@@ -29,6 +35,7 @@ from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.slots import Slots
 from autopeft.training.lanes.stream import Members, Stream
 from autopeft.training.lanes.wiring import Placed, wire
+from autopeft.training.step_shape import lanes_of_passes
 
 
 @dataclass(frozen=True)
@@ -52,16 +59,12 @@ def in_stream_order(lanes: Sequence[Lane], anatomy: Anatomy) -> list[Lane]:
 def in_passes(lanes: Sequence[Lane], anatomy: Anatomy, size: int) -> list[list[Lane]]:
     """The lanes of each pass, at most `size`, in stream order.
 
-    Those with prompts run apart from those without: rows of a pass have one length.
+    Those with prompts run apart from those without, since rows of a pass have one length, and
+    those that compare two passes apart from those that do not.
     """
-    kinds: dict[bool, list[Lane]] = {False: [], True: []}
-    for lane in in_stream_order(lanes, anatomy):
-        kinds[prompt_tokens(lane.configuration, anatomy) > 0].append(lane)
-    return [
-        kind[start : start + size]
-        for kind in kinds.values()
-        for start in range(0, len(kind), size)
-    ]
+    order = in_stream_order(lanes, anatomy)
+    kinds = [pass_kind(lane.configuration, anatomy) for lane in order]
+    return [[order[position] for position in own] for own in lanes_of_passes(kinds, size)]
 
 
 def reads_first_token(anatomy: Anatomy, recipe: HeadRecipe, *, attention: str) -> bool:
@@ -120,11 +123,14 @@ class Pack(nn.Module):
         self.device, self._dtype = frozen.device, frozen.dtype
         self.lanes = in_stream_order(lanes, anatomy)
         self.branch_points = [first_layer(lane.configuration, anatomy) for lane in self.lanes]
+        self.consistency = [consistency(lane.configuration, anatomy) for lane in self.lanes]
         self.n_layers = len(anatomy.layers)
         self._stream = Stream()
         self._is_running = False
         self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
         self._placed = self._built(seeds, saved)
+        configurations = [lane.configuration for lane in self.lanes]
+        self._ffn = LaneFfn(configurations, self.branch_points, anatomy, self._stream)
         self._cut = reads_first_token(
             anatomy, recipe, attention=str(backbone.config._attn_implementation)
         )
@@ -233,6 +239,7 @@ class Pack(nn.Module):
             handles += hook_ends(model, anatomy, self._ends)
         if self._dropout is not None:
             handles += self._dropout.install()
+        handles += self._ffn.install(model)
         try:
             yield
         finally:
@@ -394,6 +401,17 @@ class Pack(nn.Module):
         each = [item.operator.auxiliary_loss() for item in self._placed]
         given = [loss.sum() for loss in each if loss is not None]
         return torch.stack(given).sum() if given else None
+
+    @property
+    def stream(self) -> Stream:
+        """Which lanes are in the running layer call, for hooks that look on."""
+        return self._stream
+
+    def modules_of(self, role: str) -> list[nn.Module]:
+        """Every layer's map of a role, bottom up; KeyError where one has none."""
+        anatomy = self._backbone.anatomy
+        names = [anatomy.site(layer.index, role).module for layer in anatomy.layers]
+        return [self._backbone.model.get_submodule(name) for name in names]
 
     # -- tensors ------------------------------------------------------------------------------
 

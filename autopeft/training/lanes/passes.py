@@ -81,6 +81,7 @@ class LanePass:
             self.pack,
             self.optimizer,
             task.loss_sums,
+            divergence=task.divergence_sums,
             precision=settings.precision,
             recorder=recorder,
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from autopeft.methods.base import Call, Uniform
 from autopeft.training.batches import Batch
+from autopeft.training.lanes.comparing import Comparison, Divergence
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.seeds import StepUniform
@@ -32,6 +33,14 @@ DrawKey: TypeAlias = tuple[str, tuple[int, ...]]
 
 Loss: TypeAlias = Callable[[Tensor, Batch], Tensor]
 """A pack's outputs and their batch to every lane's summed loss, [K]; see `Task.loss_sums`."""
+
+
+Shares: TypeAlias = tuple[Tensor, Tensor]
+"""What a summed loss is multiplied by, 1 / weight, and what a row counts, 1 / rows of the step."""
+
+
+def _no_divergence(one: Tensor, other: Tensor, batch: Batch) -> Tensor:
+    raise RuntimeError("these steps were not told how two passes are compared")
 
 
 class Recorder(Protocol):
@@ -73,6 +82,7 @@ class Steps:
         pack: The lanes.
         optimizer: Of the pack's tensors.
         loss: Of the task.
+        divergence: Of the task, see `Task.divergence_sums`; needed where lanes compare passes.
         precision: `fp32` or `bf16` (autocast).
         recorder: Captures passes from the second of each shape on; None runs all eagerly.
 
@@ -86,10 +96,12 @@ class Steps:
         optimizer: LaneAdamW,
         loss: Loss,
         *,
+        divergence: Divergence = _no_divergence,
         precision: str = "fp32",
         recorder: Recorder | None = None,
     ) -> None:
         self._pack, self._optimizer, self._loss = pack, optimizer, loss
+        self._comparison = Comparison.of(pack, divergence)
         self._precision, self._recorder = precision, recorder
         self._seen: dict[_Shape, Mapping[DrawKey, bool]] = {}
         self._passes: dict[_Shape, _RecordedPass] = {}
@@ -113,12 +125,12 @@ class Steps:
         Returns:
             Every lane's share of the step's loss, [K].
         """
-        shape = _Shape.of(batch, known)
+        shape, shares = _Shape.of(batch, known), (1.0 / weight, 1.0 / uniform.batch_rows)
         if shape in self._passes or self._record(shape, batch, known):
             self.replayed += 1
-            return self._passes[shape].replay(batch, known, uniform, 1.0 / weight)
+            return self._passes[shape].replay(batch, known, uniform, shares)
         draws = _Noting(uniform)
-        losses = self._pass(batch, known, draws, _scalar(1.0 / weight, self._pack.device))
+        losses = self._pass(batch, known, draws, _buffers(shares, self._pack.device))
         self._seen.setdefault(shape, draws.per_row)
         return losses
 
@@ -142,12 +154,17 @@ class Steps:
         self._optimizer.step(factors)
 
     def _pass(
-        self, batch: Batch, known: Mapping[int, Tensor], uniform: Uniform, scale: Tensor
+        self, batch: Batch, known: Mapping[int, Tensor], uniform: Uniform, shares: Shares
     ) -> Tensor:
+        share, row_share = shares
+        call = Call(training=True, uniform=uniform, row_share=row_share)
         with autocast(self._pack.device, self._precision):
-            outputs = self._pack(batch, Call(training=True, uniform=uniform), known)
-            losses = self._loss(outputs, batch) * scale
-        torch.autograd.backward(losses.sum())
+            outputs = self._pack(batch, call, known)
+            losses = self._loss(outputs, batch) * share
+            whole = losses.sum()
+            if self._comparison is not None:
+                whole = whole + self._comparison.loss(outputs, batch, call, known) * share
+        torch.autograd.backward(whole)
         return losses.detach()
 
     def _record(self, shape: "_Shape", batch: Batch, known: Mapping[int, Tensor]) -> bool:
@@ -201,8 +218,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return context
 
 
-def _scalar(value: float, device: torch.device) -> Tensor:
-    return torch.full((), value, device=device)
+def _buffers(shares: tuple[float, float], device: torch.device) -> Shares:
+    share, row_share = (torch.full((), value, device=device) for value in shares)
+    return share, row_share
 
 
 @dataclass(frozen=True)
@@ -273,13 +291,13 @@ class _RecordedPass:
         for name, shape in draws:
             before = sum(other == name for other, _ in self._draws)
             self._draws[name, shape] = _buffer(storage, f"{name}/{before}", shape, device)
-        self._scale = _scalar(0.0, device)
+        self._shares = _buffers((0.0, 0.0), device)
         self._replay: Callable[[], Tensor] | None = None
 
     def record(
         self,
         recorder: Recorder,
-        run: Callable[[Batch, Mapping[int, Tensor], Uniform, Tensor], Tensor],
+        run: Callable[[Batch, Mapping[int, Tensor], Uniform, Shares], Tensor],
     ) -> None:
         """Capture the pass."""
         draws = self._draws
@@ -287,10 +305,16 @@ class _RecordedPass:
         def uniform(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
             return draws[name, tuple(shape)]
 
-        self._replay = recorder.record(lambda: run(self._batch, self._known, uniform, self._scale))
+        self._replay = recorder.record(
+            lambda: run(self._batch, self._known, uniform, self._shares)
+        )
 
     def replay(
-        self, batch: Batch, known: Mapping[int, Tensor], uniform: StepUniform, scale: float
+        self,
+        batch: Batch,
+        known: Mapping[int, Tensor],
+        uniform: StepUniform,
+        shares: tuple[float, float],
     ) -> Tensor:
         """The pass on other contents; its losses [K], in a tensor of their own."""
         if self._replay is None:
@@ -301,5 +325,6 @@ class _RecordedPass:
         for (name, shape), tensor in self._draws.items():
             draw = uniform(name, shape, per_row=self._per_row[name, shape])
             tensor.copy_(draw, non_blocking=True)
-        self._scale.fill_(scale)
+        for buffer, value in zip(self._shares, shares, strict=True):
+            buffer.fill_(value)
         return self._replay().clone()

@@ -34,6 +34,18 @@ class Task(Protocol):
             batch: The same rows.
         """
 
+    def divergence_sums(self, one: Tensor, other: Tensor, batch: Batch) -> Tensor:
+        """How far apart two outputs of the same rows are, summed like the loss, float32 [k].
+
+        Symmetric Kullback-Leibler divergences, half of both directions, of what is predicted;
+        squared differences of values. Differentiable with respect to both.
+
+        Args:
+            one: What `Pack` gives, of any lanes.
+            other: Likewise, of other draws.
+            batch: The same rows.
+        """
+
     def scores(self, outputs: Tensor, batch: Batch) -> Tensor:
         """What has to be kept of each row to measure it later, float32 [K, B, m]."""
 

@@ -15,7 +15,7 @@ from autopeft.backbone.lm_head import LmHead
 from autopeft.training.answer_metrics import AnswerScores, compute_answers
 from autopeft.training.batches import Batch, PaddedExamples, Targets
 from autopeft.training.tasks.base import Score
-from autopeft.training.tasks.token_loss import token_losses
+from autopeft.training.tasks.token_loss import token_divergences, token_losses
 
 NLL, HITS, COUNT = range(3)
 """Scores of a row: summed negative log-likelihood, likeliest tokens, tokens."""
@@ -40,6 +40,16 @@ class CausalTask:
         """See `Task`; outputs are hidden states [K, B, T, d]."""
         losses, _ = self._token_losses(outputs, _targets(batch))
         return losses.sum(dim=1)
+
+    def divergence_sums(self, one: Tensor, other: Tensor, batch: Batch) -> Tensor:
+        """See `Task`: at the labelled positions, over the vocabulary."""
+        targets = _targets(batch)
+        first, second = (
+            hidden.flatten(1, 2).index_select(1, targets.positions).flatten(0, 1)
+            for hidden in (one, other)
+        )
+        apart = token_divergences(first, second, self._head).view(one.shape[0], -1)
+        return (apart * targets.weights).sum(dim=1)
 
     def scores(self, outputs: Tensor, batch: Batch) -> Tensor:
         """See `Task`: `NLL`, `HITS` and `COUNT` of every row."""

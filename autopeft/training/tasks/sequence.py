@@ -32,6 +32,15 @@ class SequenceTask:
         """See `Task`; outputs are logits (or values) [K, B, n_outputs]."""
         return self._row_losses(outputs.float(), batch.labels).sum(dim=1)
 
+    def divergence_sums(self, one: Tensor, other: Tensor, batch: Batch) -> Tensor:
+        """See `Task`."""
+        one, other = one.float(), other.float()
+        if not self._n_classes:
+            return (one - other).square().sum(dim=(1, 2))
+        logs = one.log_softmax(-1), other.log_softmax(-1)
+        apart = (logs[0].exp() - logs[1].exp()) * (logs[0] - logs[1])
+        return 0.5 * apart.sum(dim=(1, 2))
+
     def scores(self, outputs: Tensor, batch: Batch) -> Tensor:
         """See `Task`: the logits (or values) themselves."""
         return outputs.float()

@@ -13,6 +13,8 @@ from autopeft.methods.base import Call
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
+from autopeft.training.lanes.steps import Steps
+from autopeft.training.tasks import SequenceTask
 
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 
@@ -139,3 +141,33 @@ def test_autocast_gives_what_it_would_of_inputs_that_were_cast_up_before(method:
         delta.float().square().sum().backward()
         found.append([delta.detach(), own.grad, *(p.grad for p in placed.operator.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_adapters_and_mixtures_train_in_bfloat16_with_their_losses(name: str) -> None:
+    backbone = tiny_backbone(name, torch.bfloat16)
+    methods = ("linear_adapter", "adapter_plus", "compacter", "moelora", "adamix")
+    given = {"layers": (0, 1)}
+    cases = [configuration(each, backbone.anatomy, 3, **given) for each in methods]
+    lanes = [Lane(number, case) for number, case in enumerate(cases)]
+    pack = Pack(backbone, backbone.head(3), lanes, seeds=Seeds(0))
+    before = {name: tensor.clone() for name, tensor in pack.parameters_by_name().items()}
+    rates, none = [1e-3] * len(lanes), [0.0] * len(lanes)
+    optimizer = LaneAdamW(
+        pack.stacked(), len(lanes), learning_rates=rates, weight_decays=none, max_grad_norm=1.0
+    )
+    task = SequenceTask(backbone.head(3), 3)
+    steps = Steps(
+        pack, optimizer, task.loss_sums, divergence=task.divergence_sums, precision="bf16"
+    )
+    with pack.running():
+        for step in range(3):
+            batch = tiny_batch(name, rows=4, seed=step)
+            optimizer.zero_grad()
+            draws = StepUniform(Seeds(0), step, 0, 4, torch.device("cpu"))
+            assert bool(torch.isfinite(steps.accumulate(batch, {}, draws, weight=4)).all())
+            steps.update(torch.ones(len(lanes)))
+    after = pack.parameters_by_name()
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in after.values())
+    assert [name for name, tensor in after.items() if torch.equal(tensor, before[name])] == []
+    assert optimizer.active.all()

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from autopeft.backbone.lm_head import LmHead
 from autopeft.training.tasks import token_loss
-from autopeft.training.tasks.token_loss import token_losses
+from autopeft.training.tasks.token_loss import token_divergences, token_losses
 
 N, WIDTH, VOCABULARY = 37, 8, 50
 
@@ -58,3 +58,24 @@ def test_logits_of_all_positions_never_exist(monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_is_kept_where_no_gradient_is_wanted() -> None:
     losses, _ = token_losses(torch.zeros(3, WIDTH).double(), torch.zeros(3).long(), _head())
     assert not losses.requires_grad
+
+
+@pytest.mark.parametrize("rows", [5, 1000])
+def test_divergences_and_gradients_are_those_of_all_logits_at_once(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_loss, "CHUNK_ELEMENTS", rows * VOCABULARY)
+    head, generator = _head(softcap=2.0, scale=0.25), torch.Generator().manual_seed(2)
+    hidden = torch.randn(2, N, WIDTH, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(N, generator=generator, dtype=torch.float64)
+    found = token_divergences(hidden[0], hidden[1], head)
+    (grad,) = torch.autograd.grad((found * weights).sum(), hidden)
+    p, q = (head.logits(own).log_softmax(-1) for own in hidden)
+    both = (
+        functional.kl_div(*pair, log_target=True, reduction="none") for pair in ((p, q), (q, p))
+    )
+    expected = sum(each.sum(-1) for each in both) / 2
+    (expected_grad,) = torch.autograd.grad((expected * weights).sum(), hidden)
+    assert torch.allclose(found, expected, atol=1e-12)
+    assert torch.allclose(grad, expected_grad, atol=1e-12)
+    assert not token_divergences(*hidden.detach(), head).requires_grad
