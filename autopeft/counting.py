@@ -7,7 +7,7 @@ the same for all configurations of a study.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration, Group
@@ -30,7 +30,23 @@ def faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
         groups = resolved(configuration, anatomy).groups
     except BackboneError as error:
         return list(error.faults)
-    return [fault for group in groups for fault in registry[group.method].faults(group, anatomy)]
+    own = [fault for group in groups for fault in registry[group.method].faults(group, anatomy)]
+    return own or _overlaps(groups, anatomy)
+
+
+def _overlaps(groups: Sequence[Group], anatomy: Anatomy) -> list[Fault]:
+    """Types of `peft` at a module that another one has: their layers do not know each other."""
+    taken: dict[tuple[int, str], str] = {}
+    faults = []
+    for group in groups:
+        if registry[group.method].alone:
+            for place in registry[group.method].places(group, anatomy):
+                first = taken.setdefault((place.layer, place.site), group.method)
+                if first != group.method:
+                    given = f"beside {first} at layer {place.layer}, {place.site}"
+                    allowed = "one of peft's types at a place"
+                    faults.append(Fault("configuration", group.method, given, allowed))
+    return faults
 
 
 def placed_groups(configuration: Configuration, anatomy: Anatomy) -> Iterator[tuple[Group, Place]]:

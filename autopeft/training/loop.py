@@ -20,6 +20,7 @@ from autopeft.training.batches import Batch, PaddedExamples, steps_per_epoch, tr
 from autopeft.training.caching import make_caches, skips_layers
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane, in_stream_order
+from autopeft.training.lanes.passed import is_passed
 from autopeft.training.lanes.passes import LanePass
 from autopeft.training.lanes.predict import predict
 from autopeft.training.lanes.rules import Answer
@@ -176,7 +177,7 @@ class PackRun:
     and the trunk.
 
     Attributes:
-        lanes: In stream order: by branch point, then by number.
+        lanes: In stream order, by branch point, then by number; those without a lane axis last.
         packs: The lanes of each pass.
         step: Optimizer steps taken, of `settings.total_steps`.
         profile: What it took so far.
@@ -192,20 +193,13 @@ class PackRun:
     ) -> None:
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
-        self.lanes = in_stream_order(lanes, trainer.backbone.anatomy)
+        ordered = in_stream_order(lanes, trainer.backbone.anatomy)
         saved = {**chosen, **{number: own.kept() for number, own in (states or {}).items()}}
-        size = trainer.lanes_per_pass
         self._passes = [
-            LanePass(
-                trainer.backbone,
-                trainer.task,
-                self.lanes[start : start + size],
-                self._settings,
-                self._seeds,
-                saved,
-            )
-            for start in range(0, len(self.lanes), size)
+            LanePass(trainer.backbone, trainer.task, own, self._settings, self._seeds, saved)
+            for own in _by_pass(ordered, trainer.lanes_per_pass)
         ]
+        self.lanes = [lane for each in self._passes for lane in each.pack.lanes]
         self.packs = [each.pack for each in self._passes]
         self._order = trainer.order(replicate, self._settings.total_steps)
         self._trunk = self._trunk_of(trainer.train)
@@ -380,6 +374,13 @@ class PackRun:
                 torch.cuda.synchronize()
             spent = getattr(self.profile, figure) + time.perf_counter() - began
             setattr(self.profile, figure, spent)
+
+
+def _by_pass(lanes: Sequence[Lane], size: int) -> list[Sequence[Lane]]:
+    """Lanes in stream order by pass; those without a lane axis have passes of their own."""
+    stacked = [lane for lane in lanes if not is_passed(lane.configuration)]
+    chunks = [stacked[start : start + size] for start in range(0, len(stacked), size)]
+    return [*chunks, *([lane] for lane in lanes if is_passed(lane.configuration))]
 
 
 def _finite(value: float) -> float | None:

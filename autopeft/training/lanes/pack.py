@@ -25,6 +25,7 @@ from autopeft.training.lanes.dropout import BackboneDropout
 from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
 from autopeft.training.lanes.heads import LaneHead
 from autopeft.training.lanes.optimizer import Stacked
+from autopeft.training.lanes.passed import is_passed, passed_groups
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.stream import Members, Stream
 from autopeft.training.lanes.wiring import Placed, wire
@@ -78,7 +79,8 @@ class Pack(nn.Module):
             fixed ones are used in place of new ones.
 
     Raises:
-        BackboneError: Several lanes on a backbone that cannot share a pass.
+        BackboneError: Several lanes on a backbone that cannot share a pass, or among which some
+            have no lane axis.
     """
 
     def __init__(
@@ -99,6 +101,9 @@ class Pack(nn.Module):
             raise BackboneError(
                 Fault("pack", "", f"{len(lanes)} lanes", "1 lane", anatomy.why_not)
             )
+        if len(lanes) > 1 and any(is_passed(lane.configuration) for lane in lanes):
+            given = f"{len(lanes)} lanes, some of them types of peft"
+            raise BackboneError(Fault("pack", "", given, "1 lane where peft trains"))
         self._backbone, self._recipe = backbone, recipe
         frozen = next(backbone.model.parameters())
         self.device, self._dtype = frozen.device, frozen.dtype
@@ -109,6 +114,13 @@ class Pack(nn.Module):
         self._is_running = False
         self._dropout = BackboneDropout(backbone, self._stream) if backbone_dropout else None
         self._placed = self._built(seeds, saved)
+        self._passed = [
+            group
+            for lane in self.lanes
+            for group in passed_groups(
+                lane.configuration, backbone, seeds, saved.get(lane.number, {}), dtype
+            )
+        ]
         self._cut = reads_first_token(
             anatomy, recipe, attention=str(backbone.config._attn_implementation)
         )
@@ -146,6 +158,8 @@ class Pack(nn.Module):
         uses = defaultdict(list)
         for position, lane in enumerate(self.lanes):
             for group, place in placed_groups(lane.configuration, self._backbone.anatomy):
+                if registry[group.method].alone:
+                    continue
                 stack = registry[group.method].stack_key(group)
                 uses[place.layer, place.site, group.method, stack].append((position, group, place))
         return sorted(uses.items(), key=lambda item: (*item[0][:3], str(item[0][3])))
@@ -182,6 +196,11 @@ class Pack(nn.Module):
             operator.norm = self._backbone.frozen_norm(layer, site)
         return Placed(operator, place, Members.of(positions, self.device))
 
+    @property
+    def passes_on(self) -> bool:
+        """Whether its lane is (also) one of `peft`'s own types."""
+        return bool(self._passed)
+
     # -- running ------------------------------------------------------------------------------
 
     @contextmanager
@@ -203,6 +222,8 @@ class Pack(nn.Module):
         anatomy = self._backbone.anatomy
         handles = wire(model, anatomy, self._placed, self._stream)
         implementation = str(model.config._attn_implementation)
+        own = frozenset(name for item in self._placed for name in _modules(item, anatomy))
+        patches = [patch for group in self._passed for patch in group.install(self._stream, own)]
         bound = self._bind_attention()
         if self._gates is not None:
             self._gates.install()
@@ -213,6 +234,8 @@ class Pack(nn.Module):
         finally:
             if self._gates is not None:
                 self._gates.remove()
+            for patch in reversed(patches):
+                patch.remove()
             for handle in handles:
                 handle.remove()
             for module in bound:
@@ -356,6 +379,7 @@ class Pack(nn.Module):
     def auxiliary_loss(self) -> Tensor | None:
         """What operators add to the lanes' losses by their tensors alone, all together."""
         each = [item.operator.auxiliary_loss() for item in self._placed]
+        each += [group.auxiliary_loss() for group in self._passed]
         given = [loss.sum() for loss in each if loss is not None]
         return torch.stack(given).sum() if given else None
 
@@ -377,6 +401,7 @@ class Pack(nn.Module):
                         layer=placed.place.layer,
                     )
                 )
+        items += [item for group in self._passed for item in group.stacked()]
         everyone = tuple(range(len(self.lanes)))
         for name, parameter in self.head.named_parameters():
             items.append(Stacked(f"head.{name}", parameter, everyone, parameter.dim() > 2))
@@ -401,6 +426,8 @@ class Pack(nn.Module):
                     views[f"{operator.name}.{name}"] = operator.lane_tensor(
                         tensor_of[f"{index}.{name}"], name, member
                     )
+        for group in self._passed:
+            views |= group.views(tensor_of)
         for name, _ in self.head.named_parameters():
             views[f"head.{name}"] = tensor_of[f"head.{name}"][position]
         return views
@@ -416,8 +443,20 @@ class Pack(nn.Module):
                     views[f"{operator.name}.{name}"] = operator.lane_tensor(
                         operator.get_buffer(name), name, member
                     )
+        for group in self._passed:
+            views |= group.fixed()
         return views
 
     def parameters_by_name(self) -> dict[str, Tensor]:
         """All stacked parameters by `Stacked.name`, detached."""
         return {item.name: item.parameter.detach() for item in self.stacked()}
+
+
+def _modules(item: Placed, anatomy: Anatomy) -> list[str]:
+    """Modules whose output an operator takes over."""
+    layer, site = item.place.layer, item.place.site
+    if item.operator.hook == "linear":
+        return [anatomy.site(layer, site).module]
+    if item.operator.hook == "norm":
+        return [anatomy.layers[layer].norms[site].module]
+    return []
