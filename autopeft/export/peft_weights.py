@@ -28,6 +28,7 @@ from autopeft.export.peft_config import (
 )
 from autopeft.export.peft_folding import as_lora, folds
 from autopeft.export.peft_forms import form_tensors, has_form
+from autopeft.export.peft_passed import passed_tensors, passes_on
 from autopeft.export.peft_shira import shira
 
 PREFIX = "base_model.model."
@@ -66,6 +67,9 @@ def peft_adapter(
     faults = peft_faults(configuration, backbone.anatomy)
     if faults:
         raise ExportError(faults)
+    if passes_on(configuration):
+        config, passed = passed_tensors(configuration, backbone, head, weights)
+        return PeftAdapter(config, passed | _head(head, weights))
     if any(folds(method) for method in configuration.methods):
         configuration, weights = as_lora(configuration, backbone, weights)
     base = f"{PREFIX}{backbone.model.base_model_prefix}."

@@ -58,6 +58,11 @@ class BuiltAdapter:
     def __init__(self, model: Any, kind: PeftType, targets: tuple[Target, ...]) -> None:
         self.model, self.kind, self.targets = model, kind, targets
 
+    @property
+    def config(self) -> Any:
+        """Its `PeftConfig`."""
+        return self.model.peft_config[NAME]
+
     def layer(self, target: Target) -> nn.Module:
         """`peft`'s layer in place of a module."""
         layer: nn.Module = self.model.base_model.model.get_submodule(target.name)
@@ -115,8 +120,7 @@ def config_of(
     if "feedforward_modules" in known:
         given["feedforward_modules"] = [t.name for t in targets if t.role == "down"]
     with told_quietly(), _as_faults(kind):
-        config = own(**given)
-    return config
+        return own(**given)
 
 
 def build(

@@ -25,7 +25,7 @@ from autopeft.training.lanes.dropout import BackboneDropout
 from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
 from autopeft.training.lanes.heads import LaneHead
 from autopeft.training.lanes.optimizer import Stacked
-from autopeft.training.lanes.passed import is_passed, passed_groups
+from autopeft.training.lanes.passed import is_passed, passed_lanes
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.stream import Members, Stream
 from autopeft.training.lanes.wiring import Placed, wire
@@ -117,7 +117,7 @@ class Pack(nn.Module):
         self._passed = [
             group
             for lane in self.lanes
-            for group in passed_groups(
+            for group in passed_lanes(
                 lane.configuration, backbone, seeds, saved.get(lane.number, {}), dtype
             )
         ]
