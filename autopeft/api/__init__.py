@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         stop,
         upgrade_storage,
     )
+    from autopeft.api.peft_registration import register_with_peft
     from autopeft.api.place import shown_storage, storage_url
     from autopeft.api.planning import plan
     from autopeft.api.searching import search
@@ -50,6 +51,7 @@ _HOME = {
     "load_study": "loading",
     "methods": "catalogue",
     "plan": "planning",
+    "register_with_peft": "peft_registration",
     "render": "checking",
     "search": "searching",
     "shown_storage": "place",
@@ -77,6 +79,7 @@ __all__ = [
     "load_study",
     "methods",
     "plan",
+    "register_with_peft",
     "render",
     "search",
     "shown_storage",

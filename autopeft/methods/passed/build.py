@@ -76,6 +76,16 @@ class BuiltAdapter:
             if parameter.requires_grad and "ranknum" not in name
         }
 
+    def fixed_names(self) -> set[str]:
+        """Names of what `peft` saves beside what is trained."""
+        rename = type(self.model.base_model)._remove_adapter_name_from_key
+        trained = {
+            rename(name, NAME)
+            for name, parameter in self.model.named_parameters(remove_duplicate=False)
+            if parameter.requires_grad
+        }
+        return set(self.saved()) - trained
+
     def saved(self) -> dict[str, Tensor]:
         """What `peft` saves, by the names that it gives."""
         from peft import get_peft_model_state_dict

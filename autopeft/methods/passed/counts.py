@@ -63,23 +63,59 @@ class PassedPlace(Place):
 Settings = tuple[tuple[str, Scalar], ...]
 
 
-def count_at(kind: PeftType, settings: Settings, place: PassedPlace) -> int:
-    """Trained scalars at a place; BackboneError where `peft` refuses the group."""
+@dataclass(frozen=True)
+class Count:
+    """Scalars at a place.
+
+    Attributes:
+        trained: What is trained there.
+        fixed: What is saved beside it.
+    """
+
+    trained: int
+    fixed: int
+
+
+def count_at(kind: PeftType, settings: Settings, place: PassedPlace) -> Count:
+    """What an adapter has at a place; BackboneError where `peft` refuses the group.
+
+    What is trained depends on the place alone, but for types that share tensors.
+    """
     if kind.shared:
-        return _counts(kind, settings, place.modules)[place.index]
-    own = place.modules[place.index]
-    alike = replace(own, target=replace(own.target, name=f"0.{own.target.role}"))
-    return _counts(kind, settings, (alike,))[0]
+        return _counts(kind, settings, _alike(place.modules))[place.index]
+    return _counts(kind, settings, _alike((place.modules[place.index],)))[0]
+
+
+def fixed_at(kind: PeftType, settings: Settings, place: PassedPlace) -> int:
+    """Scalars that an adapter saves at a place beside what is trained; errors as `count_at`."""
+    return _counts(kind, settings, _alike(place.modules))[place.index].fixed
+
+
+@lru_cache(10_000)
+def _alike(shapes: tuple[ModuleShape, ...]) -> tuple[ModuleShape, ...]:
+    """The same modules under names that tell of their roles and their order alone."""
+    before: Counter[str] = Counter()
+    named = []
+    for shape in shapes:
+        role = shape.target.role
+        target = replace(shape.target, name=f"layers.{before[role]}.{role}")
+        named.append(replace(shape, target=target))
+        before[role] += 1
+    return tuple(named)
 
 
 @lru_cache(10_000)
 def _counts(
     kind: PeftType, settings: Settings, shapes: tuple[ModuleShape, ...]
-) -> tuple[int, ...]:
+) -> tuple[Count, ...]:
     with torch.random.fork_rng([]), torch.device("cpu" if kind.weighs else "meta"):
         modules = {shape.target: shape.empty().requires_grad_(False) for shape in shapes}
     built = build(kind, dict(settings), modules, seed=0)
-    counts: Counter[Target] = Counter()
-    for tensor_name, parameter in built.trained().items():
-        counts[built.owner(tensor_name)] += parameter.numel()
-    return tuple(counts[shape.target] for shape in shapes)
+    trained: Counter[Target] = Counter()
+    fixed: Counter[Target] = Counter()
+    for name, parameter in built.trained().items():
+        trained[built.owner(name)] += parameter.numel()
+    saved = built.saved()
+    for name in built.fixed_names():
+        fixed[built.owner(name)] += saved[name].numel()
+    return tuple(Count(trained[shape.target], fixed[shape.target]) for shape in shapes)

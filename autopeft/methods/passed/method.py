@@ -11,7 +11,7 @@ from autopeft.errors import BackboneError, Fault
 from autopeft.methods.base import Kept, LaneOperator, Place, Start
 from autopeft.methods.inherited import Unfolded, divisors
 from autopeft.methods.passed.build import Target
-from autopeft.methods.passed.counts import ModuleShape, PassedPlace, count_at
+from autopeft.methods.passed.counts import ModuleShape, PassedPlace, count_at, fixed_at
 from autopeft.methods.passed.parameters import schema_of
 from autopeft.methods.passed.types import PREFIX, PeftType
 from autopeft.space.schema import MethodSchema, Scalar
@@ -156,11 +156,17 @@ class Passed(Unfolded):
         """As `peft` builds it there: exact, and known before anything is trained."""
         if not isinstance(place, PassedPlace):
             raise TypeError(f"{self.name} was asked of a place that it did not give")
-        return count_at(self.kind, group.settings, place)
+        return count_at(self.kind, group.settings, place).trained
 
     def training_count(self, group: Group, place: Place) -> int:
         """The same."""
         return self.count(group, place)
+
+    def fixed_count(self, group: Group, place: Place) -> int:
+        """What `peft` saves beside what it trains, such as frozen random factors."""
+        if not (isinstance(place, PassedPlace) and self.kind.keeps):
+            return 0
+        return fixed_at(self.kind, group.settings, place)
 
     def frozen_work(self, group: Group, place: Place) -> int:
         """A product with a matrix of the weight's size, where it makes one."""

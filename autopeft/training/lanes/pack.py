@@ -1,8 +1,8 @@
 """A pack: lanes trained together over one frozen backbone."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -197,6 +197,11 @@ class Pack(nn.Module):
         return Placed(operator, place, Members.of(positions, self.device))
 
     @property
+    def passed_models(self) -> list[nn.Module]:
+        """`peft`'s models of the copies that its adapters sit on."""
+        return [lane.model for lane in self._passed]
+
+    @property
     def passes_on(self) -> bool:
         """Whether its lane is (also) one of `peft`'s own types."""
         return bool(self._passed)
@@ -216,8 +221,39 @@ class Pack(nn.Module):
         finally:
             self._is_running = False
 
+    def serve(self, acts: Callable[[], bool], trains: Callable[[], bool]) -> None:
+        """Wire a pack of one into its backbone for good: whoever calls the model runs the lane.
+
+        There are no gates: transformers' own forward runs the lane through every layer, with a
+        cache of keys and values where it keeps one.
+
+        Args:
+            acts: Whether the lane acts in the call that begins.
+            trains: Whether dropout is on in it.
+        """
+        model: Any = self._backbone.model
+        if len(self.lanes) != 1:
+            raise BackboneError(Fault("pack", "", f"{len(self.lanes)} lanes", "1 lane to serve"))
+        self._served = ExitStack()
+        self._served.enter_context(self._wired(gated=False))
+
+        def draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
+            return torch.rand(*shape, device=model.device)
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+            self._stream.rows, self._stream.call = len(next(given)), Call(trains(), draws)
+            self._stream.lanes = int(acts())
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            self._stream.call, self._stream.lanes = None, 0
+            self._stream.sublayer_inputs.clear()
+
+        model.register_forward_pre_hook(before, with_kwargs=True)
+        model.register_forward_hook(after, always_call=True)
+
     @contextmanager
-    def _wired(self) -> Iterator[None]:
+    def _wired(self, *, gated: bool = True) -> Iterator[None]:
         model: Any = self._backbone.model
         anatomy = self._backbone.anatomy
         handles = wire(model, anatomy, self._placed, self._stream)
@@ -225,15 +261,16 @@ class Pack(nn.Module):
         own = frozenset(name for item in self._placed for name in _modules(item, anatomy))
         patches = [patch for group in self._passed for patch in group.install(self._stream, own)]
         bound = self._bind_attention()
-        if self._gates is not None:
-            self._gates.install()
+        gates = self._gates if gated else None
+        if gates is not None:
+            gates.install()
         if self._dropout is not None:
             handles += self._dropout.install()
         try:
             yield
         finally:
-            if self._gates is not None:
-                self._gates.remove()
+            if gates is not None:
+                gates.remove()
             for patch in reversed(patches):
                 patch.remove()
             for handle in handles:

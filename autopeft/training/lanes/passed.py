@@ -61,6 +61,12 @@ class PassedLane:
             name.endswith("dropout") and value for name, value in adapter.settings.items()
         )
 
+    @property
+    def model(self) -> nn.Module:
+        """`peft`'s model."""
+        model: nn.Module = self._adapter.built.model
+        return model
+
     # -- tensors ------------------------------------------------------------------------------
 
     def stacked(self) -> list[Stacked]:

@@ -117,6 +117,11 @@ def test_a_type_trains_is_counted_and_reloads_through_peft(
     assert counting.trainable_params(configuration, backbone.anatomy) == sum(
         item.parameter.numel() for item in own
     )
+    fixed = sum(tensor.numel() for tensor in pack.lane_fixed(0).values())
+    assert fixed == sum(
+        registry[name].fixed_count(group, place)
+        for group, place in counting.placed_groups(configuration, backbone.anatomy)
+    )
     before = [item.parameter.detach().clone() for item in own]
     losses = _train(pack)
     assert losses[-1] < losses[0]
@@ -174,8 +179,10 @@ def test_types_beside_each_other() -> None:
     assert told(lora) == []
     assert told(Group.of("peft:LORA", [0], ["query"], r=2)) == ["peft:LORA.sites"]
     assert told(lora, vera) == ["peft:VERA"]
-    other = Group.of("peft:VERA", [1], ["up"], r=2)
-    assert told(vera, other) == ["peft:VERA.sites"]
+    bank = Group.of("peft:UNILORA", [0], ["up"], theta_d_length=8)
+    other = Group.of("peft:UNILORA", [1], ["down"], theta_d_length=8)
+    assert told(bank) == told(vera, Group.of("peft:VERA", [1], ["up"], r=2)) == []
+    assert told(bank, other) == ["peft:UNILORA.sites"]
     assert "peft:HRA" not in registry.carried_by(at)  # no Conv1D
     assert "peft:LORA" in registry.carried_by(at)
 
@@ -187,7 +194,9 @@ def test_types_and_methods_of_ours_train_together_and_alone_in_their_pack(
         passed_group("peft:LORA", (1, 2), r=2),
         passed_group("peft:VERA", (0,)),
         Group.of("lora", [1], ["query"], rank=2, alpha=4.0, dropout=0.0),
-        Group.of("serial_adapter", [2], ["ffn"], size=2, activation="relu", scale=1.0),
+        Group.of(
+            "serial_adapter", [2], ["ffn"], size=2, activation="relu", scale=1.0, dropout=0.0
+        ),
     ]
     mixed = Configuration.of(groups, training=TRAINING)
     assert counting.faults(mixed, backbone.anatomy) == []
