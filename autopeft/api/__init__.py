@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         stop,
         upgrade_storage,
     )
+    from autopeft.api.peft_loading import load_adapter
     from autopeft.api.peft_registration import register_with_peft
     from autopeft.api.place import shown_storage, storage_url
     from autopeft.api.planning import plan
@@ -47,6 +48,7 @@ _HOME = {
     "init": "checking",
     "list_studies": "loading",
     "load": "trained",
+    "load_adapter": "peft_loading",
     "load_configuration": "checking",
     "load_study": "loading",
     "methods": "catalogue",
@@ -75,6 +77,7 @@ __all__ = [
     "init",
     "list_studies",
     "load",
+    "load_adapter",
     "load_configuration",
     "load_study",
     "methods",

@@ -8,6 +8,7 @@ hold the configuration, else of the type that `autopeft.register_with_peft()` ma
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from autopeft.export.configuration_file import (
     save_configuration,
 )
 from autopeft.export.model_card import model_card
+from autopeft.export.peft_groups import FOLDER, save_groups
 from autopeft.export.peft_registered import TYPE
 from autopeft.export.peft_weights import PeftAdapter, peft_adapter, registered_adapter
 from autopeft.methods import registry
@@ -109,7 +111,8 @@ def save_adapter(
 
     Returns:
         The forms that were written: `autopeft`, and `peft` where it can hold the adapter, else
-        `peft-registered` where transformers has the task's class.
+        `peft-registered` where transformers has the task's class, and `peft-groups` where
+        adapters of `peft` side by side hold it (see `peft_groups`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     built, weights = built_configuration(adapter.file.trained, backbone.anatomy, adapter.weights)
@@ -130,6 +133,9 @@ def save_adapter(
         held = {name: _narrowed(tensor) for name, tensor in tensors.items()}
         peft = _registered_form(adapter, folded_configuration(built), held, backbone, head)
     forms = ("autopeft", *_save_peft(peft, folder))
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    if "peft" not in forms and save_groups(built, backbone, head, weights, folder):
+        forms += ("peft-groups",)
     card = model_card(adapter.file, adapter.metrics, adapter.label_names, forms)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return forms

@@ -69,6 +69,8 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     if len(kinds) > 1:
         given = "DoRA beside LoRA without it"
         faults.append(Fault("export", "lora.dora", given, "one of the two for all of HF peft's"))
+    if not faults and peft_forms.has_form(configuration):
+        return peft_forms.form_faults(configuration, anatomy)
     return faults
 
 

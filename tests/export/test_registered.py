@@ -1,6 +1,7 @@
 """Adapters of methods that `peft` lacks, through `PeftModel.from_pretrained`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import autopeft
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.export.adapter import folded_configuration, folded_weights
+from autopeft.export.peft_groups import parts, save_groups
 from autopeft.export.peft_weights import registered_adapter
 from autopeft.methods import registry
 from autopeft.methods.base import SILENT
@@ -87,8 +89,8 @@ def test_a_method_of_ours_loads_through_peft(
     name: str, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
 ) -> None:
     backbone, base = bases["bert"]
-    configuration = case(name, with_importance(backbone.anatomy))
-    pack = _trained(backbone, configuration)
+    measured = replace(backbone, anatomy=with_importance(backbone.anatomy))
+    pack = _trained(measured, case(name, measured.anatomy))
     _saved(pack, backbone, tmp_path / "adapter")
     theirs = _loaded(base, tmp_path / "adapter")
     batch = tiny.tiny_batch("bert")
@@ -98,7 +100,7 @@ def test_a_method_of_ours_loads_through_peft(
             bare = theirs(**batch.inputs).logits
     assert torch.allclose(logits, _logits(pack, "bert"), atol=1e-5)
     assert not torch.allclose(logits, bare, atol=1e-5)
-    theirs.save_pretrained(tmp_path / "again")
+    theirs.save_pretrained(tmp_path / "again", save_embedding_layers=False)
     again = _loaded(base, tmp_path / "again")
     with torch.no_grad():
         assert torch.equal(again(**batch.inputs).logits, logits)
@@ -139,3 +141,50 @@ def test_it_trains_on(bases: dict[str, tuple[Backbone, Path]], tmp_path: Path) -
     batch = tiny.tiny_batch("bert")
     theirs(**batch.inputs, labels=batch.labels).loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
+
+
+def test_named_groups_load_in_one_call(
+    bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+) -> None:
+    backbone, base = bases["bert"]
+    groups = [
+        Group.of("lora", [0], ["query"], rank=2, alpha=4.0, dropout=0.0),
+        Group.of("lora", [2], ["value"], rank=4, alpha=4.0, dropout=0.1),
+        Group.of("peft:IA3", [1], ["key", "value"]),
+        Group.of("peft:VERA", [0, 1], ["up"], r=4),
+        Group.of("peft:VERA", [2], ["up"], r=8),
+        Group.of("peft:RANDLORA", [2], ["key"], r=4),
+        Group.of("peft:LN_TUNING", [1], ["ffn_norm"]),
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    pack = _trained(backbone, configuration)
+    tensors = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
+    held = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    names = save_groups(configuration, backbone, backbone.head(3), held, tmp_path)
+    assert set(names) == {
+        "lora_0", "lora_1", "peft_IA3_0", "peft_LN_TUNING_0", "peft_RANDLORA_0", "peft_VERA_0",
+        "peft_VERA_1",
+    }  # fmt: skip
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    loaded = autopeft.load_adapter(model, tmp_path)
+    assert loaded is model
+    with torch.no_grad():
+        logits = loaded(**tiny.tiny_batch("bert").inputs).logits
+    assert torch.allclose(logits, _logits(pack, "bert"), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        Group.of("peft:VERA", [0], ["query"], r=4),  # at a place that lora has
+        Group.of("peft:POLY", [1], ["query"], r=4),  # wants task_ids
+        Group.of("prefix", [1], length=3, reparametrise=False),  # peft has none by layer
+    ],
+    ids=lambda group: group.method,
+)
+def test_what_is_no_group_is_not_written(
+    group: Group, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+) -> None:
+    anatomy = bases["bert"][0].anatomy
+    lora = Group.of("lora", [0], ["query"], rank=2, alpha=4.0, dropout=0.0)
+    assert parts(Configuration.of([lora, group], training=TRAINING), anatomy) == {}
