@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autopeft.api.catalogue import methods
+    from autopeft.api.catalogue import methods, passed_types
     from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
     from autopeft.api.confirming import confirm
     from autopeft.api.environment import doctor
@@ -52,6 +52,7 @@ _HOME = {
     "load_configuration": "checking",
     "load_study": "loading",
     "methods": "catalogue",
+    "passed_types": "catalogue",
     "plan": "planning",
     "register_with_peft": "peft_registration",
     "render": "checking",
@@ -81,6 +82,7 @@ __all__ = [
     "load_configuration",
     "load_study",
     "methods",
+    "passed_types",
     "plan",
     "register_with_peft",
     "render",

@@ -32,6 +32,7 @@ def load_adapter(model: Any, directory: Path | str) -> Any:
         names = json.loads((folder / FOLDER / NAMES).read_text(encoding="utf-8"))
         for name in names:
             _inject(model, folder / FOLDER / name, name)
+        _activate(model)
         return model.eval()
     if not (folder / "adapter_config.json").exists():
         hint = "autopeft.load reads all that autopeft train wrote"
@@ -64,6 +65,15 @@ def _inject(model: Any, folder: Path, name: str) -> None:
         raise InputError(Fault(str(folder), "adapter_model.safetensors", given, "its backbone's"))
     _take_head(model, {k: t for k, t in state.items() if k.startswith(of_head)})
     del model.peft_config
+
+
+def _activate(model: Any) -> None:
+    """Every layer's own adapter: each group that came made itself the active one everywhere."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.set_adapter(sorted(module._get_available_adapters()), inference_mode=True)
 
 
 def _take_head(model: Any, state: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ TYPES = (
         size="init_r",
         weighs=True,
         transposed=True,
-        fixed={"total_step": 1},
+        fixed={"total_step": 1, "r": 8},
     ),
     PeftType(
         "ADAMSS",
