@@ -7,13 +7,14 @@ the same for all configurations of a study.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from autopeft.backbone.anatomy import EXIT, Anatomy
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
 from autopeft.methods.base import Place
+from autopeft.methods.passed.method import Passed
 from autopeft.sparsity import rules
 
 BYTES_PER_SCALAR = 4
@@ -30,7 +31,30 @@ def faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
         groups = resolved(configuration, anatomy).groups
     except BackboneError as error:
         return list(error.faults)
-    return [fault for group in groups for fault in registry[group.method].faults(group, anatomy)]
+    own = [fault for group in groups for fault in registry[group.method].faults(group, anatomy)]
+    return own or _passed_faults(groups, anatomy)
+
+
+def _passed_faults(groups: Sequence[Group], anatomy: Anatomy) -> list[Fault]:
+    """What groups of `peft`'s types cannot have beside each other."""
+    taken: dict[tuple[int, str], str] = {}
+    alone = [group for group in groups if registry[group.method].alone]
+    faults = []
+    for group in alone:
+        for place in registry[group.method].places(group, anatomy):
+            first = taken.setdefault((place.layer, place.site), group.method)
+            if first != group.method:  # their layers would not know of each other
+                given = f"beside {first} at layer {place.layer}, {place.site}"
+                allowed = "one of peft's types at a place"
+                faults.append(Fault("configuration", group.method, given, allowed))
+    seen = Counter((group.method, group.settings) for group in alone)
+    for (name, _), number in seen.items():
+        method = registry[name]
+        if number > 1 and isinstance(method, Passed) and method.kind.shared:
+            given = "different sites in different layers"
+            allowed = "the same sites in all its layers, which share tensors"
+            faults.append(Fault("configuration", f"{name}.sites", given, allowed))
+    return faults
 
 
 def option_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autopeft.api.catalogue import methods
+    from autopeft.api.catalogue import methods, passed_types
     from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
     from autopeft.api.confirming import confirm
     from autopeft.api.environment import doctor
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         stop,
         upgrade_storage,
     )
+    from autopeft.api.peft_loading import load_adapter
+    from autopeft.api.peft_registration import register_with_peft
     from autopeft.api.place import shown_storage, storage_url
     from autopeft.api.planning import plan
     from autopeft.api.searching import search
@@ -46,10 +48,13 @@ _HOME = {
     "init": "checking",
     "list_studies": "loading",
     "load": "trained",
+    "load_adapter": "peft_loading",
     "load_configuration": "checking",
     "load_study": "loading",
     "methods": "catalogue",
+    "passed_types": "catalogue",
     "plan": "planning",
+    "register_with_peft": "peft_registration",
     "render": "checking",
     "search": "searching",
     "shown_storage": "place",
@@ -73,10 +78,13 @@ __all__ = [
     "init",
     "list_studies",
     "load",
+    "load_adapter",
     "load_configuration",
     "load_study",
     "methods",
+    "passed_types",
     "plan",
+    "register_with_peft",
     "render",
     "search",
     "shown_storage",

@@ -23,6 +23,7 @@ class MethodCard:
         size: The parameter that is its size; "" where nothing of it scales.
         settings: All parameters and what each may be, in words.
         sites: Where it may sit; () where the method implies it.
+        lanes: Whether its trials train together in a pack; else each is a pack of one.
     """
 
     name: str
@@ -31,26 +32,42 @@ class MethodCard:
     size: str
     settings: Mapping[str, str]
     sites: tuple[str, ...]
+    lanes: bool = True
 
 
 def methods() -> tuple[MethodCard, ...]:
-    """Every registered method, by name."""
+    """Every method with a file of its own, by name."""
     from autopeft.methods import registry
 
     return tuple(_card(registry[name]) for name in sorted(registry.names()))
 
 
+def passed_types() -> tuple[MethodCard, ...]:
+    """Every type of HF `peft` that is passed through as `peft:<TYPE>`; imports `peft`."""
+    from autopeft.methods import registry
+    from autopeft.methods.passed.method import Passed
+
+    cards = []
+    for name in registry.offered():
+        method = registry[name]
+        if isinstance(method, Passed):
+            about = f"HF peft: {method.kind.about}"
+            cards.append(_described(method, about, papers=(), lanes=False))
+    return tuple(cards)
+
+
 def _card(method: "Method") -> MethodCard:
-    schema = method.schema
     text = sys.modules[type(method).__module__].__doc__ or ""
-    return MethodCard(
-        name=schema.name,
-        about=text.split("\n\n")[0].replace("\n", " ").partition(": ")[2].strip(),
-        papers=tuple(dict.fromkeys(_PAPER.findall(text))),
-        size=schema.size,
-        settings={each.name: _legal(each) for each in schema.parameters},
-        sites=schema.sites,
-    )
+    about = text.split("\n\n")[0].replace("\n", " ").partition(": ")[2].strip()
+    return _described(method, about, papers=tuple(dict.fromkeys(_PAPER.findall(text))))
+
+
+def _described(
+    method: "Method", about: str, *, papers: tuple[str, ...], lanes: bool = True
+) -> MethodCard:
+    schema = method.schema
+    settings = {each.name: _legal(each) for each in schema.parameters}
+    return MethodCard(schema.name, about, papers, schema.size, settings, schema.sites, lanes)
 
 
 def _legal(parameter: Any) -> str:

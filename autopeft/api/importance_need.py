@@ -41,9 +41,11 @@ def configuration_needs_importance(plain: Mapping[str, Any]) -> bool:
     rule = rules.schemas().get(str(sparsity.get("rule", "none")))
     if rule is not None and (rule.measured or by_scores(rule.parameters, sparsity)):
         return True
+    schemas = registry.schemas()
     return any(
-        by_scores(schema.parameters, entry)
-        for name, schema in registry.schemas().items()
-        for entry in plain.get(name) or ()
+        by_scores(schemas[name].parameters, entry)
+        for name, entries in plain.items()
+        if name in schemas
+        for entry in entries or ()
         if isinstance(entry, Mapping)
     )

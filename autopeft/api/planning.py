@@ -178,6 +178,7 @@ class _Estimate:
             "memory": self._memory(calibration),
             "calibration": None if calibration is None else dict(calibration),
             "hours": None if calibration is None else self._hours(calibration, flops),
+            "deploy": dict(problems.not_deployed(self.definition, self.anatomy, space)),
             "measured": {name: found.range_of(name) for name in self.definition.measured},
         }
 

@@ -93,6 +93,8 @@ class Preparation:
             raise InputError(faults)
         for note in problems.barred_parts(tried):
             listener.on_event(note)
+        for what, why in problems.not_deployed(definition, anatomy, self._space).items():
+            listener.on_event(f"deploy leaves out {what}: {why}")
         self._constant = setup.constant_quality(
             self._quality, materials.data, n_vocabulary=materials.n_vocabulary
         )

@@ -9,10 +9,10 @@ import numpy as np
 
 from autopeft import counting
 from autopeft.api.costs import Costs
+from autopeft.api.deploying import left_out, undeployable
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS, Configuration
 from autopeft.errors import Fault, InputError
-from autopeft.export.peft_config import peft_faults
 from autopeft.methods import registry
 from autopeft.searchers.base import Limit, Problem
 from autopeft.searchers.candidates import Candidates
@@ -164,16 +164,29 @@ def tried_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpac
 
     What only an importance map could tell is left out where there is none.
     """
-    rng = np.random.default_rng(0)
-    points = [*space.smallest(), *(space.sample(rng) for _ in range(TRIED))]
     by_method: dict[str, list[list[Fault]]] = {}
-    for point in points:
+    for point in _tried_points(space):
         configuration = build(definition, space, point).without_rule()
         for method in configuration.methods:
             groups = tuple(each for each in configuration.groups if each.method == method)
             alone = replace(configuration, groups=groups)
             by_method.setdefault(method, []).append(counting.faults(alone, anatomy))
     return by_method
+
+
+def _tried_points(space: BoundSpace) -> list[Point]:
+    rng = np.random.default_rng(0)
+    return [*space.smallest(), *(space.sample(rng) for _ in range(TRIED))]
+
+
+def not_deployed(
+    definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace
+) -> Mapping[str, str]:
+    """What `deploy` keeps out of the search, with the reason; see `deploying.left_out`."""
+    if not definition.deploy:
+        return {}
+    tried = [build(definition, space, point) for point in _tried_points(space)]
+    return left_out(tried, anatomy)
 
 
 def build_faults(tried: TriedFaults) -> list[Fault]:
@@ -278,7 +291,7 @@ def _feasible(
         counted = costs.counted(configuration)
         if costs.faults(configuration):
             return False
-        if peft_only and peft_faults(counting.resolved(counted, anatomy), anatomy):
+        if peft_only and undeployable(counted, anatomy):
             return False
         values = costs.known(configuration)
         return all(values[metric] <= cap for metric, cap in caps.items())
@@ -324,15 +337,12 @@ def _feasibility_faults(definition: StudyDefinition, problem: Problem) -> list[F
         return []
     bars = [*_known_caps(definition), *(f"deploy {form}" for form in definition.deploy)]
     given = ", ".join(bars) or "its own conditions"
-    return [
-        Fault(
-            "study",
-            "space",
-            f"no configuration that keeps {given}",
-            "a space with at least one",
-            "raise a cap, give smaller sizes, or add methods that `deploy` can carry",
-        )
-    ]
+    hint = "raise a cap, give smaller sizes, or add methods that `deploy` can carry"
+    reasons = not_deployed(definition, problem.anatomy, problem.space)
+    if reasons:
+        hint += "; left out: " + "; ".join(f"{what} ({why})" for what, why in reasons.items())
+    lacking = f"no configuration that keeps {given}"
+    return [Fault("study", "space", lacking, "a space with at least one", hint)]
 
 
 def _frames(

@@ -59,6 +59,7 @@ class Norm:
         module: The module's name within the base model.
         width: Of its input and output.
         centred: Whether it takes the mean off (LayerNorm), or not (RMSNorm).
+        bias: Whether it has a shift.
     """
 
     layer: int
@@ -66,6 +67,7 @@ class Norm:
     module: str
     width: int
     centred: bool
+    bias: bool = True
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def find_norms(layer: int, module: nn.Module, name: str, hidden_size: int) -> di
     norms = {}
     for role, (inner, child) in zip(_NAMES.get(len(found), ()), found, strict=False):
         if (centred := _is_centred(child)) is not None:
-            norms[role] = Norm(layer, role, f"{name}.{inner}", hidden_size, centred)
+            bias = getattr(child, "bias", None) is not None
+            norms[role] = Norm(layer, role, f"{name}.{inner}", hidden_size, centred, bias)
     return norms
 
 

@@ -21,6 +21,13 @@ from a paper or its released code is said in the method's file. How they compare
 measured yet.
 """
 
+_PASSED = """\
+## Types of HF peft
+
+Passed through as `peft` builds them, with `peft`'s own parameters: one adapter per type and set of
+parameters. They have no lane axis, so their trials are packs of one. See [peft](peft.md).
+"""
+
 
 def page() -> str:
     """The whole page, as Markdown."""
@@ -28,14 +35,20 @@ def page() -> str:
     rows = ["| method | what | size | sites | arXiv |", "| --- | --- | --- | --- | --- |"]
     rows += [_row(card) for card in cards]
     settings = [line for card in cards for line in _settings(card)]
-    return "\n".join([_HEAD, *rows, "", "## Settings", "", *settings]) + "\n"
+    passed = api.passed_types()
+    types = ["| method | what | size | sites |", "| --- | --- | --- | --- |"]
+    types += [_row(card, of_peft=True) for card in passed]
+    theirs = [line for card in passed for line in _settings(card)]
+    lines = [_HEAD, *rows, "", "## Settings", "", *settings, "", _PASSED, *types, ""]
+    return "\n".join([*lines, "### Their settings", "", *theirs]) + "\n"
 
 
-def _row(card: MethodCard) -> str:
-    cells = (
-        f"`{card.name}`", card.about, f"`{card.size}`" if card.size else "none",
-        ", ".join(card.sites) or "implied", ", ".join(card.papers),
-    )  # fmt: skip
+def _row(card: MethodCard, *, of_peft: bool = False) -> str:
+    cells = [
+        f"`{card.name}`", card.about.removeprefix("HF peft: "),
+        f"`{card.size}`" if card.size else "none", ", ".join(card.sites) or "implied",
+    ]  # fmt: skip
+    cells += [] if of_peft else [", ".join(card.papers)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

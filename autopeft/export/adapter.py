@@ -2,11 +2,13 @@
 
 A folder holds `adapter.safetensors` (unpadded tensors, re-parametrisations folded, indices of
 sparse weights, and the groups that they belong to), `autopeft.yaml` (the configuration with
-everything it takes to train it again), `metrics.json`, the tokenizer, a model card, and, for LoRA
-alone and for sparse weights alone, `adapter_config.json` and `adapter_model.safetensors`.
+everything it takes to train it again), `metrics.json`, the tokenizer, a model card, and
+`adapter_config.json` with `adapter_model.safetensors`: of one of `peft`'s own types where one can
+hold the configuration, else of the type that `autopeft.register_with_peft()` makes known to it.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +31,9 @@ from autopeft.export.configuration_file import (
     save_configuration,
 )
 from autopeft.export.model_card import model_card
-from autopeft.export.peft_weights import peft_adapter
+from autopeft.export.peft_groups import FOLDER, save_groups
+from autopeft.export.peft_registered import TYPE
+from autopeft.export.peft_weights import PeftAdapter, peft_adapter, registered_adapter
 from autopeft.methods import registry
 from autopeft.sparsity import rules
 
@@ -38,6 +42,8 @@ CONFIGURATION = "autopeft.yaml"
 METRICS = "metrics.json"
 PEFT_TENSORS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
+REGISTERED = "peft-registered"
+"""The form that `peft` loads once `autopeft.register_with_peft()` was called."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,9 @@ def save_adapter(
     """Write the folder.
 
     Returns:
-        The forms that were written: `autopeft`, and `peft` where it can hold the adapter.
+        The forms that were written: `autopeft`, and `peft` where it can hold the adapter, else
+        `peft-registered` where transformers has the task's class, and `peft-groups` where
+        adapters of `peft` side by side hold it (see `peft_groups`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     built, weights = built_configuration(adapter.file.trained, backbone.anatomy, adapter.weights)
@@ -120,33 +128,59 @@ def save_adapter(
     (folder / METRICS).write_text(json.dumps(adapter.metrics, indent=2) + "\n", encoding="utf-8")
     if backbone.tokenizer is not None:
         backbone.tokenizer.save_pretrained(folder)
-    forms = ("autopeft", *_save_peft(built, weights, folder, backbone, head))
+    peft = _peft_form(built, weights, backbone, head)
+    if peft is None:
+        held = {name: _narrowed(tensor) for name, tensor in tensors.items()}
+        peft = _registered_form(adapter, folded_configuration(built), held, backbone, head)
+    forms = ("autopeft", *_save_peft(peft, folder))
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    if "peft" not in forms and save_groups(built, backbone, head, weights, folder):
+        forms += ("peft-groups",)
     card = model_card(adapter.file, adapter.metrics, adapter.label_names, forms)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return forms
 
 
-def _save_peft(
-    built: Configuration,
+def _peft_form(
+    built: Configuration, weights: Mapping[str, Tensor], backbone: Backbone, head: HeadRecipe
+) -> PeftAdapter | None:
+    """What plain `peft` loads; None where it cannot hold the configuration."""
+    try:
+        return peft_adapter(built, backbone, head, weights)
+    except ExportError:
+        return None
+
+
+def _registered_form(
+    adapter: Adapter,
+    folded: Configuration,
     weights: Mapping[str, Tensor],
-    folder: Path,
     backbone: Backbone,
     head: HeadRecipe,
-) -> tuple[str, ...]:
-    """Write peft's form beside ours; nothing where peft cannot hold the configuration.
+) -> PeftAdapter | None:
+    """What `peft` loads after `register_with_peft`; None where transformers lacks the head."""
+    name, file = backbone.name, adapter.file
+    try:
+        return registered_adapter(
+            folded, head, weights, base_model=name, sites=file.model.sites, seed=file.seed
+        )
+    except ExportError:
+        return None
+
+
+def _save_peft(held: PeftAdapter | None, folder: Path) -> tuple[str, ...]:
+    """Write peft's form beside ours, if there is one; its name.
 
     An earlier adapter's files go first: nobody shall load those in place of this one.
     """
     for name in (PEFT_TENSORS, PEFT_CONFIG):
         (folder / name).unlink(missing_ok=True)
-    try:
-        held = peft_adapter(built, backbone, head, weights)
-    except ExportError:
+    if held is None:
         return ()
     save_file(held.tensors, folder / PEFT_TENSORS, metadata={"format": "pt"})
     text = json.dumps({**held.config, "inference_mode": True}, indent=2, sort_keys=True) + "\n"
     (folder / PEFT_CONFIG).write_text(text, encoding="utf-8")
-    return ("peft",)
+    return (REGISTERED if held.config["peft_type"] == TYPE else "peft",)
 
 
 def _narrowed(tensor: Tensor) -> Tensor:

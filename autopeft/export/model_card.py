@@ -63,6 +63,9 @@ def model_card(
     ]
     if "peft" in forms:
         lines += ["or with HF peft:", "", _peft_lines(file, label_names)]
+    if "peft-registered" in forms:
+        told = "or with HF peft, after `autopeft.register_with_peft()`:"
+        lines += [told, "", _peft_lines(file, label_names)]
     return "\n".join(lines)
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopeft.backbone.anatomy import Anatomy, Site
-from autopeft.backbone.files import public_name
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, Fault
 from autopeft.export import peft_forms
 from autopeft.export.peft_folding import folds
 from autopeft.export.peft_prompt import is_prompt, prompt_config, prompt_faults
+from autopeft.export.peft_options import plain_config, shared_options
+from autopeft.export.peft_passed import passed_config, passed_faults, passes_on
 from autopeft.methods import registry
 from autopeft.methods.lora import scaling
 
@@ -44,6 +45,8 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
         configuration: Under its sparsity rule, see `counting.resolved`.
         anatomy: The backbone.
     """
+    if passes_on(configuration):
+        return passed_faults(configuration)
     faults = [
         Fault("export", method, "not carried by HF peft", "lora", "use --format yaml")
         for method in configuration.methods
@@ -67,6 +70,8 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     if len(kinds) > 1:
         given = "DoRA beside LoRA without it"
         faults.append(Fault("export", "lora.dora", given, "one of the two for all of HF peft's"))
+    if not faults and peft_forms.has_form(configuration):
+        return peft_forms.form_faults(configuration, anatomy)
     return faults + prompt_faults(configuration, anatomy)
 
 
@@ -108,6 +113,8 @@ def peft_config(
         raise ExportError(faults)
     if is_prompt(configuration):
         return plain_config(prompt_config(configuration, head, shared_options(head, base_model)))
+    if passes_on(configuration):
+        return passed_config(configuration, anatomy, head, base_model=base_model)
     if peft_forms.has_form(configuration):
         return formed_config(configuration, anatomy, head, base_model=base_model)
     sites = lora_sites(configuration, anatomy)
@@ -179,49 +186,5 @@ def lora_config(
     return plain_config(config)
 
 
-def shared_options(head: HeadRecipe, base_model: str) -> dict[str, Any]:
-    """Options of every peft type: head modules, the task, the base model's public name.
-
-    Raises:
-        ExportError: No transformers task class has such a head.
-    """
-    from peft import TaskType
-
-    return {
-        "modules_to_save": head_modules(head) or None,
-        "task_type": TaskType.CAUSAL_LM if head.pool == "all" else TaskType.SEQ_CLS,
-        "base_model_name_or_path": public_name(base_model),
-    }
-
-
-def plain_config(config: Any) -> dict[str, Any]:
-    """A `PeftConfig` as JSON can carry it."""
-    plain: dict[str, Any] = config.to_dict()
-    return {key: _json(value) for key, value in plain.items()}
-
-
-def head_modules(head: HeadRecipe) -> list[str]:
-    """Top-level modules of the task head, for `modules_to_save`; a language model's has none.
-
-    Raises:
-        ExportError: No transformers task class has such a head.
-    """
-    if not head.native:
-        raise ExportError(
-            Fault(
-                "export",
-                "model",
-                "a backbone whose task class in transformers computes something else",
-                "backbones with a sequence classification class of the same outputs",
-                "use --format yaml",
-            )
-        )
-    return list(dict.fromkeys(step.name.split(".")[0] for step in head.steps))
-
-
 def _whole(alpha: float) -> int | float:
     return int(alpha) if alpha == int(alpha) else alpha
-
-
-def _json(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set | frozenset) else getattr(value, "value", value)

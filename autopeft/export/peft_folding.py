@@ -22,7 +22,8 @@ LORA = "lora"
 
 def folds(method: str) -> bool:
     """Whether a method is LoRA once it is trained, and not before."""
-    return registry[method].peft_type == "LORA" and method != LORA
+    held = registry[method]
+    return held.peft_type == "LORA" and method != LORA and not held.alone
 
 
 def as_lora(

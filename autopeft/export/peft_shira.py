@@ -19,7 +19,7 @@ from autopeft.backbone.structure import widths
 from autopeft.configuration import Configuration
 from autopeft.counting import placed_groups
 from autopeft.errors import ExportError, Fault
-from autopeft.export.peft_config import plain_config, shared_options
+from autopeft.export.peft_options import plain_config, shared_options
 from autopeft.methods.sparse import dense_change
 
 

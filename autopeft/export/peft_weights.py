@@ -30,6 +30,8 @@ from autopeft.export.peft_config import (
 from autopeft.export.peft_folding import as_lora, folds
 from autopeft.export.peft_forms import form_tensors, has_form
 from autopeft.export.peft_prompt import is_prompt, prompt_tensors
+from autopeft.export.peft_passed import passed_tensors, passes_on
+from autopeft.export.peft_registered import registered
 from autopeft.export.peft_shira import shira
 
 PREFIX = "base_model.model."
@@ -46,6 +48,34 @@ class PeftAdapter:
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
+
+
+def registered_adapter(
+    configuration: Configuration,
+    head: HeadRecipe,
+    weights: Mapping[str, Tensor],
+    *,
+    base_model: str,
+    sites: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> PeftAdapter:
+    """Any configuration as an adapter of the type that `register_with_peft` makes known.
+
+    Args:
+        configuration: What the tensors belong to, re-parametrisations folded.
+        head: The task head.
+        weights: The lane's tensors by saved name, folded, fixed ones and the head's too.
+        base_model: The backbone's name.
+        sites: What the model block says of sites.
+        seed: That of its training.
+
+    Raises:
+        ExportError: No transformers task class has such a head.
+    """
+    config, tensors = registered(
+        configuration, head, weights, base_model=base_model, sites=sites, seed=seed
+    )
+    return PeftAdapter(config, tensors | _head(head, weights))
 
 
 def peft_adapter(
@@ -68,6 +98,9 @@ def peft_adapter(
     faults = peft_faults(configuration, backbone.anatomy)
     if faults:
         raise ExportError(faults)
+    if passes_on(configuration):
+        config, passed = passed_tensors(configuration, backbone, head, weights)
+        return PeftAdapter(config, passed | _head(head, weights))
     if any(folds(method) for method in configuration.methods):
         configuration, weights = as_lora(configuration, backbone, weights)
     if is_prompt(configuration):

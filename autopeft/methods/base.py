@@ -5,8 +5,9 @@ operator, `B` rows (examples) per lane, `T` tokens. An operator sees its input a
 and its output as [n, B, T, d_out]. Each stacked tensor is [k, ...]; a solo run is n = k = 1.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import torch
@@ -304,9 +305,11 @@ class Method(Protocol):
         identity: "exact" where the configured model equals the backbone at initialisation, else
             why it does not.
         peft_type: The HF `peft` type that can hold it, or "" where none can.
+        alone: Whether it has no lane axis: its trials are packs of one, and it gives no operator.
     """
 
     schema: MethodSchema
+    alone: bool
     source: str
     identity: str
     peft_type: str
@@ -456,10 +459,15 @@ class LaneDropout(nn.Module):
 
 
 class Registry:
-    """Methods by name. A duplicate or unknown name raises with the known list."""
+    """Methods by name. A duplicate or unknown name raises with the known list.
+
+    Beside those with files of their own there may be a family that is offered by name alone: its
+    methods are made when somebody asks for them.
+    """
 
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
+        self._offered: dict[str, Callable[[], Method]] = {}
 
     def register(self, method: Method) -> Method:
         """Add a method under its schema's name."""
@@ -471,25 +479,56 @@ class Registry:
         self._methods[name] = method
         return method
 
+    def offer(self, name: str, make: Callable[[], Method]) -> None:
+        """Offer a method that is made when it is first asked for."""
+        self._offered[name] = lru_cache(1)(make)
+
     def __getitem__(self, name: str) -> Method:
+        if name in self._offered:
+            return self._offered[name]()
         if name not in self._methods:
-            allowed = ", ".join(self._methods)
+            allowed = ", ".join([*self._methods, *self._offered])
             raise BackboneError(Fault("configuration", name, "an unknown method", allowed))
         return self._methods[name]
 
     def names(self) -> tuple[str, ...]:
-        """All names, in the order of registration."""
+        """Names of the methods with files of their own, in the order of registration."""
         return tuple(self._methods)
 
-    def schemas(self) -> dict[str, MethodSchema]:
-        """All schemas by name."""
-        return {name: method.schema for name, method in self._methods.items()}
+    def offered(self) -> tuple[str, ...]:
+        """Names of all others."""
+        return tuple(self._offered)
+
+    def schemas(self) -> Mapping[str, MethodSchema]:
+        """All schemas by name; of what is offered, made when they are looked up."""
+        return _Schemas(self)
 
     def carried_by(self, anatomy: Anatomy) -> frozenset[str]:
         """Names of the methods that a backbone can carry."""
-        return frozenset(
-            name for name, method in self._methods.items() if not method.carried_by(anatomy)
-        )
+        names = (*self._methods, *self._offered)
+        return frozenset(name for name in names if not self[name].carried_by(anatomy))
+
+
+class _Schemas(Mapping[str, MethodSchema]):
+    """A registry's schemas."""
+
+    def __init__(self, methods: Registry) -> None:
+        self._of = methods
+
+    def __getitem__(self, name: str) -> MethodSchema:
+        if name not in self:
+            raise KeyError(name)
+        return self._of[name].schema
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._of.names() or name in self._of.offered()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._of.names()
+        yield from self._of.offered()
+
+    def __len__(self) -> int:
+        return len(self._of.names()) + len(self._of.offered())
 
 
 registry = Registry()

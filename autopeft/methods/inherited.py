@@ -46,6 +46,7 @@ class Unchosen:
     """What a method inherits that chooses nothing, and so keeps no fixed tensors."""
 
     schema: MethodSchema
+    alone = False
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """No place has a say."""

@@ -76,7 +76,10 @@ class MethodParser:
             for foreign, ours in PARAMETER_SPELLINGS.items()
         }
         for name in block:
-            if name not in known:
+            if name in self.schema.refused:
+                hint = self.schema.refused[name]
+                self.faults.add(f"{self.key}.{name}", block[name], "nothing", hint)
+            elif name not in known:
                 self.faults.unknown(f"{self.key}.{name}", name, known, spellings)
         if _SCALED in block and self.ratio in block:
             allowed = f"{_SCALED} or {self.ratio}, not both"
@@ -106,6 +109,8 @@ class MethodParser:
             is_size = name == self.schema.size
             return read_leaf(block[name], parameter, key, self.faults, is_size=is_size)
         if parameter.default is None:
+            if parameter.optional:
+                return None
             also = f" or {self.ratio}" if name == _SCALED else ""
             self.faults.add(key, "nothing", f"{name}{also}, which has no default")
             return None

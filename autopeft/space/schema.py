@@ -34,6 +34,7 @@ class ParameterSchema:
         measured: Values of a `str` parameter that mean something only with an importance map.
         tacit: Whether a configuration leaves it out at its default, so that those from before the
             parameter existed are still the same; nothing may depend on that value by `when`.
+        optional: Whether it may be left out although no value stands for that.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ParameterSchema:
     when: tuple[str, Scalar] | None = None
     measured: tuple[str, ...] = ()
     tacit: bool = False
+    optional: bool = False
 
     def is_said(self, value: object) -> bool:
         """Whether a configuration names this value."""
@@ -81,6 +83,7 @@ class MethodSchema:
         sites: Roles on which it may sit and which a configuration names; () where the place is
             implied by the method (`prefix`).
         default_sites: The sites where none are given.
+        refused: Names that others give it and it does not take, with what to do instead.
     """
 
     name: str
@@ -88,6 +91,7 @@ class MethodSchema:
     parameters: tuple[ParameterSchema, ...]
     sites: tuple[str, ...] = ()
     default_sites: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def parameter(self, name: str) -> ParameterSchema:
         """The parameter called `name`; KeyError where there is none."""

@@ -128,12 +128,14 @@ def _parameter_findings(loc: Loc, entry: Mapping[str, Any], schema: MethodSchema
         if name not in names and name not in PLACEMENT:
             known = [*names, "layers", *(["sites"] if schema.sites else [])]
             ours = [ours for ours in PARAMETER_SPELLINGS.get(name, ()) if ours in known]
-            hint = _did_you_mean(ours[0] if ours else nearest(name, known))
+            hint = schema.refused.get(name, "")
+            hint = hint or _did_you_mean(ours[0] if ours else nearest(name, known))
             findings.append(Finding((*loc, name), "an unknown key", ", ".join(known), hint))
     for parameter in schema.parameters:
         own = (*loc, parameter.name)
         if parameter.name not in entry:
-            if parameter.default is None and active(parameter, entry, schema.parameters):
+            needed = parameter.default is None and not parameter.optional
+            if needed and active(parameter, entry, schema.parameters):
                 allowed = _allowed(parameter)
                 findings.append(Finding(own, "nothing", allowed, "it must be given"))
         elif parameter.name == schema.size and _is_zero(entry[schema.size]):

@@ -127,6 +127,6 @@ def _parameters(entry: Mapping[str, Any], parameters: Sequence[ParameterSchema])
     for parameter in parameters:
         if active(parameter, entry, parameters):
             value = entry.get(parameter.name, parameter.default)
-            if parameter.is_said(value):
+            if parameter.is_said(value) and value is not None:
                 values[parameter.name] = float(value) if parameter.kind == "float" else value
     return values

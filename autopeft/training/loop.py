@@ -177,7 +177,8 @@ class PackRun:
     and the trunk.
 
     Attributes:
-        lanes: Pass by pass, in stream order within each: by branch point, then by number.
+        lanes: Pass by pass, in stream order within each: by branch point, then by number; those
+            without a lane axis last.
         packs: The lanes of each pass.
         step: Optimizer steps taken, of `settings.total_steps`.
         profile: What it took so far.
@@ -194,12 +195,12 @@ class PackRun:
         self._trainer, self._settings = trainer, trainer.settings
         self._seeds = Seeds(trainer.study_seed, replicate)
         together = in_passes(lanes, trainer.backbone.anatomy, trainer.lanes_per_pass)
-        self.lanes = [lane for own in together for lane in own]
         saved = {**chosen, **{number: own.kept() for number, own in (states or {}).items()}}
         self._passes = [
             LanePass(trainer.backbone, trainer.task, own, self._settings, self._seeds, saved)
             for own in together
         ]
+        self.lanes = [lane for each in self._passes for lane in each.pack.lanes]
         self.packs = [each.pack for each in self._passes]
         self._order = trainer.order(replicate, self._settings.total_steps)
         self._trunk = self._trunk_of(trainer.train)

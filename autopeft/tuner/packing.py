@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.counting import first_layer
+from autopeft.methods import registry
 from autopeft.study.records import TrialRecord
 
 
@@ -16,6 +17,8 @@ def grouped(
     trials: Sequence[TrialRecord], anatomy: Anatomy, *, size: int
 ) -> list[list[TrialRecord]]:
     """As few packs as the size allows, of sizes that differ by one at most.
+
+    Trials of methods without a lane axis (types of HF `peft`) are packs of one, before all others.
 
     Lanes with near branch points share a pack: the trunk of a pack reaches up to its highest
     branch point, and a lane that leaves early makes no use of it. The packs with the lowest branch
@@ -30,6 +33,16 @@ def grouped(
         Packs in the order in which they train; each by number.
     """
     ordered = sorted(trials, key=lambda t: (first_layer(t.configuration, anatomy), t.number))
+    alone = [[trial] for trial in ordered if _is_alone(trial)]
+    return [*alone, *_shared_out([trial for trial in ordered if not _is_alone(trial)], size)]
+
+
+def _is_alone(trial: TrialRecord) -> bool:
+    return any(registry[name].alone for name in trial.configuration.methods)
+
+
+def _shared_out(ordered: Sequence[TrialRecord], size: int) -> list[list[TrialRecord]]:
+    """Trials that can share packs, in packs."""
     if not ordered:
         return []
     count = math.ceil(len(ordered) / size)

@@ -22,7 +22,7 @@ from autopeft.searchers.base import Problem
 from autopeft.searchers.baselines import LEARNING_RATES, baselines
 from autopeft.searchers.front import utility
 from autopeft.searchers.registry import make_searcher
-from autopeft.study.definition import parse_definition
+from autopeft.study.definition import StudyDefinition, parse_definition
 
 FACTS = problems.Facts(0.25, 1.0, 99, 10_000, 500)
 SPACES = ("quick", "lora", "mixed", "autopeft")
@@ -34,9 +34,13 @@ def anatomy() -> Anatomy:
     return tiny_backbone("bert", torch.float32).anatomy
 
 
-def _problem(anatomy: Anatomy, space: str | dict[str, Any], **blocks: Any) -> Problem:
+def _definition(space: str | dict[str, Any], **blocks: Any) -> StudyDefinition:
     plain = {"model": {"name_or_path": "m"}, "data": {"source": "d"}, "space": space} | blocks
-    definition = parse_definition(plain, where="test", base=None)
+    return parse_definition(plain, where="test", base=None)
+
+
+def _problem(anatomy: Anatomy, space: str | dict[str, Any], **blocks: Any) -> Problem:
+    definition = _definition(space, **blocks)
     bound = problems.bind_space(definition, anatomy)
     return problems.make_problem(definition, anatomy, bound, FACTS)
 
@@ -106,6 +110,33 @@ def test_deploy_peft_keeps_to_what_peft_carries(anatomy: Anatomy) -> None:
     for _ in range(50):
         configuration = problem.build(problem.space.sample(rng))
         assert problem.feasible(configuration) == (configuration.methods == ("lora",))
+
+
+def test_deploy_says_what_it_leaves_out_and_why(anatomy: Anatomy) -> None:
+    methods = {
+        "lora": {"sites": ["query"], "rank": {"choice": [0, 2]}, "alpha": 4},
+        "serial_adapter": {"size": {"choice": [0, 2]}},
+        "peft:VERA": {"r": {"choice": [0, 4, 8]}, "sites": ["value"]},
+        "vera": {"rank": {"choice": [0, 4]}, "sites": ["up"]},
+    }
+    definition = _definition({"methods": methods}, deploy=["peft"])
+    space = problems.bind_space(definition, anatomy)
+    told = problems.not_deployed(definition, anatomy, space)
+    assert told["serial_adapter"].startswith("serial_adapter not carried by HF peft")
+    assert "one type with one set of parameters" in told["a mixture of lora and peft:VERA"]
+    assert not {"lora", "peft:VERA", "vera"} & set(told)
+    problem = _problem(anatomy, {"methods": methods}, deploy=["peft"])
+    rng = np.random.default_rng(2)
+    carried = set()
+    for _ in range(60):
+        configuration = problem.build(problem.space.sample(rng))
+        if problem.feasible(configuration):
+            carried.add(configuration.methods)
+    assert {("lora",), ("peft:VERA",), ("lora", "vera")} <= carried  # vera folds into lora
+    assert all("serial_adapter" not in each and len(set(each) - {"vera"}) <= 1 for each in carried)
+    alone = {"methods": {"serial_adapter": {"size": 2}}}
+    with pytest.raises(InputError, match="left out: serial_adapter"):
+        _problem(anatomy, alone, deploy=["peft"])
 
 
 def test_enqueued_faults_come_all_at_once(anatomy: Anatomy) -> None:

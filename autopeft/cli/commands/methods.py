@@ -7,14 +7,15 @@ from autopeft.cli.streams import console, print_json
 
 
 def methods(as_json: JsonOption = False) -> None:
-    """List the methods with their sizes, sites and sources.
+    """List the methods with their sizes, sites and sources, and HF peft's types.
 
-    --json also has every setting and its legal values.
+    Trials of `peft:<TYPE>` methods are packs of one. --json also has every setting and its legal
+    values.
     """
     from autopeft import api
     from autopeft.cli.tables import plain_table, print_table
 
-    cards = api.methods()
+    cards = (*api.methods(), *api.passed_types())
     if as_json:
         print_json([asdict(card) for card in cards])
         return

@@ -54,6 +54,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "space", f"{space['name']}: {space['dimensions']} dimensions{real}"
     yield "configurations", f"{compact(space['distinct'])} distinct of {_raw(space)} written down"
     yield "trainable parameters", f"{number(params['min'])} to {number(params['max'])}"
+    for what, why in found["deploy"].items():
+        yield "left out by deploy", f"{what}: {why}"
     yield "head parameters", number(found["head_params"])
     rungs = ", ".join(str(step) for step in steps["rungs"].values())
     yield (

@@ -1,8 +1,8 @@
 """A pack: lanes trained together over one frozen backbone."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -31,6 +31,7 @@ from autopeft.training.lanes.ffn import LaneFfn
 from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
 from autopeft.training.lanes.heads import LaneHead
 from autopeft.training.lanes.optimizer import Stacked
+from autopeft.training.lanes.passed import is_passed, passed_lanes
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.slots import Slots
 from autopeft.training.lanes.stream import Members, Stream
@@ -60,11 +61,14 @@ def in_passes(lanes: Sequence[Lane], anatomy: Anatomy, size: int) -> list[list[L
     """The lanes of each pass, at most `size`, in stream order.
 
     Those with prompts run apart from those without, since rows of a pass have one length, and
-    those that compare two passes apart from those that do not.
+    those that compare two passes apart from those that do not. Those without a lane axis have
+    passes of their own, the last ones.
     """
     order = in_stream_order(lanes, anatomy)
-    kinds = [pass_kind(lane.configuration, anatomy) for lane in order]
-    return [[order[position] for position in own] for own in lanes_of_passes(kinds, size)]
+    stacked = [lane for lane in order if not is_passed(lane.configuration)]
+    kinds = [pass_kind(lane.configuration, anatomy) for lane in stacked]
+    together = [[stacked[position] for position in own] for own in lanes_of_passes(kinds, size)]
+    return [*together, *([lane] for lane in order if is_passed(lane.configuration))]
 
 
 def reads_first_token(anatomy: Anatomy, recipe: HeadRecipe, *, attention: str) -> bool:
@@ -97,7 +101,8 @@ class Pack(nn.Module):
             fixed ones are used in place of new ones.
 
     Raises:
-        BackboneError: Several lanes on a backbone that cannot share a pass.
+        BackboneError: Several lanes on a backbone that cannot share a pass, or among which some
+            have no lane axis.
     """
 
     def __init__(
@@ -118,6 +123,9 @@ class Pack(nn.Module):
             raise BackboneError(
                 Fault("pack", "", f"{len(lanes)} lanes", "1 lane", anatomy.why_not)
             )
+        if len(lanes) > 1 and any(is_passed(lane.configuration) for lane in lanes):
+            given = f"{len(lanes)} lanes, some of them types of peft"
+            raise BackboneError(Fault("pack", "", given, "1 lane where peft trains"))
         self._backbone, self._recipe = backbone, recipe
         frozen = next(backbone.model.parameters())
         self.device, self._dtype = frozen.device, frozen.dtype
@@ -131,6 +139,13 @@ class Pack(nn.Module):
         self._placed = self._built(seeds, saved)
         configurations = [lane.configuration for lane in self.lanes]
         self._ffn = LaneFfn(configurations, self.branch_points, anatomy, self._stream)
+        self._passed = [
+            group
+            for lane in self.lanes
+            for group in passed_lanes(
+                lane.configuration, backbone, seeds, saved.get(lane.number, {}), dtype
+            )
+        ]
         self._cut = reads_first_token(
             anatomy, recipe, attention=str(backbone.config._attn_implementation)
         )
@@ -172,6 +187,8 @@ class Pack(nn.Module):
         uses = defaultdict(list)
         for position, lane in enumerate(self.lanes):
             for group, place in placed_groups(lane.configuration, self._backbone.anatomy):
+                if registry[group.method].alone:
+                    continue
                 stack = registry[group.method].stack_key(group)
                 uses[place.layer, place.site, group.method, stack].append((position, group, place))
         return sorted(uses.items(), key=lambda item: (*item[0][:3], str(item[0][3])))
@@ -211,6 +228,16 @@ class Pack(nn.Module):
             operator.norm = self._backbone.frozen_norm(layer, site)
         return Placed(operator, place, Members.of(positions, self.device))
 
+    @property
+    def passed_models(self) -> list[nn.Module]:
+        """`peft`'s models of the copies that its adapters sit on."""
+        return [lane.model for lane in self._passed]
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether its lane is (also) one of `peft`'s own types."""
+        return bool(self._passed)
+
     # -- running ------------------------------------------------------------------------------
 
     @contextmanager
@@ -226,15 +253,49 @@ class Pack(nn.Module):
         finally:
             self._is_running = False
 
+    def serve(self, acts: Callable[[], bool], trains: Callable[[], bool]) -> None:
+        """Wire a pack of one into its backbone for good: whoever calls the model runs the lane.
+
+        There are no gates: transformers' own forward runs the lane through every layer, with a
+        cache of keys and values where it keeps one.
+
+        Args:
+            acts: Whether the lane acts in the call that begins.
+            trains: Whether dropout is on in it.
+        """
+        model: Any = self._backbone.model
+        if len(self.lanes) != 1:
+            raise BackboneError(Fault("pack", "", f"{len(self.lanes)} lanes", "1 lane to serve"))
+        self._served = ExitStack()
+        self._served.enter_context(self._wired(gated=False))
+
+        def draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
+            return torch.rand(*shape, device=model.device)
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+            self._stream.rows, self._stream.call = len(next(given)), Call(trains(), draws)
+            self._stream.lanes = int(acts())
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            self._stream.call, self._stream.lanes = None, 0
+            self._stream.sublayer_inputs.clear()
+
+        model.register_forward_pre_hook(before, with_kwargs=True)
+        model.register_forward_hook(after, always_call=True)
+
     @contextmanager
-    def _wired(self) -> Iterator[None]:
+    def _wired(self, *, gated: bool = True) -> Iterator[None]:
         model: Any = self._backbone.model
         anatomy = self._backbone.anatomy
         handles = wire(model, anatomy, self._placed, self._stream)
         implementation = str(model.config._attn_implementation)
+        own = frozenset(name for item in self._placed for name in _modules(item, anatomy))
+        patches = [patch for group in self._passed for patch in group.install(self._stream, own)]
         bound = self._bind_attention()
-        if self._gates is not None:
-            self._gates.install()
+        gates = self._gates if gated else None
+        if gates is not None:
+            gates.install()
         else:
             handles += hook_ends(model, anatomy, self._ends)
         if self._dropout is not None:
@@ -243,8 +304,10 @@ class Pack(nn.Module):
         try:
             yield
         finally:
-            if self._gates is not None:
-                self._gates.remove()
+            if gates is not None:
+                gates.remove()
+            for patch in reversed(patches):
+                patch.remove()
             for handle in handles:
                 handle.remove()
             for module in bound:
@@ -399,6 +462,7 @@ class Pack(nn.Module):
     def auxiliary_loss(self) -> Tensor | None:
         """What operators add to the lanes' losses by their tensors alone, all together."""
         each = [item.operator.auxiliary_loss() for item in self._placed]
+        each += [group.auxiliary_loss() for group in self._passed]
         given = [loss.sum() for loss in each if loss is not None]
         return torch.stack(given).sum() if given else None
 
@@ -432,6 +496,7 @@ class Pack(nn.Module):
                         rates=operator.rates(name),
                     )
                 )
+        items += [item for group in self._passed for item in group.stacked()]
         everyone = tuple(range(len(self.lanes)))
         for name, parameter in self.head.named_parameters():
             items.append(Stacked(f"head.{name}", parameter, everyone, parameter.dim() > 2))
@@ -456,6 +521,8 @@ class Pack(nn.Module):
                     views[f"{operator.name}.{name}"] = operator.lane_tensor(
                         tensor_of[f"{index}.{name}"], name, member
                     )
+        for group in self._passed:
+            views |= group.views(tensor_of)
         for name, _ in self.head.named_parameters():
             views[f"head.{name}"] = tensor_of[f"head.{name}"][position]
         return views
@@ -471,8 +538,20 @@ class Pack(nn.Module):
                     views[f"{operator.name}.{name}"] = operator.lane_tensor(
                         operator.get_buffer(name), name, member
                     )
+        for group in self._passed:
+            views |= group.fixed()
         return views
 
     def parameters_by_name(self) -> dict[str, Tensor]:
         """All stacked parameters by `Stacked.name`, detached."""
         return {item.name: item.parameter.detach() for item in self.stacked()}
+
+
+def _modules(item: Placed, anatomy: Anatomy) -> list[str]:
+    """Modules whose output an operator takes over."""
+    layer, site = item.place.layer, item.place.site
+    if item.operator.hook == "linear":
+        return [anatomy.site(layer, site).module]
+    if item.operator.hook == "norm":
+        return [anatomy.layers[layer].norms[site].module]
+    return []

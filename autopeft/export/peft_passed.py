@@ -1,0 +1,95 @@
+"""Adapters of `peft`'s own types, as `peft` itself writes them.
+
+One type with one set of parameters is one adapter. Module names are written in full: `peft` would
+shorten a long list to what is unique among them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.heads import HeadRecipe
+from autopeft.backbone.loading import Backbone
+from autopeft.configuration import Configuration
+from autopeft.counting import placed_groups
+from autopeft.errors import Fault
+from autopeft.export.peft_options import plain_config, shared_options
+from autopeft.methods import registry
+from autopeft.methods.passed.adapter import passed_adapters
+from autopeft.methods.passed.build import ROOT, Target, config_of
+from autopeft.methods.passed.counts import PassedPlace
+from autopeft.methods.passed.method import Passed
+
+
+def passes_on(configuration: Configuration) -> bool:
+    """Whether a configuration has groups of `peft`'s own types."""
+    return any(registry[name].alone for name in configuration.methods)
+
+
+def passed_faults(configuration: Configuration) -> list[Fault]:
+    """Why a configuration with `peft`'s own types is no single adapter of `peft`."""
+    adapters = {(group.method, group.settings) for group in configuration.groups}
+    if len(adapters) == 1:
+        return []
+    given = f"{len(adapters)} adapters: {', '.join(sorted(name for name, _ in adapters))}"
+    hint = "use --format yaml: autopeft train writes every one of them, see docs/peft.md"
+    return [Fault("export", "", given, "one type with one set of parameters", hint)]
+
+
+def passed_config(
+    configuration: Configuration, anatomy: Anatomy, head: HeadRecipe, *, base_model: str
+) -> dict[str, Any]:
+    """Content of `adapter_config.json`; `passed_faults` has found none.
+
+    Raises:
+        ExportError: No transformers task class has such a head.
+        BackboneError: `peft` refuses the parameters.
+    """
+    places = [place for _, place in placed_groups(configuration, anatomy)]
+    targets = tuple(_target(place) for place in places)
+    return _config(configuration, targets, shared_options(head, base_model))
+
+
+def passed_tensors(
+    configuration: Configuration,
+    backbone: Backbone,
+    head: HeadRecipe,
+    weights: Mapping[str, Tensor],
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Both files of an adapter without its head's tensors; `passed_faults` has found none.
+
+    Args:
+        configuration: One type with one set of parameters.
+        backbone: What it was trained on.
+        head: The task head.
+        weights: The lane's tensors by saved name, fixed ones too.
+    """
+    placed = placed_groups(configuration, backbone.anatomy)
+    (adapter,) = passed_adapters(placed, backbone, seed=lambda name: 0, saved=weights)
+    options = shared_options(head, backbone.name)
+    prefix = f"{ROOT}{backbone.model.base_model_prefix}."
+    tensors = {
+        prefix + name.removeprefix(ROOT) if name.startswith(ROOT) else name: tensor
+        for name, tensor in adapter.built.saved().items()
+    }
+    kept = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    return _config(configuration, tuple(adapter.places), options), kept
+
+
+def _target(place: Any) -> Target:
+    if not isinstance(place, PassedPlace):
+        raise TypeError("not a place of peft's own types")
+    return place.modules[place.index].target
+
+
+def _config(
+    configuration: Configuration, targets: tuple[Target, ...], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    group = configuration.groups[0]
+    method = registry[group.method]
+    if not isinstance(method, Passed):
+        raise TypeError(f"{group.method} is no type of peft")
+    config = config_of(method.kind, dict(group.settings), targets, **options)
+    return plain_config(config) | {"target_modules": sorted(target.name for target in targets)}

@@ -1,0 +1,168 @@
+"""One adapter of a configuration: what `peft` built, with its tensors under our saved names.
+
+Groups of a configuration that differ in their places alone are one adapter.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from autopeft.backbone.loading import Backbone
+from autopeft.configuration import Group
+from autopeft.errors import BackboneError, Fault
+from autopeft.methods.base import Place, registry
+from autopeft.methods.passed.build import ROOT, Target, build
+from autopeft.methods.passed.counts import PassedPlace
+from autopeft.methods.passed.method import Passed
+from autopeft.space.schema import Scalar
+
+
+class PassedAdapter:
+    """An adapter on a backbone, of which nothing is written.
+
+    Args:
+        method: `peft:<TYPE>`.
+        settings: Its parameters.
+        places: Where, one per module.
+        backbone: What it sits on.
+        seed: Gives the seed of what `peft` draws, by name.
+        saved: Tensors by saved name, perhaps among others, that it starts from.
+        dtype: Of the trained tensors.
+
+    Attributes:
+        name: `method.layer.site` of its first place.
+        method: As given.
+        settings: As given.
+        kind: Its type.
+        places: By what sits there.
+        modules: The backbone's own modules that are adapted.
+        built: What `peft` made.
+
+    Raises:
+        BackboneError: `peft` cannot build it there.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        settings: Mapping[str, Scalar],
+        places: Sequence[PassedPlace],
+        backbone: Backbone,
+        *,
+        seed: Callable[[str], int],
+        saved: Mapping[str, Tensor],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        passed = registry[method]
+        if not isinstance(passed, Passed):
+            raise TypeError(f"{method} is no type of peft")
+        self.method, self.settings, self.kind = method, settings, passed.kind
+        self.places: dict[Target, Place] = {p.modules[p.index].target: p for p in places}
+        self.modules = {t: backbone.model.get_submodule(t.name) for t in self.places}
+        self._refuse_quantised()
+        self.name = f"{method}.{places[0].layer}.{places[0].site}"
+        self.built = build(self.kind, settings, self.modules, seed=seed(self.name))
+        for parameter in self.built.trained().values():
+            parameter.data = parameter.data.to(dtype)
+        held = {self._peft_name(n): t for n, t in saved.items() if self._is_own(n)}
+        if held:
+            self.built.load(held)
+        self._saved_as = self._saved_names()
+
+    def _refuse_quantised(self) -> None:
+        for target, module in self.modules.items():
+            weight: Tensor = next(module.parameters())
+            if not weight.is_floating_point():
+                given, allowed = f"{target.name}, which is quantised", "model.quantization: none"
+                raise BackboneError(Fault("configuration", self.method, given, allowed))
+
+    # -- names --------------------------------------------------------------------------------
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a saved name is of this adapter, and not of another one of its type."""
+        if not name.startswith(f"{self.method}."):
+            return False
+        layer, site, _ = name.removeprefix(f"{self.method}.").split(".", 2)
+        return any((str(p.layer), p.site) == (layer, site) for p in self.places.values())
+
+    def _saved_names(self) -> dict[str, str]:
+        """Full names of trained tensors -> our saved names."""
+        by_memory = {_memory(t): name for name, t in reversed(self.built.saved().items())}
+        names = {}
+        for name, parameter in self.built.trained().items():
+            if _memory(parameter) not in by_memory:
+                raise RuntimeError(f"peft does not save {name} of {self.method}")
+            names[name] = self._own_name(by_memory[_memory(parameter)])
+        return names
+
+    def _own_name(self, peft_name: str) -> str:
+        """`method.layer.site.tensor`, the place being its owner's."""
+        target = self.built.owner(peft_name)
+        place = self.places[target]
+        rest = peft_name.removeprefix(f"{ROOT}{target.name}.")
+        return f"{self.method}.{place.layer}.{place.site}.{rest}"
+
+    def _peft_name(self, own_name: str) -> str:
+        """The inverse."""
+        layer, site, rest = own_name.removeprefix(f"{self.method}.").split(".", 2)
+        if rest.startswith("base_model."):
+            return rest
+        (target,) = (t for t, p in self.places.items() if (str(p.layer), p.site) == (layer, site))
+        return f"{ROOT}{target.name}.{rest}"
+
+    def place_of(self, name: str) -> Place:
+        """Where a trained tensor sits, by its full name; the first place for those of all."""
+        return self.places[self.built.owner(name)]
+
+    # -- tensors ------------------------------------------------------------------------------
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What is trained, each once, by its full name in `peft`'s model."""
+        return self.built.trained()
+
+    def saved_as(self, name: str) -> str:
+        """A trained tensor's saved name."""
+        return self._saved_as[name]
+
+    def fixed(self) -> dict[str, Tensor]:
+        """What `peft` saves beside what it trains, by saved name."""
+        trained = {_memory(parameter) for parameter in self.built.trained().values()}
+        return {
+            self._own_name(name): tensor
+            for name, tensor in self.built.saved().items()
+            if _memory(tensor) not in trained
+        }
+
+
+def _memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    return tensor.data_ptr(), tuple(tensor.shape)
+
+
+def passed_adapters(
+    placed: Iterable[tuple[Group, Place]],
+    backbone: Backbone,
+    *,
+    seed: Callable[[str], int],
+    saved: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+) -> list[PassedAdapter]:
+    """The adapters of a configuration's groups that are `peft`'s own types; [] without any.
+
+    Args:
+        placed: Groups and places of a configuration, see `counting.placed_groups`.
+        backbone: See `PassedAdapter`, as for the rest.
+        seed: Gives seeds by name.
+        saved: Tensors to start from.
+        dtype: Of the trained tensors.
+    """
+    by_adapter: dict[tuple[str, tuple[tuple[str, Scalar], ...]], list[PassedPlace]] = {}
+    for group, place in placed:
+        if isinstance(place, PassedPlace):
+            by_adapter.setdefault((group.method, group.settings), []).append(place)
+    return [
+        PassedAdapter(
+            method, dict(settings), places, backbone, seed=seed, saved=saved, dtype=dtype
+        )
+        for (method, settings), places in by_adapter.items()
+    ]

@@ -1,0 +1,234 @@
+"""An adapter as `peft` builds it, on copies of the modules that it adapts.
+
+The copies stand in a tree of their own under the names that the modules have in the base model, so
+nothing of the backbone is replaced. Where `peft` left a copy's weights alone, they are the
+backbone's own tensors again.
+"""
+
+import copy
+import logging
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autopeft.errors import BackboneError, Fault
+from autopeft.methods.passed.parameters import arguments, config_class
+from autopeft.methods.passed.types import PREFIX, PeftType
+from autopeft.space.schema import Scalar
+
+logger = logging.getLogger(__name__)
+
+NAME = "default"
+"""Of the adapter within `peft`'s model."""
+
+ROOT = "base_model.model."
+"""In front of module names in the tensors that `peft` saves."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module that is adapted.
+
+    Attributes:
+        name: Its name within the base model.
+        role: Its (first) site.
+        transposed: Whether it keeps its weight as [in, out].
+    """
+
+    name: str
+    role: str
+    transposed: bool = False
+
+
+class BuiltAdapter:
+    """One adapter.
+
+    Args:
+        model: `peft`'s model of the copies.
+        kind: Its type.
+        targets: What is adapted.
+    """
+
+    def __init__(self, model: Any, kind: PeftType, targets: tuple[Target, ...]) -> None:
+        self.model, self.kind, self.targets = model, kind, targets
+
+    @property
+    def config(self) -> Any:
+        """Its `PeftConfig`."""
+        return self.model.peft_config[NAME]
+
+    def layer(self, target: Target) -> nn.Module:
+        """`peft`'s layer in place of a module."""
+        layer: nn.Module = self.model.base_model.model.get_submodule(target.name)
+        return layer
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What is trained, each once, by its full name."""
+        return {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad and "ranknum" not in name
+        }
+
+    def fixed_names(self) -> set[str]:
+        """Names of what `peft` saves beside what is trained."""
+        rename = type(self.model.base_model)._remove_adapter_name_from_key
+        trained = {
+            rename(name, NAME)
+            for name, parameter in self.model.named_parameters(remove_duplicate=False)
+            if parameter.requires_grad
+        }
+        return set(self.saved()) - trained
+
+    def saved(self) -> dict[str, Tensor]:
+        """What `peft` saves, by the names that it gives."""
+        from peft import get_peft_model_state_dict
+
+        with told_quietly():
+            state: dict[str, Tensor] = get_peft_model_state_dict(
+                self.model, save_embedding_layers=False
+            )
+        return state
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `saved` gave, or part of it."""
+        from peft import set_peft_model_state_dict
+
+        with told_quietly():
+            set_peft_model_state_dict(self.model, dict(state))
+
+    def owner(self, name: str) -> Target:
+        """The module that a saved or trained tensor belongs to; the first for those of all."""
+        inner = name.removeprefix(ROOT)
+        for target in self.targets:
+            if inner.startswith(f"{target.name}."):
+                return target
+        return self.targets[0]
+
+
+def config_of(
+    kind: PeftType, settings: Mapping[str, Scalar], targets: tuple[Target, ...], **options: Any
+) -> Any:
+    """The `PeftConfig` of a group.
+
+    Raises:
+        BackboneError: `peft` refuses the settings.
+    """
+    own = config_class(kind.name)
+    known = own.__dataclass_fields__
+    given = arguments(kind, settings) | options
+    names = [target.name for target in targets]
+    given["target_modules"] = names
+    if "fan_in_fan_out" in known:
+        given["fan_in_fan_out"] = any(target.transposed for target in targets)
+    if "feedforward_modules" in known:
+        given["feedforward_modules"] = [t.name for t in targets if t.role == "down"]
+    with told_quietly(), _as_faults(kind):
+        return own(**given)
+
+
+def build(
+    kind: PeftType,
+    settings: Mapping[str, Scalar],
+    modules: Mapping[Target, nn.Module],
+    *,
+    seed: int,
+) -> BuiltAdapter:
+    """An adapter on copies of modules.
+
+    Args:
+        kind: Its type.
+        settings: Its parameters.
+        modules: What is adapted, in order.
+        seed: Of all that it draws.
+
+    Raises:
+        BackboneError: `peft` refuses the settings or the modules, or adapts others.
+    """
+    from peft import PeftModel
+
+    targets = tuple(modules)
+    config = config_of(kind, settings, targets)
+    device = next(iter(modules.values())).weight.device
+    tree = _tree({target.name: _copied(module) for target, module in modules.items()})
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), told_quietly(), _as_faults(kind):
+        torch.manual_seed(seed)
+        model = PeftModel(tree, config, NAME)
+    built = BuiltAdapter(model, kind, targets)
+    _check_targets(built)
+    for target, module in modules.items():
+        _shared(built.layer(target), module)
+    return built
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy without what a running pack has put on the module."""
+    own = copy.copy(module)
+    own.__dict__.pop("forward", None)
+    own._forward_hooks, own._forward_pre_hooks = OrderedDict(), OrderedDict()
+    return copy.deepcopy(own)
+
+
+def _tree(modules: Mapping[str, nn.Module]) -> nn.Module:
+    """Modules at the ends of their dotted names."""
+    root = nn.Module()
+    root.is_gradient_checkpointing = False  # type: ignore[assignment]
+    for name, module in modules.items():
+        *parents, last = name.split(".")
+        at = root
+        for parent in parents:
+            if parent not in dict(at.named_children()):
+                at.add_module(parent, nn.Module())
+            at = at.get_submodule(parent)
+        at.add_module(last, module)
+    return root
+
+
+def _check_targets(built: BuiltAdapter) -> None:
+    """That `peft` adapted what was asked for: names that match nothing are no error to it."""
+    adapted = set(built.model.base_model.targeted_module_names)
+    wanted = {target.name for target in built.targets}
+    if adapted != wanted:
+        missed = ", ".join(sorted(wanted - adapted)) or ", ".join(sorted(adapted - wanted))
+        raise BackboneError(
+            Fault("configuration", PREFIX + built.kind.name, missed, "modules that peft adapts")
+        )
+
+
+def _shared(layer: Any, module: nn.Module) -> None:
+    """Give a copy the backbone's own tensors again, where they are still the same."""
+    base = layer.get_base_layer()
+    for name, tensor in module.named_parameters():
+        own = base.get_parameter(name)
+        if tensor.device.type != "meta" and torch.equal(own, tensor):
+            own.data = tensor.data
+
+
+@contextmanager
+def _as_faults(kind: PeftType) -> Iterator[None]:
+    """What `peft` refuses, as a fault of the configuration with its own words."""
+    try:
+        yield
+    except (ValueError, TypeError, AssertionError, RuntimeError, ImportError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        allowed = "what peft accepts there"
+        raise BackboneError(
+            Fault("configuration", PREFIX + kind.name, "what peft refuses", allowed, said)
+        ) from error
+
+
+@contextmanager
+def told_quietly() -> Iterator[None]:
+    """`peft`'s warnings go to the log."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for each in caught:
+        logger.debug("peft: %s", each.message)

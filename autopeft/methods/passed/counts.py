@@ -1,0 +1,121 @@
+"""Exact counts of passed types: an adapter is built on empty modules of the right shapes.
+
+Empty modules live on the meta device and cost no memory. Types that decompose weights get random
+ones. What has been counted once is remembered.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.methods.base import Place
+from autopeft.methods.passed.build import Target, build
+from autopeft.methods.passed.types import PeftType
+from autopeft.space.schema import Scalar
+
+
+@dataclass(frozen=True)
+class ModuleShape:
+    """What has to be known of a module to count an adapter on it.
+
+    Attributes:
+        target: What it is called.
+        d_in: Width of its input.
+        d_out: Width of its output.
+        bias: Whether it has a bias, or a shift.
+        norm: "centred" or "plain" for a norm, "" for a linear map.
+    """
+
+    target: Target
+    d_in: int
+    d_out: int
+    bias: bool
+    norm: str = ""
+
+    def empty(self) -> nn.Module:
+        """Such a module, on the current device."""
+        if self.norm == "centred":
+            return nn.LayerNorm(self.d_out, bias=self.bias)
+        if self.norm:
+            return nn.RMSNorm(self.d_out)
+        if self.target.transposed:
+            return Conv1D(self.d_out, self.d_in)
+        return nn.Linear(self.d_in, self.d_out, bias=self.bias)
+
+
+@dataclass(frozen=True)
+class PassedPlace(Place):
+    """A place of a passed method, with all modules of its group.
+
+    Attributes:
+        modules: What the group adapts.
+        index: Which of them sits here.
+    """
+
+    modules: tuple[ModuleShape, ...] = ()
+    index: int = 0
+
+
+Settings = tuple[tuple[str, Scalar], ...]
+
+
+@dataclass(frozen=True)
+class Count:
+    """Scalars at a place.
+
+    Attributes:
+        trained: What is trained there.
+        fixed: What is saved beside it.
+    """
+
+    trained: int
+    fixed: int
+
+
+def count_at(kind: PeftType, settings: Settings, place: PassedPlace) -> Count:
+    """What an adapter has at a place; BackboneError where `peft` refuses the group.
+
+    What is trained depends on the place alone, but for types that share tensors.
+    """
+    if kind.shared:
+        return _counts(kind, settings, _alike(place.modules))[place.index]
+    return _counts(kind, settings, _alike((place.modules[place.index],)))[0]
+
+
+def fixed_at(kind: PeftType, settings: Settings, place: PassedPlace) -> int:
+    """Scalars that an adapter saves at a place beside what is trained; errors as `count_at`."""
+    return _counts(kind, settings, _alike(place.modules))[place.index].fixed
+
+
+@lru_cache(10_000)
+def _alike(shapes: tuple[ModuleShape, ...]) -> tuple[ModuleShape, ...]:
+    """The same modules under names that tell of their roles and their order alone."""
+    before: Counter[str] = Counter()
+    named = []
+    for shape in shapes:
+        role = shape.target.role
+        target = replace(shape.target, name=f"layers.{before[role]}.{role}")
+        named.append(replace(shape, target=target))
+        before[role] += 1
+    return tuple(named)
+
+
+@lru_cache(10_000)
+def _counts(
+    kind: PeftType, settings: Settings, shapes: tuple[ModuleShape, ...]
+) -> tuple[Count, ...]:
+    with torch.random.fork_rng([]), torch.device("cpu" if kind.weighs else "meta"):
+        modules = {shape.target: shape.empty().requires_grad_(False) for shape in shapes}
+    built = build(kind, dict(settings), modules, seed=0)
+    trained: Counter[Target] = Counter()
+    fixed: Counter[Target] = Counter()
+    for name, parameter in built.trained().items():
+        trained[built.owner(name)] += parameter.numel()
+    saved = built.saved()
+    for name in built.fixed_names():
+        fixed[built.owner(name)] += saved[name].numel()
+    return tuple(Count(trained[shape.target], fixed[shape.target]) for shape in shapes)

@@ -1,0 +1,202 @@
+"""A type of `peft` as a method: where it sits, what it counts, what it refuses."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy, Site
+from autopeft.configuration import Group
+from autopeft.errors import BackboneError, Fault
+from autopeft.methods.base import Kept, LaneOperator, Place, Start
+from autopeft.methods.inherited import Unfolded, divisors
+from autopeft.methods.passed.build import Target
+from autopeft.methods.passed.counts import ModuleShape, PassedPlace, count_at, fixed_at
+from autopeft.methods.passed.parameters import schema_of
+from autopeft.methods.passed.types import PREFIX, PeftType
+from autopeft.space.schema import MethodSchema, Scalar
+
+
+class Passed(Unfolded):
+    """The method `peft:<TYPE>`.
+
+    Args:
+        kind: The type.
+
+    Attributes:
+        kind: The type.
+    """
+
+    alone = True
+    source = "HF peft 0.21, whose documentation names the paper"
+    identity = "as peft starts it: most types are the backbone, FOURIERFT, C3A and VBLORA are not"
+
+    def __init__(self, kind: PeftType) -> None:
+        self.kind, self.name, self.peft_type = kind, PREFIX + kind.name, kind.name
+
+    @cached_property
+    def schema(self) -> MethodSchema:  # type: ignore[override]
+        """Parameters and sites; the first look imports `peft`."""
+        return schema_of(self.kind)
+
+    def carried_by(self, anatomy: Anatomy) -> str:
+        """It needs linear maps that it can adapt, or norms."""
+        if self.kind.where == "norm":
+            return "" if anatomy.norms else "its norms were not recognised in every layer"
+        if not anatomy.roles:
+            return "it has no linear sites"
+        stored = any(site.transposed for layer in anatomy.layers for site in layer.sites.values())
+        return (
+            "peft's type does not adapt transformers' Conv1D maps"
+            if stored and not self.kind.transposed
+            else ""
+        )
+
+    # -- places -------------------------------------------------------------------------------
+
+    def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
+        """One per module, at the first of its sites."""
+        shapes, layers = [], []
+        for layer in group.layers:
+            own = self._modules(group, layer, anatomy)
+            shapes += own
+            layers += [layer] * len(own)
+        return [
+            PassedPlace(
+                layer, shape.target.role, shape.d_in, shape.d_out, anatomy.head_dim,
+                modules=tuple(shapes), index=index,
+            )
+            for index, (layer, shape) in enumerate(zip(layers, shapes, strict=True))
+        ]  # fmt: skip
+
+    def _modules(self, group: Group, layer: int, anatomy: Anatomy) -> list[ModuleShape]:
+        """What a group adapts in a layer."""
+        if self.kind.where == "norm":
+            norms = [anatomy.layers[layer].norms[role] for role in group.sites]
+            return [
+                ModuleShape(
+                    Target(norm.module, norm.role), norm.width, norm.width, norm.bias,
+                    "centred" if norm.centred else "plain",
+                )
+                for norm in norms
+            ]  # fmt: skip
+        by_module: dict[str, list[Site]] = {}
+        for role in (role for role in LINEAR_ROLES if role in group.sites):
+            site = anatomy.site(layer, role)
+            by_module.setdefault(site.module, []).append(site)
+        return [
+            ModuleShape(
+                Target(name, sites[0].role, sites[0].transposed), sites[0].in_features,
+                sum(site.out_features for site in sites), sites[0].bias,
+            )
+            for name, sites in by_module.items()
+        ]  # fmt: skip
+
+    # -- what may be built --------------------------------------------------------------------
+
+    def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
+        """Divisors of the widths that a parameter has to divide."""
+        sides = self.kind.divides.get(name)
+        if sides is None:
+            return None
+        widths = [place.d_in if side == "in" else place.d_out for side in sides]
+        even = name in self.kind.even
+        return tuple(each for each in divisors(*widths) if not (even and each % 2))
+
+    def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """Part of a fused map, sizes that do not divide, and all that `peft` refuses."""
+        faults = self._parts(group, anatomy)
+        places = self.places(group, anatomy)
+        faults += self._undivided(group, places)
+        if not faults:
+            try:
+                self.count(group, places[0])
+                for place in {(p.d_in, p.d_out): p for p in places}.values():
+                    self.count(group, place)
+            except BackboneError as error:
+                faults += error.faults
+        return faults
+
+    def _parts(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        if self.kind.where == "norm":
+            return []
+        for layer in group.layers:
+            for role in group.sites:
+                site = anatomy.site(layer, role)
+                whole = [
+                    each.role
+                    for each in anatomy.layers[layer].sites.values()
+                    if each.module == site.module
+                ]
+                if not set(whole) <= set(group.sites):
+                    given = f"{role} alone of {site.module}, one map of {', '.join(whole)}"
+                    allowed = f"all of {', '.join(whole)}"
+                    return [Fault("configuration", f"{self.name}.sites", given, allowed)]
+        return []
+
+    def _undivided(self, group: Group, places: Sequence[Place]) -> list[Fault]:
+        faults = []
+        parameters = {each.name: each for each in self.schema.parameters}
+        for name in self.kind.divides:
+            value = group.get(name, parameters[name].default)
+            if value == 0:
+                continue  # peft: another parameter says it
+            for place in {(p.d_in, p.d_out): p for p in places}.values():
+                allowed = self.legal(name, place) or ()
+                if value not in allowed:
+                    at = f"layer {place.layer}, {place.site}, {place.d_in} x {place.d_out}"
+                    legal = ", ".join(str(each) for each in allowed) or "no value: other sites"
+                    key = f"{self.name}.{name}"
+                    faults.append(Fault("configuration", key, f"{value} at {at}", legal))
+        return faults
+
+    # -- counts -------------------------------------------------------------------------------
+
+    def count(self, group: Group, place: Place) -> int:
+        """As `peft` builds it there: exact, and known before anything is trained."""
+        if not isinstance(place, PassedPlace):
+            raise TypeError(f"{self.name} was asked of a place that it did not give")
+        return count_at(self.kind, group.settings, place).trained
+
+    def training_count(self, group: Group, place: Place) -> int:
+        """The same."""
+        return self.count(group, place)
+
+    def fixed_count(self, group: Group, place: Place) -> int:
+        """What `peft` saves beside what it trains, such as frozen random factors."""
+        if not (isinstance(place, PassedPlace) and self.kind.keeps):
+            return 0
+        return fixed_at(self.kind, group.settings, place)
+
+    def frozen_work(self, group: Group, place: Place) -> int:
+        """A product with a matrix of the weight's size, where it makes one."""
+        return place.d_in * place.d_out if self.kind.dense else 0
+
+    def kept_widths(self, group: Group, place: Place) -> Kept:
+        """Input and output once more, and the matrix that it makes, with its gradient."""
+        return Kept(place.d_out, weights=2 * place.d_in * place.d_out if self.kind.dense else 0)
+
+    def stack_key(self, group: Group) -> Hashable:
+        """Nothing stacks with anything."""
+        return group
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Its own."""
+        return dict(group.settings)
+
+    # -- what a method with lanes has ---------------------------------------------------------
+
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
+        """`peft` draws them, see `autopeft.training.lanes.passed`."""
+        raise TypeError(f"{self.name} has no lanes")
+
+    def operator(
+        self,
+        name: str,
+        place: Place,
+        members: Sequence[int],
+        groups: Sequence[Group],
+        tensors: Sequence[Mapping[str, Tensor]],
+    ) -> LaneOperator:
+        """There is none: `peft`'s own layers stand in the backbone while it runs."""
+        raise TypeError(f"{self.name} has no lanes")

@@ -1,0 +1,140 @@
+"""What may be set of a type: the scalar fields of its configuration class in `peft`.
+
+Fields that say where an adapter sits, what is saved beside it or who made it are not left to a
+space: sites, layers and groups say so, or autopeft does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from enum import Enum
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from autopeft.backbone.anatomy import LINEAR_ROLES, NORMS
+from autopeft.methods.passed.types import PREFIX, PeftType
+from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
+
+_PLACES = "`sites` and `layers` say where it sits, by full module names"
+_PATTERN = (
+    "a group has one size: give other sites or layers a group of their own (peft's patterns match "
+    "by the first key, and HiRA ignores its rank_pattern)"
+)
+_BUDGET = "peft would have to be told of every step: use `sparsity: {rule: adalora}` with lora"
+
+REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+         "target_parameters", "feedforward_modules"),
+        _PLACES,
+    ),
+    **dict.fromkeys(
+        ("rank_pattern", "alpha_pattern", "n_frequency_pattern", "block_size_pattern",
+         "lambda_pattern", "target_svd_config"),
+        _PATTERN,
+    ),
+    **dict.fromkeys(
+        ("target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "total_step", "use_asa",
+         "asa_target_subspaces", "init_warmup", "final_warmup", "mask_interval",
+         "asa_importance_beta", "asa_uncertainty_beta", "asa_schedule_exponent"),
+        _BUDGET,
+    ),
+    **dict.fromkeys(("n_tasks", "num_tasks", "task_ids"), "a study has one task"),
+    "adapter_names": "peft drops it in silence for all but a few types: a trial is one adapter",
+    "bias": "it trains every bias of the model, not those of the sites: use bitfit or peft:BEFT",
+    "modules_to_save": "the task head is always trained, and saved with the adapter",
+    "fan_in_fan_out": "the backbone says how its weights are stored",
+    "save_projection": "it is always saved: a seed gives other numbers on other machines",
+    "save_only_topk_weights": "it is for inference alone",
+    "save_indices": "they are always saved",
+    "task_type": "the study's `model.task` says it",
+    "layer_replication": "the backbone's layers stay as they are",
+    "trainable_token_indices": "the embeddings stay frozen",
+}  # fmt: skip
+"""Field or argument of `peft` -> why it is no parameter here."""
+
+_OURS = frozenset(
+    {
+        "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+        "inference_mode", "use_bdlora", "megatron_core", "ensure_weight_tying", "progressbar",
+        "runtime_offload_base_weight", "use_effective_conv2d", "poly_type", "mask_type",
+    }
+)  # fmt: skip
+"""Fields that mean nothing here: they are not parameters, and nobody is told why."""
+
+
+@lru_cache
+def config_class(name: str) -> Any:
+    """The configuration class of a type."""
+    from peft import PeftType as Known
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    return PEFT_TYPE_TO_CONFIG_MAPPING[Known(name)]
+
+
+def schema_of(kind: PeftType) -> MethodSchema:
+    """How a type may be written in a space or a configuration."""
+    own = config_class(kind.name)
+    hints = get_type_hints(own)
+    parameters = {
+        each.name: parameter
+        for each in fields(own)
+        if each.init and each.name not in REFUSED and each.name not in _OURS
+        and each.name not in kind.fixed
+        and (parameter := _parameter(each.name, hints[each.name], _default(each), kind))
+    }  # fmt: skip
+    size = [parameters.pop(kind.size)] if kind.size else []
+    norm = kind.where == "norm"
+    return MethodSchema(
+        name=PREFIX + kind.name,
+        size=kind.size,
+        parameters=(*size, *parameters.values()),
+        sites=NORMS if norm else LINEAR_ROLES,
+        default_sites=("attention_norm", "ffn_norm") if norm else ("query", "value"),
+        refused=REFUSED,
+    )
+
+
+def _default(field: Any) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default.value if isinstance(field.default, Enum) else field.default
+
+
+def _parameter(name: str, hint: Any, default: Any, kind: PeftType) -> ParameterSchema | None:
+    """One field as a parameter; None where its values are no single scalars."""
+    members = _members(hint)
+    choices = tuple(v for each in members if get_origin(each) is Literal for v in get_args(each))
+    choices += tuple(m.value for e in members if isinstance(e, type) and issubclass(e, Enum)
+                     for m in e)  # fmt: skip
+    is_size = name == kind.size
+    optional = default is None and not is_size
+    if isinstance(default, bool) or (default is None and bool in members):
+        return ParameterSchema(name, "bool", default, tacit=not is_size, optional=optional)
+    if isinstance(default, str) or (default is None and (str in members or choices)):
+        named = tuple(str(choice) for choice in choices)
+        return ParameterSchema(name, "str", default, choices=named, tacit=True, optional=optional)
+    if float in members:
+        return ParameterSchema(name, "float", default, tacit=not is_size, optional=optional)
+    if int in members:
+        low = 1 if is_size else None
+        return ParameterSchema(
+            name, "int", default, minimum=low, tacit=not is_size, optional=optional
+        )
+    return None
+
+
+def _members(hint: Any) -> list[Any]:
+    """The members of a union, unions within it spread out, without None."""
+    if get_origin(hint) in (Union, UnionType):
+        return [each for inner in get_args(hint) for each in _members(inner)]
+    return [] if hint is NoneType else [hint]
+
+
+def arguments(kind: PeftType, settings: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Settings of a group as arguments of the configuration class."""
+    whole = {
+        each.name for each in fields(config_class(kind.name)) if isinstance(_default(each), float)
+    }
+    given = {name: float(v) if name in whole else v for name, v in settings.items()}
+    return given | dict(kind.fixed)

@@ -1,0 +1,218 @@
+"""The types of `peft` 0.21 that are passed through, and what `peft`'s own code does not say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from autopeft.space.schema import Scalar
+
+PREFIX = "peft:"
+"""Of the names of passed methods."""
+
+Side: TypeAlias = Literal["in", "out"]
+
+Where: TypeAlias = Literal["linear", "norm"]
+
+
+@dataclass(frozen=True, eq=False)
+class PeftType:
+    """One type; each exists once, and is itself alone.
+
+    Attributes:
+        name: As in `peft.PeftType`.
+        about: What it trains.
+        size: The parameter that is its size, or "".
+        where: What it sits on.
+        divides: Parameters that have to divide widths of a linear map, and which ones.
+        even: Those of them that are even as well.
+        shared: Whether places of a group share trained tensors, or what is trained at one depends
+            on the others' widths.
+        keeps: Whether it saves anything beside what it trains: random factors, indices.
+        weighs: Whether it has to see weights to be built at all, so that empty ones do not do.
+        dense: Whether it builds a matrix of a weight's size while it runs.
+        random: Whether it draws numbers in training without dropout.
+        transposed: Whether it adapts transformers' `Conv1D` maps.
+        fixed: Parameters that are not left to the user, and their values.
+    """
+
+    name: str
+    about: str
+    size: str = "r"
+    where: Where = "linear"
+    divides: Mapping[str, tuple[Side, ...]] = field(default_factory=dict)
+    even: tuple[str, ...] = ()
+    shared: bool = False
+    keeps: bool = False
+    weighs: bool = False
+    dense: bool = False
+    random: bool = False
+    transposed: bool = False
+    fixed: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+_BOTH: tuple[Side, ...] = ("in", "out")
+
+TYPES = (
+    PeftType(
+        "ADALORA",
+        "a low-rank update as an SVD at its initial rank, kept orthogonal by a penalty",
+        size="init_r",
+        weighs=True,
+        transposed=True,
+        fixed={"total_step": 1, "r": 8},
+    ),
+    PeftType(
+        "ADAMSS",
+        "low-rank updates of clusters of a weight's rows in its singular space",
+        keeps=True,
+        weighs=True,
+        dense=True,
+        fixed={"use_asa": False},
+    ),
+    PeftType("BEFT", "a bias on the outputs", size=""),
+    PeftType(
+        "BOFT",
+        "orthogonal butterfly factors on the outputs",
+        size="boft_block_size",
+        divides={"boft_block_size": ("in",)},
+        dense=True,
+    ),
+    PeftType(
+        "C3A",
+        "block-circulant updates",
+        size="block_size",
+        divides={"block_size": _BOTH},
+        dense=True,
+    ),
+    PeftType("DEFT", "a decomposed projection and its re-injection", dense=True, transposed=True),
+    PeftType("DELORA", "a low-rank update of bounded norm", keeps=True),
+    PeftType(
+        "FOURIERFT",
+        "a few coefficients of an update's Fourier transform",
+        size="n_frequency",
+        dense=True,
+        transposed=True,
+    ),
+    PeftType(
+        "FROD",
+        "rotations in a joint singular space of all adapted maps",
+        keeps=True,
+        size="sparse_rate",
+        shared=True,
+        weighs=True,
+        dense=True,
+        transposed=True,
+        fixed={"progressbar": False},
+    ),
+    PeftType("GLORA", "scales, shifts and low-rank factors of weight, input and bias", dense=True),
+    PeftType(
+        "GRALORA",
+        "low-rank updates of the weight's blocks",
+        divides={"gralora_k": _BOTH},
+        transposed=True,
+    ),
+    PeftType("HIRA", "a low-rank factor on the weight's entries", dense=True, transposed=True),
+    PeftType("HRA", "Householder reflections of the inputs", dense=True),
+    PeftType(
+        "IA3",
+        "factors on outputs, or on the inputs of the last map of an FFN",
+        size="",
+        transposed=True,
+    ),
+    PeftType("LILY", "low-rank factors shared by layers, with routed experts", shared=True),
+    PeftType("LN_TUNING", "norms", size="", where="norm"),
+    PeftType("LOHA", "a Hadamard product of two low-rank updates", dense=True),
+    PeftType("LOKR", "a Kronecker product", dense=True),
+    PeftType("LORA", "a low-rank update", transposed=True),
+    PeftType("MISS", "shards that share one matrix of expanded rows", dense=True),
+    PeftType(
+        "OFT",
+        "orthogonal blocks on the inputs",
+        size="oft_block_size",
+        divides={"oft_block_size": ("in",)},
+        dense=True,
+        fixed={"r": 0},
+    ),
+    PeftType(
+        "OSF",
+        "the weight but for its leading singular directions",
+        size="effective_rank",
+        dense=True,
+    ),
+    PeftType("PEANUT", "a weight-aware network that makes the update", dense=True),
+    PeftType("POLY", "a router's mixture of low-rank skills", fixed={"n_tasks": 1}),
+    PeftType("PSOFT", "a rotation within the weight's principal space", dense=True),
+    PeftType(
+        "PVERA",
+        "scales of frozen random factors, sampled",
+        keeps=True,
+        random=True,
+        transposed=True,
+        fixed={"save_projection": True},
+    ),
+    PeftType(
+        "RANDLORA",
+        "scales of many frozen random bases",
+        keeps=True,
+        shared=True,
+        dense=True,
+        transposed=True,
+        fixed={"save_projection": True},
+    ),
+    PeftType(
+        "ROAD",
+        "rotations of pairs of outputs",
+        size="",
+        divides={"group_size": ("out",)},
+        even=("group_size",),
+    ),
+    PeftType("SHIRA", "single weights, chosen at random", keeps=True, weighs=True, dense=True),
+    PeftType(
+        "SUPERTUNING",
+        "single weights of the largest or smallest magnitude",
+        keeps=True,
+        size="",
+        dense=True,
+    ),
+    PeftType(
+        "TINYLORA",
+        "a few scalars within the weight's singular space",
+        keeps=True,
+        size="u",
+        shared=True,
+        transposed=True,
+        fixed={"save_projection": True},
+    ),
+    PeftType(
+        "UNILORA",
+        "one vector for all low-rank factors",
+        keeps=True,
+        size="theta_d_length",
+        shared=True,
+        transposed=True,
+        fixed={"save_indices": True},
+    ),
+    PeftType(
+        "VBLORA",
+        "low-rank factors mixed from one bank of vectors",
+        shared=True,
+        divides={"vector_length": _BOTH},
+        transposed=True,
+        fixed={"save_only_topk_weights": False},
+    ),
+    PeftType(
+        "VERA",
+        "scales of frozen random factors",
+        keeps=True,
+        transposed=True,
+        fixed={"save_projection": True},
+    ),
+    PeftType(
+        "WAVEFT",
+        "a few coefficients of an update's wavelet transform",
+        size="n_frequency",
+        dense=True,
+        transposed=True,
+    ),
+)
+"""All of them, by name."""

@@ -1,0 +1,190 @@
+"""Adapters of methods that `peft` lacks, through `PeftModel.from_pretrained`."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_backbones as tiny
+import torch
+from importance_maps import with_importance
+from method_cases import configuration as case
+from passed_cases import TRAINING, passed_group
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+import autopeft
+from autopeft.backbone.loading import Backbone
+from autopeft.configuration import Configuration, Group
+from autopeft.export.adapter import folded_configuration, folded_weights
+from autopeft.export.peft_groups import parts, save_groups
+from autopeft.export.peft_weights import registered_adapter
+from autopeft.methods import registry
+from autopeft.methods.base import SILENT
+from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.seeds import Seeds
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered() -> None:
+    autopeft.register_with_peft()
+    autopeft.register_with_peft()
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Backbone, Path]]:
+    found = {}
+    for name in ("bert", "llama"):
+        folder = tmp_path_factory.mktemp(name)
+        backbone = tiny.tiny_backbone(name, torch.float32)
+        backbone.model.save_pretrained(folder)
+        found[name] = backbone, folder
+    return found
+
+
+def _trained(backbone: Backbone, configuration: Configuration) -> Pack:
+    """A pack whose every tensor has moved from where it started."""
+    lanes = [Lane(0, configuration)]
+    pack = Pack(backbone, backbone.head(3), lanes, seeds=Seeds(7))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for item in pack.stacked():
+            noise = torch.randn(item.parameter.shape, generator=generator)
+            item.parameter.add_(noise, alpha=0.1)
+    return pack
+
+
+def _logits(pack: Pack, architecture: str) -> Tensor:
+    with torch.no_grad(), pack.running():
+        logits: Tensor = pack(tiny.tiny_batch(architecture), SILENT)[0]
+    return logits
+
+
+def _saved(pack: Pack, backbone: Backbone, folder: Path) -> None:
+    configuration = pack.lanes[0].configuration
+    tensors = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
+    folded = folded_weights(configuration, {n: t.detach().cpu() for n, t in tensors.items()})
+    adapter = registered_adapter(
+        folded_configuration(configuration), backbone.head(3), folded, base_model="tiny", seed=7
+    )
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(adapter.config))
+    held = {name: tensor.clone().contiguous() for name, tensor in adapter.tensors.items()}
+    save_file(held, folder / "adapter_model.safetensors")
+
+
+def _loaded(base: Path, folder: Path, **options: Any) -> Any:
+    torch.manual_seed(99)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3, **options)
+    return PeftModel.from_pretrained(model, folder).eval()
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_method_of_ours_loads_through_peft(
+    name: str, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+) -> None:
+    backbone, base = bases["bert"]
+    measured = replace(backbone, anatomy=with_importance(backbone.anatomy))
+    pack = _trained(measured, case(name, measured.anatomy))
+    _saved(pack, backbone, tmp_path / "adapter")
+    theirs = _loaded(base, tmp_path / "adapter")
+    batch = tiny.tiny_batch("bert")
+    with torch.no_grad():
+        logits = theirs(**batch.inputs).logits
+        with theirs.disable_adapter():
+            bare = theirs(**batch.inputs).logits
+    assert torch.allclose(logits, _logits(pack, "bert"), atol=1e-5)
+    assert not torch.allclose(logits, bare, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "again", save_embedding_layers=False)
+    again = _loaded(base, tmp_path / "again")
+    with torch.no_grad():
+        assert torch.equal(again(**batch.inputs).logits, logits)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_a_mixture_loads_in_one_call(
+    architecture: str, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+) -> None:
+    backbone, base = bases[architecture]
+    groups = [
+        Group.of("lora", [0], ["query", "value"], rank=2, alpha=4.0, dropout=0.0),
+        Group.of("lora", [1, 2], ["value"], rank=4, alpha=4.0, dropout=0.1),
+        Group.of(
+            "serial_adapter", [2], ["ffn"], size=2, activation="relu", scale=1.0, dropout=0.0
+        ),
+        Group.of("prefix", [1], length=3, reparametrise=False),
+        passed_group("peft:VERA", (1,), r=4),
+    ]
+    pack = _trained(backbone, Configuration.of(groups, training=TRAINING))
+    _saved(pack, backbone, tmp_path)
+    options = {"pad_token_id": 0} if architecture == "llama" else {}
+    theirs = _loaded(base, tmp_path, **options)
+    with torch.no_grad():
+        logits = theirs(**tiny.tiny_batch(architecture).inputs).logits
+    assert torch.allclose(logits, _logits(pack, architecture), atol=1e-5)
+
+
+def test_it_trains_on(bases: dict[str, tuple[Backbone, Path]], tmp_path: Path) -> None:
+    backbone, base = bases["bert"]
+    pack = _trained(backbone, case("loretta_adp", backbone.anatomy))
+    _saved(pack, backbone, tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    theirs = PeftModel.from_pretrained(model, tmp_path, is_trainable=True).train()
+    trained = {n: p for n, p in theirs.named_parameters() if p.requires_grad}
+    assert any("autopeft_lane" in name for name in trained)
+    assert all("autopeft_" in name or "classifier" in name for name in trained)
+    batch = tiny.tiny_batch("bert")
+    theirs(**batch.inputs, labels=batch.labels).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
+
+
+def test_named_groups_load_in_one_call(
+    bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+) -> None:
+    backbone, base = bases["bert"]
+    groups = [
+        Group.of("lora", [0], ["query"], rank=2, alpha=4.0, dropout=0.0),
+        Group.of("lora", [2], ["value"], rank=4, alpha=4.0, dropout=0.1),
+        Group.of("peft:IA3", [1], ["key", "value"]),
+        Group.of("peft:VERA", [0, 1], ["up"], r=4),
+        Group.of("peft:VERA", [2], ["up"], r=8),
+        Group.of("peft:RANDLORA", [2], ["key"], r=4),
+        Group.of("peft:LN_TUNING", [1], ["ffn_norm"]),
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    pack = _trained(backbone, configuration)
+    tensors = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
+    held = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    names = save_groups(configuration, backbone, backbone.head(3), held, tmp_path)
+    assert set(names) == {
+        "lora_0", "lora_1", "peft_IA3_0", "peft_LN_TUNING_0", "peft_RANDLORA_0", "peft_VERA_0",
+        "peft_VERA_1",
+    }  # fmt: skip
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    loaded = autopeft.load_adapter(model, tmp_path)
+    assert loaded is model
+    with torch.no_grad():
+        logits = loaded(**tiny.tiny_batch("bert").inputs).logits
+    assert torch.allclose(logits, _logits(pack, "bert"), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        Group.of("peft:VERA", [0], ["query"], r=4),  # at a place that lora has
+        Group.of("peft:POLY", [1], ["query"], r=4),  # wants task_ids
+        Group.of("prefix", [1], length=3, reparametrise=False),  # peft has none by layer
+    ],
+    ids=lambda group: group.method,
+)
+def test_what_is_no_group_is_not_written(
+    group: Group, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+) -> None:
+    anatomy = bases["bert"][0].anatomy
+    lora = Group.of("lora", [0], ["query"], rank=2, alpha=4.0, dropout=0.0)
+    assert parts(Configuration.of([lora, group], training=TRAINING), anatomy) == {}

@@ -1,0 +1,48 @@
+"""A small, legal case of every type of HF `peft` that is passed through."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.configuration import Configuration, Group
+from autopeft.methods import registry
+
+TRAINING = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0}
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "ADAMSS": {"r": 8, "num_subspaces": 2},
+    "BOFT": {"boft_block_size": 8},
+    "C3A": {"block_size": 8},
+    "FOURIERFT": {"n_frequency": 20},
+    "FROD": {"sparse_rate": 0.05},
+    "GRALORA": {"r": 4},
+    "LILY": {"r": 4},
+    "MISS": {"r": 4},
+    "OFT": {"oft_block_size": 8},
+    "OSF": {"effective_rank": 8},
+    "PEANUT": {"r": 4},
+    "PSOFT": {"r": 8},
+    "PVERA": {"r": 8},
+    "RANDLORA": {"r": 4},
+    "ROAD": {"group_size": 8},
+    "SHIRA": {"r": 2},
+    "VBLORA": {"vector_length": 8, "num_vectors": 16},
+    "VERA": {"r": 8},
+    "WAVEFT": {"n_frequency": 20},
+}
+"""What does not fit a tiny backbone by default: it is 32 wide, 48 inside its FFN."""
+
+
+def passed_group(name: str, layers: tuple[int, ...] = (0, 2), **settings: Any) -> Group:
+    """A group of `peft:<TYPE>` on query, value and down, or on norms."""
+    norm = name == "peft:LN_TUNING"
+    sites = ("attention_norm", "ffn_norm") if norm else ("query", "value", "down")
+    own = dict(SETTINGS.get(name.removeprefix("peft:"), {}))
+    size = registry[name].schema.size
+    if size and size not in own | settings:
+        own[size] = registry[name].schema.parameter(size).default
+    return Group.of(name, layers, sites, **own | settings)
+
+
+def passed(name: str, **settings: Any) -> Configuration:
+    """The configuration of such a group alone."""
+    return Configuration.of([passed_group(name, **settings)], training=TRAINING)
