@@ -4,26 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.space.binding import MethodSpace, SpaceParts
+from autopeft.space.exclusion import check_own_training, read_exclusive
 from autopeft.space.faults import Faults
 from autopeft.space.layers_parser import read_layers
-from autopeft.space.leaves import Leaf, read_leaf
 from autopeft.space.method_parser import MethodParser
-from autopeft.space.schema import MethodSchema, ParameterSchema, RuleSchema
+from autopeft.space.schema import MethodSchema, RuleSchema
 from autopeft.space.space import Space
 from autopeft.space.sparsity import RuleSpace
 from autopeft.space.sparsity_parser import read_sparsity
-from autopeft.space.spellings import METHOD_SPELLINGS, STUDY_KEYS, TRAINING_SPELLINGS
+from autopeft.space.spellings import METHOD_SPELLINGS
+from autopeft.space.training_parser import read_training
 
 SCHEMA = "autopeft/space/v1"
 
-TRAINING_PARAMETERS = (
-    ParameterSchema("learning_rate", "float", minimum=1e-8, maximum=10.0),
-    ParameterSchema("weight_decay", "float", minimum=0.0, maximum=10.0),
-    ParameterSchema("warmup_ratio", "float", minimum=0.0, maximum=1.0),
-)
-"""The training values that a space may set; all others are the study's."""
-
-_KEYS = ("schema", "description", "source", "methods", "layers", "sparsity", "training")
+_KEYS = ("schema", "description", "source", "methods", "one_of", "layers", "sparsity", "training")
 _KEY_SPELLINGS = {"method": "methods", "layer": "layers", "hyperparameters": "training"}
 
 
@@ -57,7 +51,9 @@ def parse_space(
     listed: tuple[RuleSpace, ...] = ()
     if "sparsity" in block:
         listed = read_sparsity(block["sparsity"], rules, names, faults)
-    training = _training(block.get("training", {}), faults)
+    training = read_training(block.get("training", {}), "training", faults)
+    exclusive = read_exclusive(block.get("one_of", []), methods, faults)
+    check_own_training(methods, exclusive, training, faults)
     if "layers" in block and methods and all(m.layers.mode != "shared" for m in methods):
         hint = "give a method `layers: {mode: shared}`, or remove the space's own layers"
         faults.add("layers", "layers that no method uses", "layers that a method shares", hint)
@@ -70,6 +66,7 @@ def parse_space(
             layers=layers,
             training=training,
             rules=listed,
+            exclusive=exclusive,
         ),
         description=str(block.get("description", "")),
         source=str(block.get("source", "")),
@@ -109,23 +106,3 @@ def _methods(
             method = MethodParser(schemas[name], key, faults).parse(block)
             methods += [method] if method else []
     return tuple(methods)
-
-
-def _training(raw: Any, faults: Faults) -> tuple[tuple[ParameterSchema, Leaf], ...]:
-    if not isinstance(raw, Mapping):
-        faults.add("training", raw, "a mapping of learning_rate, weight_decay, warmup_ratio")
-        return ()
-    parameters = {parameter.name: parameter for parameter in TRAINING_PARAMETERS}
-    for name in raw:
-        if name in STUDY_KEYS:
-            section, ours = STUDY_KEYS[name].split(".")
-            hint = f"{ours} belongs to the study's `{section}` block; it is no dimension"
-            faults.add(f"training.{name}", name, ", ".join(parameters), hint)
-        elif name not in parameters:
-            faults.unknown(f"training.{name}", name, parameters, TRAINING_SPELLINGS)
-    leaves = []
-    for name, parameter in parameters.items():
-        if name in raw:
-            leaf = read_leaf(raw[name], parameter, f"training.{name}", faults)
-            leaves += [(parameter, leaf)] if leaf else []
-    return tuple(leaves)
