@@ -199,7 +199,7 @@ EXCLUSIVE_BESIDE_OTHERS = {
         "prefix": {"length": {"choice": [0, 2]}},
     },
     "one_of": ["lora", "vectors"],
-    "layers": {"mode": "bits"},
+    "layers": {"mode": "last"},
 }
 """One of two methods or neither, by the choice or by empty layers, and another beside them."""
 
