@@ -163,7 +163,7 @@ def _positive(leaf: Any) -> Any:
     if not isinstance(leaf, dict):
         return leaf
     if "choice" in leaf:
-        return leaf | {"choice": [each for each in leaf["choice"] if each not in (0, False)] or [1]}
+        return leaf | {"choice": [each for each in leaf["choice"] if each != 0] or [1]}
     return leaf | {"int": [max(leaf["int"][0], 1), leaf["int"][1]]} if "int" in leaf else leaf
 
 
