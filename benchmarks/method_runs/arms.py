@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 
@@ -48,8 +49,12 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Scalar]]] = {
 NEAR = math.log(1.1)
 """Settings that are listed later are taken only where they come nearer by more than this."""
 
-SMALL, LARGE, RATIO = 128, 65_536, 1.05
+SMALL, LARGE, RATIO = 256, 65_536, 1.05
 """Sizes that are tried: all up to the first, then in steps of a ratio up to the second."""
+
+
+Sized: TypeAlias = tuple[int, int, Group]
+"""Parameters, the place among the sizes that are tried, and the group."""
 
 
 @dataclass(frozen=True)
@@ -85,35 +90,26 @@ class Arm:
     def at_budgets(self, anatomy: Anatomy, ranks: Sequence[int] = RANKS) -> dict[int, Group]:
         """Its groups, each by the rank of the budget that it is compared at."""
         nearest: dict[Group, int] = {}
-        for rank in ranks:
-            group = self.group(anatomy, budget(anatomy, rank))
-            if group not in nearest or _off(group, anatomy, rank) < _off(
-                group, anatomy, nearest[group]
-            ):
+        found = self.groups(anatomy, [budget(anatomy, rank) for rank in ranks])
+        for rank, group in zip(ranks, found, strict=True):
+            rival = nearest.get(group)
+            if rival is None or _off(group, anatomy, rank) < _off(group, anatomy, rival):
                 nearest[group] = rank
         return {rank: group for group, rank in nearest.items()}
 
-    def group(self, anatomy: Anatomy, wanted: int) -> Group:
-        """The method in all layers, as near to a number of parameters as it comes."""
-        found = [
-            each
-            for settings in self._settings(anatomy)
-            if (each := self._nearest(anatomy, settings, wanted)) is not None
-        ]
-        least = min(distance for distance, _ in found)
-        return next(group for distance, group in found if distance <= least + NEAR)
+    def groups(self, anatomy: Anatomy, wanted: Sequence[int]) -> list[Group]:
+        """The method in all layers, as near to each number of parameters as it comes."""
+        sized = [self._sized(anatomy, settings) for settings in self._settings(anatomy)]
+        return [_first_near(sized, anatomy, each) for each in wanted]
 
-    def _nearest(
-        self, anatomy: Anatomy, settings: Mapping[str, Scalar], wanted: int
-    ) -> tuple[float, Group] | None:
-        """The legal size nearest to a number, with its distance; of equals the first."""
-        sized = []
+    def _sized(self, anatomy: Anatomy, settings: Mapping[str, Scalar]) -> list[Sized]:
+        """Every size that its places have, with its count."""
+        found = []
         for place, size in enumerate(self._sizes(anatomy)):
             group = self._made(anatomy, settings, size)
             with suppress(BackboneError):  # a size that no place has
-                sized.append((round(_distance(group, anatomy, wanted), 6), place, group))
-        ordered = sorted(sized, key=lambda each: each[:2])
-        return next(((d, g) for d, _, g in ordered if not _faulty(g, anatomy)), None)
+                found.append((params(group, anatomy), place, group))
+        return found
 
     def _settings(self, anatomy: Anatomy) -> Iterator[dict[str, Scalar]]:
         """Every combination of all settings but the size, in the order of the space."""
@@ -150,6 +146,19 @@ class Arm:
         return Group.of(self.schema.name, range(len(anatomy.layers)), self.space.sites, **values)
 
 
+def _first_near(every: Sequence[Sequence[Sized]], anatomy: Anatomy, wanted: int) -> Group:
+    """The nearest of all, or what the first settings have where that is about as near."""
+    best = [each for sized in every if (each := _nearest(sized, anatomy, wanted)) is not None]
+    least = min(distance for distance, _ in best)
+    return next(group for distance, group in best if distance <= least + NEAR)
+
+
+def _nearest(sized: Sequence[Sized], anatomy: Anatomy, wanted: int) -> tuple[float, Group] | None:
+    """The nearest of the legal sizes, with its distance; of equals the first."""
+    ordered = sorted((round(_distance(count, wanted), 6), at, g) for count, at, g in sized)
+    return next(((d, group) for d, _, group in ordered if not _faulty(group, anatomy)), None)
+
+
 def _steps(low: float, high: float) -> Sequence[float]:
     number = math.ceil(math.log(high / low) / math.log(RATIO))
     return [float(step) for step in np.geomspace(low, high, number)]
@@ -161,12 +170,12 @@ def _values(leaf: Leaf, anatomy: Anatomy) -> tuple[Scalar, ...]:
     return tuple(bound.values) if isinstance(bound, Dimension) else (bound,)
 
 
-def _distance(group: Group, anatomy: Anatomy, wanted: int) -> float:
-    return abs(math.log(max(params(group, anatomy), 1) / wanted))
+def _distance(count: int, wanted: int) -> float:
+    return abs(math.log(max(count, 1) / wanted))
 
 
 def _off(group: Group, anatomy: Anatomy, rank: int) -> float:
-    return _distance(group, anatomy, budget(anatomy, rank))
+    return _distance(params(group, anatomy), budget(anatomy, rank))
 
 
 def _faulty(group: Group, anatomy: Anatomy) -> bool:

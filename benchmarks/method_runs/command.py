@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     recording.add_argument(
         "--tiny",
         action="store_true",
-        help="made-up sentences, three steps, the middle budget, one seed: takes a minute or two; "
+        help="made-up sentences, 12 steps, the middle budget, one seed: takes minutes; "
         "needs no data, and --tables of its own",
     )
     recording.set_defaults(run=_record)

@@ -54,7 +54,7 @@ def record_rates(plan: Plan) -> None:
     ground = plan.ground(plan.tuning)
     jobs = []
     for name in plan.arms:
-        group = arms()[name].group(ground.anatomy, budget(ground.anatomy, MIDDLE))
+        (group,) = arms()[name].groups(ground.anatomy, [budget(ground.anatomy, MIDDLE)])
         for rate in arms()[name].rates:
             jobs.append(_job(ground, table.RATE, name, MIDDLE, group, rate, TUNING_REPLICATE))
     train(ground, jobs, plan.tables, pack=plan.pack, name=NAME)

@@ -195,13 +195,13 @@ def configuration(space: BoundSpace, point: Point) -> Configuration:
 EXCLUSIVE_BESIDE_OTHERS = {
     "methods": {
         "lora": {"rank": {"choice": [4, 8]}},
-        "vectors": {"layers": {"mode": "bits"}},
+        "vectors": {"layers": {"mode": "last"}},
         "prefix": {"length": {"choice": [0, 2]}},
     },
     "one_of": ["lora", "vectors"],
     "layers": {"mode": "last"},
 }
-"""One of two methods or neither, by the choice or by empty layers, and another beside them."""
+"""One of two methods or neither, and another beside them; layers are shared or their own."""
 
 SHARED_WITHOUT_SWITCH = {
     "methods": {"lora": {"rank": 4}, "prefix": {"length": 2, "layers": {"mode": "bits"}}},
