@@ -20,6 +20,7 @@ from autopeft.study.definition import (
 from autopeft.study.definition import render as rendered
 
 if TYPE_CHECKING:
+    from autopeft.api.starting import Beginning
     from autopeft.backbone.anatomy import Anatomy
     from autopeft.training.data.guess import Guess
 
@@ -190,7 +191,11 @@ class InitResult:
 
 
 def init(
-    model: str | None = None, data: str | None = None, *, output_dir: Path | None = None
+    model: str | None = None,
+    data: str | None = None,
+    *,
+    start: Path | None = None,
+    output_dir: Path | None = None,
 ) -> InitResult:
     """A commented study file for a model and a data set.
 
@@ -200,17 +205,43 @@ def init(
     Args:
         model: Hub id, folder or `builtin:minilm` (the default).
         data: Hub id, file, folder or `builtin:docstrings` (the default).
+        start: An `adapter_config.json` or an axolotl file, whose configuration becomes the
+            baseline; the model and data that it names are the defaults then.
         output_dir: Where converted data are kept; None keeps none.
 
     Raises:
-        InputError: The model or the data cannot be read, or the columns not told apart; all
-            faults at once.
+        InputError: The model or the data cannot be read, or the columns not told apart, or what
+            `start` says cannot be trained; all faults at once.
     """
     from autopeft.export.study_file import study_file_text
 
     default = default_definition()
+    if start is not None:
+        return _init_from(start, model, data, output_dir)
     if model is None and data is None:
         return InitResult(study_file_text(default, {}), {}, default)
+    return _init(model, data, output_dir)
+
+
+def _init_from(
+    start: Path, model: str | None, data: str | None, output_dir: Path | None
+) -> InitResult:
+    """Today's configuration as the baseline, and its training values where they are ours too."""
+    from autopeft.api.starting import started
+
+    beginning = started(start, model)
+    return _init(beginning.model, data or beginning.data or None, output_dir, beginning)
+
+
+def _init(
+    model: str | None,
+    data: str | None,
+    output_dir: Path | None,
+    beginning: "Beginning | None" = None,
+) -> InitResult:
+    from autopeft.export.study_file import study_file_text
+
+    default = default_definition()
     model = model or default.model.name_or_path
     data = data or default.data.source
     found = _guess(model, data, output_dir)
@@ -228,8 +259,11 @@ def init(
         },
         "objectives": [{"metric": found.metric}, {"metric": "trainable_params"}],
     }
+    if beginning is not None:
+        plain |= beginning.blocks(found.task)
     definition = parse_definition(plain, where="init", base=Path.cwd())
     guesses = {_GUESSED[name]: why for name, why in found.reasons.items()}
+    guesses |= {} if beginning is None else beginning.reasons
     return InitResult(study_file_text(definition, guesses), guesses, definition)
 
 

@@ -19,7 +19,7 @@ from autopeft.study.confirmation import Confirmation, Seen
 from autopeft.study.definition import parse_definition
 from autopeft.study.records import StudyRecord, TrialRecord
 
-FORMATS = ("yaml", "peft")
+FORMATS = ("yaml", "peft", "axolotl", "llama-factory")
 
 
 def configuration_file(
@@ -133,6 +133,8 @@ def export_trial(
     if format == "peft":
         return _peft(record, trial, output)
     file = configuration_file(record, trial, how=how, confirmation=confirmation)
+    if format in ("axolotl", "llama-factory"):
+        return _for_trainer(file, format, output)
     if names_scores(trial.configuration):
         file = replace(file, decision=_decision(file, lambda: _found(importance, record)))
     return write_configuration(file) if output is None else save_configuration(file, output)
@@ -156,6 +158,29 @@ def _found(importance: Callable[[], ImportanceMap] | None, record: StudyRecord) 
         hint = "`autopeft importance STUDY.yaml` measures it"
         raise ExportError(Fault(f"study {record.name}", "importance", given, "the map", hint))
     return importance()
+
+
+def _for_trainer(file: ConfigurationFile, format: str, output: Path | None) -> str:  # noqa: A002
+    """For another trainer; reads `config.json` of the backbone, no weights."""
+    from autopeft.backbone.skeleton import config_anatomy
+    from autopeft.export.axolotl import axolotl_text
+    from autopeft.export.llama_factory import TRAIN, llama_factory_files
+    from autopeft.training.setup import backbone_request
+
+    anatomy = config_anatomy(backbone_request(file.model))
+    if format == "axolotl":
+        text = axolotl_text(file, file.configuration, anatomy)
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(text, encoding="utf-8")
+        return text
+    files = llama_factory_files(file, file.configuration, anatomy)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (output / name).write_text(content, encoding="utf-8")
+        return files[TRAIN]
+    return "\n".join(f"# -- {name}\n{content}" for name, content in files.items())
 
 
 def _peft(record: StudyRecord, trial: TrialRecord, output: Path | None) -> str:

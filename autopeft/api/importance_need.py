@@ -30,9 +30,15 @@ def study_chooses_by_scores(definition: StudyDefinition) -> bool:
     search = definition.search
     return (
         load_space(definition.space, **registered()).measured
-        or any(needs_map(name) for name in search.baselines)
-        or any(configuration_needs_importance(plain) for plain in search.enqueue)
+        or any(isinstance(name, str) and needs_map(name) for name in search.baselines)
+        or any(configuration_needs_importance(plain) for plain in _written_out(definition))
     )
+
+
+def _written_out(definition: StudyDefinition) -> list[Mapping[str, Any]]:
+    """Configurations that the study file holds."""
+    search = definition.search
+    return [*search.enqueue, *(each for each in search.baselines if not isinstance(each, str))]
 
 
 def configuration_needs_importance(plain: Mapping[str, Any]) -> bool:

@@ -197,7 +197,7 @@ class _Estimate:
         return next(iter(self.baselines.values()), self._largest())
 
     def _largest(self) -> Configuration:
-        return self.problem.build(self.problem.space.largest())
+        return problems.largest_configuration(self.problem)
 
     def _memory(self, calibration: Mapping[str, Any] | None) -> dict[str, Any]:
         """Of the chosen pack, every lane the space's largest configuration."""

@@ -231,7 +231,7 @@ class Preparation:
 
     def largest_configuration(self) -> Configuration:
         """The configuration of the space that needs most memory."""
-        return self._problem.build(self._space.largest())
+        return problems.largest_configuration(self._problem)
 
     def warm_start(self, sources: Sequence[Source], listener: Listener) -> list[Carried]:
         """What of earlier studies is tried first; what differs between them is told.

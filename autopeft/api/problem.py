@@ -380,8 +380,14 @@ def probed_ends(problem: Problem) -> dict[str, Configuration]:
     return {
         "smallest": min(smallest, key=fewest),
         "lightest": min(smallest, key=problem.flops),
-        "largest": problem.build(problem.space.largest()),
+        "largest": largest_configuration(problem),
     }
+
+
+def largest_configuration(problem: Problem) -> Configuration:
+    """The largest configuration; of methods that exclude each other, that with the most work."""
+    largest = [problem.build(point) for point in problem.space.largest_by_method()]
+    return largest[0] if len(largest) == 1 else max(largest, key=problem.flops)
 
 
 def longest_warmup(definition: StudyDefinition, space: BoundSpace) -> float:

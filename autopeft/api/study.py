@@ -218,13 +218,15 @@ class Study:
         """One configuration in a format that trains elsewhere.
 
         Args:
-            output: File (yaml) or folder (peft) to write, or None to write nothing.
+            output: File (yaml, axolotl) or folder (peft, llama-factory) to write, or None to
+                write nothing.
             trial: A trial's number, or None to pick from the front.
             pick: `knee`, `best` or `smallest`, where no trial is given.
-            format: `yaml` or `peft`.
+            format: `yaml`, `peft`, `axolotl` or `llama-factory`.
 
         Returns:
-            The text of the file; for peft, that of `adapter_config.json`.
+            The text of the file; for peft, that of `adapter_config.json`; for llama-factory that
+            of its training file, or of both files where nothing is written.
 
         Raises:
             ExportError: The format cannot carry the configuration.

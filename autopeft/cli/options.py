@@ -33,6 +33,8 @@ class ExportFormat(StrEnum):
 
     YAML = "yaml"
     PEFT = "peft"
+    AXOLOTL = "axolotl"
+    LLAMA_FACTORY = "llama-factory"
     OPTUNA = "optuna"
 
 

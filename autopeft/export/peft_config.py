@@ -16,9 +16,9 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, Fault
 from autopeft.export import peft_forms
 from autopeft.export.peft_folding import folds
-from autopeft.export.peft_prompt import is_prompt, prompt_config, prompt_faults
 from autopeft.export.peft_options import plain_config, shared_options
 from autopeft.export.peft_passed import passed_config, passed_faults, passes_on
+from autopeft.export.peft_prompt import is_prompt, prompt_config, prompt_faults
 from autopeft.methods import registry
 from autopeft.methods.lora import scaling
 

@@ -29,8 +29,8 @@ from autopeft.export.peft_config import (
 )
 from autopeft.export.peft_folding import as_lora, folds
 from autopeft.export.peft_forms import form_tensors, has_form
-from autopeft.export.peft_prompt import is_prompt, prompt_tensors
 from autopeft.export.peft_passed import passed_tensors, passes_on
+from autopeft.export.peft_prompt import is_prompt, prompt_tensors
 from autopeft.export.peft_registered import registered
 from autopeft.export.peft_shira import shira
 

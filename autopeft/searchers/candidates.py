@@ -86,7 +86,7 @@ class Candidates:
 
     def _extremes(self) -> list[Candidate]:
         space = self._problem.space
-        return [self.of(point) for point in (*space.smallest(), space.largest())]
+        return [self.of(point) for point in (*space.smallest(), *space.largest_by_method())]
 
     def _fresh(self, candidate: Candidate, seen: AbstractSet[str], found: Iterable[str]) -> bool:
         return (

@@ -1,4 +1,6 @@
-"""Sparse fine-tuning as its papers set it up, on any backbone: named configurations.
+"""Named configurations on any backbone: sparse fine-tuning as its papers set it up, and others.
+
+Those without sparse weights are in `published`.
 
 Numbers that the papers give for the width of LLaMA (4,096) are taken as shares of it. Where a
 paper matches its budget to LoRA's, the rank can be named: `speft-r16`. What is not the paper's is
@@ -13,6 +15,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.methods.sparse import DEFAULT_BLOCK
 from autopeft.methods.units import MEASURED, SCORES
+from autopeft.searchers.published import PUBLISHED, Published
 from autopeft.space.schema import Scalar
 
 S2FT_DENSITY = 0.03
@@ -153,6 +156,11 @@ def _diablo(anatomy: Anatomy, argument: str) -> Preset:
     return Preset(tuple(groups), _NONE)
 
 
+def _plain(published: Published) -> Callable[[Anatomy, str], Preset]:
+    """What a publication sets up without a sparsity rule."""
+    return lambda anatomy, argument: Preset(published.make(anatomy, argument), _NONE)
+
+
 RECIPES: Mapping[str, _Recipe] = {
     "speft": _Recipe(
         _speft, "rank", "8", "SPEFT, arXiv 2412.13488: static, by gradient", measured=True
@@ -168,6 +176,10 @@ RECIPES: Mapping[str, _Recipe] = {
     "gift-sw": _Recipe(_gift_sw, "score", "activation", "GIFT-SW, arXiv 2408.15300: 4 bits"),
     "sct": _Recipe(_sct, "score", "activation", "SCT, arXiv 2309.08513: K = d / 8, attention"),
     "diablo": _Recipe(_diablo, "", "", "DiaBlo, arXiv 2506.03230: N = 64"),
+    **{
+        name: _Recipe(_plain(each), "rank" if each.rank else "", each.rank, each.source)
+        for name, each in PUBLISHED.items()
+    },
 }
 
 _SHOWN = {"rank": "-r<rank>", "score": "-<score>", "": ""}

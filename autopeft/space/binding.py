@@ -9,7 +9,7 @@ from autopeft.space.faults import Faults
 from autopeft.space.layer_choice import LayerChoice
 from autopeft.space.layout import Layout
 from autopeft.space.leaves import Choice, Leaf, allowed_values, may_be_measured
-from autopeft.space.method import BoundMethod, Setting, SiteChoice
+from autopeft.space.method import METHOD, NO_METHOD, BoundMethod, Setting, SiteChoice
 from autopeft.space.placement import Placement
 from autopeft.space.schema import MethodSchema, ParameterSchema, Shape
 from autopeft.space.sparsity import BoundSparsity, RuleSpace
@@ -28,6 +28,7 @@ class MethodSpace:
         sites: Its sites, in the schema's order.
         subset: Whether any non-empty subset of the sites may be chosen.
         layers: Its layers; mode `shared` for the space's own.
+        training: The training values that it sets by itself.
     """
 
     schema: MethodSchema
@@ -37,6 +38,7 @@ class MethodSpace:
     sites: tuple[str, ...]
     subset: bool
     layers: LayerChoice
+    training: tuple[tuple[ParameterSchema, Leaf], ...] = ()
 
     @property
     def measured(self) -> bool:
@@ -57,12 +59,22 @@ class SpaceParts:
         layers: What methods with shared layers use.
         training: The training values that it sets, as (schema, leaf).
         rules: The sparsity rules; () where there is none but `none`.
+        exclusive: The methods that exclude each other.
     """
 
     methods: tuple[MethodSpace, ...]
     layers: LayerChoice
     training: tuple[tuple[ParameterSchema, Leaf], ...]
     rules: tuple[RuleSpace, ...] = ()
+    exclusive: tuple[str, ...] = ()
+
+    @property
+    def choice(self) -> Dimension | None:
+        """The dimension that names the method among those that exclude each other."""
+        if not self.exclusive:
+            return None
+        others = len(self.exclusive) < len(self.methods)
+        return Dimension(METHOD, "category", (*self.exclusive, *((NO_METHOD,) if others else ())))
 
 
 def bind(where: str, parts: SpaceParts, shape: Shape) -> Layout:
@@ -78,7 +90,7 @@ def bind(where: str, parts: SpaceParts, shape: Shape) -> Layout:
     for method in methods:
         _check(method, shape, faults)
     faults.raise_if_any()
-    bound = tuple(_bound(method, shape) for method in methods)
+    bound = tuple(_bound(method, shape, parts) for method in methods)
     for bound_method in bound:
         _check_sizes(bound_method, faults)
     shares = any(bound_method.layers is None for bound_method in bound)
@@ -88,7 +100,7 @@ def bind(where: str, parts: SpaceParts, shape: Shape) -> Layout:
         for parameter, leaf in parts.training
     )
     sparsity = BoundSparsity.of(parts.rules, shape) if parts.rules else None
-    layout = Layout(bound, shared, settings, sparsity)
+    layout = Layout(bound, shared, settings, sparsity, parts.choice)
     if not distinct(layout):
         faults.add("methods", "no valid configuration", "a method with a size and a layer")
     faults.raise_if_any()
@@ -139,7 +151,7 @@ def _check_sizes(method: BoundMethod, faults: Faults) -> None:
             faults.add(f"methods.{method.name}.{parameter.name}", size, allowed_values(parameter))
 
 
-def _bound(method: MethodSpace, shape: Shape) -> BoundMethod:
+def _bound(method: MethodSpace, shape: Shape, parts: SpaceParts) -> BoundMethod:
     owner = f"{method.schema.name}."
     leaves: Mapping[str, Leaf] = dict(method.leaves)
     settings = []
@@ -155,10 +167,15 @@ def _bound(method: MethodSpace, shape: Shape) -> BoundMethod:
     )
     shared = method.layers.mode == "shared"
     ranked = method.layers.of_sites
+    flag = Dimension.flag(f"{owner}present") if method.switched else None
     return BoundMethod(
         schema=method.schema,
-        present=Dimension.flag(f"{owner}present") if method.switched else None,
+        present=parts.choice if method.schema.name in parts.exclusive else flag,
         settings=tuple(settings),
         sites=SiteChoice(method.sites, flags, ranked),
         layers=None if shared else method.layers.bind(owner, shape, method.sites),
+        training=tuple(
+            Setting(parameter, leaf.bind(f"{owner}training.{parameter.name}", shape))
+            for parameter, leaf in method.training
+        ),
     )

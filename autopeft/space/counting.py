@@ -4,7 +4,8 @@ Notation: a method that is on has B = sizes * settings * sites choices, and N la
 where it can be off by itself. Methods with their own layers are independent of each other, so
 their factors B N + a multiply. Those that share layers are on only where the shared layer set is
 not empty: (prod(B + a) - prod(a)) N counts the points in which at least one is on. One point,
-with everything off, is no configuration.
+with everything off, is no configuration. Of methods that exclude each other one is on, or none
+where that can be: their ways add instead.
 
 A sparsity rule adds its own ways to every configuration with a method that it is for. Those
 without are all configurations in which these methods have no ways: N(off) counts the
@@ -30,8 +31,8 @@ def cardinality(layout: Layout) -> int:
 def distinct(layout: Layout) -> int:
     """How many distinct valid configurations there are; reals count once."""
     if layout.sparsity is None:
-        return _without(layout, frozenset()) * _training_ways(layout)
-    return _with_rules(layout, layout.sparsity) * _training_ways(layout)
+        return _without(layout, frozenset()) * settings_ways(layout.training)
+    return _with_rules(layout, layout.sparsity) * settings_ways(layout.training)
 
 
 def _with_rules(layout: Layout, sparsity: BoundSparsity) -> int:
@@ -60,22 +61,42 @@ def _for(rule: BoundRule) -> frozenset[str]:
 
 def _without(layout: Layout, off: frozenset[str]) -> int:
     """N(off): valid choices of methods, those in `off` left out."""
-    own = [method for method in layout.methods if method.layers is not None]
-    shared = [method for method in layout.methods if method.layers is None]
+    alone = [method for method in layout.methods if not method.exclusive]
+    own = [method for method in alone if method.layers is not None]
+    shared = [method for method in alone if method.layers is None]
     own_ways = math.prod(
         _ways(method, off) * method.layers.count + method.optional
         for method in own
         if method.layers
     )
-    all_off = math.prod(int(method.optional) for method in layout.methods)
-    shared_ways = 1
+    all_off = math.prod(int(method.optional) for method in alone)
+    shared_ways, with_shared = 1, 0
     if layout.shared:
         on_or_off = math.prod(_ways(method, off) + method.optional for method in shared)
         all_shared_off = math.prod(int(method.optional) for method in shared)
         none = max(all_shared_off, int(layout.shared.may_be_empty))
         shared_ways = (on_or_off - all_shared_off) * layout.shared.count + none
+        with_shared = on_or_off * layout.shared.count
         all_off = math.prod(int(method.optional) for method in own) * none
-    return own_ways * shared_ways - all_off
+    if layout.choice is None:
+        return own_ways * shared_ways - all_off
+    either_own, either_shared, neither = _either(layout, off)
+    total = own_ways * ((neither + either_own) * shared_ways + either_shared * with_shared)
+    return total - all_off * neither
+
+
+def _either(layout: Layout, off: frozenset[str]) -> tuple[int, int, int]:
+    """Of methods that exclude each other: ways with own layers, with shared ones, and with none.
+
+    Shared layers are not counted here. None of them is on where the choice says so, or where the
+    one that is chosen is off by itself.
+    """
+    either, shared = layout.exclusive, layout.shared
+    own = sum(_ways(each, off) * each.layers.count for each in either if each.layers)
+    others = sum(_ways(each, off) for each in either if not each.layers)
+    empty = shared is not None and shared.may_be_empty
+    neither = any(each.optional or (empty and each.layers is None) for each in either)
+    return own, others, int(neither)
 
 
 def _ways(method: BoundMethod, off: frozenset[str]) -> int:
@@ -84,7 +105,8 @@ def _ways(method: BoundMethod, off: frozenset[str]) -> int:
 
 def method_ways(method: BoundMethod) -> int:
     """B: how often the method can be on, its layers not considered."""
-    return settings_ways(method.settings, method.size) * method.sites.count
+    own = settings_ways(method.settings, method.size) * method.sites.count
+    return own * settings_ways(method.training)
 
 
 def settings_ways(settings: Sequence[Setting], size: Setting | None = None) -> int:
@@ -118,7 +140,3 @@ def _setting_ways(setting: Setting, settings: Sequence[Setting], size: Setting |
         )
         for value in values
     )
-
-
-def _training_ways(layout: Layout) -> int:
-    return settings_ways(layout.training)

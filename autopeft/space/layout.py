@@ -27,18 +27,22 @@ class Layout:
         shared: The placement of the methods without one of their own; None where all have one.
         training: The training values that the space sets.
         sparsity: The sparsity rules; None where there is none but `none`.
+        choice: The dimension that names the method among those that exclude each other; None
+            where none do.
     """
 
     methods: tuple[BoundMethod, ...]
     shared: Placement | None
     training: tuple[Setting, ...]
     sparsity: BoundSparsity | None = None
+    choice: Dimension | None = None
 
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
         """All dimensions: methods, shared layers, sparsity, training."""
         training = (setting.dimension for setting in self.training)
         return (
+            *((self.choice,) if self.choice else ()),
             *(dimension for method in self.methods for dimension in method.dimensions),
             *(self.shared.dimensions if self.shared else ()),
             *(self.sparsity.dimensions if self.sparsity else ()),
@@ -48,6 +52,11 @@ class Layout:
     @cached_property
     def _known(self) -> frozenset[str]:
         return frozenset(dimension.name for dimension in self.dimensions)
+
+    @cached_property
+    def exclusive(self) -> tuple[BoundMethod, ...]:
+        """The methods that exclude each other."""
+        return tuple(method for method in self.methods if method.exclusive)
 
     def parts(self, raw: Mapping[str, Scalar]) -> list[Part]:
         """The methods that are on in `raw`.

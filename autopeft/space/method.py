@@ -15,6 +15,12 @@ from autopeft.space.dimension import Dimension
 from autopeft.space.placement import Layers, Placement, Spots, layer_of
 from autopeft.space.schema import MethodSchema, Pair, ParameterSchema, Scalar
 
+METHOD = "method"
+"""The dimension that names the one method of a space's `one_of`."""
+
+NO_METHOD = "none"
+"""Its value where none of them is on."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -120,6 +126,7 @@ class Part:
         spots: Its layers, or where sites are ranked its (layer, site) pairs; sorted, not empty.
         sites: Its sites; () where the method implies its place.
         values: Every meaningful parameter by name.
+        training: The training values that the method sets by itself.
         active: Values of the method's active dimensions, the shared layers' not among them.
     """
 
@@ -127,6 +134,7 @@ class Part:
     spots: Spots
     sites: tuple[str, ...]
     values: Mapping[str, Scalar]
+    training: Mapping[str, Scalar]
     active: Mapping[str, Scalar]
 
     @property
@@ -163,10 +171,12 @@ class BoundMethod:
 
     Attributes:
         schema: The method's schema.
-        present: The flag that switches it, or None where nothing but its size does.
+        present: The flag that switches it; the dimension `METHOD` where methods exclude each
+            other; None where nothing but its size switches it.
         settings: Its parameters, the size (if any) first, each after the one its `when` names.
         sites: Its sites.
         layers: Its own placement, or None where it uses the space's.
+        training: The training values that it sets by itself.
     """
 
     schema: MethodSchema
@@ -174,6 +184,7 @@ class BoundMethod:
     settings: tuple[Setting, ...]
     sites: SiteChoice
     layers: Placement | None
+    training: tuple[Setting, ...] = ()
 
     @property
     def name(self) -> str:
@@ -190,12 +201,23 @@ class BoundMethod:
         """The dimension of its size, where there is one."""
         return self.size.dimension if self.size else None
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether it is one of those that exclude each other."""
+        return self.present is not None and self.present.name == METHOD
+
+    @cached_property
+    def presence(self) -> dict[str, Scalar]:
+        """The value of `present` with which it is on; {} without."""
+        on: Scalar = self.name if self.exclusive else True
+        return {self.present.name: on} if self.present else {}
+
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """All its dimensions, in the order of the point."""
-        present = (self.present,) if self.present else ()
+        """All its own dimensions, in the order of the point: `METHOD` is the layout's."""
+        present = (self.present,) if self.present and not self.exclusive else ()
         layers = self.layers.dimensions if self.layers else ()
-        settings = (setting.dimension for setting in self.settings)
+        settings = (setting.dimension for setting in (*self.settings, *self.training))
         return (
             *present,
             *(dimension for dimension in settings if dimension),
@@ -207,8 +229,9 @@ class BoundMethod:
     def absence(self) -> dict[str, Scalar]:
         """Values that switch it off, its own layers' included; {} where nothing does."""
         values: dict[str, Scalar] = {}
-        if self.present:
-            values[self.present.name] = False
+        off: Scalar = NO_METHOD if self.exclusive else False
+        if self.present and off in self.present.values:
+            values[self.present.name] = off
         if (size := self.size_dimension) and 0 in size.values:
             values[size.name] = 0
         values |= self.sites.write(())
@@ -223,8 +246,9 @@ class BoundMethod:
 
     def wanted(self, raw: Mapping[str, Scalar]) -> bool:
         """Whether it is on, its layers not considered."""
-        if self.present and not (self.present.name in raw and self.present.read(raw)):
-            return False
+        for name, on in self.presence.items():
+            if self.present and (name not in raw or self.present.read(raw) != on):
+                return False
         size = self.size_dimension
         if size and 0 in size.values and not (size.name in raw and size.read(raw)):
             return False
@@ -241,7 +265,7 @@ class BoundMethod:
             used = {site for _, site in spots}
             sites = tuple(site for site in sites if site in used)
         values: dict[str, Scalar] = {}
-        active: dict[str, Scalar] = {self.present.name: True} if self.present else {}
+        active: dict[str, Scalar] = dict(self.presence)
         for setting in meaningful(self.settings, values):
             value = setting.read(raw)
             if setting.dimension:
@@ -253,7 +277,12 @@ class BoundMethod:
         active |= self.sites.write(sites)
         if self.layers:
             active |= self.layers.write(spots)
-        return Part(self, spots, sites, values, active)
+        training: dict[str, Scalar] = {}
+        for setting in meaningful(self.training, training):
+            training[setting.parameter.name] = setting.read(raw)
+            if dimension := setting.dimension:
+                active[dimension.name] = dimension.read(raw)
+        return Part(self, spots, sites, values, training, active)
 
     def spots(self, groups: Sequence[Mapping[str, Any]]) -> tuple[int, ...] | tuple[Pair, ...]:
         """What groups of a configuration's plain form occupy, as its placement counts it."""
@@ -271,8 +300,8 @@ class BoundMethod:
 
     def sample(self, rng: np.random.Generator) -> dict[str, Scalar]:
         """Values of all its dimensions with which it is on."""
-        values: dict[str, Scalar] = {self.present.name: True} if self.present else {}
-        for setting in self.settings:
+        values: dict[str, Scalar] = dict(self.presence)
+        for setting in (*self.settings, *self.training):
             if dimension := setting.dimension:
                 is_size = setting is self.size
                 values[dimension.name] = (
@@ -288,9 +317,10 @@ class BoundMethod:
     ) -> dict[str, Scalar]:
         """Values with its largest or smallest size, on these sites and own spots.
 
-        Other numbers are at the same extreme, names at their first.
+        Other numbers are at the same extreme, names at their first, training values in the middle.
         """
-        values: dict[str, Scalar] = {self.present.name: True} if self.present else {}
+        values: dict[str, Scalar] = dict(self.presence)
+        values |= {d.name: d.decode(0.5) for each in self.training if (d := each.dimension)}
         for setting in self.settings:
             if dimension := setting.dimension:
                 if dimension.kind == "category":
@@ -316,6 +346,8 @@ class BoundMethod:
             {"subset": list(self.sites.sites)} if self.sites.flags else list(self.sites.sites)
         )
         plain["layers"] = self.layers.to_dict() if self.layers else "shared"
+        if self.training:  # without, spaces keep the hash that they had before there was any
+            plain["training"] = {e.parameter.name: setting_to_dict(e) for e in self.training}
         return plain
 
 

@@ -19,6 +19,7 @@ from autopeft.space.leaves import (
 )
 from autopeft.space.schema import MethodSchema, ParameterSchema
 from autopeft.space.spellings import PARAMETER_SPELLINGS, SITE_SPELLINGS
+from autopeft.space.training_parser import read_training
 
 _PRESENT = ParameterSchema("present", "bool", default=True)
 _SCALED = "alpha"
@@ -52,6 +53,7 @@ class MethodParser:
             layers = read_layers(block["layers"], f"{self.key}.layers", self.faults)
             self._check_ranked_sites(layers, subset=subset)
         leaves = self._leaves(block)
+        training = read_training(block.get("training", {}), f"{self.key}.training", self.faults)
         never = present == Fixed(False) or present == Choice((False,))
         sized = not self.schema.size or self.schema.size in leaves
         if never or not sized:
@@ -64,13 +66,14 @@ class MethodParser:
             sites=sites,
             subset=subset,
             layers=layers,
+            training=training,
         )
 
     def _check_keys(self, block: Mapping[str, Any]) -> None:
         known = [parameter.name for parameter in self.schema.parameters]
         known += [self.ratio] if self.ratio and _SCALED in known else []
         known += ["sites"] if self.schema.sites else []
-        known += ["layers", "present"]
+        known += ["layers", "present", "training"]
         spellings = {
             foreign: next((name for name in ours if name in known), "")
             for foreign, ours in PARAMETER_SPELLINGS.items()

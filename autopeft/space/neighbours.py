@@ -99,7 +99,8 @@ def _change_setting(start: _Start, rng: np.random.Generator) -> Edit:
 
 
 def _change_training(start: _Start, rng: np.random.Generator) -> Edit:
-    settings = (setting.dimension for setting in start.layout.training)
+    own = (setting for part in start.parts for setting in part.method.training)
+    settings = (setting.dimension for setting in (*start.layout.training, *own))
     return _nudged([d for d in settings if d and d.name in start.point], start.point, rng)
 
 
@@ -144,7 +145,9 @@ def _switch_off(start: _Start, rng: np.random.Generator) -> Edit:
 def _swap(start: _Start, rng: np.random.Generator) -> Edit:
     """One method for another of similar size, in the same layers where it may sit there."""
     leaving, absent = _one_of(start.parts, rng), start.absent
-    if not absent or not leaving.method.optional:
+    if not leaving.method.optional:  # only another of those that exclude it can take its place
+        absent = [each for each in absent if each.exclusive and leaving.method.exclusive]
+    if not absent:
         return {}
     entering = _one_of(absent, rng)
     edit = dict(leaving.method.absence) | _entry(start, entering, rng)

@@ -4,27 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.space.binding import MethodSpace, SpaceParts
+from autopeft.space.exclusion import check_own_training, read_exclusive
 from autopeft.space.faults import Faults
 from autopeft.space.layers_parser import read_layers
-from autopeft.space.leaves import (
-    Leaf,
-    can_matter,
-    default_leaf,
-    parents_first,
-    read_leaf,
-    refuse_unused,
-)
 from autopeft.space.method_parser import MethodParser
-from autopeft.space.schema import MethodSchema, ParameterSchema, RuleSchema
+from autopeft.space.schema import MethodSchema, RuleSchema
 from autopeft.space.space import Space
 from autopeft.space.sparsity import RuleSpace
 from autopeft.space.sparsity_parser import read_sparsity
-from autopeft.space.spellings import METHOD_SPELLINGS, STUDY_KEYS, TRAINING_SPELLINGS
-from autopeft.space.training import TRAINING_PARAMETERS
+from autopeft.space.spellings import METHOD_SPELLINGS
+from autopeft.space.training_parser import read_training
 
 SCHEMA = "autopeft/space/v1"
 
-_KEYS = ("schema", "description", "source", "methods", "layers", "sparsity", "training")
+_KEYS = ("schema", "description", "source", "methods", "one_of", "layers", "sparsity", "training")
 _KEY_SPELLINGS = {"method": "methods", "layer": "layers", "hyperparameters": "training"}
 
 
@@ -58,7 +51,9 @@ def parse_space(
     listed: tuple[RuleSpace, ...] = ()
     if "sparsity" in block:
         listed = read_sparsity(block["sparsity"], rules, names, faults)
-    training = _training(block.get("training", {}), faults)
+    training = read_training(block.get("training", {}), "training", faults)
+    exclusive = read_exclusive(block.get("one_of", []), methods, faults)
+    check_own_training(methods, exclusive, training, faults)
     if "layers" in block and methods and all(m.layers.mode != "shared" for m in methods):
         hint = "give a method `layers: {mode: shared}`, or remove the space's own layers"
         faults.add("layers", "layers that no method uses", "layers that a method shares", hint)
@@ -71,6 +66,7 @@ def parse_space(
             layers=layers,
             training=training,
             rules=listed,
+            exclusive=exclusive,
         ),
         description=str(block.get("description", "")),
         source=str(block.get("source", "")),
@@ -110,33 +106,3 @@ def _methods(
             method = MethodParser(schemas[name], key, faults).parse(block)
             methods += [method] if method else []
     return tuple(methods)
-
-
-def _training(raw: Any, faults: Faults) -> tuple[tuple[ParameterSchema, Leaf], ...]:
-    if not isinstance(raw, Mapping):
-        known = ", ".join(parameter.name for parameter in TRAINING_PARAMETERS)
-        faults.add("training", raw, f"a mapping of {known}")
-        return ()
-    parameters = {each.name: each for each in parents_first(TRAINING_PARAMETERS)}
-    for name in raw:
-        if name in STUDY_KEYS:
-            section, ours = STUDY_KEYS[name].split(".")
-            hint = f"{ours} belongs to the study's `{section}` block; it is no dimension"
-            faults.add(f"training.{name}", name, ", ".join(parameters), hint)
-        elif name not in parameters:
-            faults.unknown(f"training.{name}", name, parameters, TRAINING_SPELLINGS)
-    leaves: dict[str, Leaf] = {}
-    for name, parameter in parameters.items():
-        if name not in raw:
-            continue
-        known_so_far = _options_off(parameters) | leaves
-        if not can_matter(parameter, known_so_far):
-            refuse_unused(parameter, raw[name], f"training.{name}", faults)
-        elif leaf := read_leaf(raw[name], parameter, f"training.{name}", faults):
-            leaves[name] = leaf
-    return tuple((parameters[name], leaf) for name, leaf in leaves.items())
-
-
-def _options_off(parameters: Mapping[str, ParameterSchema]) -> dict[str, Leaf]:
-    """Every option as it is where a space does not name it."""
-    return {each.name: default_leaf(each) for each in parameters.values() if each.tacit}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopeft.space.layout import Layout
-from autopeft.space.method import BoundMethod, Setting, layers_of
+from autopeft.space.method import NO_METHOD, BoundMethod, Setting, layers_of
 from autopeft.space.schema import Scalar
 
 Groups = Sequence[Mapping[str, Any]]
@@ -26,7 +26,10 @@ def nearest(layout: Layout, plain: Mapping[str, Any]) -> dict[str, Scalar] | Non
     """
     raw: dict[str, Scalar] = {}
     for method in layout.methods:
-        raw |= _method(method, plain.get(method.name, ()))
+        raw |= _method(method, plain.get(method.name, ()), plain.get("training", {}))
+    raw |= (choice := _choice(layout, plain))
+    if layout.choice and not choice:
+        return None
     if layout.shared:
         sharing = [
             plain.get(method.name, ()) for method in layout.methods if method.layers is None
@@ -37,25 +40,42 @@ def nearest(layout: Layout, plain: Mapping[str, Any]) -> dict[str, Scalar] | Non
     if layout.sparsity:
         on = [part.method.name for part in layout.parts(raw)]
         raw |= layout.sparsity.nearest(plain.get("sparsity", {}), on)
-    training = plain.get("training", {})
-    for setting in layout.training:
-        if dimension := setting.dimension:
-            value = training.get(setting.parameter.name, setting.parameter.default)
-            raw[dimension.name] = (
-                dimension.decode(0.5) if value is None else dimension.closest(value)
-            )
+    raw |= _training(layout.training, plain.get("training", {}))
     point = layout.canonical(raw)
     return point if layout.parts(point) else None
 
 
-def _method(method: BoundMethod, groups: Groups) -> dict[str, Scalar]:
+def _choice(layout: Layout, plain: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Of methods that exclude each other, the one on most layers."""
+    if layout.choice is None:
+        return {}
+    held = {each: len(layers_of(plain.get(each.name, ()))) for each in layout.exclusive}
+    most = max(layout.exclusive, key=lambda each: held[each])
+    if held[most]:
+        return most.presence
+    return {layout.choice.name: NO_METHOD} if NO_METHOD in layout.choice.values else {}
+
+
+def _training(settings: Sequence[Setting], training: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Values of training dimensions; the default, or the middle, where nothing is said."""
+    values: dict[str, Scalar] = {}
+    for setting in settings:
+        if dimension := setting.dimension:
+            value = training.get(setting.parameter.name, setting.parameter.default)
+            values[dimension.name] = (
+                dimension.decode(0.5) if value is None else dimension.closest(value)
+            )
+    return values
+
+
+def _method(method: BoundMethod, groups: Groups, training: Mapping[str, Any]) -> dict[str, Scalar]:
     """Values of the method's own dimensions; one that cannot be off is at its smallest."""
     if not groups:
         own = method.layers.smallest[0] if method.layers else None
         smallest = method.extreme(largest=False, sites=method.sites.smallest[0], spots=own)
         return method.absence or smallest
     leading = max(groups, key=lambda entry: len(entry["layers"]))
-    raw: dict[str, Scalar] = {method.present.name: True} if method.present else {}
+    raw: dict[str, Scalar] = method.presence | _training(method.training, training)
     for setting in method.settings:
         if dimension := setting.dimension:
             value = _wanted(setting, leading, method.schema.size)

@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 
 from autopeft.space.layout import Layout
-from autopeft.space.method import BoundMethod
+from autopeft.space.method import NO_METHOD, BoundMethod
 from autopeft.space.placement import Spots, layer_of
 from autopeft.space.schema import Scalar
 
@@ -19,9 +19,9 @@ from autopeft.space.schema import Scalar
 def sample(layout: Layout, rng: np.random.Generator) -> dict[str, Scalar]:
     """A canonical valid point."""
     chosen = _chosen_methods(layout, rng)
-    raw: dict[str, Scalar] = {}
+    raw = _absences(layout)
     for method in layout.methods:
-        raw |= method.sample(rng) if method.name in chosen else method.absence
+        raw |= method.sample(rng) if method.name in chosen else {}
     if layout.shared:
         raw |= layout.shared.write(layout.shared.sample(rng))
     if layout.sparsity:
@@ -32,26 +32,44 @@ def sample(layout: Layout, rng: np.random.Generator) -> dict[str, Scalar]:
     return layout.canonical(raw)
 
 
+def _absences(layout: Layout) -> dict[str, Scalar]:
+    """Values that switch off all methods that can be."""
+    return {name: value for each in layout.methods for name, value in each.absence.items()}
+
+
 def _chosen_methods(layout: Layout, rng: np.random.Generator) -> set[str]:
-    """The required methods and some optional ones; k methods with weight 1 / k."""
-    required = [method.name for method in layout.methods if not method.optional]
-    optional = [method.name for method in layout.methods if method.optional]
+    """The required methods and some optional ones; k methods with weight 1 / k.
+
+    Those that exclude each other count as one, which is then any of them.
+    """
+    alone = [method for method in layout.methods if not method.exclusive]
+    required = [[method.name] for method in alone if not method.optional]
+    optional = [[method.name] for method in alone if method.optional]
+    if layout.choice:
+        either = [method.name for method in layout.exclusive]
+        (optional if NO_METHOD in layout.choice.values else required).append(either)
     counts = [k for k in range(len(optional) + 1) if k or required]
     weights = np.array([1.0 / max(k + len(required), 1) for k in counts])
     k = counts[int(rng.choice(len(counts), p=weights / weights.sum()))]
     picked = rng.choice(len(optional), size=k, replace=False).tolist() if k else []
-    return {*required, *(optional[index] for index in picked)}
+    chosen = [*required, *(optional[index] for index in picked)]
+    return {each[int(rng.integers(len(each)))] if len(each) > 1 else each[0] for each in chosen}
 
 
-def largest(layout: Layout) -> list[dict[str, Scalar]]:
-    """Every method at its largest size, in all layers and sites; under every rule in turn."""
+def largest(layout: Layout) -> list[list[dict[str, Scalar]]]:
+    """Every method at its largest size, in all layers and sites.
+
+    Returns:
+        With each of the methods that exclude each other in turn, under every rule in turn.
+    """
     raw: dict[str, Scalar] = {}
     for method in layout.methods:
         spots = method.layers.largest if method.layers else None
         raw |= method.extreme(largest=True, sites=method.sites.sites, spots=spots)
     if layout.shared:
         raw |= layout.shared.write(layout.shared.largest)
-    return _by_rule(layout, raw, largest=True)
+    turns: list[dict[str, Scalar]] = [each.presence for each in layout.exclusive] or [{}]
+    return [_by_rule(layout, raw | turn, largest=True) for turn in turns]
 
 
 def smallest(layout: Layout) -> list[dict[str, Scalar]]:
@@ -72,6 +90,9 @@ def smallest(layout: Layout) -> list[dict[str, Scalar]]:
 
 def _fewest_methods(layout: Layout) -> list[list[BoundMethod]]:
     """The minimal sets of methods that can be on with all others off."""
+    either = layout.exclusive
+    if either and len(either) == len(layout.methods):
+        return [[method] for method in either]
     own = [method for method in layout.methods if method.layers is not None]
     shared = [method for method in layout.methods if method.layers is None]
     needed_own = [method for method in own if not method.optional]
@@ -96,11 +117,8 @@ def _layers(layout: Layout) -> range:
 def _smallest_at(
     layout: Layout, methods: list[BoundMethod], sites: tuple[tuple[str, ...], ...], layer: int
 ) -> list[dict[str, Scalar]]:
-    raw: dict[str, Scalar] = {}
-    for method in layout.methods:
-        if method not in methods:
-            raw |= method.absence
-            continue
+    raw = _absences(layout)
+    for method in methods:
         own = _closest(method.layers.smallest, layer) if method.layers else None
         raw |= method.extreme(largest=False, sites=sites[methods.index(method)], spots=own)
     if layout.shared:

@@ -148,13 +148,18 @@ class BoundSpace:
     def largest(self) -> Point:
         """Every method at its largest size, in all layers and sites.
 
-        It has no sparsity rule, or the first one of a space that always has one.
+        It has no sparsity rule, or the first one of a space that always has one; of methods that
+        exclude each other, it has the first: see `largest_by_method`.
         """
-        return sampling.largest(self.layout)[0]
+        return sampling.largest(self.layout)[0][0]
+
+    def largest_by_method(self) -> list[Point]:
+        """`largest` with each of the methods that exclude each other in turn."""
+        return [points[0] for points in sampling.largest(self.layout)]
 
     def largest_by_rule(self) -> list[Point]:
-        """`largest` under every sparsity rule in turn, its numbers at their largest."""
-        return list(sampling.largest(self.layout))
+        """The same under every sparsity rule in turn, its numbers at their largest."""
+        return [point for points in sampling.largest(self.layout) for point in points]
 
     def smallest(self) -> list[Point]:
         """Candidates for the fewest parameters: each method alone, smallest, at each place.
@@ -205,8 +210,11 @@ class BoundSpace:
 
         Options that the space sets and are off are among it: the study's own values give way.
         """
-        methods = {part.method.name: part.to_dicts() for part in self.layout.parts(point)}
+        parts = self.layout.parts(point)
+        methods = {part.method.name: part.to_dicts() for part in parts}
         training = self.layout.training_values(point)
+        for part in parts:
+            training |= part.training
         return methods | {"sparsity": self.layout.rule(point), "training": training}
 
     def to_dict(self) -> dict[str, Any]:

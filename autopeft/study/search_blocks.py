@@ -1,5 +1,6 @@
 """The blocks of a study file that steer the search: objectives, searcher, budget, execution."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -98,6 +99,21 @@ class Constraint(Block):
 _study_name = string("a study's name", pattern=NAME_PATTERN)
 
 
+def _baseline(value: Any) -> str | dict[str, Any]:
+    """A name, or a configuration that is written out."""
+    if isinstance(value, Mapping):
+        return _configuration(value)
+    name: str = string("a baseline's name, or a configuration")(value)
+    return name
+
+
+def _configuration(value: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = json_value(value)
+    if findings := form_findings(plain):
+        raise refusals(findings)
+    return plain
+
+
 class SearchBlock(Block):
     """How the space is searched."""
 
@@ -144,8 +160,8 @@ class SearchBlock(Block):
         description="pareto: rungs stop the surely beaten; none: they measure",
     )
     baselines: Annotated[
-        tuple[str, ...],
-        read_with(each(string("a baseline's name"), allowed="a list of baselines")),
+        tuple[str | dict[str, Any], ...],
+        read_with(each(_baseline, allowed="a list of baselines")),
     ] = Field(default=("lora-r8",), description="run first, outside the budget; [] = none")
     enqueue: tuple[dict[str, Any], ...] = Field(
         default=(), description="configurations to try first"
@@ -172,13 +188,6 @@ class SearchBlock(Block):
         if not isinstance(value, (list, tuple)):
             raise refusal(value, "a list of configurations")
         return tuple(collected((index, item, _configuration) for index, item in enumerate(value)))
-
-
-def _configuration(value: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = json_value(value)
-    if findings := form_findings(plain):
-        raise refusals(findings)
-    return plain
 
 
 class BudgetBlock(Block):

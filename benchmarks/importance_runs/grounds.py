@@ -6,9 +6,10 @@ that are reported.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -74,16 +75,26 @@ def load_ground(name: str, *, data: Path, work: Path) -> Ground:
     Raises:
         NotHereError: The data are not there.
     """
+    folder = work / name
+    if not (folder / "validation.csv").exists():
+        write_rows(name, data=data, folder=folder)
+    return ground_of(name, TASKS[TUNED if name == TUNING else name].study(folder, seed=0), work)
+
+
+def ground_of(name: str, study: Mapping[str, Any], work: Path) -> Ground:
+    """A study's data and backbone, as `load_ground`; its data lie in a folder of its name.
+
+    Args:
+        name: The task.
+        study: A study file's content.
+        work: Where the database lies.
+    """
     from autopeft.api.loading import open_store
     from autopeft.api.materials import study_materials
     from autopeft.api.measuring import ensure_importance, with_importance
     from autopeft.training.setup import constant_quality
 
-    task = TASKS[TUNED if name == TUNING else name]
-    folder = work / name
-    if not (folder / "validation.csv").exists():
-        write_rows(name, data=data, folder=folder)
-    definition = parse_definition(task.study(folder, seed=0), where=name, base=None)
+    definition, folder = parse_definition(study, where=name, base=None), work / name
     materials = study_materials(definition, folder, caches=False)
     store = open_store(f"sqlite:///{(work / 'importance.db').resolve()}", create=True)
     ensured = ensure_importance(materials, store, study=name)

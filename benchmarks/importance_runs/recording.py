@@ -87,15 +87,22 @@ def record_rates(plan: Plan) -> None:
     ground = plan.ground(TUNING)
     case = Case(ground.anatomy, TUNING_RANK, TUNING_REPLICATE)
     jobs = [job(ground, table.RATE, name, case, rate) for name, rate in product(plan.arms, RATES)]
-    _train(ground, jobs, plan)
+    train(ground, jobs, plan.tables, pack=plan.pack)
 
 
-def chosen_rates(every: pd.DataFrame) -> dict[str, float]:
-    """The best rate of every arm that tried all: by accuracy, then by loss."""
+def chosen_rates(
+    every: pd.DataFrame, wanted: Callable[[str], Iterable[float]] = lambda name: RATES
+) -> dict[str, float]:
+    """The best rate of every arm that tried all: by accuracy, then by loss.
+
+    Args:
+        every: Rows of `table`.
+        wanted: All rates of an arm.
+    """
     tried = every[every["stage"] == table.RATE]
     chosen = {}
     for name, rows in tried.groupby("arm"):
-        if set(rows["rate"]) >= set(RATES):
+        if set(rows["rate"]) >= set(wanted(str(name))):
             loss = rows["loss"].fillna(float("inf"))
             ranked = rows.assign(loss=loss).sort_values(
                 ["accuracy", "loss", "rate"], ascending=[False, True, True]
@@ -121,16 +128,26 @@ def record_trials(plan: Plan) -> None:
             for name in plan.arms
             if name in rates
         ]
-        _train(ground, jobs, plan)
+        train(ground, jobs, plan.tables, pack=plan.pack)
 
 
-def _train(ground: Ground, jobs: Iterable[Job], plan: Plan) -> None:
-    """Train the jobs that the table lacks, and keep every pack's rows."""
-    every = table.load(plan.tables)
+def train(
+    ground: Ground, jobs: Iterable[Job], tables: Path, *, pack: int, name: str = table.NAME
+) -> None:
+    """Train the jobs that a table lacks, and keep every pack's rows.
+
+    Args:
+        ground: On what.
+        jobs: All that the table should hold.
+        tables: Where it lies.
+        pack: Trials trained together.
+        name: The table's.
+    """
+    every = table.load(tables, name)
     left = [each for each in jobs if not table.has(every, each.row)]
-    for first in range(0, len(left), plan.pack):
-        rows = trained(ground, left[first : first + plan.pack])
-        table.put(plan.tables, rows)
+    for first in range(0, len(left), pack):
+        rows = trained(ground, left[first : first + pack])
+        table.put(tables, rows, name)
         for row in rows:
             print(_line(row), flush=True)
 

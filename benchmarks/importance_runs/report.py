@@ -106,9 +106,9 @@ def _qualities(
 ) -> str:
     rows = []
     for name in names:
-        cells = [_points(interval(qualities(trials, name, rank))) for rank in ranks]
+        cells = [points(interval(qualities(trials, name, rank))) for rank in ranks]
         rows.append([f"{name} (chance)" if arms[name].chance else name, *cells])
-    return _markdown(["accuracy, %", *_budgets(trials, ranks)], rows)
+    return markdown(["accuracy, %", *_budgets(trials, ranks)], rows)
 
 
 def _budgets(trials: pd.DataFrame, ranks: Sequence[int]) -> list[str]:
@@ -124,10 +124,10 @@ def _differences(
         arm = arms[name]
         against = dict.fromkeys([arm.control, *arm.others, LORA]) if name != LORA else {}
         for other in against:
-            over_all = _signed(interval(differences(trials, name, other)))
-            each = [_signed(interval(differences(trials, name, other, rank))) for rank in ranks]
+            over_all = signed(interval(differences(trials, name, other)))
+            each = [signed(interval(differences(trials, name, other, rank))) for rank in ranks]
             rows.append([name, other, over_all, *each])
-    return _markdown(["rule", "minus", "all budgets", *_budgets(trials, ranks)], rows)
+    return markdown(["rule", "minus", "all budgets", *_budgets(trials, ranks)], rows)
 
 
 def _costs(every: pd.DataFrame, names: Sequence[str], ranks: Sequence[int]) -> str:
@@ -144,7 +144,7 @@ def _costs(every: pd.DataFrame, names: Sequence[str], ranks: Sequence[int]) -> s
             step = f"{1e3 * own[-1]['step_cpu_seconds']:.0f}"
             rows.append([name, step, ratios, peaks, _params(probes, name, ranks)])
     budgets = " / ".join(f"r={rank}" for rank in ranks)
-    return _markdown(
+    return markdown(
         [
             "solo",
             "CPU ms/step, largest budget",
@@ -170,12 +170,12 @@ def _params(probes: pd.DataFrame, name: str, ranks: Sequence[int]) -> str:
 
 def _words(found: Verdicts) -> Iterable[str]:
     total = len(found.better) + len(found.not_better)
-    yield f"Beat their control by chance: {_listed(found.better)}."
-    yield f"Do **not** beat chance: {_listed(found.not_better)}."
+    yield f"Beat their control by chance: {listed(found.better)}."
+    yield f"Do **not** beat chance: {listed(found.not_better)}."
     if found.worse:
-        yield f"Of these, worse than chance: {_listed(found.worse)}."
+        yield f"Of these, worse than chance: {listed(found.worse)}."
     if found.unknown:
-        yield f"Too few pairs to tell: {_listed(found.unknown)}."
+        yield f"Too few pairs to tell: {listed(found.unknown)}."
     yield (
         f"({total} rules at 95 % each: where none were better than chance, about "
         f"{0.025 * total:.1f} would still seem so.)"
@@ -188,21 +188,24 @@ def _rate_words(every: pd.DataFrame, names: Sequence[str]) -> Iterable[str]:
         return
     yield "Learning rates: " + ", ".join(f"{n} {rates[n]:g}" for n in names if n in rates) + "."
     edge = [name for name in names if rates.get(name) in (min(RATES), max(RATES))]
-    yield f"At an end of the grid ({min(RATES):g} to {max(RATES):g}): {_listed(edge)}."
+    yield f"At an end of the grid ({min(RATES):g} to {max(RATES):g}): {listed(edge)}."
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names in a row, or none."""
     return ", ".join(names) or "none"
 
 
-def _points(found: Interval) -> str:
+def points(found: Interval) -> str:
+    """A mean in percent, and half its interval."""
     if not found.n:
         return "-"
     half = "" if math.isnan(found.half) else f" ± {100 * found.half:.1f}"
     return f"{100 * found.mean:.1f}{half}"
 
 
-def _signed(found: Interval) -> str:
+def signed(found: Interval) -> str:
+    """A difference in points, starred where its interval leaves out zero."""
     if not found.n:
         return "-"
     half = "" if math.isnan(found.half) else f" ± {100 * found.half:.1f}"
@@ -210,6 +213,7 @@ def _signed(found: Interval) -> str:
     return f"{100 * found.mean:+.1f}{half}{star}"
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
     lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
     return "\n".join(lines)

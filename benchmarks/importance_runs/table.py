@@ -1,4 +1,4 @@
-"""What was measured: one row per training or probe, in one parquet file."""
+"""What was measured: one row per training or probe, in one parquet file per benchmark."""
 
 import fcntl
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 NAME = "importance-rules.parquet"
+"""This benchmark's; others keep rows of the same form in files of their own."""
 
 RATE, TRIAL, PROBE = "rate", "trial", "probe"
 """Stages: trainings that choose a learning rate, those that are reported, and timed steps."""
@@ -32,20 +33,20 @@ COLUMNS = [
 ]
 
 
-def load(tables: Path) -> pd.DataFrame:
+def load(tables: Path, name: str = NAME) -> pd.DataFrame:
     """All rows; none at first."""
-    path = tables / NAME
+    path = tables / name
     return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
 
 
-def put(tables: Path, rows: Sequence[dict[str, Any]]) -> None:
+def put(tables: Path, rows: Sequence[dict[str, Any]], name: str = NAME) -> None:
     """Add rows in the place of older ones of the same slot; several processes may at once."""
     tables.mkdir(parents=True, exist_ok=True)
-    path = tables / NAME
+    path = tables / name
     fresh = pd.DataFrame(rows, columns=COLUMNS)
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        every = load(tables)
+        every = load(tables, name)
         kept = every[[slot not in set(_slots(fresh)) for slot in _slots(every)]]
         every = pd.concat([kept, fresh], ignore_index=True) if len(kept) else fresh
         every.to_parquet(path.with_suffix(".tmp"), index=False)

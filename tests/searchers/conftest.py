@@ -78,6 +78,9 @@ class FakeSpace:
     def largest(self) -> dict[str, Any]:
         return {name: values[-1] for name, values in self.values.items()}
 
+    def largest_by_method(self) -> list[dict[str, Any]]:
+        return [self.largest()]
+
     def neighbours(
         self, point: Mapping[str, Any], rng: np.random.Generator, n: int
     ) -> list[dict[str, Any]]:

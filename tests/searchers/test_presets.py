@@ -88,6 +88,36 @@ def test_numbers_of_the_papers() -> None:
     assert counts[0, "up"] == 128 * 11008
 
 
+def test_shares_of_bert_base_are_those_of_the_paper() -> None:
+    """AutoPEFT's table of results gives every baseline's share of BERT-base's parameters."""
+    plain = _wide(768, 3072)
+    bert = replace(plain, n_kv_heads=12, head_dim=64)
+    for name, percent in (
+        ("autopeft-serial", 0.81),
+        ("autopeft-parallel", 0.81),
+        ("autopeft-prefix", 0.17),
+        ("autopeft-unipelt", 1.25),
+        ("autopeft-mam", 6.97),
+    ):
+        count = 12 * counting.trainable_params(_configuration(name, bert), bert)
+        assert 100 * count / 109.5e6 == pytest.approx(percent, abs=0.02), name
+
+
+def test_spafits_strata() -> None:
+    """Of 24 layers: 4 frozen, 5 with biases, 15 with LoRA and the biases that it leaves."""
+    one = _wide(768, 3072)
+    bert = replace(one, layers=tuple(replace(one.layers[0], index=i) for i in range(24)))
+    layers = {
+        (group.method, group.sites): group.layers
+        for group in _configuration("spafit", bert).groups
+    }
+    assert layers == {
+        ("bitfit", ("down", "gate", "output", "query", "up", "value")): tuple(range(4, 9)),
+        ("bitfit", ("down", "gate", "output", "up")): tuple(range(9, 24)),
+        ("lora", ("query", "value")): tuple(range(9, 24)),
+    }
+
+
 def test_budgets_are_those_of_lora(anatomy: Anatomy) -> None:
     lora = counting.trainable_params(_configuration("lora-r3", anatomy), anatomy)
     for name in ("speft-r3", "shira-r3"):

@@ -13,6 +13,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from made_up_rules import RULES
 from made_up_spaces import (
+    EXCLUSIVE_BESIDE_OTHERS,
     SHARED_BESIDE_OWN,
     SHARED_WITHOUT_SWITCH,
     TRAINING,
@@ -31,6 +32,7 @@ Bind = Callable[..., BoundSpace]
 
 
 @given(block=blocks())
+@example(block=EXCLUSIVE_BESIDE_OTHERS)
 @example(block=SHARED_WITHOUT_SWITCH)
 @settings(max_examples=30, deadline=None)
 def test_counts_equal_enumeration(bound: Bind, block: dict[str, Any]) -> None:
@@ -45,6 +47,7 @@ def test_counts_equal_enumeration(bound: Bind, block: dict[str, Any]) -> None:
 
 
 @given(block=blocks(), seed=st.integers(0, 2**32))
+@example(block=EXCLUSIVE_BESIDE_OTHERS, seed=0)
 @example(block=SHARED_WITHOUT_SWITCH, seed=0)
 @settings(max_examples=30, deadline=None)
 def test_samples_are_valid_and_survive_encoding(
@@ -63,6 +66,7 @@ def test_samples_are_valid_and_survive_encoding(
 
 @given(block=blocks(), seed=st.integers(0, 2**32))
 @example(block=SHARED_BESIDE_OWN, seed=0)
+@example(block=EXCLUSIVE_BESIDE_OTHERS, seed=0)
 @example(block=SHARED_WITHOUT_SWITCH, seed=0)
 @settings(max_examples=60, deadline=None)
 def test_the_point_nearest_to_a_configuration_of_the_space_is_its_own(
@@ -89,6 +93,7 @@ def test_any_vector_decodes_to_a_canonical_point(
 
 
 @given(block=blocks(), seed=st.integers(0, 2**32))
+@example(block=EXCLUSIVE_BESIDE_OTHERS, seed=0)
 @example(block=SHARED_WITHOUT_SWITCH, seed=0)
 @settings(max_examples=30, deadline=None)
 def test_neighbours_are_valid_and_different(bound: Bind, block: dict[str, Any], seed: int) -> None:
@@ -107,8 +112,8 @@ def test_neighbours_are_valid_and_different(bound: Bind, block: dict[str, Any], 
 @example(block=SHARED_WITHOUT_SWITCH, seed=0)
 @settings(max_examples=15, deadline=None)
 def test_neighbours_reach_the_whole_space(bound: Bind, block: dict[str, Any], seed: int) -> None:
-    block = block | {"training": {}}
-    space = bound(block)
+    alone = {name: {**own, "training": {}} for name, own in block["methods"].items()}
+    space = bound(block | {"methods": alone, "training": {}})
     assume(space.distinct <= 30 and not space.continuous)
     rng = np.random.default_rng(seed)
     reached = [space.sample(rng)]
@@ -133,6 +138,7 @@ def _sized(space: BoundSpace) -> list[Any]:
 
 
 @given(block=blocks())
+@example(block=EXCLUSIVE_BESIDE_OTHERS)
 @example(block=SHARED_WITHOUT_SWITCH)
 @settings(max_examples=30, deadline=None)
 def test_extremes_bound_every_configuration(bound: Bind, block: dict[str, Any]) -> None:
@@ -143,7 +149,9 @@ def test_extremes_bound_every_configuration(bound: Bind, block: dict[str, Any]) 
     weights = [_weight(space, point) for point in points if space.contains(point)]
     smallest = space.smallest()
     assert all(space.contains(point) for point in [space.largest(), *smallest])
-    assert _weight(space, space.largest()) == max(weights)
+    largest = space.largest_by_method()
+    assert largest[0] == space.largest()
+    assert max(_weight(space, point) for point in largest) == max(weights)
     assert min(_weight(space, point) for point in smallest) == min(weights)
 
 

@@ -17,6 +17,9 @@ def faults_of(block: Any, schemas: Schemas) -> tuple[Fault, ...]:
     return caught.value.faults
 
 
+SWITCHED = {"choice": [True, False]}
+
+
 def lora(**settings: Any) -> dict[str, Any]:
     return {"methods": {"lora": {"rank": {"choice": [4, 8]}, **settings}}}
 
@@ -126,6 +129,60 @@ def test_foreign_spellings_name_our_key(schemas: Schemas, theirs: str, ours: str
         ({}, "methods", "at least one method"),
         ({"methods": {"lora": {}}}, "methods.lora.rank", "no default"),
         (lora() | {"metods": {}}, "metods", "write methods"),
+        (lora() | {"one_of": "lora"}, "one_of", "all, or a list of the space's methods"),
+        (lora() | {"one_of": ["lora"]}, "one_of", "two methods or more"),
+        (
+            {
+                "methods": {"lora": {"rank": 8}, "prefix": {"length": 2}},
+                "one_of": ["lora", "loar"],
+            },
+            "one_of",
+            "write lora",
+        ),
+        (
+            {"methods": {"lora": {"rank": {"choice": [0, 8]}}, "vectors": {}}, "one_of": "all"},
+            "methods.lora.rank",
+            "sizes above 0",
+        ),
+        (
+            {
+                "methods": {
+                    "lora": {"rank": 8},
+                    "vectors": {"present": SWITCHED},
+                },
+                "one_of": "all",
+            },
+            "methods.vectors.present",
+            "`one_of` says whether the method is on",
+        ),
+        (
+            lora(training={"learning_rate": 1e-3}),
+            "methods.lora.training.learning_rate",
+            "write `one_of: all`",
+        ),
+        (
+            {
+                "methods": {
+                    "lora": {"rank": 8, "training": {"learning_rate": 1e-3}},
+                    "vectors": {"training": {"learning_rat": 1e-3}},
+                },
+                "one_of": "all",
+            },
+            "methods.vectors.training.learning_rat",
+            "write learning_rate",
+        ),
+        (
+            {
+                "methods": {
+                    "lora": {"rank": 8, "training": {"learning_rate": 1e-3}},
+                    "vectors": {},
+                },
+                "one_of": "all",
+                "training": {"learning_rate": 1e-2},
+            },
+            "methods.lora.training.learning_rate",
+            "remove it from the space's own",
+        ),
         (lora() | {"sparsity": {}}, "sparsity", "{rule: ...} with none, ist, spt, sparse"),
         (lora() | {"sparsity": "spt"}, "sparsity", "write {rule: spt}"),
         (lora() | {"sparsity": {"rule": "spd"}}, "sparsity.rule", "write spt"),

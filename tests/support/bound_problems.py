@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from autopeft.backbone.anatomy import Anatomy, Layer, Site
+from autopeft.backbone.anatomy import Anatomy, Layer, Norm, Site
 from autopeft.configuration import Configuration
 from autopeft.counting import site_params, trainable_params
 from autopeft.methods import registry
@@ -21,7 +21,13 @@ def anatomy(hidden: int = HIDDEN) -> Anatomy:
     widths = dict.fromkeys(("query", "key", "value", "output"), square)
     widths |= {"up": (hidden, inner), "down": (inner, hidden)}
     layers = tuple(
-        Layer(i, f"{i}", {r: Site(i, r, f"{i}.{r}", *w) for r, w in widths.items()}, f"{i}.self")
+        Layer(
+            i,
+            f"{i}",
+            {r: Site(i, r, f"{i}.{r}", *w) for r, w in widths.items()},
+            f"{i}.self",
+            {r: Norm(i, r, f"{i}.{r}", hidden, True) for r in ("attention_norm", "ffn_norm")},
+        )
         for i in range(LAYERS)
     )
     return Anatomy("bert", layers, hidden, inner, 12, 12, hidden // 12, 22_700_000)

@@ -139,21 +139,50 @@ def blocks(draw: st.DrawFn) -> dict[str, Any]:
         )
     if sparsity := draw(_sparsity(set(methods))):
         block["sparsity"] = sparsity
-    block["training"] = draw(
-        st.sampled_from(
-            [
-                {},
-                {"learning_rate": {"float": [1e-4, 5e-3], "log": True}},
-                {"weight_decay": {"choice": [0.0, 0.1]}, "warmup_ratio": {"float": [0.0, 0.3]}},
-                {"ffn_masking": {"choice": [0, 0.1]}, "ffn_dropping": 0.1},
-                {
-                    "density_weight": {"choice": [0, 0.5, 1.0]},
-                    "density_epsilon": {"choice": [1e-7, 1e-3]},
-                },
-            ]
-        )
-    )
+    block["training"] = draw(_training)
+    if len(methods) > 1 and draw(st.booleans()):
+        _exclude(block, draw)
     return block
+
+
+_training = st.sampled_from(
+    [
+        {},
+        {"learning_rate": {"float": [1e-4, 5e-3], "log": True}},
+        {"weight_decay": {"choice": [0.0, 0.1]}, "warmup_ratio": {"float": [0.0, 0.3]}},
+        {"ffn_masking": {"choice": [0, 0.1]}, "ffn_dropping": 0.1},
+        {
+            "density_weight": {"choice": [0, 0.5, 1.0]},
+            "density_epsilon": {"choice": [1e-7, 1e-3]},
+        },
+    ]
+)
+
+
+def _exclude(block: dict[str, Any], draw: st.DrawFn) -> None:
+    """Let some methods exclude each other, or all, which then may have training values."""
+    methods = block["methods"]
+    names = sorted(methods)
+    some = draw(st.lists(st.sampled_from(names), min_size=2, unique=True))
+    whole = len(some) == len(names)
+    block["one_of"] = draw(st.sampled_from(["all", some])) if whole else some
+    for name in some:
+        methods[name] = {
+            key: _positive(value) for key, value in methods[name].items() if key != "present"
+        }
+    if whole and draw(st.booleans()):
+        block["training"] = {}
+        for name in some[1:]:
+            methods[name]["training"] = draw(_training)
+
+
+def _positive(leaf: Any) -> Any:
+    """A leaf without 0."""
+    if not isinstance(leaf, dict):
+        return leaf
+    if "choice" in leaf:
+        return leaf | {"choice": [each for each in leaf["choice"] if each != 0] or [1]}
+    return leaf | {"int": [max(leaf["int"][0], 1), leaf["int"][1]]} if "int" in leaf else leaf
 
 
 SHARED_BESIDE_OWN = {
@@ -180,6 +209,17 @@ def configuration(space: BoundSpace, point: Point) -> Configuration:
     plain = space.assignment(point)
     return Configuration.from_dict(plain | {"training": TRAINING | plain["training"]})
 
+
+EXCLUSIVE_BESIDE_OTHERS = {
+    "methods": {
+        "lora": {"rank": {"choice": [4, 8]}},
+        "vectors": {"layers": {"mode": "last"}},
+        "prefix": {"length": {"choice": [0, 2]}},
+    },
+    "one_of": ["lora", "vectors"],
+    "layers": {"mode": "last"},
+}
+"""One of two methods or neither, and another beside them; layers are shared or their own."""
 
 SHARED_WITHOUT_SWITCH = {
     "methods": {"lora": {"rank": 4}, "prefix": {"length": 2, "layers": {"mode": "bits"}}},

@@ -45,7 +45,8 @@ def export(
             "-o",
             "--output",
             metavar="PATH",
-            help="File (yaml) or folder (peft), else stdout; for optuna, a URL or a journal file.",
+            help="File (yaml, axolotl) or folder (peft, llama-factory), else stdout; for optuna, "
+            "a URL or a journal file.",
         ),
     ] = None,
     storage: StorageOption = None,
@@ -55,8 +56,9 @@ def export(
     """Export a configuration as a file that trains elsewhere, or the whole study.
 
     Without --trial or --pick, the knee of the front is taken. A format that cannot carry the
-    configuration is refused. --format optuna writes every trial to a database or journal file
-    that optuna-dashboard opens, such as -o sqlite:///optuna.db.
+    configuration is refused: axolotl and llama-factory train LoRA on causal language models, and
+    the file says which version reads it. --format optuna writes every trial to a database or
+    journal file that optuna-dashboard opens, such as -o sqlite:///optuna.db.
     """
     from autopeft import api
 

@@ -26,6 +26,15 @@ def init(
     file: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write; - is stdout.")
     ] = Path("study.yaml"),
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="An adapter_config.json or an axolotl file: its configuration is the baseline.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
     output_dir: OutputDirOption = None,
     as_json: JsonOption = False,
@@ -33,14 +42,15 @@ def init(
     """Write a commented study file for a model and data.
 
     Columns, splits and task are guessed from the data, and every guess is printed with its
-    reason. Without arguments, the file says what the embedded default is.
+    reason. Without arguments, the file says what the embedded default is. --from takes MODEL and
+    DATA from the file where they are left out, and says what of it was not taken over.
     """
     from autopeft import api
 
     if file != STDOUT and file.exists() and not force:
         hint = "give another -o, or --force to overwrite it"
         raise InputError(Fault("-o", "", f"{file}, which exists", "a new file", hint))
-    made = api.init(model, data, output_dir=output_dir)
+    made = api.init(model, data, start=start, output_dir=output_dir)
     if file != STDOUT:
         write_result(file, made.text, flag="-o")
     elif not as_json:
