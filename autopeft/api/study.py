@@ -26,9 +26,9 @@ from autopeft.study.store import Store
 
 if TYPE_CHECKING:
     from autopeft.backbone.importance import ImportanceMap
-    from autopeft.searchers.front import Bound
     from autopeft.searchers.explain.importances import Importances
     from autopeft.searchers.explain.predictions import Predictions
+    from autopeft.searchers.front import Bound
     from autopeft.study.progress import Listener, Stopper
 
 
