@@ -2,15 +2,17 @@
 
 A new revision is a new file in `migrations/versions`, written by hand, with its name added to
 `REVISIONS`; tests compare its tables with the models and keep one database of every revision. The
-list is spelled out because opening a database must be quick and Alembic is slow to import.
+list is spelled out, and a new database gets its tables from the models, because opening one must
+be quick and Alembic is slow to import: only a schema that has to move asks for it.
 """
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, text
 
 from autopeft.errors import StorageError, StorageVersionError
 from storage.engine import writer
 from storage.faults import storage_errors
 from storage.filesystem import check_file
+from storage.models import Base
 from storage.place import Place, parse_place
 
 REVISIONS = ("0001", "0002", "0003", "0004")
@@ -18,6 +20,13 @@ REVISIONS = ("0001", "0002", "0003", "0004")
 
 VERSION_TABLE = "autopeft_schema"
 """Not Alembic's default name, which Optuna's and MLflow's databases have too."""
+
+_VERSION = Table(
+    VERSION_TABLE,
+    MetaData(naming_convention={"pk": "%(table_name)s_pkc"}),
+    Column("version_num", String(32), primary_key=True),
+)
+"""As Alembic makes it."""
 
 _LOCK = 0x6175746F
 """The key of PostgreSQL's advisory lock under which migrations run ("auto" in ASCII)."""
@@ -45,7 +54,7 @@ def create(place: Place) -> None:
             if _revision(connection) is None:
                 if inspect(connection).get_table_names():
                     raise _foreign(place)
-                _migrate(connection)
+                _make(connection)
     finally:
         engine.dispose()
 
@@ -122,6 +131,13 @@ def _lock(connection: Connection) -> None:
     """SQLite's transaction has the write lock already; PostgreSQL's must ask for one."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+
+
+def _make(connection: Connection) -> None:
+    """The newest tables, where there are none."""
+    Base.metadata.create_all(connection)
+    _VERSION.create(connection)
+    connection.execute(_VERSION.insert().values(version_num=REVISIONS[-1]))
 
 
 def _migrate(connection: Connection) -> None:

@@ -1,16 +1,18 @@
-"""`autopeft.search`: create or resume a study and run it to its end."""
+"""`autopeft.search`: create or resume a study and run it to its end.
+
+What trains is imported once there is something to train: a study that is finished, or is not the
+one that is stored, is told at once.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autopeft.api.definitions import resolve_definition
 from autopeft.api.loading import open_existing, open_store
 from autopeft.api.place import output_folder, storage_url
-from autopeft.api.preparation import Preparation
 from autopeft.api.study import Study
-from autopeft.api.warm_start import sources
 from autopeft.errors import (
     InputError,
     StudyHeldError,
@@ -21,6 +23,9 @@ from autopeft.study.definition import StudyDefinition, difference, parse_definit
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import StudyRecord, StudyState
 from autopeft.study.store import Store
+
+if TYPE_CHECKING:
+    from autopeft.api.preparation import Preparation
 
 
 def search(
@@ -87,6 +92,8 @@ class _Sitting:
         store = open_existing(self._storage, stopper=self._stopper)
         existing = self._existing(store) if store is not None else None
         if store is None or existing is None:
+            from autopeft.api.warm_start import sources
+
             earlier = sources(self._definition, store)
             prepared = self._prepare(store)
             known = prepared.warm_start(earlier, self._listener)
@@ -120,7 +127,7 @@ class _Sitting:
         finally:
             store.release(self._name, token)
 
-    def _search(self, prepared: Preparation, store: Store, token: int) -> None:
+    def _search(self, prepared: "Preparation", store: Store, token: int) -> None:
         self._existing(store)
         prepared.check(store.study(self._name), self._listener)
         prepared.keep_importance(store)
@@ -152,8 +159,10 @@ class _Sitting:
             and _with_defaults(record)["budget"] == self._definition.to_plain()["budget"]
         )
 
-    def _prepare(self, store: Store | None) -> Preparation:
+    def _prepare(self, store: Store | None) -> "Preparation":
         self._listener.on_progress(Progress(self._name, "loading", 0, 0))
+        from autopeft.api.preparation import Preparation
+
         return Preparation(
             self._definition, self._folder, self._listener, store=store, stopper=self._stopper
         )

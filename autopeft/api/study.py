@@ -1,7 +1,8 @@
 """A study as people see it: what `autopeft.search` and `autopeft.load_study` give.
 
 Each call tells how the study is now, while the search runs as when it has ended.
-Nothing here imports torch.
+Nothing here imports torch, and what weighs trials against each other (`autopeft.searchers`, with
+NumPy) is imported by the calls that do: progress and single trials are told without.
 """
 
 from collections.abc import Sequence
@@ -11,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.api.status import status
 from autopeft.errors import Fault, InputError
-from autopeft.searchers import confirmed
-from autopeft.searchers import front as fronts
-from autopeft.searchers.front import Bound
 from autopeft.study.confirmation import Confirmation, Opening
 from autopeft.study.placement import PlacementMap, placed, placement_map
 from autopeft.study.records import (
@@ -22,6 +20,7 @@ from autopeft.study.records import (
     Snapshot,
     StudyRecord,
     TrialRecord,
+    TrialState,
 )
 from autopeft.study.store import Store
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from autopeft.backbone.importance import ImportanceMap
     from autopeft.searchers.explain.importances import Importances
     from autopeft.searchers.explain.predictions import Predictions
+    from autopeft.searchers.front import Bound
     from autopeft.study.progress import Listener, Stopper
 
 
@@ -103,8 +103,17 @@ class Study:
 
     def front(self) -> list[TrialRecord]:
         """The Pareto front: completed full-budget trials within the caps, from cheap to good."""
+        from autopeft.searchers import front as fronts
+
         record = self.record
         return fronts.front(self.trials(), record.frame, bounds(record))
+
+    def on_front(self, number: int) -> bool:
+        """Whether a trial is on the front; reads no trial where the newest snapshot holds."""
+        last, counts = self._store.last_snapshot(self.name), self._store.counts(self.name)
+        if last is not None and last.trials == sum(counts[s] for s in TrialState if s.final):
+            return number in last.front
+        return number in {member.number for member in self.front()}
 
     def pick(self, how: str = "knee") -> tuple[TrialRecord, str]:
         """One trial of the front, and why.
@@ -112,20 +121,29 @@ class Study:
         Args:
             how: `knee`, `best` or `smallest`.
         """
+        from autopeft.searchers import front as fronts
+
         if how not in fronts.PICKS:
             raise InputError(Fault("--pick", "", repr(how), ", ".join(fronts.PICKS)))
         return fronts.PICKS[how](self.front(), self.frames)
 
     def pick_within(self, within: str, prefer: str) -> tuple[TrialRecord, str]:
         """The trial with the least `prefer` among those within a margin of the best quality."""
+        from autopeft.searchers import front as fronts
+
         return fronts.pick_within(self.front(), self.frames, within=within, prefer=prefer)
 
     def best_baseline(self) -> TrialRecord | None:
         """The completed baseline of the highest quality, or None."""
+        from autopeft.searchers import front as fronts
+
         return fronts.best_baseline(self.trials(), self.frames)
 
     def verdict(self) -> str:
         """One honest sentence comparing the front with the best baseline."""
+        from autopeft.searchers import confirmed
+        from autopeft.searchers import front as fronts
+
         found = self.confirmation()
         return fronts.compare_with_baseline(
             self.front(),
@@ -136,9 +154,12 @@ class Study:
 
     def confirmation(self) -> Confirmation:
         """What other seeds than the search's say of its trials, so far."""
-        runs = self._store.confirmations(self.name)
-        trials = self.trials() if runs else ()  # they would only tell what the runs compare with
-        return confirmed.confirmation(runs, self.openings(), trials, self.frames)
+        runs, openings = self._store.confirmations(self.name), self.openings()
+        if not runs:
+            return Confirmation(self.frames[0], None, {}, tuple(openings))
+        from autopeft.searchers import confirmed
+
+        return confirmed.confirmation(runs, openings, self.trials(), self.frames)
 
     def openings(self) -> list[Opening]:
         """Every opening of the test split, oldest first; [] while it is locked."""
@@ -276,8 +297,10 @@ class Study:
         return export_study(self, output, format=format)
 
 
-def bounds(record: StudyRecord) -> list[Bound]:
+def bounds(record: StudyRecord) -> "list[Bound]":
     """Caps and floors of a study's objectives and constraints."""
+    from autopeft.searchers.front import Bound
+
     entries = [*record.definition["objectives"], *record.definition.get("constraints", ())]
     return [
         Bound(entry["metric"], cap=entry.get("cap"), floor=entry.get("floor"))

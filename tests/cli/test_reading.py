@@ -81,20 +81,21 @@ def test_reading_imports_no_torch(stored: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-LIST = """
+LEAN = """
 import sys
 from autopeft.cli.main import app
-for words in (["studies"], ["studies", "--json"]):
+for words in (["studies"], ["studies", "--json"], ["status"], ["show", "4"]):
     app(args=words, prog_name="autopeft", standalone_mode=False)
-slow = {"numpy", "pandas", "scipy", "autopeft.study.definition", "sqlalchemy.dialects.postgresql"}
+slow = {"alembic", "numpy", "pandas", "scipy", "autopeft.study.definition"}
+slow |= {"sqlalchemy.dialects.postgresql"}
 found = sorted(slow & set(sys.modules))
 sys.exit(f"imported: {found}" if found else 0)
 """
 
 
-def test_a_list_of_studies_imports_what_it_needs_alone(stored: Path) -> None:
+def test_lists_progress_and_trials_import_what_they_need_alone(stored: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LIST], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LEAN], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout

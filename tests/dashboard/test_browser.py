@@ -1,12 +1,7 @@
 """The main path in a real browser: the served application, its plot, a click, a refresh."""
 
-import os
 import shutil
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +9,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from served_app import served
 
 from autopeft.study.records import StudyState, TrialState
 from dashboard import launch
@@ -61,34 +57,8 @@ def database(
 @pytest.fixture(scope="module")
 def served_app(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The application on a free loopback port; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    child = subprocess.Popen(
-        launch.command(port=port, headless=True),
-        env=os.environ | launch.environment(database),
-        cwd=tmp_path_factory.mktemp("cwd"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait_for_health(f"http://127.0.0.1:{port}/_stcore/health", child)
+    with served(database, tmp_path_factory.mktemp("cwd")) as port:
         yield launch.address("127.0.0.1", port)
-    finally:
-        child.terminate()
-        child.wait(20)
-
-
-def _wait_for_health(address: str, child: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            assert child.poll() is None, f"the server ended with {child.returncode}"
-            assert time.monotonic() < deadline, "the server did not answer"
-            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A tiny real checkpoint and a tiny real data set on disk, and the command line as a process."""
+"""A tiny real checkpoint and a tiny real data set on disk, and the command line as processes."""
 
 import os
 import subprocess
@@ -21,6 +21,7 @@ from transformers import (
     LlamaModel,
     PreTrainedTokenizerFast,
 )
+from warm_processes import WarmProcess
 
 WORDS = [f"w{i}" for i in range(40)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -163,13 +164,22 @@ def write_study(folder: Path, model: Path, data: Path, **blocks: Any) -> Path:
     return path
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def environment() -> dict[str, str]:
+    """Of every command."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def start(folder: Path, *arguments: str) -> WarmProcess:
     """The command line as a process of its own, in a folder."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return WarmProcess(folder, arguments, environment())
+
+
+def start_fresh(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command line in an interpreter of its own, started as a user starts it."""
     return subprocess.Popen(
         [sys.executable, "-m", "autopeft.cli", *arguments],
         cwd=folder,
-        env=environment,
+        env=environment(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -191,9 +201,15 @@ def cli() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def start_cli() -> Callable[..., subprocess.Popen[str]]:
+def start_cli() -> Callable[..., WarmProcess]:
     """`start`."""
     return start
+
+
+@pytest.fixture(scope="session")
+def start_fresh_cli() -> Callable[..., subprocess.Popen[str]]:
+    """`start_fresh`."""
+    return start_fresh
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from scipy import stats
+from warm_processes import WarmProcess
 
 import autopeft
 from autopeft.api import executors
@@ -329,7 +329,7 @@ def test_a_kill_and_a_stop_lose_no_run(
     make_data: MakePath,
     make_study: MakePath,
     cli: Cli,
-    start_cli: Callable[..., subprocess.Popen[str]],
+    start_cli: Callable[..., WarmProcess],
 ) -> None:
     data = make_data(tmp_path / "data")
     make_study(tmp_path, bert_folder, data, training={"epochs": 30}, budget={"trials": 2})

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 from postgres_server import PASSWORD, PostgresServer
+from warm_processes import WarmProcess
 
 from autopeft.errors import StorageError
 from autopeft.study.records import StudyState, TrialState
 from storage import open_store
 
 Cli = Callable[..., str]
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., WarmProcess]
 MakePath = Callable[..., Path]
 
 CONTENDERS = 8
@@ -50,7 +51,7 @@ def completed(url: str) -> int:
         return 0
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool], process: WarmProcess) -> None:
     """Waits for what the process is to bring about."""
     end = time.monotonic() + LIMIT_S
     while not condition():

@@ -4,6 +4,7 @@ import json
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from warm_processes import WarmProcess
 
 import autopeft
 
@@ -91,10 +93,23 @@ def test_a_lora_adapter_gives_the_same_logits_through_peft(
     assert (config["r"], config["lora_alpha"]) == (8, 16)
 
 
+AT_ONCE = """
+import sys
+from autopeft.cli.main import main
+sys.argv = ["autopeft", "search", "study.yaml", "--json"]
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules, "a study that has ended waits for what trains"
+"""
+
+
 def test_a_finished_study_says_so_and_ends_at_once(searched: Path, cli: Cli) -> None:
     before = json.loads(cli(searched, "status", "--json"))
-    out = cli(searched, "search", "study.yaml", "--json")
-    assert json.loads(out.splitlines()[-1]) == {"type": "status", **before}
+    command = [sys.executable, "-c", AT_ONCE]
+    done = subprocess.run(command, cwd=searched, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"type": "status", **before}
 
 
 def test_another_definition_under_the_same_name_is_refused(searched: Path, cli: Cli) -> None:
@@ -127,7 +142,7 @@ def test_sigkill_in_the_middle_of_a_trial_loses_nothing(
     make_data: MakePath,
     make_study: MakePath,
     cli: Cli,
-    start_cli: Callable[..., subprocess.Popen[str]],
+    start_cli: Callable[..., WarmProcess],
 ) -> None:
     data = make_data(tmp_path / "data")
     blocks: dict[str, Any] = {
@@ -199,10 +214,10 @@ def test_pairs_and_regression_train(
 
 
 def test_a_folder_that_holds_a_storage_module_is_told_in_one_line(
-    tmp_path: Path, start_cli: Callable[..., subprocess.Popen[str]]
+    tmp_path: Path, start_fresh_cli: Callable[..., subprocess.Popen[str]]
 ) -> None:
     (tmp_path / "storage.py").write_text("raise RuntimeError('not yours')\n")
-    process = start_cli(tmp_path, "studies")
+    process = start_fresh_cli(tmp_path, "studies")
     out, err = process.communicate(timeout=60)
     assert process.returncode in (1, 3)
     assert "Traceback" not in err

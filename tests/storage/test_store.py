@@ -347,12 +347,15 @@ def test_a_drivers_message_is_cut_to_one_line_without_the_password() -> None:
     assert "\n" not in str(error)
 
 
-def test_the_package_loads_sqlalchemy_only_when_it_is_used() -> None:
+def test_sqlalchemy_is_loaded_when_it_is_used_and_alembic_not_for_a_new_database(
+    sqlite_url: str,
+) -> None:
     code = (
         "import sys, storage\n"
         "assert storage.DEFAULT_URL == 'sqlite:///autopeft.db'\n"
         "assert 'sqlalchemy' not in sys.modules\n"
         "from storage import open_store\n"
+        f"open_store({sqlite_url!r}, create=True).close()\n"
         "assert 'alembic' not in sys.modules and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))

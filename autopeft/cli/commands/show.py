@@ -91,9 +91,8 @@ def _time(value: Any) -> Any:
 def _print_facts(target: "Console", study: "Study", record: TrialRecord) -> None:
     from autopeft.cli.wording import number, objective
 
-    on_front = record.number in {member.number for member in study.front()}
     origin = f"baseline {record.baseline}" if record.baseline else record.origin.value
-    mark = ", on the front" if on_front else ""
+    mark = ", on the front" if study.on_front(record.number) else ""
     _heading(target, f"Trial {record.number} of study {record.study}")
     _line(target, "state", f"{record.state.value}{mark}")
     if record.cause or record.message:

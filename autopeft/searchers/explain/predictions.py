@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopeft.searchers.explain.importances import rank_correlation
 from autopeft.study.records import TrialRecord, TrialState
 
 NORMAL = {1: 0.68, 2: 0.95}
@@ -68,6 +67,8 @@ class Predictions:
         """Spearman's, between predicted and measured; None below three trials."""
         if len(self.pairs) < 3:
             return None
+        from autopeft.searchers.explain.importances import rank_correlation  # imports NumPy
+
         pairs = [(pair.mean, pair.measured) for pair in self.pairs]
         return rank_correlation(*zip(*pairs, strict=True))
 
