@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import getdoc
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ class MethodCard:
         size: The parameter that is its size; "" where nothing of it scales.
         settings: All parameters and what each may be, in words.
         sites: Where it may sit; () where the method implies it.
+        count: Trainable parameters at one place, as its file says it.
+        modalities: Kinds of backbones that it is for.
+        exports: Formats that can carry it, alone and on its usual sites.
     """
 
     name: str
@@ -31,6 +35,9 @@ class MethodCard:
     size: str
     settings: Mapping[str, str]
     sites: tuple[str, ...]
+    count: str
+    modalities: tuple[str, ...]
+    exports: tuple[str, ...]
 
 
 def methods() -> tuple[MethodCard, ...]:
@@ -45,12 +52,26 @@ def _card(method: "Method") -> MethodCard:
     text = sys.modules[type(method).__module__].__doc__ or ""
     return MethodCard(
         name=schema.name,
-        about=text.split("\n\n")[0].replace("\n", " ").partition(": ")[2].strip(),
+        about=_first_paragraph(text).partition(": ")[2].strip(),
         papers=tuple(dict.fromkeys(_PAPER.findall(text))),
         size=schema.size,
         settings={each.name: _legal(each) for each in schema.parameters},
         sites=schema.sites,
+        count=_first_paragraph(getdoc(method.count) or "").rstrip("."),
+        modalities=method.modalities,
+        exports=_exports(method),
     )
+
+
+def _first_paragraph(text: str) -> str:
+    return text.split("\n\n", maxsplit=1)[0].replace("\n", " ").strip()
+
+
+def _exports(method: "Method") -> tuple[str, ...]:
+    from autopeft.export.trainers import CARRIED
+
+    trainers = ("axolotl", "llama-factory") if method.schema.name in CARRIED else ()
+    return ("yaml", *(("peft",) if method.peft_type else ()), *trainers)
 
 
 def _legal(parameter: Any) -> str:

@@ -17,15 +17,19 @@ _HEAD = """\
 All methods train as lanes of one pack, in any mixture. Every one is held by the same tests
 (`tests/methods`): counts against tensors; outputs, gradients and merged weights against dense
 float64 references; packed against solo runs; and HF `peft` where it has the method. What differs
-from a paper or its released code is said in the method's file. How they compare has not been
-measured yet.
+from a paper or its released code is said in the method's file. How they compare at equal
+parameters: [results](results.md); to add one: [a method in one file](adding-a-method.md).
+
+`parameters` counts one place, a map of d_in x d_out or a sub-layer of width d. Every method is
+exported as `yaml`, which `autopeft train` reads; the column names the other formats.
 """
 
 
 def page() -> str:
     """The whole page, as Markdown."""
     cards = api.methods()
-    rows = ["| method | what | size | sites | arXiv |", "| --- | --- | --- | --- | --- |"]
+    columns = ("method", "what", "size", "parameters", "sites", "for", "exports", "arXiv")
+    rows = [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
     rows += [_row(card) for card in cards]
     settings = [line for card in cards for line in _settings(card)]
     return "\n".join([_HEAD, *rows, "", "## Settings", "", *settings]) + "\n"
@@ -34,7 +38,8 @@ def page() -> str:
 def _row(card: MethodCard) -> str:
     cells = (
         f"`{card.name}`", card.about, f"`{card.size}`" if card.size else "none",
-        ", ".join(card.sites) or "implied", ", ".join(card.papers),
+        card.count, ", ".join(card.sites) or "implied", ", ".join(card.modalities),
+        ", ".join(card.exports[1:]), ", ".join(card.papers),
     )  # fmt: skip
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -275,8 +275,10 @@ class Method(Protocol):
         identity: "exact" where the configured model equals the backbone at initialisation, else
             why it does not.
         peft_type: The HF `peft` type that can hold it, or "" where none can.
+        modalities: Kinds of backbones that it is for, see `Anatomy.modality`.
     """
 
+    modalities: tuple[str, ...]
     schema: MethodSchema
     source: str
     identity: str

@@ -39,6 +39,7 @@ def sublayer_places(group: Group, anatomy: Anatomy) -> list[Place]:
 class Unchosen:
     """What a method inherits that chooses nothing, and so keeps no fixed tensors."""
 
+    modalities: tuple[str, ...] = ("text", "image")
     schema: MethodSchema
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
