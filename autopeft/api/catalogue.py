@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import getdoc
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class MethodCard:
         settings: All parameters and what each may be, in words.
         sites: Where it may sit; () where the method implies it.
         lanes: Whether its trials train together in a pack; else each is a pack of one.
+        count: Trainable parameters at one place, as its file says it.
+        modalities: Kinds of backbones that it is for.
+        exports: Formats that can carry it, alone and on its usual sites.
     """
 
     name: str
@@ -32,6 +36,9 @@ class MethodCard:
     size: str
     settings: Mapping[str, str]
     sites: tuple[str, ...]
+    count: str
+    modalities: tuple[str, ...]
+    exports: tuple[str, ...]
     lanes: bool = True
 
 
@@ -58,7 +65,7 @@ def passed_types() -> tuple[MethodCard, ...]:
 
 def _card(method: "Method") -> MethodCard:
     text = sys.modules[type(method).__module__].__doc__ or ""
-    about = text.split("\n\n")[0].replace("\n", " ").partition(": ")[2].strip()
+    about = _first_paragraph(text).partition(": ")[2].strip()
     return _described(method, about, papers=tuple(dict.fromkeys(_PAPER.findall(text))))
 
 
@@ -66,8 +73,29 @@ def _described(
     method: "Method", about: str, *, papers: tuple[str, ...], lanes: bool = True
 ) -> MethodCard:
     schema = method.schema
-    settings = {each.name: _legal(each) for each in schema.parameters}
-    return MethodCard(schema.name, about, papers, schema.size, settings, schema.sites, lanes)
+    return MethodCard(
+        name=schema.name,
+        about=about,
+        papers=papers,
+        size=schema.size,
+        settings={each.name: _legal(each) for each in schema.parameters},
+        sites=schema.sites,
+        count=_first_paragraph(getdoc(method.count) or "").rstrip("."),
+        modalities=method.modalities,
+        exports=_exports(method),
+        lanes=lanes,
+    )
+
+
+def _first_paragraph(text: str) -> str:
+    return text.split("\n\n", maxsplit=1)[0].replace("\n", " ").strip()
+
+
+def _exports(method: "Method") -> tuple[str, ...]:
+    from autopeft.export.trainers import CARRIED
+
+    trainers = ("axolotl", "llama-factory") if method.schema.name in CARRIED else ()
+    return ("yaml", *(("peft",) if method.peft_type else ()), *trainers)
 
 
 def _legal(parameter: Any) -> str:

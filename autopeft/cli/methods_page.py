@@ -17,8 +17,11 @@ _HEAD = """\
 All methods train as lanes of one pack, in any mixture. Every one is held by the same tests
 (`tests/methods`): counts against tensors; outputs, gradients and merged weights against dense
 float64 references; packed against solo runs; and HF `peft` where it has the method. What differs
-from a paper or its released code is said in the method's file. How they compare has not been
-measured yet.
+from a paper or its released code is said in the method's file. How they compare at equal
+parameters: [results](results.md); to add one: [a method in one file](adding-a-method.md).
+
+`parameters` counts one place, a map of d_in x d_out or a sub-layer of width d. Every method is
+exported as `yaml`, which `autopeft train` reads; the column names the other formats.
 """
 
 _PASSED = """\
@@ -32,7 +35,8 @@ parameters. They have no lane axis, so their trials are packs of one. See [peft]
 def page() -> str:
     """The whole page, as Markdown."""
     cards = api.methods()
-    rows = ["| method | what | size | sites | arXiv |", "| --- | --- | --- | --- | --- |"]
+    columns = ("method", "what", "size", "parameters", "sites", "for", "exports", "arXiv")
+    rows = [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
     rows += [_row(card) for card in cards]
     settings = [line for card in cards for line in _settings(card)]
     passed = api.passed_types()
@@ -44,11 +48,12 @@ def page() -> str:
 
 
 def _row(card: MethodCard, *, of_peft: bool = False) -> str:
-    cells = [
-        f"`{card.name}`", card.about.removeprefix("HF peft: "),
-        f"`{card.size}`" if card.size else "none", ", ".join(card.sites) or "implied",
-    ]  # fmt: skip
-    cells += [] if of_peft else [", ".join(card.papers)]
+    about, sites = card.about.removeprefix("HF peft: "), ", ".join(card.sites) or "implied"
+    size = f"`{card.size}`" if card.size else "none"
+    cells = [f"`{card.name}`", about, size, sites]
+    if not of_peft:
+        cells.insert(3, card.count)
+        cells += [", ".join(each) for each in (card.modalities, card.exports[1:], card.papers)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from autopeft.backbone.anatomy import Site
 from autopeft.backbone.skeleton import Skeleton
-from autopeft.configuration import TRAINING_KEYS, Group
+from autopeft.configuration import TRAINING_KEYS, Configuration, Group
 from autopeft.errors import Fault, InputError
 from autopeft.space.document import read_yaml
 
@@ -204,7 +204,9 @@ def baseline_of(foreign: Foreign, skeleton: Skeleton) -> dict[str, Any]:
     faults = _module_faults(foreign, matched, others)
     if faults:
         raise InputError(faults)
-    plain: dict[str, Any] = {"lora": [group.to_dict() for group in _groups(foreign, matched)]}
+    rest = dict.fromkeys(TRAINING_KEYS, 0.0)
+    merged = Configuration.of(_groups(foreign, matched), training=rest)
+    plain: dict[str, Any] = {"lora": merged.to_dict()["lora"]}
     own = {key: foreign.training[key] for key in TRAINING_KEYS if key in foreign.training}
     return plain | ({"training": own} if own else {})
 

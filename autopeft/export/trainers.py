@@ -21,6 +21,9 @@ from autopeft.study.data_block import DataBlock
 from autopeft.study.metrics import CAUSAL_LM
 from autopeft.study.template import parse_template
 
+CARRIED = ("lora",)
+"""The methods that axolotl and LLaMA-Factory train."""
+
 FILE_TYPES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 BITS = {"int8": 8, "nf4": 4}
@@ -85,7 +88,7 @@ def uniform_rank(sites: list[LoraSite]) -> int:
 def lora_faults(configuration: Configuration, anatomy: Anatomy, tool: str) -> list[Fault]:
     """Why a trainer cannot build a configuration's adapter."""
     hint = "use --format yaml"
-    others = [method for method in configuration.methods if method != "lora"]
+    others = [method for method in configuration.methods if method not in CARRIED]
     faults = [Fault("export", each, f"not carried by {tool}", "lora", hint) for each in others]
     rule = str(dict(configuration.sparsity)["rule"])
     if rule != "none":

@@ -306,8 +306,10 @@ class Method(Protocol):
             why it does not.
         peft_type: The HF `peft` type that can hold it, or "" where none can.
         alone: Whether it has no lane axis: its trials are packs of one, and it gives no operator.
+        modalities: Kinds of backbones that it is for, see `Anatomy.modality`.
     """
 
+    modalities: tuple[str, ...]
     schema: MethodSchema
     alone: bool
     source: str

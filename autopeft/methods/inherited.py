@@ -45,6 +45,7 @@ def layer_places(group: Group, anatomy: Anatomy) -> list[Place]:
 class Unchosen:
     """What a method inherits that chooses nothing, and so keeps no fixed tensors."""
 
+    modalities: tuple[str, ...] = ("text", "image")
     schema: MethodSchema
     alone = False
 

@@ -15,3 +15,9 @@ def test_every_method_is_listed_with_what_it_is_and_takes() -> None:
     assert cards["lora"].papers == ("2106.09685", "2312.03732", "2402.09353")
     assert cards["lora"].settings["rank"] == "int >= 1"
     assert cards["boft"].papers[0] == "2311.06243"
+    assert all(card.count and card.modalities for card in cards.values())
+    assert cards["lora"].count == "r (d_in + d_out); with DoRA, d_out more"
+    assert cards["parallel_adapter"].count == "2 d m + m + d, biases included"
+    assert cards["lora"].exports == ("yaml", "peft", "axolotl", "llama-factory")
+    assert cards["hira"].exports == ("yaml", "peft")
+    assert cards["snell"].exports == ("yaml",)

