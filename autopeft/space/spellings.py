@@ -22,6 +22,12 @@ METHOD_SPELLINGS = {
     "loretta": "loretta_rep",
     "circulant": "surm",
     "VBLORA": "vb_lora",
+    "prompt_tuning": "prompt",
+    "PROMPT_TUNING": "prompt",
+    "adaption_prompt": "aligner",
+    "ADAPTION_PROMPT": "aligner",
+    "loreft": "reft",
+    "direft": "reft",
 }
 
 PARAMETER_SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -46,6 +52,12 @@ PARAMETER_SPELLINGS: dict[str, tuple[str, ...]] = {
     "non_linearity": ("activation",),
     "num_virtual_tokens": ("length",),
     "prefix_length": ("length",),
+    "prompt_length": ("length",),
+    "prompt_tuning_init": ("initial",),
+    "adapter_len": ("length",),
+    "prefix_positions": ("first",),
+    "suffix_positions": ("last",),
+    "low_rank_dimension": ("rank",),
     "prefix_projection": ("reparametrise",),
     "flat": ("reparametrise",),
     "encoder_hidden_size": ("hidden",),

@@ -3,7 +3,7 @@
 `references/NAME.py` writes a method's formula out, see `changed_models`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -172,13 +172,23 @@ def _mixed(backbone: Backbone) -> list[Lane]:
     return lanes
 
 
+class _Again:
+    """Runs again what it is given, as a graph would: on the buffers it was recorded with."""
+
+    def record(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """`run` itself."""
+        return run
+
+
 @pytest.mark.parametrize("architecture", ["bert", "llama", "vit"])
 def test_mixed_packs_equal_solo_runs_and_a_file_goes_on(architecture: str, tmp_path: Path) -> None:
     """With dropout and decay, lanes with prompts beside lanes without."""
     backbone = tiny.tiny_backbone(architecture)
     lanes = _mixed(backbone)
     batches = without_cache(lambda step: tiny.tiny_batch(architecture, seed=step))
-    packed = Training(backbone, lanes).run(batches, 0, STEPS)
+    together = Training(backbone, lanes, recorder=_Again())
+    packed = together.run(batches, 0, STEPS)
+    assert together.steps.replayed == STEPS - 1
     for lane in lanes:
         half = Training(backbone, [lane], checkpointing=True).run(batches, 0, 2)[lane.number]
         half.save(tmp_path / "lane.safetensors")

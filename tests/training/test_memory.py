@@ -14,7 +14,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.execution.fitting import step_shape
 from autopeft.methods.base import Call
 from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.lanes.pack import Lane
+from autopeft.training.lanes.pack import Lane, in_passes
 from autopeft.training.lanes.seeds import StepUniform
 from autopeft.training.loop import PackRun, Trainer
 from autopeft.training.memory import PERSISTENT_BYTES, MemoryEstimate, estimate, largest_pack
@@ -195,6 +195,16 @@ def test_weights_gradients_and_moments_are_the_tensors_own() -> None:
         weights=Weights(),
     )
     assert found.lanes == scalars * PERSISTENT_BYTES
+
+
+def test_lanes_with_prompts_run_apart_and_do_not_lengthen_others() -> None:
+    backbone = tiny.tiny_backbone("bert", torch.float32)
+    prompts, others = PACKS["prompts"], PACKS["four alike"]
+    both = estimated([*prompts, *others], backbone).activations
+    assert both == max(estimated(each, backbone).activations for each in (prompts, others))
+    lanes = [Lane(number, each) for number, each in enumerate([*prompts, *others])]
+    passes = [[n.number for n in each] for each in in_passes(lanes[::-1], backbone.anatomy, 3)]
+    assert passes == [[2, 3, 4], [5], [0, 1]]
 
 
 def test_checkpointing_the_math_kernel_and_logits_go_the_right_way() -> None:
