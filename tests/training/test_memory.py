@@ -42,8 +42,8 @@ def sparse(sites: list[str], granularity: str, density: float = 0.15, **settings
     return Group.of("sparse", ALL, sites, density=density, **own)
 
 
-def lane(*groups: Group) -> Configuration:
-    return Configuration.of(groups, training=REST)
+def lane(*groups: Group, **options: float) -> Configuration:
+    return Configuration.of(groups, training=REST | options)
 
 
 PACKS = {
@@ -63,6 +63,8 @@ PACKS = {
     "blocks": [lane(sparse(["query", "up"], "block", block=8))] * 2,
     "single weights": [lane(sparse(["query", "down"], "weight", 0.01))] * 2,
     "many single weights": [lane(sparse(["query", "down"], "weight", 0.3))] * 2,
+    "masked": [lane(lora(ALL, ["query", "down"]), ffn_masking=0.1, ffn_dropping=0.1)] * 2,
+    "dense": [lane(lora([1, 2], ["query", "up"]), density_weight=1.0), lane(lora(ALL, ["up"]))],
     "depths": [lane(lora([2], ["value"])), lane(lora([1, 2], ["value"])), lane(lora(ALL, ["up"]))],
 }
 
@@ -98,7 +100,8 @@ def kept_by_autograd(trained: Trainer, run: PackRun) -> int:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         run.packs[0].running(),
     ):
-        logits = run.packs[0](batch, Call(training=True, uniform=uniform))
+        call = Call(training=True, uniform=uniform, row_share=torch.tensor(1.0 / ROWS))
+        logits = run.packs[0](batch, call)
     assert logits.requires_grad
     return sum(kept.values())
 
