@@ -72,7 +72,7 @@ class BottleneckOperator(LaneOperator):
         super().__init__(name, members, tensors)
         self.reads_output = reads_output
         self.activation = ACTIVATIONS[str(groups[0]["activation"])]
-        scales = [float(group.get("scale", 1.0) or 0.0) for group in groups]
+        scales = [float(dict(group.settings).get("scale", 1.0)) for group in groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
         self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
 

@@ -193,16 +193,16 @@ class TrainingBlock(Block):
         default=False, description="the backbone's own dropout; true keeps no activations"
     )
     ffn_masking: FfnMasking = Field(
-        default=0.0, description="rate at which inner neurons of every FFN are masked; 0 = off"
+        default=0.0, description="rate at which neurons of FFNs are masked; 0 = off"
     )
     ffn_dropping: FfnDropping = Field(
-        default=0.0, description="rate at which whole FFNs are left out of a step; 0 = off"
+        default=0.0, description="rate at which FFNs are left out of a step; 0 = off"
     )
     density_weight: DensityWeight = Field(
-        default=0.0, description="weight of the penalty on dense FFN activations; 0 = off"
+        default=0.0, description="of the penalty on dense FFN activations; 0 = off"
     )
     density_epsilon: DensityEpsilon = Field(
-        default=1e-7, description="the square of an activation that counts as half dense"
+        default=1e-7, description="the square of an activation that is half dense"
     )
 
     @field_validator("micro_batch_size", mode="before")

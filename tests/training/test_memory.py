@@ -43,8 +43,8 @@ def sparse(sites: list[str], granularity: str, density: float = 0.15, **settings
     return Group.of("sparse", ALL, sites, density=density, **own)
 
 
-def lane(*groups: Group) -> Configuration:
-    return Configuration.of(groups, training=REST)
+def lane(*groups: Group, **options: float) -> Configuration:
+    return Configuration.of(groups, training=REST | options)
 
 
 def beside_lora(method: str, sites: list[str], **given: object) -> Configuration:
@@ -92,6 +92,8 @@ PACKS = {
     "prompts": [lane(Group.of("prompt", [0], length=n, initial="random")) for n in (5, 9)],
     "edits": [lane(_reft(rank), _adalink(2 * rank)) for rank in (3, 4)],
     "aligners": [lane(Group.of("aligner", ALL, length=3))] * 2,
+    "masked": [lane(lora(ALL, ["query", "down"]), ffn_masking=0.1, ffn_dropping=0.1)] * 2,
+    "dense": [lane(lora([1, 2], ["query", "up"]), density_weight=1.0), lane(lora(ALL, ["up"]))],
     "depths": [lane(lora([2], ["value"])), lane(lora([1, 2], ["value"])), lane(lora(ALL, ["up"]))],
 }
 
@@ -127,7 +129,8 @@ def kept_by_autograd(trained: Trainer, run: PackRun) -> int:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         run.packs[0].running(),
     ):
-        logits = run.packs[0](batch, Call(True, uniform, row_share=torch.tensor(1.0 / ROWS)))
+        call = Call(training=True, uniform=uniform, row_share=torch.tensor(1.0 / ROWS))
+        logits = run.packs[0](batch, call)
     assert logits.requires_grad
     return sum(kept.values())
 
