@@ -121,7 +121,8 @@ def orthonormal(vectors: Tensor) -> Tensor:
     solved = torch.linalg.solve_triangular(
         products.triu(1) + half, v[..., :size, :].transpose(-2, -1), upper=True
     )
-    return one - v @ solved
+    columns: Tensor = one - v @ solved
+    return columns
 
 
 class Reft(Unfolded):

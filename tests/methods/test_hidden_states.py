@@ -36,7 +36,7 @@ from autopeft.training.lanes.state import LaneState
 from autopeft.training.lanes.stream import Stream
 
 NAMES = ("reft", "adalink", "prompt", "dept", "aligner", "adapter_plus")
-FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
+FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert", "deberta-v2")
 ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
 """Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""
 STEPS = 4
@@ -110,6 +110,10 @@ class Case:
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_and_gradients_are_those_of_the_reference(name: str, architecture: str) -> None:
     backbone, batch = tiny.tiny_backbone(architecture), tiny.tiny_batch(architecture)
+    if name not in registry.carried_by(backbone.anatomy):
+        assert architecture == "deberta-v2", "its lanes run one by one, and attention is its own"
+        assert name in ("prompt", "dept", "aligner")
+        return
     every = variants(name) if architecture == "bert" else variants(name)[:1]
     for given in every:
         case = Case.of(backbone, configuration(name, backbone.anatomy, **given))

@@ -55,7 +55,7 @@ class LayerEnds:
         if self._slots is None or not self._prompts or not lanes:
             return hidden
         rows, count = self._stream.split(hidden), self._slots.valid.shape[1]
-        text, before = rows.split([rows.shape[2] - count, count], dim=2)
+        text, before = rows[:, :, :-count], rows[:, :, -count:]
         new = before.new_zeros(lanes, count, rows.shape[3])
         for item in self._prompts:
             tokens = item.operator.get_parameter("tokens")
