@@ -35,13 +35,8 @@ from autopeft.training.lanes.slots import LayerSlots
 from autopeft.training.lanes.state import LaneState
 from autopeft.training.lanes.stream import Stream
 
-<<<<<<< HEAD
 NAMES = ("reft", "adalink", "prompt", "dept", "aligner", "adapter_plus")
-FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
-=======
-NAMES = ("reft", "adalink", "prompt", "dept", "aligner")
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert", "deberta-v2")
->>>>>>> wt-repr
 ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
 """Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""
 STEPS = 4

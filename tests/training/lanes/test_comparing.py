@@ -18,6 +18,7 @@ from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration
 from autopeft.methods.base import Call
 from autopeft.training.data.examples import Examples, TaskData
+from autopeft.training.lanes.comparing import Comparison
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.loop import PackRun, Trainer
@@ -157,6 +158,30 @@ def test_lanes_that_compare_passes_run_apart_from_those_that_do_not() -> None:
         assert values[number].values["loss"] == pytest.approx(loss, abs=1e-5)
     kinds = [(1, False), (2, False), (1, False), (1, True)]
     assert lanes_of_passes(kinds, 0) == [[0, 2], [3], [1]]
+
+
+def test_the_second_pass_draws_under_other_names_and_adds_no_row_losses() -> None:
+    outputs, names, calls = torch.zeros(2, 4, 3), [], []
+
+    def pack(batch: object, call: Call, known: object) -> Tensor:
+        calls.append(call)
+        call.uniform("site", (4, 1))
+        return outputs
+
+    def draws(name: str, shape: object, *, per_row: bool = True) -> Tensor:
+        names.append(name)
+        return torch.zeros(4, 1)
+
+    def apart(one: Tensor, other: Tensor, batch: object) -> Tensor:
+        assert len(one) == len(other) == 1
+        return torch.ones(1)
+
+    compared = Comparison(pack, apart, torch.tensor([1]), torch.tensor([2.0]))  # type: ignore[arg-type]
+    call = Call(True, draws, row_share=torch.tensor(0.25))
+    assert float(compared.loss(outputs, None, call, {})) == 2.0  # type: ignore[arg-type]
+    assert names == ["site/again"]
+    assert calls[0].training
+    assert calls[0].row_share is None
 
 
 def test_two_passes_cost_twice_as_much() -> None:
