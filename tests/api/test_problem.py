@@ -136,7 +136,7 @@ def test_what_a_type_of_peft_does_not_take_is_told(
         {name: [entry]}, shape=anatomy.shape(registry.carried_by(anatomy)), where="c",
         **problems.registered(),
     )  # fmt: skip
-    assert [fault.key for fault in faults] == [f"{name}.0.{key}"]
+    assert [fault.key for fault in faults] == [f"configuration.{name}.0.{key}"]
 
 
 def test_a_type_of_peft_that_nothing_fits_is_refused_before_training(anatomy: Anatomy) -> None:
