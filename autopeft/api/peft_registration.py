@@ -45,7 +45,7 @@ def register_with_peft() -> None:
 
 
 @dataclass
-class AutopeftConfig(PeftConfig):
+class AutopeftConfig(PeftConfig):  # type: ignore[misc]
     """`adapter_config.json` of the type.
 
     Attributes:
@@ -63,7 +63,7 @@ class AutopeftConfig(PeftConfig):
     def __post_init__(self) -> None:
         """`peft` tells types by this field."""
         super().__post_init__()
-        self.peft_type = TYPE  # type: ignore[assignment]
+        self.peft_type = TYPE
         self._folder: str | None = None
 
     @classmethod
@@ -89,7 +89,7 @@ class AutopeftConfig(PeftConfig):
         return Configuration.from_dict(plain)
 
 
-class AutopeftTuner(BaseTuner):
+class AutopeftTuner(BaseTuner):  # type: ignore[misc]
     """A model in which a configuration of ours runs, for `peft`.
 
     It holds one adapter, which cannot be merged: not all methods can.

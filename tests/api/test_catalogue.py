@@ -21,3 +21,17 @@ def test_every_method_is_listed_with_what_it_is_and_takes() -> None:
     assert cards["lora"].exports == ("yaml", "peft", "axolotl", "llama-factory")
     assert cards["hira"].exports == ("yaml", "peft")
     assert cards["snell"].exports == ("yaml",)
+
+
+def test_types_of_peft_are_listed_with_their_own_parameters() -> None:
+    cards = {card.name: card for card in api.passed_types()}
+    assert tuple(cards) == registry.offered()
+    assert len(cards) == 35
+    assert not any(card.lanes for card in cards.values())
+    assert cards["peft:VERA"].size == "r"
+    assert cards["peft:VERA"].settings["d_initial"] == "float; default 0.1"
+    assert cards["peft:ROAD"].settings["variant"].startswith("road_1 | road_2 | road_4")
+    assert cards["peft:OSF"].settings["effective_rank"] == "float"  # optional: peft halves it
+    assert cards["peft:LN_TUNING"].sites[0] == "attention_norm"
+    held = {"target_modules", "rank_pattern", "adapter_names", "bias", "modules_to_save"}
+    assert not any(held & set(card.settings) for card in cards.values())

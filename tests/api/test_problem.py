@@ -18,10 +18,12 @@ from autopeft.api import problem as problems
 from autopeft.api.probing import SpaceProbes
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.errors import InputError
+from autopeft.methods import registry
 from autopeft.searchers.base import Problem
 from autopeft.searchers.baselines import LEARNING_RATES, baselines
 from autopeft.searchers.front import utility
 from autopeft.searchers.registry import make_searcher
+from autopeft.study.configuration_check import check_configuration
 from autopeft.study.definition import StudyDefinition, parse_definition
 
 FACTS = problems.Facts(0.25, 1.0, 99, 10_000, 500)
@@ -110,6 +112,45 @@ def test_deploy_peft_keeps_to_what_peft_carries(anatomy: Anatomy) -> None:
     for _ in range(50):
         configuration = problem.build(problem.space.sample(rng))
         assert problem.feasible(configuration) == (configuration.methods == ("lora",))
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "key", "told"),
+    [
+        ("peft:HIRA", {"rank_pattern": 3}, "rank_pattern", "HiRA ignores its rank_pattern"),
+        ("peft:LORA", {"adapter_names": "a"}, "adapter_names", "drops it in silence"),
+        ("peft:LORA", {"target_modules": "all-linear"}, "target_modules", "full module names"),
+        ("peft:LORA", {"lora_alhpa": 3}, "lora_alhpa", "write lora_alpha"),
+        ("peft:LORA", {"use_dora": 3}, "use_dora", "true or false"),
+    ],
+)
+def test_what_a_type_of_peft_does_not_take_is_told(
+    name: str, block: dict[str, Any], key: str, told: str, anatomy: Anatomy
+) -> None:
+    space = {"methods": {name: {"r": {"choice": [2, 4]}, **block}}}
+    faults = checks.space_faults(space, where="s")
+    assert [fault.key for fault in faults] == [f"space.methods.{name}.{key}"]
+    assert told in str(faults[0])
+    entry = {"layers": [0], "r": 2, **block}
+    faults = check_configuration(
+        {name: [entry]}, shape=anatomy.shape(registry.carried_by(anatomy)), where="c",
+        **problems.registered(),
+    )  # fmt: skip
+    assert [fault.key for fault in faults] == [f"configuration.{name}.0.{key}"]
+
+
+def test_a_type_of_peft_that_nothing_fits_is_refused_before_training(anatomy: Anatomy) -> None:
+    space = {"methods": {"peft:C3A": {"block_size": {"choice": [5, 7]}, "sites": ["up"]}}}
+    definition = _definition(space)
+    bound = problems.bind_space(definition, anatomy)
+    (fault, *_) = problems.build_faults(problems.tried_faults(definition, anatomy, bound))
+    assert fault.key == "space.methods.peft:C3A.block_size"
+    assert fault.allowed == "1, 2, 4, 8, 16"
+    problem = _problem(anatomy, {"methods": {"peft:UNILORA": {
+        "theta_d_length": {"choice": [8, 32]}, "sites": {"subset": ["query", "value"]}}},
+        "layers": {"mode": "bits"}})  # fmt: skip
+    assert problem.frame[1].best == 8
+    assert problem.frame[1].worst == 32  # one vector, wherever it goes
 
 
 def test_deploy_says_what_it_leaves_out_and_why(anatomy: Anatomy) -> None:

@@ -65,3 +65,11 @@ def test_packs_are_a_partition_that_no_order_changes(
     branches = [{firsts[n] for n in pack} for pack in numbers(packs)]
     for lower, upper in pairwise(branches):
         assert max(lower) <= min(upper)
+
+
+def test_trials_without_a_lane_axis_are_packs_of_one(toy_anatomy: Anatomy) -> None:
+    rest = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+    group = Group.of("peft:LORA", [2], ["query"], r=2)
+    passed = [Numbered(number, Configuration.of([group], training=rest)) for number in (1, 4)]
+    trials = [trial(0, 2), passed[0], trial(2, 2), trial(3, 2), passed[1]]
+    assert numbers(grouped(trials, toy_anatomy, size=8)) == [[1], [4], [0, 2, 3]]

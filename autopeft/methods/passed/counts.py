@@ -43,7 +43,8 @@ class ModuleShape:
         if self.norm:
             return nn.RMSNorm(self.d_out)
         if self.target.transposed:
-            return Conv1D(self.d_out, self.d_in)
+            stored: nn.Module = Conv1D(self.d_out, self.d_in)
+            return stored
         return nn.Linear(self.d_in, self.d_out, bias=self.bias)
 
 

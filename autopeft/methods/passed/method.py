@@ -1,7 +1,6 @@
 """A type of `peft` as a method: where it sits, what it counts, what it refuses."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import cached_property
 
 from torch import Tensor
 
@@ -34,10 +33,12 @@ class Passed(Unfolded):
     def __init__(self, kind: PeftType) -> None:
         self.kind, self.name, self.peft_type = kind, PREFIX + kind.name, kind.name
 
-    @cached_property
-    def schema(self) -> MethodSchema:  # type: ignore[override]
-        """Parameters and sites; the first look imports `peft`."""
-        return schema_of(self.kind)
+    def __getattr__(self, name: str) -> MethodSchema:
+        """`schema`: parameters and sites; the first look imports `peft`."""
+        if name != "schema":
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        self.schema = schema_of(self.kind)
+        return self.schema
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """It needs linear maps that it can adapt, or norms."""

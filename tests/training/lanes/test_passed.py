@@ -3,8 +3,10 @@
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_backbones as tiny
 import torch
@@ -21,9 +23,13 @@ from autopeft.errors import BackboneError
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods import registry
 from autopeft.methods.base import SILENT, Call
+from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
+from autopeft.training.lanes.state import LaneState
+from autopeft.training.loop import Trainer
+from autopeft.training.settings import LoopSettings
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing:FutureWarning",
@@ -238,3 +244,47 @@ def test_a_type_is_the_trunk_below_its_first_layer(backbone: Backbone) -> None:
         expected = bare.trunk(batch, [2, 3], {})
     assert all(torch.equal(hidden[layer], expected[layer]) for layer in (2, 3))
     assert not torch.allclose(_outputs(pack), _outputs(bare), atol=1e-4)
+
+
+def _examples(rows: int, seed: int) -> Examples:
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(4, 64, n).astype(np.int32) for n in rng.integers(3, 10, rows)]
+    return Examples(tuple(ids), rng.integers(0, 3, rows))
+
+
+def test_the_loop_trains_types_beside_lanes_and_goes_on_from_their_states(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
+    data = TaskData(_examples(24, 0), _examples(9, 1), ("a", "b", "c"), "", ())
+    settings = LoopSettings(
+        task="sequence-classification", metrics=("accuracy", "loss"), total_steps=6, batch_size=8,
+        micro_batch_size=8,
+    )  # fmt: skip
+    trainer = Trainer(backbone, data, settings, study_seed=3)
+    own = Group.of("lora", [0], ["query"], rank=2, alpha=4.0, dropout=0.0)
+    lanes = [
+        Lane(0, passed("peft:VBLORA", vblora_dropout=0.2)),
+        Lane(1, Configuration.of([own], training=TRAINING)),
+        Lane(2, passed("peft:SHIRA")),
+    ]
+    whole = trainer.start(lanes)
+    assert [len(pack.lanes) for pack in whole.packs] == [1, 1, 1]
+    assert whole.train(6)
+    values = whole.evaluate()
+    assert set(values) == {0, 1, 2}
+    assert not any(each.diverged for each in values.values())
+    for lane in lanes:
+        first = trainer.start([lane])
+        first.train(3)
+        path = tmp_path / f"{lane.number}.safetensors"
+        first.states()[lane.number].save(path)
+        rest = trainer.start([lane], states={lane.number: LaneState.load(path)})
+        rest.train(6)
+        wanted, found = whole.states()[lane.number], rest.states()[lane.number]
+        assert set(wanted.tensors) == set(found.tensors)
+        for name, tensor in wanted.tensors.items():
+            assert torch.allclose(tensor, found.tensors[name], atol=1e-6), name
+        assert rest.evaluate()[lane.number].values == pytest.approx(
+            values[lane.number].values, rel=1e-5
+        )
