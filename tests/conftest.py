@@ -1,5 +1,6 @@
 """Settings for all tests: no network, and nothing of the user's own environment."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 DATABASES = ("sqlite", "postgresql")
 """The databases on which everything about storage is proved: a fixture `NAME_url` for each."""
+
+
+def pytest_collection_finish() -> None:
+    """Spare what was imported and collected from the collector: it is a million objects.
+
+    A full collection takes half a second with them, and there are many: Streamlit asks for one
+    after every page, the memory probe before every measurement.
+    """
+    import hypothesis  # noqa: F401 - asks the collector who refers to what while it is imported
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

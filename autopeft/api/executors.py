@@ -18,6 +18,7 @@ from autopeft.study.records import ImportanceRecord, StudyRecord
 if TYPE_CHECKING:
     from autopeft.execution.base import Executor
     from autopeft.execution.inprocess import InProcessRunner
+    from autopeft.execution.spare import Spare
     from autopeft.execution.time_limits import TimeLimits
 
 
@@ -36,6 +37,7 @@ class Ground:
         importance: The study's map, or None.
         stopper: Asks for an early end.
         in_process: Makes the runner of this very process.
+        spare: A runner's process that was begun before, or None.
     """
 
     definition: StudyDefinition
@@ -48,6 +50,7 @@ class Ground:
     importance: ImportanceRecord | None
     stopper: Stopper
     in_process: Callable[[], "InProcessRunner"]
+    spare: "Spare | None" = None
 
 
 def make_executor(ground: Ground) -> "Executor":
@@ -73,6 +76,7 @@ def _local(ground: Ground) -> "Executor":
             folder=ground.folder,
             limits=_limits(ground, devices[0]),
             stopper=ground.stopper,
+            spare=ground.spare,
         )
     )
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from autopeft.execution.calibration import Calibration
     from autopeft.execution.inprocess import InProcessRunner
     from autopeft.execution.probe import SoloProbe
+    from autopeft.execution.spare import Spare
     from autopeft.searchers.base import Problem
     from autopeft.training.loop import Trainer
     from autopeft.training.setup import Materials
@@ -57,6 +58,7 @@ class Preparation:
         listener: Told what was found.
         store: Where importance maps are kept; None where there is no database yet.
         stopper: Asks for an early end of what takes long.
+        spare: A runner's process that was begun before, for whatever executor can use it.
 
     Raises:
         InputError: Faults of the model, the data or the space.
@@ -71,12 +73,13 @@ class Preparation:
         *,
         store: Store | None = None,
         stopper: Stopper | None = None,
+        spare: "Spare | None" = None,
     ) -> None:
         from autopeft.api.materials import study_materials
         from autopeft.training import setup
         from autopeft.training.metrics import best_value
 
-        self._definition, self._folder = definition, folder
+        self._definition, self._folder, self._spare = definition, folder, spare
         self._quality = definition.objectives[0].metric
         self._device = setup.device_name(definition.execution.devices).partition(":")[0]
         materials = study_materials(definition, folder)
@@ -449,6 +452,7 @@ class Preparation:
                 importance=self._importance_record(store),
                 stopper=stopper,
                 in_process=lambda: self._in_process(precision, micro_batch_size, probes),
+                spare=self._spare,
             )
         )
 

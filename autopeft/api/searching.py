@@ -26,6 +26,7 @@ from autopeft.study.store import Store
 
 if TYPE_CHECKING:
     from autopeft.api.preparation import Preparation
+    from autopeft.execution.spare import Spare
 
 
 def search(
@@ -86,9 +87,17 @@ class _Sitting:
         self._definition, self._storage, self._folder = definition, storage, folder
         self._listener, self._stopper, self._stop_after = listener, stopper, stop_after
         self._name = definition.study.name
+        self._spare: Spare | None = None
 
     def run(self) -> Store:
         """Search; the store. The database is made only once all checks have passed."""
+        try:
+            return self._run()
+        finally:
+            if self._spare is not None:
+                self._spare.close()
+
+    def _run(self) -> Store:
         store = open_existing(self._storage, stopper=self._stopper)
         existing = self._existing(store) if store is not None else None
         if store is None or existing is None:
@@ -97,6 +106,8 @@ class _Sitting:
             earlier = sources(self._definition, store)
             prepared = self._prepare(store)
             known = prepared.warm_start(earlier, self._listener)
+            if self._spare is not None:
+                self._spare.settle()
             calibration = prepared.calibrate(self._listener, self._stopper)
             probes = prepared.probe_space(calibration, self._listener, self._stopper)
             store = store or open_store(self._storage, create=True, stopper=self._stopper)
@@ -161,10 +172,19 @@ class _Sitting:
 
     def _prepare(self, store: Store | None) -> "Preparation":
         self._listener.on_progress(Progress(self._name, "loading", 0, 0))
-        from autopeft.api.preparation import Preparation
+        if self._definition.execution.executor == "local":
+            from autopeft.execution.spare import Spare
+
+            self._spare = Spare(self._folder)
+        from autopeft.api.preparation import Preparation  # while the spare runner imports as much
 
         return Preparation(
-            self._definition, self._folder, self._listener, store=store, stopper=self._stopper
+            self._definition,
+            self._folder,
+            self._listener,
+            store=store,
+            stopper=self._stopper,
+            spare=self._spare,
         )
 
 

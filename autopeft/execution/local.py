@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autopeft.execution.runner_log import log_path
 from autopeft.execution.runner_process import COMMAND, RunnerProcess
 from autopeft.execution.supervised import Begun, SupervisedRunner, Terms
 from autopeft.execution.time_limits import TimeLimits
 from autopeft.study.progress import Stopper
+
+if TYPE_CHECKING:
+    from autopeft.execution.spare import Spare
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Launch:
         limits: How long a runner may take.
         stopper: Heard while a runner is waited for.
         command: What starts a runner.
+        spare: The process of the first runner, where one was begun before.
     """
 
     request: Mapping[str, Any]
@@ -32,6 +36,7 @@ class Launch:
     limits: TimeLimits
     stopper: Stopper
     command: Sequence[str] = field(default=COMMAND)
+    spare: "Spare | None" = None
 
     def terms(self, index: int) -> Terms:
         """Those of a runner, by its place among the study's."""
@@ -46,7 +51,8 @@ class Launch:
 
     def _begin(self, index: int, _: Callable[[], None]) -> Begun:
         own = {"device": self.devices[index], "index": index, "runners": len(self.devices)}
-        handle = RunnerProcess(self.command, log_path(self.folder, index))
+        begun = self.spare.take() if self.spare is not None and index == 0 else None
+        handle = begun or RunnerProcess(self.command, log_path(self.folder, index))
         return Begun(handle, {**self.request, **own})
 
 

@@ -5,6 +5,7 @@ print goes to standard error, which is the log. One thread listens, and hears a 
 while a pack trains. With the coordinator the runner ends, and all that it has started: a guard, a
 process of its own that nothing which hangs here can hold up, waits for that.
 
+    {"do": "hello"}                          -> {"done": null}
     {"do": "load", ...}                      -> {"done": {...}}
     {"do": "start", "lanes": [...], ...}     -> {"done": step}
     {"do": "train", "until": n, "turn": t}   -> {"step": k} ... {"done": reached, "step": k}
@@ -103,6 +104,7 @@ class Worker:
         self._run: Run | None = None
         self._told = 0.0
         self._commands: dict[str, Callable[..., Any]] = {
+            "hello": lambda: None,
             "load": self._load,
             "start": self._start,
             "measure": self._measure,

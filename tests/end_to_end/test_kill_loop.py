@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import stand_in
 from postgres_server import PostgresServer
 from stand_in_place import Place, all_gone, children, placed
 from survived import BETWEEN, BOTH, COORDINATOR, RUNNER, STARTING, TRAINING, WRITING, Survived
+from warm_processes import WarmProcess
 
 from autopeft.study.records import TrialState
 
@@ -129,9 +129,7 @@ class Watched:
         self._completed, self._rungs, self._volumes = completed, rungs, volumes
 
 
-def strike(
-    ground: Sqlite | Postgres, process: "subprocess.Popen[str]", rng: random.Random
-) -> tuple[str, str]:
+def strike(ground: Sqlite | Postgres, process: WarmProcess, rng: random.Random) -> tuple[str, str]:
     """Kill one of the processes of a search, or all of them; which, and at what moment."""
     process.send_signal(signal.SIGSTOP)
     runners = children(process.pid)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import stand_in
 from stand_in_place import SUPPORT, Place
+from warm_processes import WarmProcess
 
 from autopeft.study.records import TrialRecord, TrialState
 
@@ -110,9 +111,7 @@ class Site(Place):
     def every_attempt(self) -> list[dict[str, Any]]:
         return [attempt for trial in self.trials() for attempt in self.attempts(trial.number)]
 
-    def until(
-        self, there: Callable[[list[TrialRecord]], bool], process: "subprocess.Popen[str]"
-    ) -> None:
+    def until(self, there: Callable[[list[TrialRecord]], bool], process: WarmProcess) -> None:
         """Wait for something to be so of the trials."""
         for _ in range(2400):
             if there(self.trials()):
@@ -122,7 +121,7 @@ class Site(Place):
         raise AssertionError("it never was so")
 
 
-def ended(process: "subprocess.Popen[str]", code: int) -> str:
+def ended(process: WarmProcess, code: int) -> str:
     out, _ = process.communicate(timeout=300)
     assert process.returncode == code, f"exit {process.returncode}\n{out}"
     return out

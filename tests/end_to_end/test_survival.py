@@ -9,7 +9,6 @@ import os
 import pty
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 import stand_in
 from stand_in_place import COMMAND, Place, all_gone, children, placed
+from warm_processes import WarmProcess
 
 from autopeft.study.records import TrialState
 
@@ -98,7 +98,7 @@ def test_several_runners_train_side_by_side(place: Place) -> None:
 # -- R4: late writers -----------------------------------------------------------------------------
 
 
-def suspend(process: "subprocess.Popen[str]", database: Path) -> None:
+def suspend(process: WarmProcess, database: Path) -> None:
     """Stop a process between two transactions: within one, it would lock all others out."""
     for _ in range(100):
         process.send_signal(signal.SIGSTOP)

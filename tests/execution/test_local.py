@@ -22,6 +22,7 @@ from autopeft.execution import local, supervised
 from autopeft.execution.base import state_path
 from autopeft.execution.channel import decoded, encoded
 from autopeft.execution.local import Launch, LocalExecutor
+from autopeft.execution.spare import Spare
 from autopeft.execution.supervised import SupervisedRunner
 from autopeft.execution.time_limits import TimeLimits
 from autopeft.study.progress import Stopper
@@ -45,7 +46,9 @@ def make(tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     made: list[LocalExecutor] = []
 
-    def make_runner(limit_s: float | None = None, **request: Any) -> SupervisedRunner:
+    def make_runner(
+        limit_s: float | None = None, spare: Spare | None = None, **request: Any
+    ) -> SupervisedRunner:
         known = {"script": {}, "step_s": 0.001, "folder": str(tmp_path)}
         launch = Launch(
             request=known | request,
@@ -54,6 +57,7 @@ def make(tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch) -> I
             limits=TimeLimits(limit_s),
             stopper=stopper,
             command=[sys.executable, str(WORKER)],
+            spare=spare,
         )
         made.append(LocalExecutor(launch))
         return made[-1].runners[0]
@@ -88,6 +92,44 @@ def failure(call: Callable[[], Any]) -> TrialError:
     with pytest.raises(TrialError) as caught:
         call()
     return caught.value
+
+
+@pytest.fixture
+def spare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spare]:
+    monkeypatch.setattr("autopeft.execution.spare.COMMAND", (sys.executable, str(WORKER)))
+    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
+    found = Spare(tmp_path / "study")
+    yield found
+    found.close()
+
+
+def test_a_spare_process_is_the_first_runners(
+    make: Make, spare: Spare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare.settle()
+    runner = make(spare=spare)
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "RunnerProcess", None)  # another one cannot be begun
+        assert start(runner).train(3, on_step=on)
+        spare.close()
+        assert start(runner).train(3, on_step=on), "it is the runner's now"
+        first = runner.identity["pid"]
+    os.kill(first, signal.SIGKILL)
+    assert failure(lambda: start(runner)).cause == "lost"
+    assert start(runner).train(3, on_step=on)
+    assert runner.identity["pid"] != first
+
+
+def test_a_spare_process_that_nobody_takes_leaves_nothing(spare: Spare, tmp_path: Path) -> None:
+    Spare(tmp_path / "study").close()
+    assert (tmp_path / "study" / "logs" / "runner-0.log").exists(), "it was there before"
+    process = spare.take()
+    assert process is not None
+    process.close()
+    spare.close()
+    assert (tmp_path / "study" / "logs" / "runner-0.log").exists(), "it is another's now"
+    Spare(tmp_path / "other").close()
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_pack_is_trained_measured_saved_and_taken_up_again(make: Make, tmp_path: Path) -> None:
@@ -194,6 +236,7 @@ import sys
 from pathlib import Path
 import stand_in
 from autopeft.execution.local import Launch, LocalExecutor
+from autopeft.execution.spare import Spare
 from autopeft.execution.time_limits import TimeLimits
 from autopeft.study.progress import Stopper
 

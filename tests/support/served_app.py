@@ -13,6 +13,7 @@ from pathlib import Path
 from dashboard import launch
 
 PATIENCE_S = 60.0
+LOG = "dashboard.log"
 
 
 @contextmanager
@@ -21,18 +22,19 @@ def served(storage_url: str, folder: Path) -> Iterator[int]:
 
     Args:
         storage_url: Whose studies it shows.
-        folder: Its working directory.
+        folder: Its working directory, in which its `LOG` is kept.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    child = subprocess.Popen(
-        launch.command(port=port, headless=True),
-        env=os.environ | launch.environment(storage_url),
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with (folder / LOG).open("wb") as log:
+        child = subprocess.Popen(
+            launch.command(port=port, headless=True),
+            env=os.environ | launch.environment(storage_url),
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     try:
         _wait_for(f"http://127.0.0.1:{port}/_stcore/health", child)
         yield port

@@ -7,7 +7,6 @@ trains is a stand-in (`stand_in_search`).
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,13 +16,16 @@ from typing import Any
 
 import stand_in
 import yaml
+from warm_processes import WarmProcess
 
 from autopeft.errors import StorageError
 from autopeft.study.records import TrialRecord, TrialState
 from storage import SqlStore, open_store
 
 SUPPORT = Path(stand_in.__file__).parent
-COMMAND = [sys.executable, str(SUPPORT / "stand_in_search.py")]
+SCRIPT = SUPPORT / "stand_in_search.py"
+COMMAND = [sys.executable, str(SCRIPT)]
+"""For a process that is started in another way than `Place.start` does."""
 
 
 class Place:
@@ -37,7 +39,7 @@ class Place:
 
     def __init__(self, folder: Path, url: str | None = None, *, trials: int = 12) -> None:
         self.folder, self.url = folder, url or f"sqlite:///{folder}/autopeft.db"
-        self.started: list[subprocess.Popen[str]] = []
+        self.started: list[WarmProcess] = []
         plain = {
             "schema": "autopeft/v1",
             "study": {"name": "toy"},
@@ -60,20 +62,14 @@ class Place:
             "STAND_IN": json.dumps(settings),
         }
 
-    def start(self, *words: str, **settings: Any) -> "subprocess.Popen[str]":
+    def start(self, *words: str, **settings: Any) -> WarmProcess:
         """A search as a process of its own."""
         return self.start_command("search", "study.yaml", *words, **settings)
 
-    def start_command(self, *words: str, **settings: Any) -> "subprocess.Popen[str]":
+    def start_command(self, *words: str, **settings: Any) -> WarmProcess:
         """Any command as a process of its own."""
-        process = subprocess.Popen(
-            [*COMMAND, *words],
-            cwd=self.folder,
-            env=self.environment(**settings),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        environment = self.environment(**settings)
+        process = WarmProcess(self.folder, words, environment, script=SCRIPT, merged=True)
         self.started.append(process)
         return process
 
@@ -86,11 +82,10 @@ class Place:
 
     def command(self, *words: str) -> str:
         """Another command; what it printed."""
-        done = subprocess.run(
-            [*COMMAND, *words], cwd=self.folder, env=self.environment(), text=True,
-            check=True, capture_output=True,
-        )  # fmt: skip
-        return done.stdout
+        process = WarmProcess(self.folder, words, self.environment(), script=SCRIPT)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        return out
 
     def store(self) -> SqlStore:
         """For reading."""
@@ -116,7 +111,7 @@ class Place:
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         connection.close()
 
-    def until_training(self, process: "subprocess.Popen[Any] | None" = None) -> None:
+    def until_training(self, process: WarmProcess | None = None) -> None:
         """Wait until some trial trains: on a runner of that process, where one is given."""
         for _ in range(2400):
             if process is None:

@@ -82,7 +82,8 @@ class StandInPreparation:
         """The record to create."""
         facts = {"n_layers": 4, "n_baselines": 0}
         plain = self._definition.to_plain()
-        return NewStudy(self._definition.study.name, plain, "space", FRAME, {}, {}, facts)
+        marks = {"backbone": "stand-in", "data": "stand-in"}
+        return NewStudy(self._definition.study.name, plain, "space", FRAME, marks, {}, facts)
 
     def check(self, *_: Any) -> None:
         """Nothing changes."""
@@ -218,6 +219,7 @@ def main() -> None:
     """The command line."""
     _instead("autopeft.api.preparation", Preparation=StandInPreparation)
     _instead("autopeft.api.warm_start", sources=lambda *_: [])
+    _instead("autopeft.execution.spare", Spare=lambda _: None)
     from autopeft.tuner import station, watch
 
     watch.LEASE_S = SETTINGS.get("lease_s", watch.LEASE_S)

@@ -6,6 +6,7 @@ fresh interpreters: what is said about how the command itself starts needs one.
 """
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,9 @@ IMPORTED = (
     "transformers.models.bert.modeling_bert",
 )
 
+SERVERS = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+"""What libraries read while they are imported."""
+
 _FORKED = get_context("forkserver")
 
 
@@ -42,22 +46,31 @@ class WarmProcess:
 
     Args:
         folder: Its working directory.
-        arguments: Of `autopeft`.
+        arguments: Of the command.
         environment: All of it.
+        script: What is run in place of `autopeft`.
+        merged: Whether what it says on standard error goes to standard output.
 
     Attributes:
         args: The arguments.
     """
 
     def __init__(
-        self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str]
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        script: Path | None = None,
+        merged: bool = False,
     ) -> None:
         self.args = list(arguments)
         self._streams, plain = Path(mkdtemp()), dict(environment)
         finalize(self, shutil.rmtree, self._streams)
-        given = (folder, self._streams, self.args, plain)
+        said = (self._streams / "out", self._streams / ("out" if merged else "err"))
+        given = (folder, said, script, self.args, plain)
         self._process = _FORKED.Process(target=_run, args=given, daemon=True)
-        with _environment(plain):  # the server's, where this is the first: libraries read it early
+        with _environment(SERVERS):
             _FORKED.set_forkserver_preload(list(IMPORTED))
             self._process.start()
 
@@ -86,8 +99,11 @@ class WarmProcess:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it wrote to standard output and error, once it has ended."""
         self.wait(timeout)
-        out, err = ((self._streams / name).read_text() for name in ("out", "err"))
-        return out, err
+        return (self._streams / "out").read_text(), self._error()
+
+    def _error(self) -> str:
+        error = self._streams / "err"
+        return error.read_text() if error.exists() else ""
 
     def send_signal(self, number: int) -> None:
         """Send it a signal."""
@@ -104,24 +120,31 @@ class WarmProcess:
 
 
 def _run(
-    folder: Path, streams: Path, arguments: Sequence[str], environment: dict[str, str]
+    folder: Path,
+    said: tuple[Path, Path],
+    script: Path | None,
+    arguments: Sequence[str],
+    environment: dict[str, str],
 ) -> None:
     """What the process does."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for name, number in (("out", 1), ("err", 2)):
-        file = os.open(streams / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number, path in enumerate(said, start=1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
-    sys.argv = ["autopeft", *arguments]
-    from autopeft.cli.main import main
+    sys.argv = [str(script or "autopeft"), *arguments]
+    if script is not None:
+        runpy.run_path(str(script), run_name="__main__")
+    else:
+        from autopeft.cli.main import main
 
-    main()
+        main()
 
 
 @contextmanager
-def _environment(wanted: dict[str, str]) -> Iterator[None]:
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
     kept = dict(os.environ)
     os.environ.update(wanted)
     try:
