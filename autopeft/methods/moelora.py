@@ -51,8 +51,10 @@ row's own queries take at any length."""
 PAIR_TENSORS = 3.4
 """What is kept of every pair: three numbers, and masks of a byte."""
 
-LENGTH_FLOOR = 1e-2
-"""An output shorter than this share of the frozen map's own has no direction yet."""
+LENGTH_FLOOR = 1.0
+"""Lengths are sqrt(|o|^2 + (this * |y|)^2): an expert's output counts as it grows beside the
+frozen map's. At 0.01 the loss drowned the task's: MiniLM on TREC-6 learnt nothing in 80 steps with
+`contrast` 0.01, and with 1.0 as much as without it, within what one run can tell."""
 
 
 class MoeLoraOperator(LaneOperator):
@@ -191,7 +193,7 @@ class MoeLora(OnLinearMaps):
             ParameterSchema("alpha", "float", default=16.0, minimum=0.0),
             ParameterSchema("dropout", "float", default=0.0, minimum=0.0, maximum=0.9),
             ParameterSchema("balance", "float", default=0.01, minimum=0.0),
-            ParameterSchema("contrast", "float", default=0.01, minimum=0.0),
+            ParameterSchema("contrast", "float", default=0.001, minimum=0.0),
             ParameterSchema("temperature", "float", default=0.07, minimum=0.01),
         ),
         sites=LINEAR_ROLES,

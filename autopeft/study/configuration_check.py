@@ -10,7 +10,7 @@ from typing import Any
 from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.faults import nearest, shown
-from autopeft.space.schema import MethodSchema, ParameterSchema, RuleSchema, Shape
+from autopeft.space.schema import POSITIVE, MethodSchema, ParameterSchema, RuleSchema, Shape
 from autopeft.space.spellings import (
     METHOD_SPELLINGS,
     PARAMETER_SPELLINGS,
@@ -160,7 +160,8 @@ def _value_findings(
         return [Finding(loc, shown(value), _allowed(parameter), "")]
     if parameter.when is not None and not active(parameter, entry, parameters):
         sibling, wanted = parameter.when
-        hint = f"it means something only with {sibling}: {shown(wanted)}"
+        with_what = f"{sibling} above 0" if wanted == POSITIVE else f"{sibling}: {shown(wanted)}"
+        hint = f"it means something only with {with_what}"
         return [Finding(loc, shown(value), "nothing", hint)]
     return []
 

@@ -366,3 +366,64 @@ def _definition_with(enqueue: list[dict[str, Any]]) -> Any:
         "model": {"name_or_path": "m"}, "data": {"source": "d"}, "search": {"enqueue": enqueue},
     }  # fmt: skip
     return parse_definition(plain, where="test", base=None)
+
+
+# -- options of the FFN ---------------------------------------------------------------------------
+
+
+def _without_down(anatomy: Anatomy) -> Anatomy:
+    layers = [
+        replace(layer, sites={role: s for role, s in layer.sites.items() if role != "down"})
+        for layer in anatomy.layers
+    ]
+    return replace(anatomy, layers=tuple(layers))
+
+
+def test_options_of_ffns_that_cannot_be_reached_are_faults_of_study_and_space(
+    anatomy: Anatomy,
+) -> None:
+    plain = {
+        "model": {"name_or_path": "x"},
+        "data": {"source": "builtin:docstrings"},
+        "training": {"ffn_dropping": 0.1},
+        "objectives": [{"metric": "accuracy"}, {"metric": "activation_density"}],
+        "space": {
+            "methods": {"lora": {"rank": 4, "sites": ["query"]}},
+            "training": {"density_weight": {"choice": [0, 2.0]}, "ffn_dropping": 0},
+        },
+    }
+    definition = parse_definition(plain, where="the study", base=None)
+    space = problems.bind_space(definition, anatomy)
+    assert checks._ffn_faults(definition, anatomy, space, "s.yaml") == []
+    faults = checks._ffn_faults(definition, _without_down(anatomy), space, "s.yaml")
+    assert [(fault.where, fault.key, fault.given) for fault in faults] == [
+        ("s.yaml", "training.ffn_dropping", "0.1"),
+        ("s.yaml", "space.training.density_weight", "2"),
+        ("s.yaml", "objectives", "activation_density"),
+    ]
+
+
+def test_a_space_takes_precedence_over_the_studys_options(anatomy: Anatomy) -> None:
+    problem = _problem(
+        anatomy,
+        {
+            "methods": {"lora": {"rank": 4, "sites": ["query"]}},
+            "training": {"ffn_masking": {"choice": [0, 0.2]}},
+        },
+        training={"ffn_masking": 0.1, "ffn_dropping": 0.3},
+        objectives=[{"metric": "accuracy"}, {"metric": "activation_density", "cap": 0.8}],
+    )
+    found = [problem.build({"training.ffn_masking": rate}) for rate in (0, 0.2)]
+    masking = [dict(each.training).get("ffn_masking") for each in found]
+    assert masking == [None, 0.2]
+    assert {dict(each.training)["ffn_dropping"] for each in found} == {0.3}
+    density = problem.frame[1]
+    assert (density.name, density.scale, density.worst, density.best) == (
+        "activation_density",
+        "linear",
+        0.8,
+        0.0,
+    )
+    assert [(limit.metric, limit.bound) for limit in problem.limits] == [
+        ("activation_density", 0.8)
+    ]

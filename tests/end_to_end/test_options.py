@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import autopeft
 from autopeft.cli.wording import configuration_text
@@ -39,6 +40,7 @@ SPACE = {
 }
 
 
+@pytest.mark.slow
 def test_options_and_density_from_the_study_file_to_the_exported_training(
     tmp_path: Path,
     bert_folder: Path,
@@ -51,8 +53,6 @@ def test_options_and_density_from_the_study_file_to_the_exported_training(
     text = file.read_text()
     begin = text.index("space:")
     end = text.index("search:")
-    import yaml
-
     file.write_text(text[:begin] + yaml.safe_dump({"space": SPACE}) + text[end:])
     plan = autopeft.plan(file)
     assert plan["space"]["distinct"] == 2 * 3 * 2 * 3

@@ -154,16 +154,16 @@ def test_late_prompts_are_not_there_below_their_layer(architecture: str) -> None
 
 
 def _mixed(backbone: Backbone) -> list[Lane]:
-    """Lanes of all these methods, alone, several at once and none, of several sizes and layers."""
+    """Lanes of all these methods, alone, several at once and none; some are padded to others."""
     anatomy, rate = backbone.anatomy, {"dropout": 0.2}
     given: Sequence[tuple[tuple[str, int, tuple[int, ...], dict[str, Any]], ...]] = (
         (("prompt", 3, (0,), {}),),
         (("prompt", 9, (1, 2), {}), ("lora", 2, (1,), rate)),
         (("lora", 4, (0, 2), rate),),
-        (("reft", 3, (0, 2), rate), ("dept", 4, (2,), {"positions": 5})),
-        (("reft", 4, (1,), {"positions": "all"}), ("adalink", 3, (0,), rate)),
-        (("dept", 1, (0,), {"positions": 30, "rank": 3}), ("prefix", 2, (1,), {})),
-        (("aligner", 3, (0, 2), {}), ("adalink", 2, (2,), rate), ("prompt", 2, (1,), {})),
+        (("reft", 3, (0, 2), rate), ("dept", 4, (2,), {"positions": 5, "rank": 4})),
+        (("reft", 4, (0, 1), {"positions": "all"}), ("adalink", 3, (0,), rate)),
+        (("dept", 3, (0, 2), {"positions": 30, "rank": 3}), ("prefix", 2, (1,), {})),
+        (("aligner", 3, (0, 2), {}), ("adalink", 4, (0, 2), rate), ("prompt", 10, (1,), {})),
         (("aligner", 4, (0, 2), {}),),
     )
     lanes = []

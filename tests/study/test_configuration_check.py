@@ -91,6 +91,11 @@ def test_a_sound_one_has_no_faults(schemas: Mapping[str, MethodSchema], shape: S
         ("training.learning_rate", 0, "training.learning_rate", ""),
         ("training.warmup_ratio", 1.0, "training.warmup_ratio", ""),
         ("training.weight_decay", False, "training.weight_decay", ""),
+        ("training.ffn_masking", 0.95, "training.ffn_masking", ""),
+        ("training.knowledge_dropping", 0.1, "training.knowledge_dropping",
+         "did you mean `ffn_dropping`?"),
+        ("training.density_epsilon", 0.1, "training.density_epsilon",
+         "it means something only with density_weight above 0"),
     ],
 )  # fmt: skip
 def test_one_fault_per_wrong_value(

@@ -40,7 +40,7 @@ def row_losses(
     losses = []
     for row, own, real in zip(x, y, mask.bool(), strict=True):
         gates, order, made = _experts(settings, tensors, row[real])
-        lengths = (1e-2 * own[real].detach().norm(dim=1)) ** 2 + made.square().sum(2)
+        lengths = own[real].detach().norm(dim=1) ** 2 + made.square().sum(2)
         units = made / lengths.sqrt().unsqueeze(2)
         anchors = [(i, units[i, s]) for s, chosen in enumerate(order) for i in chosen]
         balance = settings["balance"] * _balance(gates, order)
