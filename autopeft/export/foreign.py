@@ -219,8 +219,9 @@ def _matched(foreign: Foreign, skeleton: Skeleton) -> tuple[list[tuple[Site, str
     lora = dict(foreign.lora)
     everything = lora.get("target_modules") == "all-linear"
     config = LoraConfig(**{key: value for key, value in lora.items() if key != "modules_to_save"})
-    whole = hasattr(skeleton.model, skeleton.model.base_model_prefix)  # with its head
-    prefix = f"{skeleton.model.base_model_prefix}."
+    inner = str(skeleton.model.base_model_prefix)
+    whole = hasattr(skeleton.model, inner)  # with its head
+    prefix = f"{inner}."
     sites: dict[str, list[Site]] = {}
     for layer in skeleton.anatomy.layers:
         for site in layer.sites.values():

@@ -96,9 +96,9 @@ def lora_faults(configuration: Configuration, anatomy: Anatomy, tool: str) -> li
     if others or faults:
         return faults
     for name in ("dropout", "dora"):
-        given = sorted({str(group.get(name, False)) for group in configuration.groups})
-        if len(given) > 1:
-            faults.append(Fault("export", f"lora.{name}", ", ".join(given), "one for all sites"))
+        found = sorted({str(group.get(name, False)) for group in configuration.groups})
+        if len(found) > 1:
+            faults.append(Fault("export", f"lora.{name}", ", ".join(found), "one for all sites"))
     sites = lora_sites(configuration, anatomy)
     fused = sorted({each.site.module for each in sites if each.site.fused})
     if fused:

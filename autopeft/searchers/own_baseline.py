@@ -33,14 +33,14 @@ def own_baseline(
     Returns:
         The configurations, and faults of form, meaning and size.
     """
-    known = {"schemas": registry.schemas(), "rules": rules.schemas()}
+    methods, known = registry.schemas(), rules.schemas()
     shape = anatomy.shape(registry.carried_by(anatomy))
-    faults = check_configuration(plain, shape=shape, where="study", key=key, **known)
+    faults = check_configuration(plain, methods, shape, "study", rules=known, key=key)
     if faults:
         return [], faults
     own = plain.get("training", {}).get("learning_rate")
     found = [
-        complete_configuration(plain, training={**training, "learning_rate": rate}, **known)
+        complete_configuration(plain, methods, {**training, "learning_rate": rate}, rules=known)
         for rate in ((own,) if own is not None else rates)
     ]
     if anatomy.importance is not None or not rules.measured(found[0]):

@@ -12,7 +12,14 @@ from typing import Any
 
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.dimension import Dimension
-from autopeft.space.method import BoundMethod, Part, Setting, meaningful, setting_to_dict
+from autopeft.space.method import (
+    NO_METHOD,
+    BoundMethod,
+    Part,
+    Setting,
+    meaningful,
+    setting_to_dict,
+)
 from autopeft.space.placement import Placement
 from autopeft.space.schema import Scalar
 from autopeft.space.sparsity import NONE, BoundSparsity
@@ -123,9 +130,19 @@ class Layout:
         shares = any(part.method.layers is None for part in on.values())
         if self.shared and self.shared.may_be_empty and not shares:
             values |= self.shared.write(())
+        if self.choice and not any(part.method.exclusive for part in on.values()):
+            values[self.choice.name] = self._unchosen(self.choice)
         if self.sparsity:
             values |= self.sparsity.absence(on.keys())
         return values | dict(point)
+
+    def _unchosen(self, choice: Dimension) -> Scalar:
+        """None of the methods that exclude each other, or one that its own values switch off."""
+        if NO_METHOD in choice.values:
+            return NO_METHOD
+        empty = self.shared is not None and self.shared.may_be_empty
+        off = (m.name for m in self.exclusive if m.optional or (empty and m.layers is None))
+        return next(off, choice.values[0])
 
     def to_dict(self) -> dict[str, Any]:
         """A plain description; equal for equal spaces."""

@@ -78,14 +78,13 @@ def smallest(layout: Layout) -> list[dict[str, Scalar]]:
     As few methods as possible, each at its smallest size and on one site, on one layer: every such
     method, site and layer, since widths may differ between them.
     """
-    points: list[dict[str, Scalar]] = []
+    points: dict[frozenset[tuple[str, Scalar]], dict[str, Scalar]] = {}
     for methods in _fewest_methods(layout):
         for layer in _layers(layout):
             for sites in itertools.product(*(method.sites.smallest for method in methods)):
                 for point in _smallest_at(layout, methods, sites, layer):
-                    if point not in points:
-                        points.append(point)
-    return points
+                    points.setdefault(frozenset(point.items()), point)
+    return list(points.values())
 
 
 def _fewest_methods(layout: Layout) -> list[list[BoundMethod]]:
