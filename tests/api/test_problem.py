@@ -333,6 +333,51 @@ def test_a_method_that_nothing_can_be_built_of_is_a_fault_before_anything_is_mea
     assert {fault.key for fault in found} == ({f"space.methods.{key}"} if key else set())
 
 
+def test_methods_that_exclude_each_other_are_not_proposed_together(anatomy: Anatomy) -> None:
+    """Of two prompts at a layer a pack would say no, in the middle of a search."""
+    either: dict[str, Any] = {"present": {"choice": [True, False]}}
+    methods = {"prompt": {"length": {"choice": [1, 2, 4]}}, "dept": {"length": 2}}
+    space = {"methods": {name: own | either for name, own in methods.items()}}
+    definition = _definition(space)
+    bound = problems.bind_space(definition, anatomy)
+    tried = problems.tried_faults(definition, anatomy, bound)
+    assert problems.build_faults(tried) == []
+    (note,) = problems.barred_parts(tried)
+    assert "of methods beside each other is never proposed" in note
+    proposals = make_searcher("random", _problem(anatomy, space)).ask(4)
+    assert {len(proposal.configuration.groups) for proposal in proposals} == {1}
+    always = _definition({"methods": methods})
+    tried = problems.tried_faults(always, anatomy, problems.bind_space(always, anatomy))
+    (fault,) = problems.build_faults(tried)
+    assert fault.key == "space.methods.prompt.layers"
+    entries = {name: [{"layers": [0, 2], "length": 2}] for name in methods}
+    with pytest.raises(InputError, match=r"search\.enqueue\.0\.prompt\.layers"):
+        problems.enqueued(_definition(space, search={"enqueue": [entries]}), anatomy)
+
+
+def test_a_range_leaves_out_what_a_rule_refuses(anatomy: Anatomy) -> None:
+    """AdaLoRA refuses DoRA, of which the largest configurations are."""
+    dora = {"rank": {"choice": [1, 4]}, "alpha_over_rank": 2, "dora": {"choice": [False, True]}}
+    rules = {"rule": {"choice": ["none", "adalora"]}}
+    definition = _definition({"methods": {"lora": dora}, "sparsity": rules})
+    bound = problems.bind_space(definition, anatomy)
+    refused = [
+        bool(counting.faults(problems.build(definition, bound, point), anatomy))
+        for point in bound.largest_by_rule()
+    ]
+    assert refused == [False, True]
+    found = problems.param_range(bound, definition, anatomy)
+    largest = problems.build(definition, bound, bound.largest())
+    assert found["max"] == counting.trainable_params(largest, anatomy)
+    worst = problems.make_problem(definition, anatomy, bound, FACTS).frame[1].worst
+    assert worst == found["max"]
+    always = _definition(
+        {"methods": {"lora": dora | {"dora": True}}, "sparsity": {"rule": "adalora"}}
+    )
+    with pytest.raises(InputError, match=r"lora\.dora; got true"):
+        problems.param_range(problems.bind_space(always, anatomy), always, anatomy)
+
+
 def test_what_a_map_cannot_tell_is_never_proposed(anatomy: Anatomy) -> None:
     space = {"methods": {"sparse": SPARSE | {"score": "fisher"}}}
     measured = replace(anatomy, importance=importance_map(anatomy, kept=40))
