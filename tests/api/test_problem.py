@@ -1,6 +1,7 @@
 """The problem of a study: exact ranges, caps checked before anything trains, baselines."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +18,13 @@ from autopeft.api import checks
 from autopeft.api import problem as problems
 from autopeft.api.probing import SpaceProbes
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.errors import InputError
+from autopeft.errors import BackboneError, InputError
 from autopeft.methods import registry
 from autopeft.searchers.base import Problem
 from autopeft.searchers.baselines import LEARNING_RATES, baselines
 from autopeft.searchers.front import utility
 from autopeft.searchers.registry import make_searcher
+from autopeft.space.method_names import NOT_PASSED
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.definition import StudyDefinition, parse_definition
 
@@ -137,6 +139,36 @@ def test_what_a_type_of_peft_does_not_take_is_told(
         **problems.registered(),
     )  # fmt: skip
     assert [fault.key for fault in faults] == [f"configuration.{name}.0.{key}"]
+
+
+def test_every_other_type_of_peft_is_refused_with_its_reason(anatomy: Anatomy) -> None:
+    """And nobody has to read the names of all those that there are."""
+    from peft import PeftType
+
+    types = {each.value for each in PeftType} - {
+        n.removeprefix("peft:") for n in registry.offered()
+    }
+    assert types == set(NOT_PASSED)
+    wrong = {f"peft:{kind}" for kind in types} | {"peft:VERRA", "hyra"}
+    faults = checks.space_faults({"methods": dict.fromkeys(wrong, {})}, where="s")
+    hints = {fault.given: fault.hint for fault in faults}
+    assert hints == {f"peft:{kind}": why for kind, why in NOT_PASSED.items()} | {
+        "peft:VERRA": "write peft:VERA",
+        "hyra": "write hira",
+    }
+    for fault in faults:
+        assert fault.allowed.endswith("waveft, peft:<TYPE> (see `autopeft methods`)")
+        assert fault.allowed.count("peft:") == 1
+    for why in NOT_PASSED.values():
+        assert all(ours in registry.names() for ours in re.findall("`(.*?)`", why))
+    shape = anatomy.shape(registry.carried_by(anatomy))
+    entry = {"peft:XLORA": [{"layers": [0]}]}
+    (fault,) = check_configuration(entry, shape=shape, where="c", **problems.registered())
+    assert fault.hint == NOT_PASSED["XLORA"]
+    assert fault.allowed.count("peft:") == 1
+    with pytest.raises(BackboneError, match="TYPE") as caught:
+        registry["peft:XLORA"]
+    assert "peft:LORA" not in str(caught.value)
 
 
 def test_a_type_of_peft_that_nothing_fits_is_refused_before_training(anatomy: Anatomy) -> None:
