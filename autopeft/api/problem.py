@@ -217,8 +217,9 @@ def barred_parts(tried: TriedFaults) -> list[str]:
     notes = []
     for method, found in tried.items():
         if (faulty := [each[0] for each in found if each]) and not all(found):
+            share = max(0.01, len(faulty) / len(found))  # of a sample
             notes.append(
-                f"{len(faulty) / len(found):.0%} of what the space has of {method} is never "
+                f"about {share:.0%} of what the space has of {method} is never "
                 f"proposed, such as {faulty[0].given} (allowed: {faulty[0].allowed})"
             )
     return notes

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bound_problems
 import numpy as np
 import pytest
 import torch
@@ -47,6 +48,19 @@ def _problem(anatomy: Anatomy, space: str | dict[str, Any], **blocks: Any) -> Pr
     definition = _definition(space, **blocks)
     bound = problems.bind_space(definition, anatomy)
     return problems.make_problem(definition, anatomy, bound, FACTS)
+
+
+@pytest.mark.parametrize("space", ["methods", "everything"])
+def test_spaces_of_all_methods_have_all_of_them_and_something_of_each(space: str) -> None:
+    body = bound_problems.anatomy()
+    definition = _definition(space)
+    bound = problems.bind_space(definition, body)
+    assert {method.name for method in bound.layout.methods} == set(registry.names())
+    tried = problems.tried_faults(definition, body, bound)
+    assert problems.build_faults(tried) == []
+    if space == "methods":
+        assert set(tried) == {*registry.names(), problems.TOGETHER}
+        assert not any(tried[problems.TOGETHER])
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -145,12 +159,10 @@ def test_every_other_type_of_peft_is_refused_with_its_reason(anatomy: Anatomy) -
     """And nobody has to read the names of all those that there are."""
     from peft import PeftType
 
-    types = {each.value for each in PeftType} - {
-        n.removeprefix("peft:") for n in registry.offered()
-    }
-    assert types == set(NOT_PASSED)
-    wrong = {f"peft:{kind}" for kind in types} | {"peft:VERRA", "hyra"}
-    faults = checks.space_faults({"methods": dict.fromkeys(wrong, {})}, where="s")
+    types = {f"peft:{each.value}" for each in PeftType} - set(registry.offered())
+    assert types == {f"peft:{kind}" for kind in NOT_PASSED}
+    wrong: dict[str, Any] = {name: {} for name in (*types, "peft:VERRA", "hyra")}
+    faults = checks.space_faults({"methods": wrong}, where="s")
     hints = {fault.given: fault.hint for fault in faults}
     assert hints == {f"peft:{kind}": why for kind, why in NOT_PASSED.items()} | {
         "peft:VERRA": "write peft:VERA",

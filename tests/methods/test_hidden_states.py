@@ -294,7 +294,7 @@ def test_two_prompts_at_one_layer_are_refused() -> None:
     lane = Lane(0, Configuration.of(groups, training=TRAINING))
     (fault,) = counting.faults(lane.configuration, backbone.anatomy)
     assert fault.key == "prompt.layers"
-    assert fault.given == "0, where dept puts tokens before the text as well"
+    assert fault.given == "layers 0, where dept puts tokens before the text as well"
     with pytest.raises(BackboneError, match="before the text at layer 0"):
         Pack(backbone, backbone.head(3), [lane], seeds=Seeds(0))
     apart = [groups[0], replace(groups[1], layers=(2,))]
