@@ -66,7 +66,9 @@ def _prompt_faults(groups: Sequence[Group]) -> list[Fault]:
         twice = [layer for layer, first in firsts.items() if first != group.method]
         if twice:
             layers = ", ".join(map(str, twice))
-            given = f"layers {layers}, where {firsts[twice[0]]} puts tokens before the text as well"
+            given = (
+                f"layers {layers}, where {firsts[twice[0]]} puts tokens before the text as well"
+            )
             allowed = "one of the two at a layer"
             faults.append(Fault("configuration", f"{group.method}.layers", given, allowed))
     return faults
