@@ -4,6 +4,7 @@ A pack holds the backbone, its lanes with their moments, and what its largest pa
 `pass_memory`). `benchmarks/memory.py` holds the model against measured peaks.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -92,30 +93,32 @@ def estimate(
         shape: Of a step.
         weights: How the backbone lies in memory.
     """
-    order = sorted(lanes, key=lambda lane: first_layer(lane, anatomy))
-    kinds = [pass_kind(lane, anatomy) for lane in order]
-    passes = [
-        PassMemory([order[position] for position in own], anatomy, shape, weights)
-        for own in lanes_of_passes(kinds, shape.lanes_per_pass)
-    ]
-    trained = [each.trained_params() + head_params * len(each.lanes) for each in passes]
+    distinct = set(lanes)
+    first = {lane: first_layer(lane, anatomy) for lane in distinct}
+    kind = {lane: pass_kind(lane, anatomy) for lane in distinct}
+    order = sorted(lanes, key=first.__getitem__)
+    of_passes = lanes_of_passes([kind[lane] for lane in order], shape.lanes_per_pass)
+    alike = Counter(tuple(order[position] for position in own) for own in of_passes)
+    passes = {own: PassMemory(own, anatomy, shape, weights) for own in alike}
+    trained = {own: p.trained_params() + head_params * len(own) for own, p in passes.items()}
     of_rules = sum(
         size * training_params(lane, anatomy)
         for lane in lanes
         if (size := rules.of(lane).state_bytes)
     )
-    fixed = sum(each.fixed_params() for each in passes)
+    fixed = sum(alike[own] * each.fixed_params() for own, each in passes.items())
     shared: dict[tuple[int, str], int] = {}
-    for each in passes:
+    for each in passes.values():
         for at, size in each.shared_params().items():
             shared[at] = max(size, shared.get(at, 0))
-    kept = max(each.kept() for each in passes)
-    running = max(each.kept() + each.running() + each.logits() for each in passes)
-    others = max(max(trained) * UPDATE_BYTES, *(each.evaluating() for each in passes))
+    kept = max(each.kept() for each in passes.values())
+    running = max(each.kept() + each.running() + each.logits() for each in passes.values())
+    updated = max(trained.values()) * UPDATE_BYTES
+    others = max(updated, *(each.evaluating() for each in passes.values()))
     working = max(running, others) - kept
     return MemoryEstimate(
         backbone=weights.all_bytes,
-        lanes=sum(trained) * PERSISTENT_BYTES
+        lanes=sum(alike[own] * count for own, count in trained.items()) * PERSISTENT_BYTES
         + fixed * FIXED_BYTES
         + sum(shared.values()) * FLOAT32
         + of_rules,
