@@ -11,6 +11,7 @@ projecting both sides are this project's.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,17 +51,22 @@ class CompLoraOperator(LoraOperator):
         super().__init__(name, members, groups, tensors)
         self._group = groups[0]
 
+    @cached_property
+    def _n_main(self) -> int:
+        """k, once and on the CPU: read off a device, it would make every step wait."""
+        return n_main(self.frozen.svd_on_cpu().values, float(self._group["energy"]))
+
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """(alpha / r) x (Q A) (B P)."""
-        a, b = complement(self.A, self.B, self.frozen.svd(self.A), self._group)
+        svd, side = self.frozen.svd(self.A), str(self._group["side"])
+        a, b = complement(self.A, self.B, svd, self._n_main, side)
         low = torch.bmm(self.dropout(x, call).flatten(1, 2), a)
         scaled = low * self.scale.to(low.dtype).view(-1, 1, 1)
         return torch.bmm(scaled, b).view(*x.shape[:3], -1)
 
 
-def complement(a: Tensor, b: Tensor, svd: Svd, group: Group) -> tuple[Tensor, Tensor]:
+def complement(a: Tensor, b: Tensor, svd: Svd, k: int, side: str) -> tuple[Tensor, Tensor]:
     """Q A and B P of A [..., d_in, r] and B [..., r, d_out]."""
-    k, side = n_main(svd.values, float(group["energy"])), str(group["side"])
     with torch.autocast(a.device.type, enabled=False):
         if side != "output":
             main = svd.inputs[:, :k]
@@ -126,7 +132,9 @@ class CompLora(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:
         """Q A and (alpha / r) B P."""
-        a, b = complement(tensors["A"], tensors["B"], decomposed(frozen.weight), group)
+        svd, side = decomposed(frozen.weight), str(group["side"])
+        k = n_main(svd.values, float(group["energy"]))
+        a, b = complement(tensors["A"], tensors["B"], svd, k, side)
         return a, scaling(group) * b
 
     def stack_key(self, group: Group) -> Hashable:

@@ -88,17 +88,21 @@ class Training:
         """Steps start .. stop - 1, then every lane's state."""
         with self.pack.running():
             for step in range(start, stop):
-                batch, known = make(step, self.pack)
-                weight = len(batch) if batch.targets is None else batch.targets.count
-                uniform = StepUniform(self.seeds, step, 0, len(batch), self.pack.device)
-                self.optimizer.zero_grad()
-                self.rules.ask(step, self.answer(make))
-                self.rules.schedule(step)
-                self.steps.accumulate(batch, known, uniform, weight=weight)
-                self.rules.score(step)
-                self.steps.update(self.factors[step])
-                self.rules.apply(step)
+                self.step(make, step)
         return take_state(self.pack, self.optimizer, stop, self.rules)
+
+    def step(self, make: Make, step: int) -> None:
+        """One step, while the pack is running."""
+        batch, known = make(step, self.pack)
+        weight = len(batch) if batch.targets is None else batch.targets.count
+        uniform = StepUniform(self.seeds, step, 0, len(batch), self.pack.device)
+        self.optimizer.zero_grad()
+        self.rules.ask(step, self.answer(make))
+        self.rules.schedule(step)
+        self.steps.accumulate(batch, known, uniform, weight=weight)
+        self.rules.score(step)
+        self.steps.update(self.factors[step])
+        self.rules.apply(step)
 
     def put(self, states: dict[int, LaneState]) -> None:
         """Continue from states."""

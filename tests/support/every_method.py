@@ -1,0 +1,75 @@
+"""Lanes of every registered method: a new method is in all packs made of them by existing."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import tiny_backbones as tiny
+import torch
+from importance_maps import with_importance
+from method_cases import configuration, sizes, variants
+
+from autopeft.backbone.loading import Backbone
+from autopeft.methods import registry
+from autopeft.training.lanes.pack import Lane
+
+TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.01, "warmup_ratio": 0.1}
+DROPOUT = 0.2
+FEW_SITES = ("query", "up", "down", "attention", "ffn")
+"""Maps of three shapes and both sub-layers, which are enough to be packed."""
+PLACED: tuple[tuple[int, ...], ...] = ((0, 2), (1, 2))
+"""Layers of a method's lanes, in turns: they share some, and branch off apart."""
+
+
+def measured_backbone(architecture: str, dtype: torch.dtype = torch.float64) -> Backbone:
+    """A tiny backbone with an importance map, which some methods ask for."""
+    return measured(tiny.tiny_backbone(architecture, dtype))
+
+
+def measured(backbone: Backbone) -> Backbone:
+    """The backbone with an importance map."""
+    return replace(backbone, anatomy=with_importance(backbone.anatomy))
+
+
+def carried(backbone: Backbone) -> list[str]:
+    """Names of the methods with files of their own that a backbone carries, sorted."""
+    every = sorted(registry.names())
+    return [name for name in every if not registry[name].carried_by(backbone.anatomy)]
+
+
+def lanes_of_each(
+    backbone: Backbone,
+    names: Iterable[str],
+    *,
+    turn: int = 0,
+    placed: Sequence[tuple[int, ...]] = PLACED,
+) -> list[Lane]:
+    """As many lanes of each method as `placed` has entries, with dropout where it has one.
+
+    They have the smallest and the largest of its sizes and one after another of its variants.
+
+    Args:
+        backbone: With an importance map.
+        names: Methods that it carries.
+        turn: Of which variant the first lane is.
+        placed: The lanes' layers.
+    """
+    anatomy, lanes = backbone.anatomy, list[Lane]()
+    for name in names:
+        every, offered = variants(name), sizes(name, anatomy)
+        for number, layers in enumerate(placed):
+            given = own_settings(name, every[(turn + number) % len(every)])
+            size = given.pop(registry[name].schema.size, offered[-(number % 2)])
+            own = configuration(name, anatomy, size, layers=layers, training=TRAINING, **given)
+            lanes.append(Lane(len(lanes), own))
+    return lanes
+
+
+def own_settings(name: str, variant: dict[str, Any]) -> dict[str, Any]:
+    """A variant at few sites and with dropout."""
+    schema = registry[name].schema
+    few = [site for site in FEW_SITES if site in schema.sites]
+    given: dict[str, Any] = {"sites": few} if few else {}
+    if any(parameter.name == "dropout" for parameter in schema.parameters):
+        given["dropout"] = DROPOUT
+    return given | variant
