@@ -23,6 +23,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
 }
 """All are zero at zero, which is what keeps padded bottlenecks silent."""
+OF_OUTPUT = ("relu", "tanh")
+"""Those whose gradient is a function of their output."""
 
 
 class BottleneckOperator(LaneOperator):
@@ -113,9 +115,9 @@ class Bottleneck(Unfolded):
     training_count = count
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """The activation's output, its input too where ReLU is not enough, and z."""
+        """The activation's output, its input too where that is not enough, and z."""
         size = int(group["size"])
-        inner = size if group["activation"] == "relu" else 2 * size
+        inner = size if group["activation"] in OF_OUTPUT else 2 * size
         return Kept(inner, of_output=self.reads_output)
 
     def stack_key(self, group: Group) -> Hashable:

@@ -174,9 +174,15 @@ class Surm(OnLinearMaps):
         return (int(group["rank"]) - 1) * (place.d_in + place.d_out)
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """x, its transform, and what is multiplied with it, as complex numbers."""
-        terms = int(group.get("terms") or 1)
-        return Kept(3 * terms * place.d_in)
+        """In place of x: its transforms, complex numbers; of `kronecker`, x in parts, and x A."""
+        n, structure, terms = place.d_in, group["structure"], int(group.get("terms") or 1)
+        widths = {
+            "kronecker": n + int(group.get("rank") or 0) ** 2,
+            "circulant": n + 2,
+            "toeplitz": 2 * ((1 << (2 * n - 2).bit_length()) + 2),
+            "ldr": 2 * n + terms * (n + 2),
+        }
+        return Kept(widths[str(structure)], reads=False)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """One factor drawn, the other zero."""

@@ -19,7 +19,9 @@ from autopeft.methods import registry
 from autopeft.methods.base import Place
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 
-_ATTENTION = ("query", "key", "value", "output", "attention", "prefix", "attention_norm")
+_ATTENTION = ("query", "key", "value", "prefix", "attention_norm")
+_BEHIND_ATTENTION = ("output", "attention")
+"""Where nothing of the layer's attention itself trains, but its norms see gradients."""
 
 
 class PassMemory:
@@ -97,7 +99,9 @@ class PassMemory:
         layer, rows = self._anatomy.layers[index], self._joined(index) * self._tokens
         whole = self._attention_trains(index)
         norms = self._anatomy.memory.norms
-        norms = (norms if whole else max(1, norms // 2)) * self._anatomy.hidden_size * FLOAT32
+        behind = any(key[0] == index and key[1] in _BEHIND_ATTENTION for key in self._uses)
+        norms = norms if whole or behind else max(1, norms // 2)
+        norms *= self._anatomy.hidden_size * FLOAT32
         attention = self._attention(layer) if whole else 0
         kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
         if not self._is_cut(index):

@@ -7,7 +7,7 @@ from typing import Any
 import tiny_backbones as tiny
 import torch
 from importance_maps import with_importance
-from method_cases import configuration, sizes, variants
+from method_cases import configuration, dropout, sizes, variants
 
 from autopeft.backbone.loading import Backbone
 from autopeft.methods import registry
@@ -31,12 +31,6 @@ def measured(backbone: Backbone) -> Backbone:
     return replace(backbone, anatomy=with_importance(backbone.anatomy))
 
 
-def carried(backbone: Backbone) -> list[str]:
-    """Names of the methods with files of their own that a backbone carries, sorted."""
-    every = sorted(registry.names())
-    return [name for name in every if not registry[name].carried_by(backbone.anatomy)]
-
-
 def lanes_of_each(
     backbone: Backbone,
     names: Iterable[str],
@@ -58,18 +52,13 @@ def lanes_of_each(
     for name in names:
         every, offered = variants(name), sizes(name, anatomy)
         for number, layers in enumerate(placed):
-            given = own_settings(name, every[(turn + number) % len(every)])
+            given = _few(name) | dropout(name, DROPOUT) | every[(turn + number) % len(every)]
             size = given.pop(registry[name].schema.size, offered[-(number % 2)])
             own = configuration(name, anatomy, size, layers=layers, training=TRAINING, **given)
             lanes.append(Lane(len(lanes), own))
     return lanes
 
 
-def own_settings(name: str, variant: dict[str, Any]) -> dict[str, Any]:
-    """A variant at few sites and with dropout."""
-    schema = registry[name].schema
-    few = [site for site in FEW_SITES if site in schema.sites]
-    given: dict[str, Any] = {"sites": few} if few else {}
-    if any(parameter.name == "dropout" for parameter in schema.parameters):
-        given["dropout"] = DROPOUT
-    return given | variant
+def _few(name: str) -> dict[str, Any]:
+    sites = [site for site in FEW_SITES if site in registry[name].schema.sites]
+    return {"sites": sites} if sites else {}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from autopeft.backbone.loading import Backbone
-from autopeft.methods.base import Call
+from autopeft.methods.base import SILENT, Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.optimizer import LaneAdamW, schedule
 from autopeft.training.lanes.pack import Lane, Pack
@@ -103,6 +103,14 @@ class Training:
         self.rules.score(step)
         self.steps.update(self.factors[step])
         self.rules.apply(step)
+
+    def right(self, make: Make) -> dict[int, int]:
+        """How many examples of a batch that does not train every lane predicts, by its number."""
+        with self.pack.running(), torch.no_grad():
+            batch, known = make(SCORING, self.pack)
+            logits = self.pack(batch, SILENT, known)
+        right = (logits.argmax(-1) == batch.labels).sum(1).tolist()
+        return {lane.number: int(each) for lane, each in zip(self.pack.lanes, right, strict=True)}
 
     def put(self, states: dict[int, LaneState]) -> None:
         """Continue from states."""

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import tiny_backbones as tiny
 import torch
-from every_method import carried, lanes_of_each, measured_backbone
+from every_method import lanes_of_each, measured_backbone
 from lane_training import Training, without_cache
+from method_cases import carried
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import autopeft
@@ -75,7 +76,7 @@ def _own_place() -> Iterator[str]:
 def test_no_step_waits_for_the_device(architecture: str, turn: int) -> None:
     """Forward, loss, backward and update, once the frozen weights' decompositions are there."""
     backbone = measured_backbone(architecture)
-    lanes = lanes_of_each(backbone, carried(backbone), turn=turn, placed=[(1,)])
+    lanes = lanes_of_each(backbone, carried(backbone.anatomy), turn=turn, placed=[(1,)])
     training = Training(backbone, lanes)
     batches = [tiny.tiny_batch(architecture, seed=step) for step in range(2)]
     make = without_cache(lambda step: batches[step])
@@ -97,7 +98,7 @@ def test_waiting_is_seen() -> None:
 def test_a_sick_lane_leaves_its_neighbours_bit_for_bit() -> None:
     """Two like lanes of every method in one pack, of which the second turns sick after a step."""
     backbone = measured_backbone("bert")
-    lanes = lanes_of_each(backbone, carried(backbone), placed=[(1, 2)])
+    lanes = lanes_of_each(backbone, carried(backbone.anatomy), placed=[(1, 2)])
     twins = [Lane(len(lanes) + lane.number, lane.configuration) for lane in lanes]
     make = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
     healthy = Training(backbone, [*lanes, *twins])

@@ -11,10 +11,11 @@ import pytest
 import tiny_backbones as tiny
 import tiny_causal
 import torch
-from every_method import carried, lanes_of_each, measured
+from every_method import lanes_of_each, measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_training import STEPS, Known, Make, Training, furthest, without_cache
+from method_cases import carried
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from autopeft.backbone.loading import Backbone, backbone_of
@@ -259,7 +260,7 @@ def test_every_way_on_every_architecture(
 def _hold_methods(name: str, names: Sequence[str], folder: Path) -> None:
     """Hold a pack of lanes of one method each, on kept activations, against solo runs."""
     backbone = measured(_backbone(name))
-    own = [each for each in carried(backbone) if each in names]
+    own = [each for each in carried(backbone.anatomy) if each in names]
     lanes = lanes_of_each(backbone, own, turn=EVERY.index(name))
     make = _uncached(name, backbone)
     solo = _solo(backbone, lanes, make)
