@@ -174,15 +174,19 @@ class Surm(OnLinearMaps):
         return (int(group["rank"]) - 1) * (place.d_in + place.d_out)
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """In place of x: its transforms, complex numbers; of `kronecker`, x in parts, and x A."""
-        n, structure, terms = place.d_in, group["structure"], int(group.get("terms") or 1)
+        """What real transforms read, and all that is multiplied: complex numbers.
+
+        x itself for `circulant`; for `kronecker` its parts, and what A makes of them.
+        """
+        n, structure, terms = place.d_in, str(group["structure"]), int(group.get("terms") or 1)
+        padded = 1 << (2 * n - 2).bit_length()
         widths = {
             "kronecker": n + int(group.get("rank") or 0) ** 2,
             "circulant": n + 2,
-            "toeplitz": 2 * ((1 << (2 * n - 2).bit_length()) + 2),
-            "ldr": 2 * n + terms * (n + 2),
+            "toeplitz": 2 * (padded + padded + 2),
+            "ldr": 2 * n + terms * (2 * n + n + 2),
         }
-        return Kept(widths[str(structure)], reads=False)
+        return Kept(widths[structure], reads=structure == "circulant")
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """One factor drawn, the other zero."""

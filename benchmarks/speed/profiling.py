@@ -60,7 +60,7 @@ def profiles(bench: Bench) -> Iterator[str]:
 
 
 def mixed_profile(bench: Bench, *, lanes: int, batch: int) -> str:
-    """The table of `gpu_mixed`'s own pack in autocast to bfloat16, captured where there is a GPU."""
+    """The table of `gpu_mixed`'s pack, in autocast to bfloat16, captured where that can be."""
     mix = [Lane(*item) for item in enumerate(trials.random_mix(bench.anatomy, lanes, seed=0))]
     ours = Ours(batch_size=batch, micro_batch_size=batch, precision="bf16")
     return _one(f"pack of {lanes} mixed lanes, bf16", _packed(bench, mix, ours), lanes=lanes)
