@@ -6,10 +6,9 @@ smallest number of directions that hold the share `energy` of W's squared singul
 all but one. The factors are projected in place of the activations, which is the same and costs
 r k d per step and no token. A is drawn kaiming-uniform(a = sqrt 5) and B is zero.
 
-All of A and B is trained, also what the projections take out, whose exact gradient is 0: where an
-entry lies in a main direction, AdamW makes a step of what rounding leaves. In float32 single such
-entries may end over 1e-5 apart in a packed and a solo run (1e-4 at most in the tests); since they
-are projected out, the map does not notice.
+A gradient is what the projection leaves of it: of an entry that lies close to the main directions,
+a small difference that is mostly rounding in float32, of which AdamW makes a step all the same.
+Single scalars may thus end over 1e-5 apart in a packed and a solo run, by 1e-4 at most in tests.
 
 No code was released, and the paper's choice of k could not be checked: the energy of 0.9 and
 projecting both sides are this project's.
