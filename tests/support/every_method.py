@@ -46,7 +46,7 @@ def lanes_of_each(
         backbone: With an importance map.
         names: Methods that it carries.
         turn: Of which variant the first lane is.
-        placed: The lanes' layers.
+        placed: The lanes' layers; the last one in place of those that there are not.
     """
     anatomy, lanes = backbone.anatomy, list[Lane]()
     for name in names:
@@ -54,7 +54,8 @@ def lanes_of_each(
         for number, layers in enumerate(placed):
             given = _few(name) | dropout(name, DROPOUT) | every[(turn + number) % len(every)]
             size = given.pop(registry[name].schema.size, offered[-(number % 2)])
-            own = configuration(name, anatomy, size, layers=layers, training=TRAINING, **given)
+            at = sorted({min(layer, len(anatomy.layers) - 1) for layer in layers})
+            own = configuration(name, anatomy, size, layers=at, training=TRAINING, **given)
             lanes.append(Lane(len(lanes), own))
     return lanes
 
