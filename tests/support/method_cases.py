@@ -1,6 +1,6 @@
 """Settings that a method allows on a backbone, taken from its schema and its own word."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
@@ -87,6 +87,16 @@ def legal_values(name: str, parameter: str, anatomy: Anatomy) -> Sequence[Scalar
     if is_range and everywhere_legal:
         return range(int(everywhere_legal[0]), int(everywhere_legal[-1]) + 1)
     return tuple(everywhere_legal)
+
+
+def allowed(name: str, site: str, given: Mapping[str, Any], anatomy: Anatomy) -> bool:
+    """Whether a linear site's shape allows what is given, such as what square maps alone can be."""
+    method = registry[name]
+    if site not in anatomy.roles:
+        return True
+    places = linear_places(Group.of(name, range(len(anatomy.layers)), [site]), anatomy)
+    legal = [(value, method.legal(key, place)) for key, value in given.items() for place in places]
+    return all(each is None or value in each for value, each in legal)
 
 
 def sizes(name: str, anatomy: Anatomy) -> tuple[Scalar, ...]:

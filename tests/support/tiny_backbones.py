@@ -281,6 +281,7 @@ def _random_case(
     size = given.pop(schema.size, sizes[int(rng.integers(len(sizes)))])
     offered = {*anatomy.roles, *anatomy.sublayers, *anatomy.norms}
     sites = [site for site in given.get("sites", schema.sites) if site in offered]
+    sites = [site for site in sites if method_cases.allowed(method, site, given, anatomy)]
     if sites:
         number = min(len(sites), int(rng.integers(1, 4)))
         given["sites"] = [str(each) for each in rng.choice(sites, size=number, replace=False)]
