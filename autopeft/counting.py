@@ -32,7 +32,7 @@ def faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     except BackboneError as error:
         return list(error.faults)
     own = [fault for group in groups for fault in registry[group.method].faults(group, anatomy)]
-    return own or _passed_faults(groups, anatomy)
+    return own or [*_passed_faults(groups, anatomy), *_prompt_faults(groups)]
 
 
 def _passed_faults(groups: Sequence[Group], anatomy: Anatomy) -> list[Fault]:
@@ -54,6 +54,23 @@ def _passed_faults(groups: Sequence[Group], anatomy: Anatomy) -> list[Fault]:
             given = "different sites in different layers"
             allowed = "the same sites in all its layers, which share tensors"
             faults.append(Fault("configuration", f"{name}.sites", given, allowed))
+    return faults
+
+
+def _prompt_faults(groups: Sequence[Group]) -> list[Fault]:
+    """Tokens that two methods would put before the text of one layer."""
+    taken: dict[int, str] = {}
+    faults = []
+    for group in (group for group in groups if registry[group.method].tokens(group)):
+        firsts = {layer: taken.setdefault(layer, group.method) for layer in group.layers}
+        twice = [layer for layer, first in firsts.items() if first != group.method]
+        if twice:
+            layers = ", ".join(map(str, twice))
+            given = (
+                f"layers {layers}, where {firsts[twice[0]]} puts tokens before the text as well"
+            )
+            allowed = "one of the two at a layer"
+            faults.append(Fault("configuration", f"{group.method}.layers", given, allowed))
     return faults
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from autopeft.api.costs import Costs
 from autopeft.api.deploying import left_out, undeployable
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS, Configuration
-from autopeft.errors import Fault, InputError
+from autopeft.errors import BackboneError, Fault, InputError
 from autopeft.methods import registry
 from autopeft.searchers.base import Limit, Problem
 from autopeft.searchers.candidates import Candidates
@@ -26,6 +26,8 @@ from autopeft.study.definition import StudyDefinition
 from autopeft.study.metrics import METRICS
 from autopeft.study.records import ObjectiveFrame
 from autopeft.study.search_blocks import Constraint, Objective
+
+_T = TypeVar("_T")
 
 TRIED = 100
 """Samples of a space among which something of each of its methods has to be buildable."""
@@ -155,8 +157,14 @@ def cap_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace)
     return []
 
 
+TOGETHER = "methods beside each other"
+"""Stands for a method where it is their combination that cannot be built."""
+
 TriedFaults: TypeAlias = Mapping[str, Sequence[Sequence[Fault]]]
-"""By method: why its groups cannot be built, for every configuration that was tried."""
+"""By method: why its groups cannot be built, for every configuration that was tried.
+
+Those of `TOGETHER` are of configurations each of whose methods alone can be built.
+"""
 
 
 def tried_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace) -> TriedFaults:
@@ -167,10 +175,15 @@ def tried_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpac
     by_method: dict[str, list[list[Fault]]] = {}
     for point in _tried_points(space):
         configuration = build(definition, space, point).without_rule()
+        sound = True
         for method in configuration.methods:
             groups = tuple(each for each in configuration.groups if each.method == method)
-            alone = replace(configuration, groups=groups)
-            by_method.setdefault(method, []).append(counting.faults(alone, anatomy))
+            own = counting.faults(replace(configuration, groups=groups), anatomy)
+            by_method.setdefault(method, []).append(own)
+            sound = sound and not own
+        if sound:
+            together = counting.faults(configuration, anatomy)
+            by_method.setdefault(TOGETHER, []).append(together)
     return by_method
 
 
@@ -204,8 +217,9 @@ def barred_parts(tried: TriedFaults) -> list[str]:
     notes = []
     for method, found in tried.items():
         if (faulty := [each[0] for each in found if each]) and not all(found):
+            share = max(0.01, len(faulty) / len(found))  # of a sample
             notes.append(
-                f"{len(faulty) / len(found):.0%} of what the space has of {method} is never "
+                f"about {share:.0%} of what the space has of {method} is never "
                 f"proposed, such as {faulty[0].given} (allowed: {faulty[0].allowed})"
             )
     return notes
@@ -301,8 +315,8 @@ def _feasible(
 
 def _ranges(space: BoundSpace, built: Callable[[Point], Configuration], costs: Costs) -> Ranges:
     """Known costs of the space's smallest and largest configurations: the frame's ends."""
-    smallest = [costs.known(built(point)) for point in space.smallest()]
-    largest = [costs.known(built(point)) for point in space.largest_by_rule()]
+    smallest = _of_each(space.smallest(), lambda point: costs.known(built(point)))
+    largest = _of_each(space.largest_by_rule(), lambda point: costs.known(built(point)))
     return {
         name: (
             min(values[name] for values in smallest),
@@ -310,6 +324,23 @@ def _ranges(space: BoundSpace, built: Callable[[Point], Configuration], costs: C
         )
         for name in largest[0]
     }
+
+
+def _of_each(points: Sequence[Point], figure: Callable[[Point], _T]) -> list[_T]:
+    """A figure of each point but those whose rule refuses them, which are never proposed.
+
+    Raises:
+        BackboneError: They are all refused.
+    """
+    found, refused = [], None
+    for point in points:
+        try:
+            found.append(figure(point))
+        except BackboneError as error:
+            refused = error
+    if refused is not None and not found:
+        raise refused
+    return found
 
 
 def _cap_faults(definition: StudyDefinition, ranges: Ranges) -> list[Fault]:
@@ -408,6 +439,6 @@ def param_range(
         return sum(costs.site_params(build(definition, space, point)).values())
 
     return {
-        "min": min(count(point) for point in space.smallest()),
-        "max": max(count(point) for point in space.largest_by_rule()),
+        "min": min(_of_each(space.smallest(), count)),
+        "max": max(_of_each(space.largest_by_rule(), count)),
     }

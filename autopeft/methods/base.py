@@ -19,6 +19,7 @@ from autopeft.backbone.importance import ImportanceMap
 from autopeft.backbone.norms import FrozenNorm
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
+from autopeft.space.method_names import listed
 from autopeft.space.schema import MethodSchema, Scalar
 
 Draw = Callable[[str], torch.Generator]
@@ -492,7 +493,7 @@ class Registry:
         if name in self._offered:
             return self._offered[name]()
         if name not in self._methods:
-            allowed = ", ".join([*self._methods, *self._offered])
+            allowed = listed([*self._methods, *self._offered])
             raise BackboneError(Fault("configuration", name, "an unknown method", allowed))
         return self._methods[name]
 

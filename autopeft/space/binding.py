@@ -10,6 +10,7 @@ from autopeft.space.layer_choice import LayerChoice
 from autopeft.space.layout import Layout
 from autopeft.space.leaves import Choice, Leaf, allowed_values, may_be_measured
 from autopeft.space.method import METHOD, NO_METHOD, BoundMethod, Setting, SiteChoice
+from autopeft.space.method_names import listed
 from autopeft.space.placement import Placement
 from autopeft.space.schema import MethodSchema, ParameterSchema, Shape
 from autopeft.space.sparsity import BoundSparsity, RuleSpace
@@ -111,7 +112,7 @@ def _check(method: MethodSpace, shape: Shape, faults: Faults) -> None:
     """Faults where the backbone lacks what the method names."""
     key = f"methods.{method.schema.name}"
     if method.schema.name not in shape.methods:
-        allowed = ", ".join(sorted(shape.methods)) or "no method"
+        allowed = listed(sorted(shape.methods)) or "no method"
         hint = "remove it: this backbone cannot carry it"
         faults.add(key, method.schema.name, allowed, hint)
     legal = [site for site in method.schema.sites if site in shape.roles]

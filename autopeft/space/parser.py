@@ -7,12 +7,12 @@ from autopeft.space.binding import MethodSpace, SpaceParts
 from autopeft.space.exclusion import check_own_training, read_exclusive
 from autopeft.space.faults import Faults
 from autopeft.space.layers_parser import read_layers
+from autopeft.space.method_names import listed, why_unknown
 from autopeft.space.method_parser import MethodParser
 from autopeft.space.schema import MethodSchema, RuleSchema
 from autopeft.space.space import Space
 from autopeft.space.sparsity import RuleSpace
 from autopeft.space.sparsity_parser import read_sparsity
-from autopeft.space.spellings import METHOD_SPELLINGS
 from autopeft.space.training_parser import read_training
 
 SCHEMA = "autopeft/space/v1"
@@ -89,7 +89,7 @@ def _check_keys(block: Mapping[str, Any], faults: Faults, *, is_file: bool) -> N
 def _methods(
     raw: Any, schemas: Mapping[str, MethodSchema], faults: Faults
 ) -> tuple[MethodSpace, ...]:
-    known = ", ".join(schemas)
+    known = listed(schemas)
     if not isinstance(raw, Mapping) or not raw:
         faults.add("methods", raw, f"a mapping of at least one method: {known}")
         return ()
@@ -97,7 +97,7 @@ def _methods(
     for name, block in raw.items():
         key = f"methods.{name}"
         if name not in schemas:
-            faults.unknown(key, name, schemas, METHOD_SPELLINGS)
+            faults.add(key, name, known, why_unknown(str(name), schemas, say="write {}"))
         elif not isinstance(block, Mapping):
             size = schemas[name].size
             example = f"{{{size}: {{choice: [0, 8]}}}}" if size else "{}, or {present: true}"

@@ -166,7 +166,12 @@ class BoundSpace:
 
         Each is there under every sparsity rule that suits it.
         """
-        return list(sampling.smallest(self.layout))
+        return list(self._smallest)
+
+    @cached_property
+    def _smallest(self) -> list[dict[str, Scalar]]:
+        """Thousands in a space of all methods, and asked for again and again."""
+        return sampling.smallest(self.layout)
 
     def dialogue(self, choose: dialogue.Choose) -> tuple[Point, dict[str, Scalar]]:
         """The point that answers give, one dimension after another, and the answers.

@@ -10,9 +10,9 @@ from typing import Any
 from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS
 from autopeft.errors import Fault, SpaceError
 from autopeft.space.faults import nearest, shown
+from autopeft.space.method_names import listed, why_unknown
 from autopeft.space.schema import POSITIVE, MethodSchema, ParameterSchema, RuleSchema, Shape
 from autopeft.space.spellings import (
-    METHOD_SPELLINGS,
     PARAMETER_SPELLINGS,
     RULE_SPELLINGS,
     SITE_SPELLINGS,
@@ -79,13 +79,12 @@ def _method_findings(
 ) -> list[Finding]:
     schema = schemas.get(method)
     if schema is None:
-        ours = METHOD_SPELLINGS.get(method, "")
-        name = ours if ours in schemas else nearest(method, schemas)
-        unknown = Finding(loc[:1], "an unknown method", ", ".join(schemas), _did_you_mean(name))
+        hint = why_unknown(method, schemas, say="did you mean `{}`?")
+        unknown = Finding(loc[:1], "an unknown method", listed(schemas), hint)
         return [unknown] if loc[1] == 0 else []  # once per method, not once per group
     findings = []
     if shape is not None and method not in shape.methods:
-        allowed = ", ".join(sorted(shape.methods))
+        allowed = listed(sorted(shape.methods))
         findings.append(Finding(loc[:1], "a method this backbone cannot carry", allowed))
     findings += _layer_findings((*loc, "layers"), entry["layers"], shape)
     findings += _site_findings((*loc, "sites"), entry.get("sites", ()), schema, shape)

@@ -1,11 +1,13 @@
 """The problem of a study: exact ranges, caps checked before anything trains, baselines."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bound_problems
 import numpy as np
 import pytest
 import torch
@@ -17,12 +19,13 @@ from autopeft.api import checks
 from autopeft.api import problem as problems
 from autopeft.api.probing import SpaceProbes
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.errors import InputError
+from autopeft.errors import BackboneError, InputError
 from autopeft.methods import registry
 from autopeft.searchers.base import Problem
 from autopeft.searchers.baselines import LEARNING_RATES, baselines
 from autopeft.searchers.front import utility
 from autopeft.searchers.registry import make_searcher
+from autopeft.space.method_names import NOT_PASSED
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.definition import StudyDefinition, parse_definition
 
@@ -45,6 +48,19 @@ def _problem(anatomy: Anatomy, space: str | dict[str, Any], **blocks: Any) -> Pr
     definition = _definition(space, **blocks)
     bound = problems.bind_space(definition, anatomy)
     return problems.make_problem(definition, anatomy, bound, FACTS)
+
+
+@pytest.mark.parametrize("space", ["methods", "everything"])
+def test_spaces_of_all_methods_have_all_of_them_and_something_of_each(space: str) -> None:
+    body = bound_problems.anatomy()
+    definition = _definition(space)
+    bound = problems.bind_space(definition, body)
+    assert {method.name for method in bound.layout.methods} == set(registry.names())
+    tried = problems.tried_faults(definition, body, bound)
+    assert problems.build_faults(tried) == []
+    if space == "methods":
+        assert set(tried) == {*registry.names(), problems.TOGETHER}
+        assert not any(tried[problems.TOGETHER])
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -137,6 +153,34 @@ def test_what_a_type_of_peft_does_not_take_is_told(
         **problems.registered(),
     )  # fmt: skip
     assert [fault.key for fault in faults] == [f"configuration.{name}.0.{key}"]
+
+
+def test_every_other_type_of_peft_is_refused_with_its_reason(anatomy: Anatomy) -> None:
+    """And nobody has to read the names of all those that there are."""
+    from peft import PeftType
+
+    types = {f"peft:{each.value}" for each in PeftType} - set(registry.offered())
+    assert types == {f"peft:{kind}" for kind in NOT_PASSED}
+    wrong: dict[str, Any] = {name: {} for name in (*types, "peft:VERRA", "hyra")}
+    faults = checks.space_faults({"methods": wrong}, where="s")
+    hints = {fault.given: fault.hint for fault in faults}
+    assert hints == {f"peft:{kind}": why for kind, why in NOT_PASSED.items()} | {
+        "peft:VERRA": "write peft:VERA",
+        "hyra": "write hira",
+    }
+    for fault in faults:
+        assert fault.allowed.endswith("waveft, peft:<TYPE> (see `autopeft methods`)")
+        assert fault.allowed.count("peft:") == 1
+    for why in NOT_PASSED.values():
+        assert all(ours in registry.names() for ours in re.findall("`(.*?)`", why))
+    shape = anatomy.shape(registry.carried_by(anatomy))
+    entry = {"peft:XLORA": [{"layers": [0]}]}
+    (fault,) = check_configuration(entry, shape=shape, where="c", **problems.registered())
+    assert fault.hint == NOT_PASSED["XLORA"]
+    assert fault.allowed.count("peft:") == 1
+    with pytest.raises(BackboneError, match="TYPE") as caught:
+        registry["peft:XLORA"]
+    assert "peft:LORA" not in str(caught.value)
 
 
 def test_a_type_of_peft_that_nothing_fits_is_refused_before_training(anatomy: Anatomy) -> None:
@@ -331,6 +375,51 @@ def test_a_method_that_nothing_can_be_built_of_is_a_fault_before_anything_is_mea
     bound = problems.bind_space(definition, anatomy)
     found = problems.build_faults(problems.tried_faults(definition, anatomy, bound))
     assert {fault.key for fault in found} == ({f"space.methods.{key}"} if key else set())
+
+
+def test_methods_that_exclude_each_other_are_not_proposed_together(anatomy: Anatomy) -> None:
+    """Of two prompts at a layer a pack would say no, in the middle of a search."""
+    either: dict[str, Any] = {"present": {"choice": [True, False]}}
+    methods = {"prompt": {"length": {"choice": [1, 2, 4]}}, "dept": {"length": 2}}
+    space = {"methods": {name: own | either for name, own in methods.items()}}
+    definition = _definition(space)
+    bound = problems.bind_space(definition, anatomy)
+    tried = problems.tried_faults(definition, anatomy, bound)
+    assert problems.build_faults(tried) == []
+    (note,) = problems.barred_parts(tried)
+    assert "of methods beside each other is never proposed" in note
+    proposals = make_searcher("random", _problem(anatomy, space)).ask(4)
+    assert {len(proposal.configuration.groups) for proposal in proposals} == {1}
+    always = _definition({"methods": methods})
+    tried = problems.tried_faults(always, anatomy, problems.bind_space(always, anatomy))
+    (fault,) = problems.build_faults(tried)
+    assert fault.key == "space.methods.prompt.layers"
+    entries = {name: [{"layers": [0, 2], "length": 2}] for name in methods}
+    with pytest.raises(InputError, match=r"search\.enqueue\.0\.prompt\.layers"):
+        problems.enqueued(_definition(space, search={"enqueue": [entries]}), anatomy)
+
+
+def test_a_range_leaves_out_what_a_rule_refuses(anatomy: Anatomy) -> None:
+    """AdaLoRA refuses DoRA, of which the largest configurations are."""
+    dora = {"rank": {"choice": [1, 4]}, "alpha_over_rank": 2, "dora": {"choice": [False, True]}}
+    rules = {"rule": {"choice": ["none", "adalora"]}}
+    definition = _definition({"methods": {"lora": dora}, "sparsity": rules})
+    bound = problems.bind_space(definition, anatomy)
+    refused = [
+        bool(counting.faults(problems.build(definition, bound, point), anatomy))
+        for point in bound.largest_by_rule()
+    ]
+    assert refused == [False, True]
+    found = problems.param_range(bound, definition, anatomy)
+    largest = problems.build(definition, bound, bound.largest())
+    assert found["max"] == counting.trainable_params(largest, anatomy)
+    worst = problems.make_problem(definition, anatomy, bound, FACTS).frame[1].worst
+    assert worst == found["max"]
+    always = _definition(
+        {"methods": {"lora": dora | {"dora": True}}, "sparsity": {"rule": "adalora"}}
+    )
+    with pytest.raises(InputError, match=r"lora\.dora; got true"):
+        problems.param_range(problems.bind_space(always, anatomy), always, anatomy)
 
 
 def test_what_a_map_cannot_tell_is_never_proposed(anatomy: Anatomy) -> None:

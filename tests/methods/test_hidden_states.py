@@ -4,12 +4,13 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_backbones as tiny
 import torch
@@ -27,8 +28,10 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError
 from autopeft.methods import registry
 from autopeft.methods.base import Call
-from autopeft.training.batches import Batch
+from autopeft.training.batches import Batch, PaddedExamples
+from autopeft.training.data.examples import Examples
 from autopeft.training.lanes import attention
+from autopeft.training.lanes.density import NEGLIGIBLE, activation_densities
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.slots import LayerSlots
@@ -230,6 +233,39 @@ def test_without_gains_a_lane_is_the_backbone(name: str) -> None:
     assert torch.allclose(all_, case.logits(batch), rtol=0.0, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["prompt", "dept"])
+def test_how_dense_activations_are_is_asked_of_the_text_alone(name: str) -> None:
+    """Whatever stands before it, in the lane or in a neighbour's; OPT's FFNs have a ReLU."""
+    backbone, rng = tiny.tiny_backbone("opt"), np.random.default_rng(0)
+    ids = tuple(rng.integers(3, tiny.VOCABULARY, n).astype(np.int32) for n in (4, 9, 6))
+    rows = Examples(ids, np.zeros(3, dtype=np.int64))
+    examples = PaddedExamples(rows, pad_token_id=0, device=torch.device("cpu"))
+    batch = examples.batch(np.arange(3))
+    case = Case.of(backbone, configuration(name, backbone.anatomy, 3))
+    seen: list[Tensor] = []
+    handles = [
+        backbone.model.get_submodule(layer.sites["down"].module).register_forward_pre_hook(
+            lambda module, args: seen.append(args[0].view(3, -1, args[0].shape[-1]))
+        )
+        for layer in backbone.anatomy.layers
+    ]
+    case.expected(batch)
+    for handle in handles:
+        handle.remove()
+    dense = torch.stack([(h[:, 3:].square() > NEGLIGIBLE).double().mean(2) for h in seen]).mean(0)
+    expected = ((dense * batch.mask).sum(1) / batch.mask.sum(1)).mean()
+    assert 0.2 < float(expected) < 0.8
+    assert float(activation_densities([case.pack], examples)) == pytest.approx(float(expected))
+    lanes = [Lane(n, configuration(name, backbone.anatomy, 3 + 6 * n)) for n in range(2)]
+    both, *alone = (
+        Pack(backbone, backbone.head(3), own, seeds=Seeds(3), dtype=torch.float64)
+        for own in (lanes, lanes[:1], lanes[1:])
+    )
+    together, apart = (activation_densities(packs, examples) for packs in ([both], alone))
+    assert torch.allclose(together, apart, rtol=0.0, atol=1e-9)
+    assert abs(float(apart[0] - apart[1])) > 1e-6
+
+
 def test_an_initial_prompt_is_made_of_the_vocabulary() -> None:
     for architecture in ("bert", "llama"):
         backbone = tiny.tiny_backbone(architecture, torch.float32)
@@ -256,8 +292,13 @@ def test_two_prompts_at_one_layer_are_refused() -> None:
         for name in ("prompt", "dept")
     ]
     lane = Lane(0, Configuration.of(groups, training=TRAINING))
+    (fault,) = counting.faults(lane.configuration, backbone.anatomy)
+    assert fault.key == "prompt.layers"
+    assert fault.given == "layers 0, where dept puts tokens before the text as well"
     with pytest.raises(BackboneError, match="before the text at layer 0"):
         Pack(backbone, backbone.head(3), [lane], seeds=Seeds(0))
+    apart = [groups[0], replace(groups[1], layers=(2,))]
+    assert not counting.faults(Configuration.of(apart, training=TRAINING), backbone.anatomy)
 
 
 def test_reft_edits_some_token_of_a_subspace_that_there_is() -> None:

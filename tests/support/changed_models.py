@@ -21,7 +21,7 @@ from autopeft.backbone.loading import Backbone
 from autopeft.training.batches import Batch
 
 ATTENTION = "reference_attention"
-ABSOLUTE = ("bert", "gpt2")
+ABSOLUTE = ("bert", "gpt2", "opt")
 """Architectures whose text would move, were it not told its positions."""
 
 Tensors = Mapping[int, Mapping[str, Tensor]]

@@ -13,7 +13,8 @@ from functools import partial
 
 from autopeft.methods.base import registry
 from autopeft.methods.passed.method import Passed
-from autopeft.methods.passed.types import PREFIX, TYPES
+from autopeft.methods.passed.types import TYPES
+from autopeft.space.method_names import PREFIX
 
 for _type in TYPES:
     registry.offer(PREFIX + _type.name, partial(Passed, _type))

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods.passed.parameters import arguments, config_class
-from autopeft.methods.passed.types import PREFIX, PeftType
+from autopeft.methods.passed.types import PeftType
+from autopeft.space.method_names import PREFIX
 from autopeft.space.schema import Scalar
 
 logger = logging.getLogger(__name__)

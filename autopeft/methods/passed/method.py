@@ -12,7 +12,8 @@ from autopeft.methods.inherited import Unfolded, divisors
 from autopeft.methods.passed.build import Target
 from autopeft.methods.passed.counts import ModuleShape, PassedPlace, count_at, fixed_at
 from autopeft.methods.passed.parameters import schema_of
-from autopeft.methods.passed.types import PREFIX, PeftType
+from autopeft.methods.passed.types import PeftType
+from autopeft.space.method_names import PREFIX
 from autopeft.space.schema import MethodSchema, Scalar
 
 

@@ -12,7 +12,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, NORMS
-from autopeft.methods.passed.types import PREFIX, PeftType
+from autopeft.methods.passed.types import PeftType
+from autopeft.space.method_names import PREFIX
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 _PLACES = "`sites` and `layers` say where it sits, by full module names"

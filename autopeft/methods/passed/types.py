@@ -6,9 +6,6 @@ from typing import Literal, TypeAlias
 
 from autopeft.space.schema import Scalar
 
-PREFIX = "peft:"
-"""Of the names of passed methods."""
-
 Side: TypeAlias = Literal["in", "out"]
 
 Where: TypeAlias = Literal["linear", "norm"]

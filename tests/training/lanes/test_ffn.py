@@ -29,6 +29,7 @@ OPTIONS: dict[int, dict[str, float]] = {
     2: {"density_weight": 1.0, "density_epsilon": 0.05},
     3: {"ffn_masking": 0.5, "density_weight": 0.3},
     4: {"ffn_dropping": 0.6},
+    5: {"density_weight": 0.5, "density_epsilon": 0.02},
 }
 """By the number of a lane, which is also its layout in `_lane`."""
 
@@ -42,7 +43,23 @@ class Replayed:
 
 
 def _lane(number: int, options: dict[str, float], *, sites: tuple[str, ...] = ()) -> Lane:
-    """LoRA or an adapter, beginning at one of three layers."""
+    """LoRA, an adapter or prompts, beginning at one of three layers."""
+    training = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0} | options
+    if number == 5:  # its slots lengthen the rows of all lanes, by more than it uses in one layer
+        prompts = [
+            Group.of("prompt", [0], length=5, initial="random"),
+            Group.of(
+                "dept",
+                [1],
+                length=2,
+                rank=2,
+                positions=4,
+                alpha=8.0,
+                prompt_rate=60.0,
+                initial="random",
+            ),
+        ]
+        return Lane(number, Configuration.of(prompts, training=training))
     layers = [[1, 2], [0, 2], [1], [0, 1, 2], [2]][number]
     sites = sites or (("query", "down"), ("value", "up"))[number % 2]
     group = Group.of("lora", layers, sites, rank=2 + number, alpha=8.0, dropout=0.1)
@@ -50,8 +67,7 @@ def _lane(number: int, options: dict[str, float], *, sites: tuple[str, ...] = ()
         group = Group.of(
             "serial_adapter", layers, ["ffn"], size=4, activation="gelu", scale=1.0, dropout=0.1
         )
-    training = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
-    return Lane(number, Configuration.of([group], training=training | options))
+    return Lane(number, Configuration.of([group], training=training))
 
 
 def _lanes() -> list[Lane]:
@@ -187,7 +203,8 @@ def _expected(architecture: str, number: int, step: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "number"), [("bert", 1), ("bert", 2), ("llama", 3), ("opt", 4)]
+    ("architecture", "number"),
+    [("bert", 1), ("bert", 2), ("llama", 3), ("opt", 4), ("bert", 5), ("opt", 5)],
 )
 def test_a_step_is_what_the_papers_write(architecture: str, number: int) -> None:
     step = 3

@@ -1,0 +1,49 @@
+"""What a fault says of a method's name that nobody has registered."""
+
+from collections.abc import Iterable
+
+from autopeft.space.faults import nearest
+from autopeft.space.spellings import METHOD_SPELLINGS
+
+PREFIX = "peft:"
+"""Of the names of HF `peft`'s own types."""
+
+_LENGTHENS = "peft's type puts tokens before the text, which nothing here leaves to peft"
+
+NOT_PASSED = {
+    "ADAPTION_PROMPT": "peft's type does not run on a sequence classifier: write `aligner`",
+    "CARTRIDGE": f"{_LENGTHENS}: write `prefix`",
+    "CPT": "peft's type does not run on a sequence classifier: write `prompt`",
+    "MULTITASK_PROMPT_TUNING": f"{_LENGTHENS}: write `prompt`",
+    "PREFIX_TUNING": f"{_LENGTHENS}: write `prefix`",
+    "PROMPT_TUNING": f"{_LENGTHENS}: write `prompt`",
+    "P_TUNING": f"{_LENGTHENS}: write `prompt`",
+    "SHADOW": "peft's type does not run on a sequence classifier",
+    "TRAINABLE_TOKENS": "peft's type trains embeddings of tokens, and no layer has them",
+    "XLORA": "peft's type needs trained LoRA adapters on disk: write `moelora` for experts",
+}
+"""Types of `peft` 0.21 that are not passed through, with the reason."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of methods for a fault: `peft`'s types, dozens of them, as one."""
+    names = tuple(names)
+    own = [name for name in names if not name.startswith(PREFIX)]
+    passed = len(own) < len(names)
+    return ", ".join([*own, *([f"{PREFIX}<TYPE> (see `autopeft methods`)"] if passed else [])])
+
+
+def why_unknown(name: str, known: Iterable[str], *, say: str) -> str:
+    """Why a type of `peft` is no method, or which one a foreign or misspelt name means; or "".
+
+    Args:
+        name: What was written.
+        known: The registered methods.
+        say: How a name is proposed: "write {}".
+    """
+    known = tuple(known)
+    if name.startswith(PREFIX) and (kind := name.removeprefix(PREFIX).upper()) in NOT_PASSED:
+        return NOT_PASSED[kind]
+    ours = METHOD_SPELLINGS.get(name, "")
+    ours = ours if ours in known else nearest(name, known)
+    return say.format(ours) if ours else ""
