@@ -15,7 +15,7 @@ from autopeft.backbone.heads import HeadRecipe
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, Fault
 from autopeft.export import peft_forms
-from autopeft.export.peft_folding import folds
+from autopeft.export.peft_folding import folding_faults, folds
 from autopeft.export.peft_options import plain_config, shared_options
 from autopeft.export.peft_passed import passed_config, passed_faults, passes_on
 from autopeft.export.peft_prompt import is_prompt, prompt_config, prompt_faults
@@ -72,6 +72,8 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
         faults.append(Fault("export", "lora.dora", given, "one of the two for all of HF peft's"))
     if not faults and peft_forms.has_form(configuration):
         return peft_forms.form_faults(configuration, anatomy)
+    if types == {"LORA"}:
+        faults += folding_faults(configuration, anatomy)
     return faults + prompt_faults(configuration, anatomy)
 
 

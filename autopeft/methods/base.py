@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.backbone.frozen_maps import FrozenMap
+from autopeft.backbone.frozen_maps import FrozenMap, Svd, decomposed
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.backbone.norms import FrozenNorm
 from autopeft.configuration import Group
@@ -105,10 +105,17 @@ class DenseMap:
     Attributes:
         weight: W [d_in, d_out]; of a norm, its scale [d].
         bias: b [d_out], or None.
+        known_svd: Gives the weight's SVD where it is kept.
     """
 
     weight: Tensor
     bias: Tensor | None = None
+    known_svd: Callable[[], Svd] | None = None
+
+    def svd(self) -> Svd:
+        """The weight's SVD, where the weight lies and in its type."""
+        found = decomposed(self.weight) if self.known_svd is None else self.known_svd()
+        return found.to(self.weight.device, self.weight.dtype)
 
 
 class Uniform(Protocol):

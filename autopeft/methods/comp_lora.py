@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import Svd, decomposed
+from autopeft.backbone.frozen_maps import Svd
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -126,7 +126,7 @@ class CompLora(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:
         """Q A and (alpha / r) B P."""
-        a, b = complement(tensors["A"], tensors["B"], decomposed(frozen.weight), group)
+        a, b = complement(tensors["A"], tensors["B"], frozen.svd(), group)
         return a, scaling(group) * b
 
     def stack_key(self, group: Group) -> Hashable:

@@ -153,20 +153,23 @@ def test_methods_that_say_how_peft_holds_them_give_the_same_logits_through_it(
     assert model.peft_config["default"].peft_type == method.upper()
 
 
+SITES = ("query", "value", "output", "up", "down")
+FACTORS = {"vera": 3, "melora": 3, "comp_lora": 3, "loretta_rep": 3, "vb_lora": 3}
+DIRECTIONS = {"kasa": 3, "msplora": 2, "psoft": 3, "ether": 4, "ether_plus": 16}
+
+
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 def test_what_is_lora_once_trained_gives_the_same_logits_through_peft(
     architecture: str, tmp_path: Path
 ) -> None:
     """One method at every site of a layer, and LoRA itself beside one of them."""
-    names = ("vera", "melora", "comp_lora", "loretta_rep", "vb_lora")
     anatomy = tiny.tiny_backbone(architecture).anatomy
-    sites = ("query", "value", "output", "up", "down")
     groups = [
-        case(name, anatomy, 3, layers=layers, sites=[site], dropout=0.1).groups[0]
-        for layers in ((0,), (2,))
-        for name, site in zip(names, sites, strict=True)
+        case(name, anatomy, size, layers=layers, sites=[site]).groups[0]
+        for names, layers in ((FACTORS, [0]), (FACTORS, [2]), (DIRECTIONS, [1]))
+        for (name, size), site in zip(names.items(), SITES, strict=True)
     ]
-    groups.append(_lora([2], ["query"], 5))
+    groups.append(_lora([1, 2], ["query"], 5))
     configuration = Configuration.of(groups, training=TRAINING)
     ours, theirs, model = _trained_logits(architecture, configuration, tmp_path)
     assert torch.allclose(ours, theirs, atol=2e-5)
