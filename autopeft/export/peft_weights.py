@@ -115,7 +115,7 @@ def peft_adapter(
     if has_form(configuration):
         anatomy = backbone.anatomy
         config = formed_config(configuration, anatomy, head, base_model=backbone.name)
-        formed = form_tensors(configuration, anatomy, weights)
+        formed = form_tensors(configuration, backbone, weights)
         return PeftAdapter(
             config, {base + name: t for name, t in formed.items()} | _head(head, weights)
         )

@@ -403,14 +403,31 @@ class Method(Protocol):
             frozen: As for `merged`.
         """
 
-    def peft_lacks(self, group: Group) -> str:
+    def peft_lacks(self, group: Group, anatomy: Anatomy) -> str:
         """What of a group `peft_type` cannot hold; "" where it holds all."""
 
     def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
-        """Arguments of the configuration of `peft_type`; see `autopeft.export.peft_forms`."""
+        """Arguments of the configuration of `peft_type`, which has one value of each.
 
-    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """One place's trained tensors by their names within `peft`'s module."""
+        See `autopeft.export.peft_forms`.
+        """
+
+    def peft_module_settings(
+        self, modules: Mapping[str, tuple[Group, Place]]
+    ) -> Mapping[str, object]:
+        """Further arguments, which name modules.
+
+        Args:
+            modules: What is where, by the modules' full names.
+        """
+
+    def peft_trains(self, group: Group) -> str:
+        """What `peft` would train otherwise by that configuration; "" where nothing."""
+
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
+        """One place's tensors by their names within `peft`'s module; arguments as for `merged`."""
 
     def owners(self, group: Group, place: Place) -> Mapping[str, tuple[int, str]]:
         """Trained tensors that the group has once for several places: who holds them.

@@ -62,7 +62,9 @@ class BitFit(OnLinearMaps):
         bias = tensors["bias"] if frozen.bias is None else frozen.bias + tensors["bias"]
         return DenseMap(frozen.weight, bias)
 
-    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
         """The same, with an axis more."""
         return {"beft_bias": tensors["bias"].unsqueeze(0)}
 
