@@ -19,4 +19,5 @@ def along(x: Tensor, directions: Tensor) -> Tensor:
 def columns(directions: Tensor) -> Tensor:
     """The unit directions of all blocks as columns: [n, b] -> [n b, n], zero outside a block."""
     unit = functional.normalize(directions, dim=-1)
-    return torch.block_diag(*unit.unsqueeze(-1))
+    apart = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    return (unit.unsqueeze(-1) * apart.unsqueeze(1)).flatten(0, 1)

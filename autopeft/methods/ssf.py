@@ -81,12 +81,13 @@ class Ssf(OnLinearMaps):
     def peft_tensors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> Mapping[str, Tensor]:
-        """One scale for weight and bias, and no B."""
+        """One scale for weight and bias, no B and no C."""
         scale = tensors["scale"]
         column = scale.unsqueeze(1)
         return {
             "glora_A.X": column,
             "glora_B.X": torch.zeros_like(column),
+            "glora_C.zeros": scale.new_zeros(place.d_in, 1),  # asked for where it has none
             "glora_D.X": scale.clone(),  # files hold no tensor twice
             "glora_E.X": tensors["shift"],
         }
