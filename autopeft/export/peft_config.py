@@ -118,7 +118,7 @@ def peft_config(
     if passes_on(configuration):
         return passed_config(configuration, anatomy, head, base_model=base_model)
     if peft_forms.has_form(configuration):
-        if faults := peft_forms.untrained_faults(configuration):
+        if faults := peft_forms.untrained_faults(configuration, anatomy):
             raise ExportError(faults)
         return formed_config(configuration, anatomy, head, base_model=base_model)
     sites = lora_sites(configuration, anatomy)

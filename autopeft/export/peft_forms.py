@@ -1,7 +1,8 @@
 """Adapters of `peft`'s types that a method's own file describes: one type and one set of settings.
 
 Each of these types holds its tensors by whole linear modules, or norms, and has one configuration
-for all of them, so a configuration is carried where its groups agree and sit on maps of their own.
+for all of them, so a configuration is carried where its groups agree. Part of a fused map is held
+by vectors of outputs alone, which leave the other outputs as they are (see `Method.peft_fill`).
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy, Norm, Site
 from autopeft.backbone.loading import Backbone
+from autopeft.backbone.structure import widths
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import Fault
 from autopeft.export.peft_prompt import TYPE
@@ -20,6 +22,8 @@ from autopeft.methods.base import DenseMap, Place
 
 DESCRIBED_ELSEWHERE = ("", "LORA", "SHIRA", TYPE)
 """Types that none holds, or that have modules of their own here."""
+ON_CONV1D = ("IA3",)
+"""Types whose tensors are the same there as on torch's Linear."""
 
 
 def has_form(configuration: Configuration) -> bool:
@@ -42,12 +46,19 @@ def form_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
         allowed = "one set of settings for all of HF peft's"
         faults.append(Fault("export", name, "; ".join(sorted(given)), allowed))
     sites = [held for _, _, held in _held(configuration, anatomy) if isinstance(held, Site)]
-    shared = sorted({site.module for site in sites if site.fused or site.transposed})
-    if shared:
+    refused = sorted({site.module for site in sites if _refuses(name, site)})
+    if refused:
         why = "which holds several sites in one map, or is transformers' Conv1D"
         hint = "use --format yaml"
-        faults.append(Fault("export", f"{name}.sites", f"{shared[0]}, {why}", "whole maps", hint))
+        faults.append(Fault("export", f"{name}.sites", f"{refused[0]}, {why}", "whole maps", hint))
     return faults
+
+
+def _refuses(name: str, site: Site) -> bool:
+    method = registry[name]
+    if site.transposed and method.peft_type not in ON_CONV1D:
+        return True
+    return site.fused and method.peft_fill is None
 
 
 def form_config(configuration: Configuration, anatomy: Anatomy, options: Mapping[str, Any]) -> Any:
@@ -72,10 +83,14 @@ def form_config(configuration: Configuration, anatomy: Anatomy, options: Mapping
     )
 
 
-def untrained_faults(configuration: Configuration) -> list[Fault]:
+def untrained_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     """Why `peft` would train something else by that configuration; [] where the same."""
     (name,) = configuration.methods
     told = sorted({registry[name].peft_trains(group) for group in configuration.groups} - {""})
+    fused = {
+        h.module for _, _, h in _held(configuration, anatomy) if isinstance(h, Site) and h.fused
+    }
+    told += [f"at all of {module}, which holds several sites" for module in sorted(fused)[:1]]
     hint = "train it with autopeft train: the trained adapter is exact in peft"
     return [Fault("export", name, other, "what peft trains as well", hint) for other in told]
 
@@ -98,8 +113,29 @@ def form_tensors(
         like = next(iter(own.values())).device
         frozen = _frozen(backbone, held, like)
         for stored, tensor in registry[name].peft_tensors(group, place, own, frozen).items():
-            tensors[f"{held.module}.{stored}"] = tensor.contiguous()
+            key, fill = f"{held.module}.{stored}", registry[name].peft_fill
+            if isinstance(held, Site) and held.fused and fill is not None:
+                width = widths(backbone.model.get_submodule(held.module))[1]
+                tensor = _joined(tensor, held, width, tensors.get(key, fill))
+            tensors[key] = tensor.contiguous()
     return tensors
+
+
+def _joined(tensor: Tensor, held: Site, width: int, whole: Tensor | float) -> Tensor:
+    """A vector of a site's outputs within that of its fused map.
+
+    Args:
+        tensor: [d_out, 1] or [1, d_out], of the site alone.
+        held: The site.
+        width: Outputs of the whole map.
+        whole: The map's vector with its other sites, or what stands for outputs without.
+    """
+    axis = tensor.shape.index(held.out_features)
+    if not isinstance(whole, Tensor):
+        shape = [width if at == axis else size for at, size in enumerate(tensor.shape)]
+        whole = tensor.new_full(shape, whole)
+    whole.narrow(axis, held.start, held.out_features).copy_(tensor)
+    return whole
 
 
 def _frozen(backbone: Backbone, held: Site | Norm, device: torch.device) -> DenseMap:

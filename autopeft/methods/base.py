@@ -312,6 +312,8 @@ class Method(Protocol):
         identity: "exact" where the configured model equals the backbone at initialisation, else
             why it does not.
         peft_type: The HF `peft` type that can hold it, or "" where none can.
+        peft_fill: What stands in `peft`'s tensors for those outputs of a fused map that are not
+            trained; None where it cannot hold a part of a map.
         alone: Whether it has no lane axis: its trials are packs of one, and it gives no operator.
         modalities: Kinds of backbones that it is for, see `Anatomy.modality`.
     """
@@ -322,6 +324,7 @@ class Method(Protocol):
     source: str
     identity: str
     peft_type: str
+    peft_fill: float | None
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """Why the backbone cannot carry the method, or "" where it can."""

@@ -48,6 +48,7 @@ class Unchosen:
     modalities: tuple[str, ...] = ("text", "image")
     schema: MethodSchema
     alone = False
+    peft_fill: float | None = None
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """No place has a say."""

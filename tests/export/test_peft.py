@@ -190,6 +190,9 @@ def test_what_is_lora_once_trained_gives_the_same_logits_through_peft(
         ("llama", "bitfit", {}, "query down"),
         ("bert", "ia3", {}, "key up down"),
         ("llama", "ia3", {}, "key up down"),
+        ("modernbert", "ia3", {}, "key value down"),
+        ("gpt2", "ia3", {}, "query value up down"),
+        ("modernbert", "bitfit", {}, "query value"),
         ("bert", "norm", {"bias": True}, "attention_norm ffn_norm"),
         ("bert", "norm", {"bias": False}, "ffn_norm"),
         ("llama", "norm", {"bias": False}, "attention_norm ffn_norm"),
@@ -255,7 +258,7 @@ def test_what_one_configuration_of_peft_cannot_say_is_refused() -> None:
         Group.of("norm", [0], ["ffn_norm"], bias=True),
         Group.of("ssf", [1], ["value"]),
     ):
-        with pytest.raises(ExportError, match="a shift of .*, which has no"):
+        with pytest.raises(ExportError, match=r"a shift of .*, which has no"):
             peft_config(
                 Configuration.of([lacking], training=TRAINING),
                 tiny.tiny_backbone("llama").anatomy,
@@ -277,7 +280,10 @@ def test_what_peft_would_train_otherwise_is_refused_before_it_is_trained() -> No
     for group in (
         Group.of("norm", [0], ["ffn_norm"], bias=False),
         Group.of("ssf", [1], ["value"]),
+        Group.of("ia3", [1], ["value"]),
     ):
+        if group.method == "ia3":
+            backbone = tiny.tiny_backbone("gpt2")
         configuration = Configuration.of([group], training=TRAINING)
         assert peft_faults(configuration, backbone.anatomy) == []
         with pytest.raises(ExportError, match="what peft trains as well"):
