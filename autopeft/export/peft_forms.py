@@ -116,8 +116,9 @@ def form_tensors(
             key, fill = f"{held.module}.{stored}", registry[name].peft_fill
             if isinstance(held, Site) and held.fused and fill is not None:
                 width = widths(backbone.model.get_submodule(held.module))[1]
-                tensor = _joined(tensor, held, width, tensors.get(key, fill))
-            tensors[key] = tensor.contiguous()
+                tensors[key] = _joined(tensor, held, width, tensors.get(key, fill))
+            else:
+                tensors[key] = tensor.contiguous()
     return tensors
 
 
