@@ -16,11 +16,11 @@ from autopeft.backbone.loading import Backbone
 from autopeft.backbone.structure import widths
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import Fault
-from autopeft.export.peft_prompt import TYPE
+from autopeft.export import peft_prefix, peft_prompt
 from autopeft.methods import registry
 from autopeft.methods.base import DenseMap, Place
 
-DESCRIBED_ELSEWHERE = ("", "LORA", "SHIRA", TYPE)
+DESCRIBED_ELSEWHERE = ("", "LORA", "SHIRA", peft_prefix.TYPE, peft_prompt.TYPE)
 """Types that none holds, or that have modules of their own here."""
 ON_CONV1D = ("IA3",)
 """Types whose tensors are the same there as on torch's Linear."""
@@ -106,7 +106,7 @@ def form_tensors(
         weights: Unpadded, by saved name, fixed ones too.
     """
     (name,) = configuration.methods
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for group, place, held in _held(configuration, backbone.anatomy):
         start = f"{name}.{place.layer}.{place.site}."
         own = {n.removeprefix(start): t for n, t in weights.items() if n.startswith(start)}

@@ -42,7 +42,7 @@ class BitFit(OnLinearMaps):
     source = "Ben Zaken et al. 2021, BitFit, arXiv 2106.10199"
     identity = "exact"
     peft_type = "BEFT"
-    peft_fill = 0.0
+    peft_fill: float | None = 0.0
 
     def count(self, group: Group, place: Place) -> int:
         """d_out."""

@@ -54,7 +54,7 @@ class Ia3(OnLinearMaps):
     source = "Liu et al. 2022, (IA)^3 in T-Few, arXiv 2205.05638"
     identity = "exact"
     peft_type = "IA3"
-    peft_fill = 1.0
+    peft_fill: float | None = 1.0
 
     def count(self, group: Group, place: Place) -> int:
         """d_out; d_in at `down`."""

@@ -342,9 +342,11 @@ def test_what_peft_cannot_carry_is_refused_all_at_once() -> None:
     with pytest.raises(ExportError) as caught:
         peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
     assert [fault.key for fault in caught.value.faults] == [
-        "prefix",
         "serial_adapter",
+        "prefix",
         "lora.dropout",
+        "prefix.layers",
+        "prefix",
     ]
 
 
