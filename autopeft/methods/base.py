@@ -184,6 +184,8 @@ class LaneOperator(nn.Module):
         fixed_names: Tensors that are kept and saved with the lane but not trained (indices).
         matrix_names: Trained tensors of one axis that are weights of a matrix all the same, so
             that weight decay applies to them.
+        goes_first: At a linear map: whether it takes y for the frozen map's own output, and so is
+            called before operators of other methods, which otherwise follow the alphabet.
         products_only: Whether inputs meet its weights in nothing but matrix products, so that
             autocast takes them in whatever type they come: elsewhere they come in its own.
         changes_text: Of a prompt: whether `delta` changes the hidden states that it stands before.
@@ -203,6 +205,7 @@ class LaneOperator(nn.Module):
     )
     fixed_names: tuple[str, ...] = ()
     matrix_names: tuple[str, ...] = ()
+    goes_first: bool = False
     products_only: bool = False
     changes_text: bool = False
     frozen_roles: tuple[str, ...] = ()

@@ -62,7 +62,7 @@ class NormTuning(Unfolded):
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """n(x); x is kept by the norm itself."""
-        return Kept(2 * place.d_in, reads=False)
+        return Kept(place.d_in, reads=False)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Zeros."""

@@ -61,6 +61,17 @@ def variants(name: str) -> list[dict[str, Any]]:
     return found
 
 
+def carried(anatomy: Anatomy) -> list[str]:
+    """Names of the methods with files of their own that a backbone carries, sorted."""
+    return [name for name in sorted(registry.names()) if not registry[name].carried_by(anatomy)]
+
+
+def dropout(name: str, rate: float) -> dict[str, float]:
+    """The rate as a setting, of a method that has it."""
+    has_it = any(parameter.name == "dropout" for parameter in registry[name].schema.parameters)
+    return {"dropout": rate} if has_it else {}
+
+
 def legal_values(name: str, parameter: str, anatomy: Anatomy) -> Sequence[Scalar] | None:
     """What every linear site of a backbone allows of a parameter; None where they have no say."""
     method = registry[name]
