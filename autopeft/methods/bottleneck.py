@@ -135,7 +135,7 @@ class Bottleneck(Unchosen):
         return self.count(group, place) + len(scale_at_start(group, place.d_out))
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """The activation's output, its input too where that is not enough, z, and what s scales."""
+        """The activation's output, its input where that is not enough, z, and what s scales."""
         size = int(group["size"])
         inner = size if group["activation"] in OF_OUTPUT else 2 * size
         inner += place.d_out if scaling_of(group) != "fixed" else 0

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import Svd, decomposed
+from autopeft.backbone.frozen_maps import Svd
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -136,7 +136,7 @@ class CompLora(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:
         """Q A and (alpha / r) B P."""
-        svd, side = decomposed(frozen.weight), str(group["side"])
+        svd, side = frozen.svd(), str(group["side"])
         k = n_main(svd.values, float(group["energy"]))
         a, b = complement(tensors["A"], tensors["B"], svd, k, side)
         return a, scaling(group) * b

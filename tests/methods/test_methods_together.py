@@ -28,6 +28,7 @@ LAYER, SITE = 1, "query"
 NEUTRAL: Mapping[str, Callable[[Tensors], Tensors]] = {
     "ia3": lambda own: own,
     "road": lambda own: own,
+    "ssf": lambda own: own,
     "boft": lambda own: {**own, "Q": torch.zeros_like(own["Q"])},
     "ether_plus": lambda own: {**own, "v": -own["u"]},
 }
