@@ -269,19 +269,19 @@ def _random_group(
 def _random_case(
     method: str, layers: list[int], backbone: Backbone, rng: np.random.Generator
 ) -> Group:
-    """A variant of a method, at one of its sizes, at up to three of its sites."""
-    anatomy, schema, every = (
-        backbone.anatomy,
-        registry[method].schema,
-        method_cases.variants(method),
-    )
-    given = dict(every[int(rng.integers(len(every)))])
-    given = method_cases.dropout(method, float(rng.choice([0.0, 0.2]))) | given
+    """A variant of a method, at one of its sizes, at up to three of the sites that allow it."""
+    anatomy, schema = backbone.anatomy, registry[method].schema
+    offered = {*anatomy.roles, *anatomy.sublayers, *anatomy.norms}
+    every = [
+        (given, [site for site in sites if method_cases.allowed(method, site, given, anatomy)])
+        for given in method_cases.variants(method)
+        for sites in [[site for site in given.get("sites", schema.sites) if site in offered]]
+    ]
+    every = [(given, sites) for given, sites in every if sites or not schema.sites]
+    variant, sites = every[int(rng.integers(len(every)))]
+    given = method_cases.dropout(method, float(rng.choice([0.0, 0.2]))) | dict(variant)
     sizes = method_cases.sizes(method, anatomy)
     size = given.pop(schema.size, sizes[int(rng.integers(len(sizes)))])
-    offered = {*anatomy.roles, *anatomy.sublayers, *anatomy.norms}
-    sites = [site for site in given.get("sites", schema.sites) if site in offered]
-    sites = [site for site in sites if method_cases.allowed(method, site, given, anatomy)]
     if sites:
         number = min(len(sites), int(rng.integers(1, 4)))
         given["sites"] = [str(each) for each in rng.choice(sites, size=number, replace=False)]
