@@ -90,7 +90,7 @@ def legal_values(name: str, parameter: str, anatomy: Anatomy) -> Sequence[Scalar
 
 
 def allowed(name: str, site: str, given: Mapping[str, Any], anatomy: Anatomy) -> bool:
-    """Whether a linear site's shape allows what is given, such as what square maps alone can be."""
+    """Whether a linear site's shape allows what is given: some things need square maps."""
     method = registry[name]
     if site not in anatomy.roles:
         return True
