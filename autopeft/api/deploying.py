@@ -8,22 +8,33 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration
 from autopeft.errors import BackboneError, Fault
 from autopeft.export.peft_config import peft_faults
+from autopeft.export.peft_prompt import classifier_faults
 
 
-def undeployable(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
-    """Why HF `peft` cannot hold what a configuration comes to; [] where it can."""
+def undeployable(configuration: Configuration, anatomy: Anatomy, *, causal: bool) -> list[Fault]:
+    """Why HF `peft` cannot hold what a configuration comes to; [] where it can.
+
+    Args:
+        configuration: Of the space.
+        anatomy: The backbone.
+        causal: Whether the task is language modelling.
+    """
     try:
-        return peft_faults(counting.resolved(configuration, anatomy), anatomy)
+        faults = peft_faults(counting.resolved(configuration, anatomy), anatomy)
+        return faults or ([] if causal else classifier_faults(configuration))
     except BackboneError as error:
         return list(error.faults)
 
 
-def left_out(configurations: Sequence[Configuration], anatomy: Anatomy) -> Mapping[str, str]:
+def left_out(
+    configurations: Sequence[Configuration], anatomy: Anatomy, *, causal: bool
+) -> Mapping[str, str]:
     """What `deploy: [peft]` never proposes of a space, with the reason, by method.
 
     Args:
         configurations: Of the space, many of them.
         anatomy: The backbone.
+        causal: Whether the task is language modelling.
 
     Returns:
         A method that no configuration can have, or "a mixture of A and B" where each can be had
@@ -33,12 +44,12 @@ def left_out(configurations: Sequence[Configuration], anatomy: Anatomy) -> Mappi
     mixed: dict[str, str] = {}
     for configuration in configurations:
         alone = {
-            method: undeployable(_only(configuration, method), anatomy)
+            method: undeployable(_only(configuration, method), anatomy, causal=causal)
             for method in configuration.methods
         }
         for method, faults in alone.items():
             reasons.setdefault(method, []).append(_told(faults[0]) if faults else "")
-        together = undeployable(configuration.without_rule(), anatomy)
+        together = undeployable(configuration.without_rule(), anatomy, causal=causal)
         if together and not any(alone.values()):
             mixed.setdefault(f"a mixture of {' and '.join(alone)}", _told(together[0]))
     told = {}

@@ -23,7 +23,7 @@ from autopeft.sparsity import rules
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.configuration_form import complete_configuration
 from autopeft.study.definition import StudyDefinition
-from autopeft.study.metrics import METRICS
+from autopeft.study.metrics import CAUSAL_LM, METRICS
 from autopeft.study.records import ObjectiveFrame
 from autopeft.study.search_blocks import Constraint, Objective
 
@@ -199,7 +199,7 @@ def not_deployed(
     if not definition.deploy:
         return {}
     tried = [build(definition, space, point) for point in _tried_points(space)]
-    return left_out(tried, anatomy)
+    return left_out(tried, anatomy, causal=_is_causal(definition))
 
 
 def build_faults(tried: TriedFaults) -> list[Fault]:
@@ -296,16 +296,21 @@ def _limits(
     return tuple(Limit(frames[name], bound) for name, bound in bounds.items() if name in frames)
 
 
+def _is_causal(definition: StudyDefinition) -> bool:
+    return definition.model.task == CAUSAL_LM
+
+
 def _feasible(
     definition: StudyDefinition, costs: Costs, anatomy: Anatomy
 ) -> Callable[[Configuration], bool]:
     caps, peft_only = _known_caps(definition), "peft" in definition.deploy
+    causal = _is_causal(definition)
 
     def feasible(configuration: Configuration) -> bool:
         counted = costs.counted(configuration)
         if costs.faults(configuration):
             return False
-        if peft_only and undeployable(counted, anatomy):
+        if peft_only and undeployable(counted, anatomy, causal=causal):
             return False
         values = costs.known(configuration)
         return all(values[metric] <= cap for metric, cap in caps.items())

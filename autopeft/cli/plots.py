@@ -1,25 +1,23 @@
-"""Small plots for the terminal: the front, and a learning curve.
+"""Small plots for the terminal, drawn by plotext: the front, and a learning curve.
 
 Markers are ASCII letters, so that a plot says the same without colours; its frame becomes ASCII
 where the terminal's encoding has no lines to draw with.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
-from autopeft.cli.plot_grid import Axis, PlotGrid
 from autopeft.cli.streams import ascii_only, draw
 from autopeft.cli.wording import compact
 from autopeft.study.records import Measurement, ObjectiveFrame, TrialRecord, TrialState
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
 _TO_ASCII = str.maketrans("┌┐└┘─│┤├┬┴┼", "++++-|||+++")
+_THEME = "autopeft"
 _GREY, _GREEN, _YELLOW = 8, 10, 11
 _WIDEST = 100
 _FEWEST_TICKS = 3
@@ -114,43 +112,41 @@ def _point(
 def _print(
     console: "Console", series: Sequence[Series], title: str, *, logarithmic: bool, rows: int
 ) -> None:
-    drawing = _drawn(series, min(console.width, _WIDEST), rows, logarithmic=logarithmic)
-    legend = "   ".join(f"{each.marker} {each.name}" for each in reversed(series))
-    console.print(f"{title}   [{legend}]" if len(series) > 1 else title)
-    draw(console, _text(drawing, ascii_only=ascii_only(console)))
-
-
-def _text(grid: PlotGrid, *, ascii_only: bool) -> "Text":
-    """The plot as Rich prints it, which drops colours where they do not belong."""
     from rich.text import Text
 
-    lines = []
-    for marks in grid.lines():
-        line = Text()
-        for (_, colour), run in groupby(marks, key=lambda mark: mark):
-            text = "".join(character for character, _ in run)
-            style = "" if colour is None else f"color({colour})"
-            line.append(text.translate(_TO_ASCII) if ascii_only else text, style)
-        lines.append(line)
-    return Text("\n").join(lines)
+    drawing = _drawn(series, min(console.width, _WIDEST), rows, logarithmic=logarithmic)
+    if ascii_only(console):
+        drawing = drawing.translate(_TO_ASCII)
+    legend = "   ".join(f"{each.marker} {each.name}" for each in reversed(series))
+    console.print(f"{title}   [{legend}]" if len(series) > 1 else title)
+    draw(console, Text.from_ansi(drawing.rstrip("\n")))
 
 
-def _drawn(series: Sequence[Series], width: int, rows: int, *, logarithmic: bool) -> PlotGrid:
-    x, y = zip(*(point for each in series for point in each.points), strict=True)
-    grid = PlotGrid(width, rows, _axis(x, logarithmic=logarithmic), _axis(y))
+def _drawn(series: Sequence[Series], width: int, rows: int, *, logarithmic: bool) -> str:
+    """The plot with its colours as escape codes; rich drops them where they do not belong."""
+    import plotext
+
+    plotext.add_theme(_THEME, sequence=[each.colour for each in series])
+    plotext.terminal.limit(width=False, height=False)
+    figure = plotext.figure
+    figure.clear()
+    figure.theme(_THEME)
+    figure.plot_size(width, rows)
     for each in series:
-        grid.draw(each.points, (each.marker, each.colour), joined=each.joined)
-    return grid
+        x, y = zip(*each.points, strict=True)
+        signal = figure.signal(list(x), list(y), marker=each.marker)
+        figure.draw(signal.lines() if each.joined else signal)
+    points = [point for each in series for point in each.points]
+    for axis, values in enumerate(zip(*points, strict=True)):
+        low, high = _limits(values)
+        ticks = _decades(low, high) if axis == 0 and logarithmic else _round(low, high)
+        labels = [_label(10**tick if axis == 0 and logarithmic else tick) for tick in ticks]
+        figure.ruler(axis).lim(low, high)
+        figure.ruler(axis).ticks(ticks, labels)
+    return str(figure.build().string(False))
 
 
-def _axis(values: Sequence[float], *, logarithmic: bool = False) -> Axis:
-    """An axis that holds the values; of logarithms, it is labelled with what they are of."""
-    low, high = _limits(values)
-    ticks = _decades(low, high) if logarithmic else _round(low, high)
-    return Axis(low, high, ticks, [_label(10**tick if logarithmic else tick) for tick in ticks])
-
-
-def _limits(values: Sequence[float]) -> tuple[float, float]:
+def _limits(values: Iterable[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
     return low - margin, high + margin

@@ -15,9 +15,10 @@ from autopeft.backbone.heads import HeadRecipe
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, Fault
 from autopeft.export import peft_forms
-from autopeft.export.peft_folding import folds
+from autopeft.export.peft_folding import folding_faults, folds
 from autopeft.export.peft_options import plain_config, shared_options
 from autopeft.export.peft_passed import passed_config, passed_faults, passes_on
+from autopeft.export.peft_prefix import is_prefix, prefix_config, prefix_faults
 from autopeft.export.peft_prompt import is_prompt, prompt_config, prompt_faults
 from autopeft.methods import registry
 from autopeft.methods.lora import scaling
@@ -72,7 +73,9 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
         faults.append(Fault("export", "lora.dora", given, "one of the two for all of HF peft's"))
     if not faults and peft_forms.has_form(configuration):
         return peft_forms.form_faults(configuration, anatomy)
-    return faults + prompt_faults(configuration, anatomy)
+    if types == {"LORA"}:
+        faults += folding_faults(configuration, anatomy)
+    return faults + prompt_faults(configuration, anatomy) + prefix_faults(configuration, anatomy)
 
 
 def lora_sites(configuration: Configuration, anatomy: Anatomy) -> list[LoraSite]:
@@ -113,9 +116,14 @@ def peft_config(
         raise ExportError(faults)
     if is_prompt(configuration):
         return plain_config(prompt_config(configuration, head, shared_options(head, base_model)))
+    if is_prefix(configuration):
+        options = shared_options(head, base_model)
+        return plain_config(prefix_config(configuration, anatomy, head, options))
     if passes_on(configuration):
         return passed_config(configuration, anatomy, head, base_model=base_model)
     if peft_forms.has_form(configuration):
+        if faults := peft_forms.untrained_faults(configuration, anatomy):
+            raise ExportError(faults)
         return formed_config(configuration, anatomy, head, base_model=base_model)
     sites = lora_sites(configuration, anatomy)
     fused = sorted({lora.site.module for lora in sites if lora.site.fused})

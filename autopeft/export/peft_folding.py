@@ -1,7 +1,8 @@
 """Trained methods whose change of a map is a product of two factors, as plain LoRA.
 
-VeRA, MELoRA, Comp-LoRA, LoRETTA's factors and VB-LoRA train LoRA's A and B in other ways. Once
-trained, A and B are all there is of them, and HF `peft` holds those exactly.
+VeRA, MELoRA, MSPLoRA, Comp-LoRA, LoRETTA's factors and VB-LoRA train LoRA's A and B in other ways;
+KaSA, PSOFT and ETHER's reflections change a few directions of a weight. Once trained, A and B are
+all there is of them, and HF `peft` holds those exactly.
 """
 
 from collections import defaultdict
@@ -10,9 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.counting import placed_groups
+from autopeft.errors import Fault
 from autopeft.methods import registry
 from autopeft.methods.base import DenseMap, Place
 from autopeft.methods.lora import scaling
@@ -20,10 +23,31 @@ from autopeft.methods.lora import scaling
 LORA = "lora"
 
 
+READS_OUTPUT = ("ether_plus",)
+"""Methods that change what those before them in the alphabet have made at the same place."""
+
+
 def folds(method: str) -> bool:
     """Whether a method is LoRA once it is trained, and not before."""
     held = registry[method]
     return held.peft_type == "LORA" and method != LORA and not held.alone
+
+
+def folding_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
+    """Places at which factors side by side would not be what was trained; [] where none is."""
+    taken: set[tuple[int, str]] = set()
+    faults = {}
+    for group in configuration.groups:
+        places = {
+            (place.layer, place.site) for place in registry[group.method].places(group, anatomy)
+        }
+        if group.method in READS_OUTPUT and taken & places:
+            layer, site = min(taken & places)
+            given = f"behind another method at layer {layer}, {site}"
+            hint = "use --format yaml"
+            faults[group.method] = Fault("export", group.method, given, "the first there", hint)
+        taken |= places
+    return list(faults.values())
 
 
 def as_lora(
@@ -46,6 +70,7 @@ def as_lora(
     groups = []
     for (layer, site), parts in factors.items():
         low, high = torch.cat([a for a, _ in parts], 1), torch.cat([b for _, b in parts])
+        low, high = _at_most_full(low, high)
         rank = low.shape[1]
         tensors |= {f"lora.{layer}.{site}.A": low, f"lora.{layer}.{site}.B": high}
         groups.append(Group.of(LORA, [layer], [site], rank=rank, alpha=float(rank), dropout=0.0))
@@ -63,5 +88,16 @@ def _factors(
     if group.method == LORA:
         return own["A"], scaling(group) * own["B"]
     weight = backbone.weight(place.layer, place.site).to(next(iter(own.values())).device)
-    a, b = method.lora_factors(group, place, own, DenseMap(weight))
+    svd = backbone.frozen_map(place.layer, place.site).svd_on_cpu
+    a, b = method.lora_factors(group, place, own, DenseMap(weight, known_svd=svd))
     return a.float(), b.float()
+
+
+def _at_most_full(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with no more columns than the map's own rank."""
+    d_in, d_out = low.shape[0], high.shape[1]
+    if low.shape[1] <= min(d_in, d_out):
+        return low, high
+    change = low @ high
+    one = torch.eye(min(d_in, d_out), device=low.device)
+    return (one, change) if d_in <= d_out else (change, one)

@@ -39,6 +39,16 @@ def prompt_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]
     return faults
 
 
+def classifier_faults(configuration: Configuration) -> list[Fault]:
+    """What HF peft holds of language models alone; [] where that is nothing."""
+    why = {
+        "prompt": "a prompt of a classifier, whose last token transformers does not find then",
+        "prefix": "prefixes of a classifier, whose class in transformers takes no cache",
+    }
+    own, hint = [name for name in why if name in configuration.methods], "use --format yaml"
+    return [Fault("export", name, why[name], "task causal-lm", hint) for name in own]
+
+
 def prompt_config(
     configuration: Configuration, head: HeadRecipe, options: Mapping[str, Any]
 ) -> Any:
@@ -55,9 +65,7 @@ def prompt_config(
     from peft import PromptTuningConfig
 
     if head.pool != "all":
-        given = "a prompt of a classifier, whose last token transformers does not find then"
-        hint = "use --format yaml"
-        raise ExportError(Fault("export", "prompt", given, "task causal-lm", hint))
+        raise ExportError(classifier_faults(configuration))
     (group,) = configuration.groups
     return PromptTuningConfig(num_virtual_tokens=int(group["length"]), **options)
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.configuration import Configuration
+from autopeft.errors import ExportError, Fault
 from autopeft.export.peft_options import shared_options
+from autopeft.methods import registry
 
 TYPE = "AUTOPEFT"
 PREFIX = "autopeft_lane."
@@ -47,8 +49,15 @@ def registered(
         seed: That of its training.
 
     Raises:
-        ExportError: No transformers task class has such a head.
+        ExportError: No transformers task class has such a head; or tokens are put before the
+            text, for which a model that `peft` calls has no room.
     """
+    prompts = [
+        group.method for group in configuration.groups if registry[group.method].tokens(group)
+    ]
+    if prompts:
+        hint = "use --format yaml, and autopeft.load"
+        raise ExportError(Fault("export", prompts[0], "prompt tokens", "methods without", hint))
     options = shared_options(head, base_model)
     groups = {
         name: groups

@@ -30,6 +30,7 @@ from autopeft.export.peft_config import (
 from autopeft.export.peft_folding import as_lora, folds
 from autopeft.export.peft_forms import form_tensors, has_form
 from autopeft.export.peft_passed import passed_tensors, passes_on
+from autopeft.export.peft_prefix import is_prefix, prefix_tensors
 from autopeft.export.peft_prompt import is_prompt, prompt_tensors
 from autopeft.export.peft_registered import registered
 from autopeft.export.peft_shira import shira
@@ -106,6 +107,10 @@ def peft_adapter(
     if is_prompt(configuration):
         config = peft_config(configuration, backbone.anatomy, head, base_model=backbone.name)
         return PeftAdapter(config, prompt_tensors(weights))
+    if is_prefix(configuration):
+        config = peft_config(configuration, backbone.anatomy, head, base_model=backbone.name)
+        held = prefix_tensors(configuration, backbone, weights)
+        return PeftAdapter(config, held)
     base = f"{PREFIX}{backbone.model.base_model_prefix}."
     if configuration.methods == ("sparse",):
         config, sparse = shira(configuration, backbone, head, weights)
@@ -115,7 +120,7 @@ def peft_adapter(
     if has_form(configuration):
         anatomy = backbone.anatomy
         config = formed_config(configuration, anatomy, head, base_model=backbone.name)
-        formed = form_tensors(configuration, anatomy, weights)
+        formed = form_tensors(configuration, backbone, weights)
         return PeftAdapter(
             config, {base + name: t for name, t in formed.items()} | _head(head, weights)
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.backbone.frozen_maps import FrozenMap
+from autopeft.backbone.frozen_maps import FrozenMap, Svd, decomposed
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.backbone.norms import FrozenNorm
 from autopeft.configuration import Group
@@ -106,10 +106,17 @@ class DenseMap:
     Attributes:
         weight: W [d_in, d_out]; of a norm, its scale [d].
         bias: b [d_out], or None.
+        known_svd: Gives the weight's SVD where it is kept.
     """
 
     weight: Tensor
     bias: Tensor | None = None
+    known_svd: Callable[[], Svd] | None = None
+
+    def svd(self) -> Svd:
+        """The weight's SVD, where the weight lies and in its type."""
+        found = decomposed(self.weight) if self.known_svd is None else self.known_svd()
+        return found.to(self.weight.device, self.weight.dtype)
 
 
 class Uniform(Protocol):
@@ -178,6 +185,8 @@ class LaneOperator(nn.Module):
         fixed_names: Tensors that are kept and saved with the lane but not trained (indices).
         matrix_names: Trained tensors of one axis that are weights of a matrix all the same, so
             that weight decay applies to them.
+        goes_first: At a linear map: whether it takes y for the frozen map's own output, and so is
+            called before operators of other methods, which otherwise follow the alphabet.
         products_only: Whether inputs meet its weights in nothing but matrix products, so that
             autocast takes them in whatever type they come: elsewhere they come in its own.
         changes_text: Of a prompt: whether `delta` changes the hidden states that it stands before.
@@ -197,6 +206,7 @@ class LaneOperator(nn.Module):
     )
     fixed_names: tuple[str, ...] = ()
     matrix_names: tuple[str, ...] = ()
+    goes_first: bool = False
     products_only: bool = False
     changes_text: bool = False
     frozen_roles: tuple[str, ...] = ()
@@ -306,6 +316,8 @@ class Method(Protocol):
         identity: "exact" where the configured model equals the backbone at initialisation, else
             why it does not.
         peft_type: The HF `peft` type that can hold it, or "" where none can.
+        peft_fill: What stands in `peft`'s tensors for those outputs of a fused map that are not
+            trained; None where it cannot hold a part of a map.
         alone: Whether it has no lane axis: its trials are packs of one, and it gives no operator.
         modalities: Kinds of backbones that it is for, see `Anatomy.modality`.
     """
@@ -316,6 +328,7 @@ class Method(Protocol):
     source: str
     identity: str
     peft_type: str
+    peft_fill: float | None
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """Why the backbone cannot carry the method, or "" where it can."""
@@ -397,14 +410,31 @@ class Method(Protocol):
             frozen: As for `merged`.
         """
 
-    def peft_lacks(self, group: Group) -> str:
+    def peft_lacks(self, group: Group, anatomy: Anatomy) -> str:
         """What of a group `peft_type` cannot hold; "" where it holds all."""
 
     def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
-        """Arguments of the configuration of `peft_type`; see `autopeft.export.peft_forms`."""
+        """Arguments of the configuration of `peft_type`, which has one value of each.
 
-    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """One place's trained tensors by their names within `peft`'s module."""
+        See `autopeft.export.peft_forms`.
+        """
+
+    def peft_module_settings(
+        self, modules: Mapping[str, tuple[Group, Place]]
+    ) -> Mapping[str, object]:
+        """Further arguments, which name modules.
+
+        Args:
+            modules: What is where, by the modules' full names.
+        """
+
+    def peft_trains(self, group: Group) -> str:
+        """What `peft` would train otherwise by that configuration; "" where nothing."""
+
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
+        """One place's tensors by their names within `peft`'s module; arguments as for `merged`."""
 
     def owners(self, group: Group, place: Place) -> Mapping[str, tuple[int, str]]:
         """Trained tensors that the group has once for several places: who holds them.

@@ -42,6 +42,7 @@ class BitFit(OnLinearMaps):
     source = "Ben Zaken et al. 2021, BitFit, arXiv 2106.10199"
     identity = "exact"
     peft_type = "BEFT"
+    peft_fill: float | None = 0.0
 
     def count(self, group: Group, place: Place) -> int:
         """d_out."""
@@ -62,7 +63,9 @@ class BitFit(OnLinearMaps):
         bias = tensors["bias"] if frozen.bias is None else frozen.bias + tensors["bias"]
         return DenseMap(frozen.weight, bias)
 
-    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
         """The same, with an axis more."""
         return {"beft_bias": tensors["bias"].unsqueeze(0)}
 

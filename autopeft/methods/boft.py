@@ -138,7 +138,7 @@ class Boft(OnLinearMaps):
         rotation = rotated(one, tensors["Q"].unsqueeze(0), int(group["block_size"]))[0]
         return DenseMap(rotation @ frozen.weight * tensors["s"], frozen.bias)
 
-    def peft_lacks(self, group: Group) -> str:
+    def peft_lacks(self, group: Group, anatomy: Anatomy) -> str:
         """More factors than one: without its compiled extension for GPUs, `peft` drops them."""
         one = int(group["factors"]) == 1
         return "" if one else "several factors, which HF peft drops where it has no CUDA compiler"
@@ -151,10 +151,11 @@ class Boft(OnLinearMaps):
             "boft_n_butterfly_factor": group["factors"],
         }
 
-    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
         """Q as whole matrices, and scales with an axis more."""
-        entries = tensors["Q"].shape[-1]
-        size = next(b for b in range(2, 2 * entries + 2) if b * (b - 1) // 2 == entries)
+        size = int(group["block_size"])
         return {"boft_R": skew(tensors["Q"], size), "boft_s": tensors["s"].unsqueeze(1)}
 
     def stack_key(self, group: Group) -> Hashable:

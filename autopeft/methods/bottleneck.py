@@ -29,6 +29,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
 }
 """All are zero at zero, which is what keeps padded bottlenecks silent."""
+OF_OUTPUT = ("relu", "tanh")
+"""Those whose gradient is a function of their output."""
 
 SCALINGS = ("fixed", "scalar", "channel")
 """What is trained of the scale: nothing, one factor, or one for every channel."""
@@ -133,9 +135,9 @@ class Bottleneck(Unchosen):
         return self.count(group, place) + len(scale_at_start(group, place.d_out))
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """The activation's output, beside ReLU its input too, z, and what s scales."""
+        """The activation's output, its input where that is not enough, z, and what s scales."""
         size = int(group["size"])
-        inner = size if group["activation"] == "relu" else 2 * size
+        inner = size if group["activation"] in OF_OUTPUT else 2 * size
         inner += place.d_out if scaling_of(group) != "fixed" else 0
         return Kept(inner, of_output=self.reads_output)
 

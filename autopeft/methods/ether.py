@@ -7,7 +7,7 @@ is the identity; u is drawn kaiming-uniform, as released.
 
 The released code (mwbini/ether) cuts W into blocks of rows and applies each reflection to whole
 rows; here, as in the paper, H is block-diagonal. `peft` has none of it: its HRA with r = 1 is the
-case of one block.
+case of one block. Once trained it is LoRA of rank n, -2 U (U^T W) with a unit direction a column.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -19,7 +19,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
 from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
 from autopeft.methods.inherited import OnLinearMaps, divisors
-from autopeft.methods.reflections import along
+from autopeft.methods.reflections import along, columns
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 
@@ -57,7 +57,7 @@ class Ether(OnLinearMaps):
     )
     source = "Bini et al. 2024, ETHER, arXiv 2405.20271; mwbini/ether"
     identity = "no: every block of the input starts reflected, and stays so"
-    peft_type = ""
+    peft_type = "LORA"
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """Numbers that divide the input into blocks of two or more."""
@@ -85,6 +85,13 @@ class Ether(OnLinearMaps):
         """H W, H symmetric."""
         change = -2.0 * along(frozen.weight.T.unsqueeze(0), tensors["u"].unsqueeze(0))[0].T
         return DenseMap(frozen.weight + change, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """-2 U and U^T W."""
+        unit = columns(tensors["u"])
+        return -2.0 * unit, unit.T @ frozen.weight
 
     def stack_key(self, group: Group) -> Hashable:
         """One number of blocks."""

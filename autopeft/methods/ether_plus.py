@@ -6,11 +6,12 @@ each block stays within distance 2 of it. With `both_sides` off there is no H'.
 
 The released code (mwbini/ether) cuts W into blocks of rows and applies each H to whole rows; here,
 as in the paper, H is block-diagonal. H' acts on what the frozen map and the methods before it in
-the alphabet have made, without the bias.
+the alphabet have made, without the bias. Once trained it is LoRA of rank 2 n, or 4 n.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
@@ -18,7 +19,7 @@ from autopeft.configuration import Group
 from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
 from autopeft.methods.ether import blocks_within, directions
 from autopeft.methods.inherited import OnLinearMaps
-from autopeft.methods.reflections import along
+from autopeft.methods.reflections import along, columns
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 
@@ -63,7 +64,7 @@ class EtherPlus(OnLinearMaps):
     )
     source = "Bini et al. 2024, ETHER, arXiv 2405.20271; mwbini/ether"
     identity = "exact"
-    peft_type = ""
+    peft_type = "LORA"
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """Numbers that divide input and output into blocks of two or more."""
@@ -100,6 +101,18 @@ class EtherPlus(OnLinearMaps):
         if group["both_sides"]:
             weight = weight + change(weight.unsqueeze(0), own["u_out"], own["v_out"])[0]
         return DenseMap(weight, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """(H - I) W as its directions and what W makes of them; behind them, H W (H' - I)."""
+        u, v = columns(tensors["u"]), columns(tensors["v"])
+        a, b = torch.cat([v, -u], 1), torch.cat([v, u], 1).T @ frozen.weight
+        if not group["both_sides"]:
+            return a, b
+        weight = frozen.weight + a @ b
+        u, v = columns(tensors["u_out"]), columns(tensors["v_out"])
+        return torch.cat([a, weight @ v, -(weight @ u)], 1), torch.cat([b, v.T, u.T])
 
     def stack_key(self, group: Group) -> Hashable:
         """One number of blocks, on the same sides."""

@@ -102,7 +102,9 @@ class Hira(OnLinearMaps):
         """Of `HiraConfig`, whose pattern of ranks has no effect in peft 0.21."""
         return {"r": group["rank"], "hira_dropout": group["dropout"]}
 
-    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
         """The same, transposed."""
         return {"hira_A": tensors["A"].T, "hira_B": tensors["B"].T}
 

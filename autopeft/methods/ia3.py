@@ -53,7 +53,8 @@ class Ia3(OnLinearMaps):
     )
     source = "Liu et al. 2022, (IA)^3 in T-Few, arXiv 2205.05638"
     identity = "exact"
-    peft_type = ""
+    peft_type = "IA3"
+    peft_fill: float | None = 1.0
 
     def count(self, group: Group, place: Place) -> int:
         """d_out; d_in at `down`."""
@@ -80,6 +81,20 @@ class Ia3(OnLinearMaps):
             return DenseMap(factors[:, None] * frozen.weight, frozen.bias)
         bias = None if frozen.bias is None else frozen.bias * factors
         return DenseMap(frozen.weight * factors, bias)
+
+    def peft_module_settings(
+        self, modules: Mapping[str, tuple[Group, Place]]
+    ) -> Mapping[str, object]:
+        """Of `IA3Config`: the maps whose input is scaled."""
+        read = [name for name, (_, place) in modules.items() if place.site in READS_INPUT]
+        return {"feedforward_modules": sorted(read)}
+
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
+        """The factors themselves, as a row for the input and as a column for the output."""
+        factors = 1.0 + tensors["change"]
+        return {"ia3_l": factors.unsqueeze(0 if place.site in READS_INPUT else 1)}
 
     def stack_key(self, group: Group) -> Hashable:
         """All stack."""

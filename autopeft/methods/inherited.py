@@ -48,6 +48,7 @@ class Unchosen:
     modalities: tuple[str, ...] = ("text", "image")
     schema: MethodSchema
     alone = False
+    peft_fill: float | None = None
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """No place has a say."""
@@ -88,7 +89,7 @@ class Unchosen:
         """There are none."""
         raise TypeError(f"{self.schema.name} does not become LoRA")
 
-    def peft_lacks(self, group: Group) -> str:
+    def peft_lacks(self, group: Group, anatomy: Anatomy) -> str:
         """Nothing."""
         return ""
 
@@ -96,7 +97,19 @@ class Unchosen:
         """None: `peft` does not hold it, or `autopeft.export` knows how."""
         return {}
 
-    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def peft_module_settings(
+        self, modules: Mapping[str, tuple[Group, Place]]
+    ) -> Mapping[str, object]:
+        """None."""
+        return {}
+
+    def peft_trains(self, group: Group) -> str:
+        """Nothing."""
+        return ""
+
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
         """None, likewise."""
         return {}
 

@@ -9,7 +9,8 @@ as released and as in HF `peft`. In training, each map adds (eq. 9-11)
     beta |s|^2 + gamma (|B B^T - I| + |A^T A - I|)
 
 to the loss, Frobenius norms of [r, r] matrices. `peft` does not add it by itself. It writes the
-rest into the backbone's weights, in float32; here they stay as they are.
+rest into the backbone's weights, in float32; here they stay as they are. Once trained, what is
+taken out and what is put in are one LoRA of rank 2 r, which is how `peft` gets it.
 """
 
 import math
@@ -19,7 +20,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import decomposed
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -116,7 +116,7 @@ class Kasa(OnLinearMaps):
     )
     source = "Wang et al. 2024, KaSA, arXiv 2412.06071; juyongjiang/KaSA; HF peft's KasaConfig"
     identity = "near: the r smallest singular components of every weight are taken out"
-    peft_type = ""
+    peft_type = "LORA"
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """Ranks below the map's own, of which one component must stay."""
@@ -146,10 +146,17 @@ class Kasa(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W - V_r S_r U_r^T + (alpha / r) A diag(s) B."""
-        svd, rank = decomposed(frozen.weight), int(group["rank"])
-        taken = (svd.inputs[:, -rank:] * svd.values[-rank:]) @ svd.outputs[:, -rank:].T
-        made = (tensors["A"] * tensors["s"]) @ tensors["B"] * (float(group["alpha"]) / rank)
-        return DenseMap(frozen.weight - taken + made, frozen.bias)
+        a, b = self.lora_factors(group, place, tensors, frozen)
+        return DenseMap(frozen.weight + a @ b, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """(alpha / r) A diag(s) beside -V_r S_r, and B above U_r^T."""
+        svd, rank = frozen.svd(), int(group["rank"])
+        taken = svd.inputs[:, -rank:] * svd.values[-rank:]
+        made = tensors["A"] * tensors["s"] * (float(group["alpha"]) / rank)
+        return torch.cat([made, -taken], 1), torch.cat([tensors["B"], svd.outputs[:, -rank:].T])
 
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack."""

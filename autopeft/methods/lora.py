@@ -8,7 +8,8 @@ own, W' = (m / |V|) V, |V| taken as a constant in the backward pass (section 4.3
 of m is its distance from |W|, so that the configured model is the backbone. |V|^2 = |W|^2 +
 2 s B.(A^T W) + s^2 B.(A^T A B), column by column: no dense change is formed. Dropout acts on the
 low-rank branch alone; `peft` and the released code also drop the input of (m / |V| - 1) x W, which
-takes a second product with W.
+takes a second product with W. Whatever else sits at the map, W is the frozen one: x W is read off
+the output before other methods change it.
 """
 
 import math
@@ -71,6 +72,7 @@ class DoraOperator(LoraOperator):
     """The same with stacked `magnitude` [k, d_out]: m - |W|."""
 
     products_only = False
+    goes_first = True
     magnitude: Tensor
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:

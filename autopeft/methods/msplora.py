@@ -7,7 +7,8 @@ is shared is shared by layers and not by sites: queries with queries, values wit
 LoRA, A is drawn kaiming-uniform(a = sqrt 5) and B is zero; alpha is the same for all scales.
 
 Here the three scales see one dropout of x, where the release draws three. Thirds are of the
-group's layers, in their order; with fewer than three layers, some scales have one layer each.
+group's layers, in their order; with fewer than three layers, some scales have one layer each. Once
+trained it is LoRA of rank 7 r at every map, and no longer shared.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -82,7 +83,7 @@ class MspLora(OnLinearMaps):
     )
     source = "Zhao et al. 2025, MSPLoRA, arXiv 2503.21838; Oblivioniss/MSPLoRA"
     identity = "exact"
-    peft_type = ""
+    peft_type = "LORA"
 
     def count(self, group: Group, place: Place) -> int:
         """r (d_in + d_out), and 2 and 4 times as many where a third, and where all start."""
@@ -113,11 +114,17 @@ class MspLora(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + sum (alpha / r_i) A_i B_i."""
-        weight, over_rank = frozen.weight, float(group["alpha"]) / int(group["rank"])
-        for name, times in SCALES.items():
-            change = tensors[f"A_{name}"] @ tensors[f"B_{name}"]
-            weight = weight + over_rank / times * change
-        return DenseMap(weight, frozen.bias)
+        a, b = self.lora_factors(group, place, tensors, frozen)
+        return DenseMap(frozen.weight + a @ b, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """All scales side by side, each with its alpha / r_i."""
+        over_rank = float(group["alpha"]) / int(group["rank"])
+        a = [tensors[f"A_{name}"] for name in SCALES]
+        b = [over_rank / times * tensors[f"B_{name}"] for name, times in SCALES.items()]
+        return torch.cat(a, 1), torch.cat(b)
 
     def owners(self, group: Group, place: Place) -> Mapping[str, tuple[int, str]]:
         """Each scale's factors are at the first of its layers, at the same site."""

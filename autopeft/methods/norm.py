@@ -2,7 +2,7 @@
 
 n(x) (w + dw) + b + db, n(x) what the norm makes of x before its own scale w. Changes start at
 zero; a norm without a shift (RMSNorm) gets one, unless `bias` is false. HF `peft`'s LN_TUNING
-trains what a norm has.
+trains what a norm has, and so it holds no shift that a norm gets.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -43,7 +43,7 @@ class NormTuning(Unfolded):
     )
     source = "Qi et al. 2022, Parameter-Efficient Tuning on Layer Normalization, arXiv 2211.08682"
     identity = "exact"
-    peft_type = ""
+    peft_type = "LN_TUNING"
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """It needs norms that are known, in every layer."""
@@ -62,7 +62,7 @@ class NormTuning(Unfolded):
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """n(x); x is kept by the norm itself."""
-        return Kept(2 * place.d_in, reads=False)
+        return Kept(place.d_in, reads=False)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Zeros."""
@@ -77,6 +77,26 @@ class NormTuning(Unfolded):
         if group["bias"]:
             bias = tensors["shift"] if bias is None else bias + tensors["shift"]
         return DenseMap(frozen.weight + tensors["scale"], bias)
+
+    def peft_lacks(self, group: Group, anatomy: Anatomy) -> str:
+        """A shift where there is none."""
+        norms = (
+            anatomy.layers[layer].norms[role] for layer in group.layers for role in group.sites
+        )
+        bare = [norm.module for norm in norms if not norm.bias]
+        return f"a shift of {bare[0]}, which has none" if group["bias"] and bare else ""
+
+    def peft_trains(self, group: Group) -> str:
+        """The shift, always."""
+        return "" if group["bias"] else "with the norms' shifts, where they have some"
+
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
+        """A whole norm, as it becomes."""
+        norm = self.merged(group, place, tensors, frozen)
+        held = {"ln_tuning_layers.weight": norm.weight}
+        return held if norm.bias is None else held | {"ln_tuning_layers.bias": norm.bias}
 
     def stack_key(self, group: Group) -> Hashable:
         """All with a shift stack, and all without."""

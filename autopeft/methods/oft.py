@@ -104,7 +104,9 @@ class Oft(OnLinearMaps):
         size, share = group["block_size"], group["share"]
         return {"r": 0, "oft_block_size": size, "block_share": share, "use_cayley_neumann": False}
 
-    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
         """The same, under another name."""
         return {"oft_R.weight": tensors["Q"]}
 

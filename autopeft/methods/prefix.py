@@ -1,7 +1,8 @@
 """Prefix tuning: trainable keys and values before a layer's own (arXiv 2101.00190).
 
 Each layer of the group gets `length` key and value vectors per key/value head, seen by all.
-Positions are not shifted: rotary or learned positions of the real tokens stay what they were.
+Positions are not shifted: rotary or learned positions of the real tokens stay what they were. (HF
+`peft` shifts them; where they are rotary, and every layer has a prefix, other keys undo that.)
 
 With `reparametrise`, keys and values are a function of a smaller source during training:
 tanh(E W_1 + b_1) W_2 + b_2, folded away when the adapter is saved. The paper and AutoPEFT share E
@@ -95,7 +96,7 @@ class Prefix(Unchosen):
     )
     source = "Li and Liang 2021, Prefix-Tuning, arXiv 2101.00190"
     identity = "no: the prefix takes part in every softmax from the first step"
-    peft_type = ""
+    peft_type = "PREFIX_TUNING"
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """Attention must be scaled dot products, through transformers' attention interface."""

@@ -8,7 +8,8 @@ is orthogonal to the principal part stays as it is, and so, with `lengths` off, 
 HF `peft` 0.21 computes the same where `use_cayley_neumann` is off; by default it approximates the
 inverse by five terms of a series. Its `psoft_alpha` is a factor that its two frozen matrices take
 back again. It is no form for what was trained: it takes its SVD anew when it loads an adapter, and
-the signs of singular vectors, which Q depends on, may then be others.
+the signs of singular vectors, which Q depends on, may then be others. Once trained it is LoRA of
+the same rank, which has those vectors in it.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import decomposed
 from autopeft.configuration import Group
 from autopeft.methods.base import (
     Call,
@@ -90,7 +90,7 @@ class Psoft(OnLinearMaps):
     )
     source = "Wu et al. 2025, PSOFT, arXiv 2505.11235; HF peft's PSOFT"
     identity = "exact"
-    peft_type = ""
+    peft_type = "LORA"
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """Ranks up to the map's own."""
@@ -123,10 +123,16 @@ class Psoft(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + V_r (R' - I) S_r U_r^T."""
-        svd, rank = decomposed(frozen.weight), int(group["rank"])
+        a, b = self.lora_factors(group, place, tensors, frozen)
+        return DenseMap(frozen.weight + a @ b, frozen.bias)
+
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """V_r and (R' - I) S_r U_r^T."""
+        svd, rank = frozen.svd(), int(group["rank"])
         outputs = svd.outputs[:, :rank] * svd.values[:rank]
-        change = svd.inputs[:, :rank] @ within(tensors, rank) @ outputs.T
-        return DenseMap(frozen.weight + change, frozen.bias)
+        return svd.inputs[:, :rank], within(tensors, rank) @ outputs.T
 
     def stack_key(self, group: Group) -> Hashable:
         """One rank, with lengths or without."""

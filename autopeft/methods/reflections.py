@@ -1,5 +1,6 @@
 """Block-diagonal Householder reflections of the last axis, by inner products alone."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,3 +14,10 @@ def along(x: Tensor, directions: Tensor) -> Tensor:
     unit = functional.normalize(directions, dim=-1).unsqueeze(1)
     parts = x.view(*x.shape[:2], *directions.shape[1:])
     return ((parts * unit).sum(-1, keepdim=True) * unit).flatten(2)
+
+
+def columns(directions: Tensor) -> Tensor:
+    """The unit directions of all blocks as columns: [n, b] -> [n b, n], zero outside a block."""
+    unit = functional.normalize(directions, dim=-1)
+    apart = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    return (unit.unsqueeze(-1) * apart.unsqueeze(1)).flatten(0, 1)

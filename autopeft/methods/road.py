@@ -135,7 +135,9 @@ class Road(OnLinearMaps):
         """Of `RoadConfig`."""
         return {"variant": f"road_{group['variant']}", "group_size": group["group_size"]}
 
-    def peft_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
         """The same, under other names."""
         return {"road_theta": tensors["theta"], "road_alpha": tensors["alpha"]}
 

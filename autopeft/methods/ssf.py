@@ -3,6 +3,8 @@
 (1 + g) y + b, with g and b zero at first; the paper starts its scales and shifts at random near 1
 and 0. It puts them behind norms too, which the method `norm` trains. A key's outputs are left out:
 without rotary positions a shift adds the same number to all of a query's scores.
+
+HF `peft`'s GLORA, W (1 + A) + B and b (1 + D) + E with vectors, holds it where maps have a bias.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -10,11 +12,11 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
-from autopeft.space.schema import MethodSchema
+from autopeft.space.schema import MethodSchema, Scalar
 
 
 class SsfOperator(LaneOperator):
@@ -40,7 +42,7 @@ class Ssf(OnLinearMaps):
     )
     source = "Lian et al. 2022, Scaling & Shifting Your Features, arXiv 2210.08823"
     identity = "exact"
-    peft_type = ""
+    peft_type = "GLORA"
 
     def count(self, group: Group, place: Place) -> int:
         """2 d_out."""
@@ -61,6 +63,34 @@ class Ssf(OnLinearMaps):
         factors, shift = 1.0 + tensors["scale"], tensors["shift"]
         bias = shift if frozen.bias is None else frozen.bias * factors + shift
         return DenseMap(frozen.weight * factors, bias)
+
+    def peft_lacks(self, group: Group, anatomy: Anatomy) -> str:
+        """A shift where the map has no bias."""
+        sites = (anatomy.site(layer, role) for layer in group.layers for role in group.sites)
+        bare = [site.module for site in sites if not site.bias]
+        return f"a shift of {bare[0]}, which has no bias" if bare else ""
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Of `GloraConfig`: vectors, and none for its product of W with another."""
+        return {"config_A_B": "vector", "config_C": "none", "config_D_E": "vector"}
+
+    def peft_trains(self, group: Group) -> str:
+        """Its B, and scales of weights and biases apart."""
+        return "with two more vectors, of GLoRA's"
+
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
+        """One scale for weight and bias, no B and no C."""
+        scale = tensors["scale"]
+        column = scale.unsqueeze(1)
+        return {
+            "glora_A.X": column,
+            "glora_B.X": torch.zeros_like(column),
+            "glora_C.zeros": scale.new_zeros(place.d_in, 1),  # asked for where it has none
+            "glora_D.X": scale.clone(),  # files hold no tensor twice
+            "glora_E.X": tensors["shift"],
+        }
 
     def stack_key(self, group: Group) -> Hashable:
         """All stack."""

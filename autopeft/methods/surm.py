@@ -174,9 +174,19 @@ class Surm(OnLinearMaps):
         return (int(group["rank"]) - 1) * (place.d_in + place.d_out)
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """x, its transform, and what is multiplied with it, as complex numbers."""
-        terms = int(group.get("terms") or 1)
-        return Kept(3 * terms * place.d_in)
+        """What real transforms read, and all that is multiplied: complex numbers.
+
+        x itself for `circulant`; for `kronecker` its parts, and what A makes of them.
+        """
+        n, structure, terms = place.d_in, str(group["structure"]), int(group.get("terms") or 1)
+        padded = 1 << (2 * n - 2).bit_length()
+        widths = {
+            "kronecker": n + int(group.get("rank") or 0) ** 2,
+            "circulant": n + 2,
+            "toeplitz": 2 * (padded + padded + 2),
+            "ldr": 2 * n + terms * (2 * n + n + 2),
+        }
+        return Kept(widths[structure], reads=structure == "circulant")
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """One factor drawn, the other zero."""

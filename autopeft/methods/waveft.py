@@ -1,12 +1,14 @@
 """WaveFT: a few coefficients of the change of W's wavelet transform are trained.
 
 The change [d_out, d_in] is `scale` times the inverse two-dimensional wavelet transform of a matrix
-that is zero but at n places drawn by chance; their values start at zero. As in HF `peft`, the
+that is zero but at n places drawn by chance; their values start at zero. As in HF `peft`, places
+are drawn with `places_seed` alone: the first n of one order for all maps of a shape. The
 transform has one level, coefficients lie in quarters (means, and to their right differences along
 outputs; below, differences along inputs, and along both), and an odd side gets one more. The
 wavelet is Haar's (`db1`, `peft`'s default), each coefficient of which reaches 2 x 2 weights.
 """
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 
 import torch
@@ -15,11 +17,11 @@ from torch.nn import functional
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
-from autopeft.errors import Fault
+from autopeft.errors import ExportError, Fault
 from autopeft.methods.base import DenseMap, Kept, LaneOperator, Place, Start, registry, size_class
 from autopeft.methods.dense import DenseOperator, dense_kept
 from autopeft.methods.inherited import OnLinearMaps, linear_places
-from autopeft.space.schema import MethodSchema, ParameterSchema
+from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 
 class WaveletOperator(DenseOperator):
@@ -72,6 +74,12 @@ def _taller(smooth: Tensor, detail: Tensor) -> Tensor:
     return made
 
 
+def _order(group: Group, place: Place) -> Tensor:
+    """All flat places of a map [d_out, d_in], in the order in which they are taken."""
+    generator = torch.Generator().manual_seed(int(group["places_seed"]))
+    return randperm(place.d_in * place.d_out, generator=generator)
+
+
 class WaveFt(OnLinearMaps):
     """The method `waveft`."""
 
@@ -81,13 +89,14 @@ class WaveFt(OnLinearMaps):
         parameters=(
             ParameterSchema("coefficients", "int", minimum=1),
             ParameterSchema("scale", "float", default=25.0),
+            ParameterSchema("places_seed", "int", default=777, minimum=0),
         ),
         sites=LINEAR_ROLES,
         default_sites=("query", "value"),
     )
     source = "Bilican et al. 2025, WaveFT, arXiv 2505.12532; HF peft's WAVEFT"
     identity = "exact"
-    peft_type = ""
+    peft_type = "WAVEFT"
 
     def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
         """More coefficients than a map has weights."""
@@ -124,8 +133,7 @@ class WaveFt(OnLinearMaps):
         n = int(group["coefficients"])
         index = start.saved.get("index")
         if index is None:
-            index = randperm(place.d_in * place.d_out, generator=start.draw("index"))[:n]
-            index = index.sort().values
+            index = _order(group, place)[:n]
         return {"values": torch.zeros(n), "index": index.long()}
 
     def merged(
@@ -135,6 +143,30 @@ class WaveFt(OnLinearMaps):
         values, index = float(group["scale"]) * tensors["values"], tensors["index"].long()
         change = wavelet_change(values.unsqueeze(0), index.unsqueeze(0), place)[0]
         return DenseMap(frozen.weight + change, frozen.bias)
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Of `WaveFTConfig`."""
+        seed = group["places_seed"]
+        return {"scaling": group["scale"], "wavelet_family": "db1", "random_loc_seed": seed}
+
+    def peft_module_settings(
+        self, modules: Mapping[str, tuple[Group, Place]]
+    ) -> Mapping[str, object]:
+        """Every map's own number of coefficients."""
+        numbers = {name: int(group["coefficients"]) for name, (group, _) in modules.items()}
+        most = max(numbers.values())
+        fewer = {re.escape(name): n for name, n in numbers.items() if n != most}
+        return {"n_frequency": most, "n_frequency_pattern": fewer}
+
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
+        """The values, which lie where `peft` draws them."""
+        index = tensors["index"].long()
+        if not torch.equal(index.cpu(), _order(group, place)[: len(index)]):
+            given = f"other places at layer {place.layer}, {place.site}, than places_seed gives"
+            raise ExportError(Fault("export", "waveft.places_seed", given, "those that it gives"))
+        return {"waveft_spectrum": tensors["values"]}
 
     def stack_key(self, group: Group) -> Hashable:
         """Numbers of one size class stack."""

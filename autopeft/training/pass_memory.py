@@ -20,10 +20,9 @@ from autopeft.methods.base import Place
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 
 _ATTENTION = (
-    "query", "key", "value", "output", "attention", "prefix", "attention_norm", "adalink",
-    "prompt", "dept",
+    "query", "key", "value", "prefix", "attention_norm", "adalink", "prompt", "dept",
 )  # fmt: skip
-_BEHIND_ATTENTION = ("aligner",)
+_BEHIND_ATTENTION = ("output", "attention", "aligner")
 """Where nothing of the layer's attention itself trains, but its norms see gradients."""
 
 
@@ -109,11 +108,8 @@ class PassMemory:
         whole = self._attention_trains(index)
         norms = self._anatomy.memory.norms
         behind = any(key[0] == index and key[1] in _BEHIND_ATTENTION for key in self._uses)
-        norms = (
-            (norms if whole or behind else max(1, norms // 2))
-            * self._anatomy.hidden_size
-            * FLOAT32
-        )
+        norms = norms if whole or behind else max(1, norms // 2)
+        norms *= self._anatomy.hidden_size * FLOAT32
         attention = self._attention(layer) if whole else 0
         kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
         kept += self._tokens * self._options_in(index)

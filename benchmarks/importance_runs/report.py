@@ -134,7 +134,7 @@ def _costs(every: pd.DataFrame, names: Sequence[str], ranks: Sequence[int]) -> s
     """Seconds and memory at every budget, and how far parameters are from it."""
     probes = every[every["stage"] == table.PROBE].set_index(["arm", "rank"])
     if probes.empty:
-        return "No probes yet: `record --stages probe` times a step of every rule."
+        return "No probes yet: `record --stages probes` times a step of every rule."
     rows = []
     for name in names:
         own = [probes.loc[name, rank] for rank in ranks if (name, rank) in probes.index]

@@ -31,7 +31,7 @@ from benchmarks.speed.decoders import gpu_decoder
 from benchmarks.speed.encoders import gpu_mixed, solo_lora, solo_packed, trials16
 from benchmarks.speed.lines import Repeat, Result, evaluate, table
 from benchmarks.speed.measuring import Records, measure
-from benchmarks.speed.profiling import profiles
+from benchmarks.speed.profiling import mixed_profile, profiles
 from benchmarks.speed.shapes import SHAPES, Subject, default_name, load_subject
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,7 +112,8 @@ def _scenario(scenario: str, name: str, options: argparse.Namespace) -> list[Res
         return [Result(scenario, "everything", skipped=str(reason))]
     bench.warm_up()
     if options.profile:
-        for text in profiles(bench):
+        own = partial(mixed_profile, bench, lanes=sizes.gpu_lanes, batch=sizes.batch)
+        for text in [own()] if scenario == "gpu_mixed" else profiles(bench):
             print(f"\n{text}", flush=True)
         return []
     about = {**_about(options), "backbone": name, "data": data}

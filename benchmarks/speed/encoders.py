@@ -216,6 +216,13 @@ def gpu_mixed(
         bench.packed("solo", few, ours16, size=1),
         bench.packed("pack, no trunk", mix, replace(ours16, trunk=False), size=lanes),
         bench.packed("pack, no graphs", mix, replace(ours16, graphs=False), size=lanes),
+        bench.packed("pack, compiled", mix, replace(ours16, compiled=True), size=lanes),
+        bench.packed(
+            "pack, compiled, no graphs",
+            mix,
+            replace(ours16, compiled=True, graphs=False),
+            size=lanes,
+        ),
     ]
     name, against = bench.subject.name, f"HF one by one / one pack of {lanes}"
     factors = (
@@ -229,6 +236,13 @@ def gpu_mixed(
         ("trunk shared", "pack, no trunk", "pack", None),
         ("frozen weights held in fp32 / bf16", "pack", "pack, held in bf16", None),
         ("the pack: without graphs / with", "pack, no graphs", "pack", None),
+        ("operators: as they are / compiled", "pack", "pack, compiled", None),
+        (
+            "the same, both without graphs",
+            "pack, no graphs",
+            "pack, compiled, no graphs",
+            None,
+        ),
         ("precision: fp32 / bf16", "pack, fp32", "pack", None),
     )
     lines = [

@@ -1,9 +1,11 @@
 """Packs with autopeft, whole or with one factor taken away."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from unittest import mock
+
+import torch
 
 from autopeft.study.metrics import CAUSAL_LM, CLASSIFICATION
 from autopeft.training import batches
@@ -13,12 +15,16 @@ from autopeft.training.data.examples import TaskData
 from autopeft.training.lanes import pack as packing
 from autopeft.training.lanes import passes
 from autopeft.training.lanes.pack import Lane
+from autopeft.training.lanes.seeds import StepUniform
+from autopeft.training.lanes.wiring import Placed
 from autopeft.training.loop import PackRun, Trainer
 from autopeft.training.settings import LoopSettings
 from benchmarks.speed.measuring import Measured, Stopwatch
 from benchmarks.speed.shapes import Subject
 
 CACHE_BYTES = 2 << 30
+OPERATORS = 1 << 14
+"""That are compiled at most: dynamo makes each operator a function of its own."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,9 @@ class Ours:
         bucketing: Whether rows of similar length are batched.
         trunk: Whether lanes share the layers below their branch points.
         graphs: Whether a GPU replays captured steps.
+        compiled: Whether operators run through `torch.compile`: by inductor on a GPU, elsewhere
+            traced and differentiated only, so that the path is walked. The frozen layers stay as
+            they are: dynamo breaks at every hook and gate.
         cache_bytes: Memory for the trunk's activations; 0 for none.
         max_steps: Ends the training there; 0 for all epochs.
         uncounted_steps: Steps at the start that are not timed.
@@ -46,6 +55,7 @@ class Ours:
     bucketing: bool = True
     trunk: bool = True
     graphs: bool = True
+    compiled: bool = False
     cache_bytes: int = 0
     max_steps: int = 0
     uncounted_steps: int = 0
@@ -73,7 +83,7 @@ def trainer_of(subject: Subject, data: TaskData, ours: Ours) -> Trainer:
 
 def run_lanes(subject: Subject, trainer: Trainer, lanes: Sequence[Lane], ours: Ours) -> Measured:
     """Make a pack, train it and evaluate it."""
-    with _without(ours):
+    with _without(ours), _compiled(subject.device) if ours.compiled else nullcontext():
         watch = Stopwatch(subject.device)
         run = trainer.start(lanes)
         setup = watch.lap()
@@ -121,4 +131,21 @@ def _without(ours: Ours) -> Iterator[None]:
             stack.enter_context(mock.patch.object(packing, "first_layer", return_value=0))
         if not ours.graphs:
             stack.enter_context(mock.patch.object(passes, "recorder_for", return_value=None))
+        yield
+
+
+@contextmanager
+def _compiled(device: torch.device) -> Iterator[None]:
+    """Operators compiled, each for its own shapes; random draws seed generators, and are not."""
+    from torch._dynamo import config  # seconds, and needed here alone
+
+    backend = "inductor" if device.type == "cuda" else "aot_eager"
+    delta = torch.compile(Placed.delta, backend=backend, dynamic=False)
+    draw = torch.compiler.disable(StepUniform.__call__)
+    limits = {"recompile_limit": OPERATORS, "accumulated_recompile_limit": OPERATORS}
+    with (
+        config.patch(**limits),
+        mock.patch.object(Placed, "delta", delta),
+        mock.patch.object(StepUniform, "__call__", draw),
+    ):
         yield

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -58,8 +59,17 @@ def profiles(bench: Bench) -> Iterator[str]:
         yield _one(name, _packed(bench, lanes), lanes=len(lanes))
 
 
-def _packed(bench: Bench, lanes: Sequence[Lane]) -> Callable[[], Measured]:
-    ours = Ours(max_steps=STEPS, uncounted_steps=UNCOUNTED, evaluate=False)
+def mixed_profile(bench: Bench, *, lanes: int, batch: int) -> str:
+    """The table of `gpu_mixed`'s pack, in autocast to bfloat16, captured where that can be."""
+    mix = [Lane(*item) for item in enumerate(trials.random_mix(bench.anatomy, lanes, seed=0))]
+    ours = Ours(batch_size=batch, micro_batch_size=batch, precision="bf16")
+    return _one(f"pack of {lanes} mixed lanes, bf16", _packed(bench, mix, ours), lanes=lanes)
+
+
+def _packed(
+    bench: Bench, lanes: Sequence[Lane], ours: Ours | None = None
+) -> Callable[[], Measured]:
+    ours = replace(ours or Ours(), max_steps=STEPS, uncounted_steps=UNCOUNTED, evaluate=False)
     trainer = trainer_of(bench.subject, bench.data, ours)
     return lambda: run_lanes(bench.subject, trainer, lanes, ours)
 

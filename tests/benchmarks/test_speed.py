@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers as tf
 from peft import get_peft_model
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from autopeft.api.problem import Facts, bind_space, make_problem
@@ -27,6 +28,7 @@ from benchmarks.speed.lanes import Ours, run_lanes, trainer_of
 from benchmarks.speed.lines import Fact, Line, Repeat, Work, evaluate
 from benchmarks.speed.measuring import Arm, Measured, Part, Records, interleaved, measure
 from benchmarks.speed.nearest import lora_config
+from benchmarks.speed.profiling import mixed_profile
 from benchmarks.speed.reference import run_reference
 from benchmarks.speed.roofline import pack_flops
 from benchmarks.speed.shapes import SHAPES, load_subject
@@ -127,6 +129,27 @@ def test_a_factor_taken_away_changes_the_cost_and_not_the_result(bench: Bench) -
     loose = _ours(bench, few, replace(ours, bucketing=False))
     assert loose.details["tokens"] > whole.details["tokens"]
     assert loose.samples == whole.samples == 2 * 10 * 8
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo looks
+def test_compiled_operators_do_the_same(bench: Bench) -> None:
+    mix = dict(enumerate(trials.random_mix(bench.anatomy, 2, seed=0)))
+    ours = Ours(batch_size=8, micro_batch_size=8, max_steps=3)
+    plain = _ours(bench, mix, ours).details["curves"]
+    counters.clear()
+    compiled = _ours(bench, mix, replace(ours, compiled=True)).details["curves"]
+    assert counters["frames"]["ok"] > 0, "nothing was compiled"
+    for number, curve in plain.items():
+        assert np.allclose(np.array(curve), np.array(compiled[number]), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_scenarios_own_pack_is_profiled(bench: Bench) -> None:
+    text = mixed_profile(bench, lanes=2, batch=4)
+    assert text.startswith("pack of 2 mixed lanes, bf16: ")
+    assert "forward: operators" in text
+    assert "aten::" in text
 
 
 def test_flops_of_a_pack_are_those_that_torch_counts() -> None:

@@ -40,7 +40,7 @@ COMMANDS = [
 
 HEAVY = (
     "torch", "transformers", "datasets", "botorch", "sklearn", "streamlit", "sqlalchemy",
-    "alembic", "plotly", "numpy", "pandas", "peft", "optuna",
+    "alembic", "plotly", "plotext", "pandas", "peft", "optuna",
 )  # fmt: skip
 
 HELP_OF_ALL = f"""

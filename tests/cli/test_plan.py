@@ -15,6 +15,7 @@ PLAN: dict[str, Any] = {
         "name": "quick", "dimensions": 9, "cardinality": 6144, "distinct": 4410, "continuous": 1,
     },
     "trainable_params": {"min": 768, "max": 1_701_888},
+    "deploy": {},
     "head_params": 2310,
     "steps": {
         "total": 60, "rungs": {"0.34": 21, "1.0": 60}, "batch_size": 32, "trials": 16,

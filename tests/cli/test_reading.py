@@ -84,7 +84,7 @@ def test_reading_imports_no_torch(stored: Path) -> None:
 LEAN = """
 import sys
 from autopeft.cli.main import app
-for words in (["studies"], ["studies", "--json"], ["status"], ["show", "4"]):
+for words in (["studies"], ["studies", "--json"], ["status"]):
     app(args=words, prog_name="autopeft", standalone_mode=False)
 slow = {"alembic", "numpy", "pandas", "scipy", "autopeft.study.definition"}
 slow |= {"sqlalchemy.dialects.postgresql"}
@@ -93,7 +93,7 @@ sys.exit(f"imported: {found}" if found else 0)
 """
 
 
-def test_lists_progress_and_trials_import_what_they_need_alone(stored: Path) -> None:
+def test_lists_and_progress_import_what_they_need_alone(stored: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LEAN], capture_output=True, text=True, check=False
     )

@@ -30,7 +30,7 @@ def test_methods_that_are_more_than_a_change_of_weights(
     make_study: MakePath,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each in a trial, and two in one, in passes of every kind; an export trains to the same."""
+    """Each in a trial, and two in one, in several kinds of passes; an export trains alike."""
     monkeypatch.chdir(tmp_path)
     apart: list[dict[str, Any]] = [{name: [own]} for name, own in METHODS.items()]
     together = {name: [METHODS[name]] for name in ("adamix", "prompt")}

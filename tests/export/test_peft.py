@@ -16,6 +16,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError
 from autopeft.export.peft_config import peft_config, peft_faults
 from autopeft.export.peft_weights import peft_adapter
+from autopeft.methods import registry
 from autopeft.methods.base import Call
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
@@ -101,7 +102,7 @@ def _trained_logits(
     batch = tiny.tiny_batch(name)
     with torch.no_grad(), pack.running():
         ours = pack(batch, Call(False, _no_draws))[0]
-    pad = {"pad_token_id": 0} if name == "llama" else {}
+    pad = {} if name == "bert" else {"pad_token_id": 0}
     base = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=3, **pad)
     theirs = PeftModel.from_pretrained(base, folder / "adapter").eval()
     with torch.no_grad():
@@ -153,20 +154,24 @@ def test_methods_that_say_how_peft_holds_them_give_the_same_logits_through_it(
     assert model.peft_config["default"].peft_type == method.upper()
 
 
+SITES = ("query", "value", "output", "up", "down")
+FACTORS = {"vera": 3, "melora": 3, "comp_lora": 3, "loretta_rep": 3, "vb_lora": 3}
+DIRECTIONS = {"kasa": 3, "psoft": 3, "ether": 4, "ether_plus": 16, "vera": 3}
+
+
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 def test_what_is_lora_once_trained_gives_the_same_logits_through_peft(
     architecture: str, tmp_path: Path
 ) -> None:
     """One method at every site of a layer, and LoRA itself beside one of them."""
-    names = ("vera", "melora", "comp_lora", "loretta_rep", "vb_lora")
     anatomy = tiny.tiny_backbone(architecture).anatomy
-    sites = ("query", "value", "output", "up", "down")
     groups = [
-        case(name, anatomy, 3, layers=layers, sites=[site], dropout=0.1).groups[0]
-        for layers in ((0,), (2,))
-        for name, site in zip(names, sites, strict=True)
+        case(name, anatomy, size, layers=layers, sites=[site]).groups[0]
+        for names, layers in ((FACTORS, [0]), (FACTORS, [2]), (DIRECTIONS, [1]))
+        for (name, size), site in zip(names.items(), SITES, strict=True)
     ]
-    groups.append(_lora([2], ["query"], 5))
+    groups += case("msplora", anatomy, 2, layers=[0, 1, 2], sites=["key"]).groups
+    groups.append(_lora([1, 2], ["query"], 5))
     configuration = Configuration.of(groups, training=TRAINING)
     ours, theirs, model = _trained_logits(architecture, configuration, tmp_path)
     assert torch.allclose(ours, theirs, atol=2e-5)
@@ -177,18 +182,59 @@ def test_what_is_lora_once_trained_gives_the_same_logits_through_peft(
 
 
 @pytest.mark.parametrize(
-    ("method", "settings"), [("hira", {"rank": 3, "dropout": 0.0}), ("bitfit", {})]
+    ("architecture", "method", "settings", "sites"),
+    [
+        ("bert", "hira", {"rank": 3, "dropout": 0.0}, "query down"),
+        ("llama", "hira", {"rank": 3, "dropout": 0.0}, "query down"),
+        ("bert", "bitfit", {}, "query down"),
+        ("llama", "bitfit", {}, "query down"),
+        ("bert", "ia3", {}, "key up down"),
+        ("llama", "ia3", {}, "key up down"),
+        ("modernbert", "ia3", {}, "key value down"),
+        ("gpt2", "ia3", {}, "query value up down"),
+        ("modernbert", "bitfit", {}, "query value"),
+        ("bert", "norm", {"bias": True}, "attention_norm ffn_norm"),
+        ("bert", "norm", {"bias": False}, "ffn_norm"),
+        ("llama", "norm", {"bias": False}, "attention_norm ffn_norm"),
+        ("gemma", "norm", {"bias": False}, "attention_norm"),
+        ("bert", "ssf", {}, "value down"),
+        ("opt", "ssf", {}, "query up"),
+    ],
 )
-@pytest.mark.parametrize("architecture", ["bert", "llama"])
-@pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias:UserWarning")
-def test_hira_and_bitfit_give_the_same_logits_through_peft(
-    method: str, settings: dict[str, Any], architecture: str, tmp_path: Path
+@pytest.mark.filterwarnings(
+    "ignore:Detected that the base layer has no bias:UserWarning",
+    "ignore:Unsupported layer type:UserWarning",  # of norms, by peft itself
+)
+def test_one_set_of_settings_gives_the_same_logits_through_peft(
+    architecture: str, method: str, settings: dict[str, Any], sites: str, tmp_path: Path
 ) -> None:
-    groups = [Group.of(method, [0, 2], ["query", "down"], **settings)]
+    groups = [Group.of(method, [0, 2], sites.split(), **settings)]
     configuration = Configuration.of(groups, training=TRAINING)
-    ours, theirs, _ = _trained_logits(architecture, configuration, tmp_path)
-    assert torch.allclose(ours, theirs, atol=2e-5)
+    ours, theirs, model = _trained_logits(architecture, configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=1e-5)
     assert float(theirs.std()) > 0.01
+    assert model.peft_config["default"].peft_type == registry[method].peft_type
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_waveft_has_numbers_of_coefficients_of_their_own_in_peft(
+    architecture: str, tmp_path: Path
+) -> None:
+    groups = [
+        Group.of("waveft", layers, sites, coefficients=n, scale=2.0, places_seed=5)
+        for layers, sites, n in (([0, 2], ["query", "down"], 40), ([1], ["query"], 7))
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    ours, theirs, model = _trained_logits(architecture, configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert not torch.allclose(ours, _untrained(model, architecture), atol=1e-3)
+    assert len(model.peft_config["default"].n_frequency_pattern) == 1
+
+
+def _untrained(model: PeftModel, architecture: str) -> torch.Tensor:
+    with torch.no_grad(), model.disable_adapter():
+        logits: torch.Tensor = model(**tiny.tiny_batch(architecture).inputs).logits
+    return logits
 
 
 def test_what_one_configuration_of_peft_cannot_say_is_refused() -> None:
@@ -208,6 +254,17 @@ def test_what_one_configuration_of_peft_cannot_say_is_refused() -> None:
             backbone.head(2),
             base_model="b",
         )
+    for lacking in (
+        Group.of("norm", [0], ["ffn_norm"], bias=True),
+        Group.of("ssf", [1], ["value"]),
+    ):
+        with pytest.raises(ExportError, match=r"a shift of .*, which has no"):
+            peft_config(
+                Configuration.of([lacking], training=TRAINING),
+                tiny.tiny_backbone("llama").anatomy,
+                backbone.head(2),
+                base_model="b",
+            )
     fused = tiny.tiny_backbone("modernbert")
     with pytest.raises(ExportError, match="several sites in one map"):
         peft_config(
@@ -216,6 +273,31 @@ def test_what_one_configuration_of_peft_cannot_say_is_refused() -> None:
             fused.head(2),
             base_model="b",
         )
+
+
+def test_what_peft_would_train_otherwise_is_refused_before_it_is_trained() -> None:
+    backbone = tiny.tiny_backbone("bert")
+    for group in (
+        Group.of("norm", [0], ["ffn_norm"], bias=False),
+        Group.of("ssf", [1], ["value"]),
+        Group.of("ia3", [1], ["value"]),
+    ):
+        if group.method == "ia3":
+            backbone = tiny.tiny_backbone("gpt2")
+        configuration = Configuration.of([group], training=TRAINING)
+        assert peft_faults(configuration, backbone.anatomy) == []
+        with pytest.raises(ExportError, match="what peft trains as well"):
+            peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+
+
+def test_what_reflects_an_output_that_another_made_is_no_lora() -> None:
+    anatomy = tiny.tiny_backbone("bert").anatomy
+    own = case("ether_plus", anatomy, 2, layers=[0], sites=["query"]).groups
+    beside = case("comp_lora", anatomy, 2, layers=[0], sites=["query"]).groups
+    behind = [_lora([0], ["query"], 2)]
+    (fault,) = peft_faults(Configuration.of([*own, *beside], training=TRAINING), anatomy)
+    assert fault.given == "behind another method at layer 0, query"
+    assert peft_faults(Configuration.of([*own, *behind], training=TRAINING), anatomy) == []
 
 
 def test_where_the_numbers_agree_shira_holds_no_weight_more(tmp_path: Path) -> None:
@@ -260,9 +342,11 @@ def test_what_peft_cannot_carry_is_refused_all_at_once() -> None:
     with pytest.raises(ExportError) as caught:
         peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
     assert [fault.key for fault in caught.value.faults] == [
-        "prefix",
         "serial_adapter",
+        "prefix",
         "lora.dropout",
+        "prefix.layers",
+        "prefix",
     ]
 
 

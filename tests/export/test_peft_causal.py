@@ -11,10 +11,11 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from autopeft.api.deploying import undeployable
 from autopeft.backbone.loading import BackboneRequest, backbone_of, load_backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError
-from autopeft.export.peft_config import peft_config
+from autopeft.export.peft_config import peft_config, peft_faults
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods.base import Call
 from autopeft.training.batches import Batch
@@ -23,7 +24,9 @@ from autopeft.training.lanes.seeds import Seeds
 
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*is_gradient_checkpointing:FutureWarning", "ignore:fan_in_fan_out:UserWarning"
+    "ignore:.*is_gradient_checkpointing:FutureWarning",
+    "ignore:fan_in_fan_out:UserWarning",
+    "ignore:.past_key_values. is deprecated:FutureWarning",  # of peft's prefixes
 )
 
 
@@ -59,6 +62,29 @@ def test_peft_gives_the_same_logits_behind_a_prompt(name: str, tmp_path: Path) -
     assert (ours - plain).abs().max() > 0.01
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "reparametrise"), [("llama", False), ("qwen3", True)])
+def test_peft_gives_the_same_logits_behind_prefixes(
+    name: str, reparametrise: bool, tmp_path: Path
+) -> None:
+    layers = range(len(backbone_of(tiny.tiny_causal(name)).anatomy.layers))
+    own = {"reparametrise": True, "hidden": 6} if reparametrise else {"reparametrise": False}
+    group = Group.of("prefix", layers, length=3, **own)
+    ours, theirs, plain = _logits(name, Configuration.of([group], training=TRAINING), tmp_path)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # kept in float32
+    assert (ours - plain).abs().max() > 0.01
+
+
+def test_prefixes_that_peft_would_have_otherwise_are_refused_all_at_once() -> None:
+    anatomy = backbone_of(tiny.tiny_causal("gpt2")).anatomy
+    groups = [
+        Group.of("prefix", [layer], length=length, reparametrise=False)
+        for layer, length in ((1, 2), (2, 3))
+    ]
+    faults = peft_faults(Configuration.of(groups, training=TRAINING), anatomy)
+    assert [fault.key for fault in faults] == ["prefix.layers", "prefix.length", "prefix"]
+
+
 @pytest.mark.parametrize(
     ("name", "layers", "match"), [("gpt2", [0], "gpt2"), ("llama", [0, 1], "layer 0 alone")]
 )
@@ -72,12 +98,18 @@ def test_prompts_that_peft_would_put_elsewhere_are_refused(
         peft_config(configuration, backbone.anatomy, backbone.recipe(1), base_model="b")
 
 
-def test_a_classifiers_prompt_is_refused() -> None:
+def test_a_classifiers_prompt_or_prefix_is_refused() -> None:
     backbone = backbone_of(tiny.tiny_causal("llama"))
-    group = Group.of("prompt", [0], length=3, initial="random")
-    configuration = Configuration.of([group], training=TRAINING)
-    with pytest.raises(ExportError, match="causal-lm"):
-        peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+    layers = range(len(backbone.anatomy.layers))
+    for group in (
+        Group.of("prompt", [0], length=3, initial="random"),
+        Group.of("prefix", layers, length=3, reparametrise=False),
+    ):
+        configuration = Configuration.of([group], training=TRAINING)
+        with pytest.raises(ExportError, match="causal-lm"):
+            peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+        assert undeployable(configuration, backbone.anatomy, causal=False)
+        assert not undeployable(configuration, backbone.anatomy, causal=True)
 
 
 def _logits(name: str, configuration: Configuration, tmp_path: Path) -> tuple[torch.Tensor, ...]:

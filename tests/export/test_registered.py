@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification
 import autopeft
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
+from autopeft.errors import ExportError
 from autopeft.export.adapter import folded_configuration, folded_weights
 from autopeft.export.peft_groups import parts, save_groups
 from autopeft.export.peft_weights import registered_adapter
@@ -84,7 +85,19 @@ def _loaded(base: Path, folder: Path, **options: Any) -> Any:
     return PeftModel.from_pretrained(model, folder).eval()
 
 
-@pytest.mark.parametrize("name", registry.names())
+PROMPTS = ("dept", "prompt")
+"""Methods that need room before the text, which a model that peft calls does not have."""
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_are_not_written(name: str, bases: dict[str, tuple[Backbone, Path]]) -> None:
+    backbone, _ = bases["bert"]
+    given = case(name, backbone.anatomy)
+    with pytest.raises(ExportError, match="prompt tokens"):
+        registered_adapter(given, backbone.head(3), {}, base_model="tiny")
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names() if name not in PROMPTS])
 def test_a_method_of_ours_loads_through_peft(
     name: str, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
 ) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import tiny_backbones as tiny
 import torch
+from every_method import lanes_of_each, measured
 from importance_maps import with_importance
 from lane_training import STEPS, Make, Training, furthest, without_cache
+from method_cases import carried
 
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
@@ -137,6 +139,37 @@ def test_rules_act_on_replayed_packs_as_on_solo_runs(on_gpu: OnGpu, gpu: torch.d
     ]
     make = _make(backbone, gpu)
     assert _apart(_captured(backbone, lanes, make, gpu), _solo(backbone, lanes, make)) < 1e-9
+
+
+@pytest.mark.parametrize("turn", range(2))
+@pytest.mark.parametrize("name", ["bert", "llama", "vit"])
+def test_steps_of_every_method_are_captured(
+    name: str, turn: int, on_gpu: OnGpu, gpu: torch.device
+) -> None:
+    """All methods in one pack: replayed, it ends where it does eagerly."""
+    backbone = measured(on_gpu(name))
+    lanes = lanes_of_each(backbone, carried(backbone.anatomy), turn=turn, placed=[(1, 2)])
+    make = _images(gpu) if name == "vit" else _make(backbone, gpu)
+    captured = _captured(backbone, lanes, make, gpu)
+    eager = Training(backbone, lanes).run(make)
+    apart = {
+        lane.configuration.groups[0].method: furthest(captured[lane.number], eager[lane.number])
+        for lane in lanes
+    }
+    assert not {method: each for method, each in apart.items() if not each < 1e-9}
+
+
+def _images(device: torch.device) -> Make:
+    batches = [tiny.tiny_batch("vit", seed=seed) for seed in range(6)]
+    moved = [
+        Batch(
+            {name: tensor.to(device) for name, tensor in batch.inputs.items()},
+            batch.mask.to(device),
+            batch.labels.to(device),
+        )
+        for batch in batches
+    ]
+    return without_cache(lambda step: moved[step % 6])
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])

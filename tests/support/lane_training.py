@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from autopeft.backbone.loading import Backbone
-from autopeft.methods.base import Call
+from autopeft.methods.base import SILENT, Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.optimizer import LaneAdamW, schedule
 from autopeft.training.lanes.pack import Lane, Pack
@@ -92,17 +92,29 @@ class Training:
         """Steps start .. stop - 1, then every lane's state."""
         with self.pack.running():
             for step in range(start, stop):
-                batch, known = make(step, self.pack)
-                weight = len(batch) if batch.targets is None else batch.targets.count
-                uniform = StepUniform(self.seeds, step, 0, len(batch), self.pack.device)
-                self.optimizer.zero_grad()
-                self.rules.ask(step, self.answer(make))
-                self.rules.schedule(step)
-                self.steps.accumulate(batch, known, uniform, weight=weight)
-                self.rules.score(step)
-                self.steps.update(self.factors[step])
-                self.rules.apply(step)
+                self.step(make, step)
         return take_state(self.pack, self.optimizer, stop, self.rules)
+
+    def step(self, make: Make, step: int) -> None:
+        """One step, while the pack is running."""
+        batch, known = make(step, self.pack)
+        weight = len(batch) if batch.targets is None else batch.targets.count
+        uniform = StepUniform(self.seeds, step, 0, len(batch), self.pack.device)
+        self.optimizer.zero_grad()
+        self.rules.ask(step, self.answer(make))
+        self.rules.schedule(step)
+        self.steps.accumulate(batch, known, uniform, weight=weight)
+        self.rules.score(step)
+        self.steps.update(self.factors[step])
+        self.rules.apply(step)
+
+    def right(self, make: Make) -> dict[int, int]:
+        """How many examples of a batch that does not train every lane predicts, by its number."""
+        with self.pack.running(), torch.no_grad():
+            batch, known = make(SCORING, self.pack)
+            logits = self.pack(batch, SILENT, known)
+        right = (logits.argmax(-1) == batch.labels).sum(1).tolist()
+        return {lane.number: int(each) for lane, each in zip(self.pack.lanes, right, strict=True)}
 
     def put(self, states: dict[int, LaneState]) -> None:
         """Continue from states."""

@@ -1,6 +1,6 @@
 """Settings that a method allows on a backbone, taken from its schema and its own word."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
@@ -61,6 +61,17 @@ def variants(name: str) -> list[dict[str, Any]]:
     return found
 
 
+def carried(anatomy: Anatomy) -> list[str]:
+    """Names of the methods with files of their own that a backbone carries, sorted."""
+    return [name for name in sorted(registry.names()) if not registry[name].carried_by(anatomy)]
+
+
+def dropout(name: str, rate: float) -> dict[str, float]:
+    """The rate as a setting, of a method that has it."""
+    has_it = any(parameter.name == "dropout" for parameter in registry[name].schema.parameters)
+    return {"dropout": rate} if has_it else {}
+
+
 def legal_values(name: str, parameter: str, anatomy: Anatomy) -> Sequence[Scalar] | None:
     """What every linear site of a backbone allows of a parameter; None where they have no say."""
     method = registry[name]
@@ -76,6 +87,16 @@ def legal_values(name: str, parameter: str, anatomy: Anatomy) -> Sequence[Scalar
     if is_range and everywhere_legal:
         return range(int(everywhere_legal[0]), int(everywhere_legal[-1]) + 1)
     return tuple(everywhere_legal)
+
+
+def allowed(name: str, site: str, given: Mapping[str, Any], anatomy: Anatomy) -> bool:
+    """Whether a linear site's shape allows what is given: some things need square maps."""
+    method = registry[name]
+    if site not in anatomy.roles:
+        return True
+    places = linear_places(Group.of(name, range(len(anatomy.layers)), [site]), anatomy)
+    legal = [(value, method.legal(key, place)) for key, value in given.items() for place in places]
+    return all(each is None or value in each for value, each in legal)
 
 
 def sizes(name: str, anatomy: Anatomy) -> tuple[Scalar, ...]:

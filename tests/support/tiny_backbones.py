@@ -9,10 +9,13 @@ import transformers as tf
 
 from autopeft.backbone.loading import Backbone, backbone_of
 from autopeft.configuration import NO_SPARSITY, Configuration, Group
+from autopeft.methods import registry
 from autopeft.training.batches import Batch
 from tests.support import method_cases
 
 VOCABULARY, HIDDEN, LAYERS, HEADS, INNER = 64, 32, 3, 4, 48
+MOST_METHODS = 3
+"""In one random configuration."""
 
 ACTING_RULES: tuple[Mapping[str, Any], ...] = (
     {"rule": "ist", "interval": 4},
@@ -186,19 +189,18 @@ def random_configuration(
         rng: Of all draws.
         layers: Layers of the backbone.
         first: The lowest layer that may be occupied.
-        methods: One to all of these; by default any, sparse weights and salient channels (chosen
-            by chance, so that no importance map is needed) each in a third of all cases.
+        methods: One to all of these; by default one to `MOST_METHODS` of all that the backbone
+            carries. Sparse weights and salient channels are chosen by chance, so that no
+            importance map is needed.
         rules: Whether half of all configurations get a sparsity rule that acts while they train.
             Some compare single scalars, which rounding in float32 may turn.
     """
-    anatomy, extra = backbone.anatomy, []
+    offered, most = list(methods), len(methods)
     if not methods:
-        methods = ["lora", "serial_adapter", "parallel_adapter"]
-        methods += ["prefix"] if anatomy.carries_prefix else []
-        extra = [name for name in ("sparse", "salient_channels") if rng.random() < 1 / 3]
-    chosen = rng.choice(methods, size=int(rng.integers(1, len(methods) + 1)), replace=False)
+        offered, most = method_cases.carried(backbone.anatomy), MOST_METHODS
+    chosen = rng.choice(offered, size=int(rng.integers(1, most + 1)), replace=False)
     groups = []
-    for method in [*chosen, *extra]:
+    for method in chosen:
         size = int(rng.integers(1, layers - first + 1))
         own = rng.choice(np.arange(first, layers), size=size, replace=False)
         groups.append(_random_group(str(method), [int(i) for i in own], backbone, rng))
@@ -214,11 +216,9 @@ def random_configuration(
 
 
 def _random_rule(groups: Sequence[Group], rng: np.random.Generator) -> Mapping[str, Any]:
-    allowed = [
-        rule
-        for rule in ACTING_RULES
-        if rule["rule"] != "adalora" or any(group.method == "lora" for group in groups)
-    ]
+    low_rank = [group for group in groups if group.method == "lora"]
+    plain = low_rank and not any(group.get("dora") for group in low_rank)
+    allowed = [rule for rule in ACTING_RULES if rule["rule"] != "adalora" or plain]
     return NO_SPARSITY if rng.random() < 0.5 else allowed[int(rng.integers(len(allowed)))]
 
 
@@ -231,7 +231,8 @@ def _random_group(
         count = int(rng.integers(1, len(anatomy.roles) + 1))
         sites = [str(s) for s in rng.choice(anatomy.roles, size=count, replace=False)]
         rank = int(rng.integers(1, 9))
-        return Group.of("lora", layers, sites, rank=rank, alpha=2.0 * rank, dropout=dropout)
+        flags = {name: bool(rng.random() < 1 / 3) for name in ("dora", "rank_stabilised")}
+        return Group.of("lora", layers, sites, rank=rank, alpha=8.0, dropout=dropout, **flags)
     if method == "prefix":
         settings = {"length": int(rng.integers(1, 6)), "reparametrise": bool(rng.integers(2))}
         if settings["reparametrise"]:
@@ -248,8 +249,7 @@ def _random_group(
             smallest=False, **extra,
         )  # fmt: skip
     if method not in ("salient_channels", "serial_adapter", "parallel_adapter"):
-        size = method_cases.sizes(method, anatomy)[int(rng.integers(2)) - 1]
-        return method_cases.configuration(method, anatomy, size, layers=layers).groups[0]
+        return _random_case(method, layers, backbone, rng)
     count = int(rng.integers(1, len(anatomy.sublayers) + 1))
     sites = [str(s) for s in rng.choice(anatomy.sublayers, size=count, replace=False)]
     if method == "salient_channels":
@@ -264,3 +264,25 @@ def _random_group(
         scale=float(rng.choice([1.0, 4.0])),
         dropout=dropout,
     )
+
+
+def _random_case(
+    method: str, layers: list[int], backbone: Backbone, rng: np.random.Generator
+) -> Group:
+    """A variant of a method, at one of its sizes, at up to three of the sites that allow it."""
+    anatomy, schema = backbone.anatomy, registry[method].schema
+    offered = {*anatomy.roles, *anatomy.sublayers, *anatomy.norms}
+    every = [
+        (given, [site for site in sites if method_cases.allowed(method, site, given, anatomy)])
+        for given in method_cases.variants(method)
+        for sites in [[site for site in given.get("sites", schema.sites) if site in offered]]
+    ]
+    every = [(given, sites) for given, sites in every if sites or not schema.sites]
+    variant, sites = every[int(rng.integers(len(every)))]
+    given = method_cases.dropout(method, float(rng.choice([0.0, 0.2]))) | dict(variant)
+    sizes = method_cases.sizes(method, anatomy)
+    size = given.pop(schema.size, sizes[int(rng.integers(len(sizes)))])
+    if sites:
+        number = min(len(sites), int(rng.integers(1, 4)))
+        given["sites"] = [str(each) for each in rng.choice(sites, size=number, replace=False)]
+    return method_cases.configuration(method, anatomy, size, layers=layers, **given).groups[0]

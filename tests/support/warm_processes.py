@@ -68,6 +68,8 @@ class WarmProcess:
         self._streams, plain = Path(mkdtemp()), dict(environment)
         finalize(self, shutil.rmtree, self._streams)
         said = (self._streams / "out", self._streams / ("out" if merged else "err"))
+        for path in said:
+            path.touch()  # it may be killed before it opens them
         given = (folder, said, script, self.args, plain)
         self._process = _FORKED.Process(target=_run, args=given, daemon=True)
         with _environment(SERVERS):

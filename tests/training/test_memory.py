@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import tiny_backbones as tiny
 import torch
+from every_method import measured
+from method_cases import carried, configuration, dropout, variants
 
 from autopeft.backbone.layer_memory import LayerMemory
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.execution.fitting import step_shape
+from autopeft.methods import registry
 from autopeft.methods.base import Call
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane, in_passes
@@ -26,6 +29,10 @@ REST = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 
 
 ALL = [0, 1, 2]
+NEAR = 0.15
+OVER = {"norm": 0.5}
+"""Where norms stand behind attention and nothing else trains in the first layer, attention counts
+there for nothing: names do not say which norms do."""
 
 
 def lora(layers: list[int], sites: list[str], rank: int = 4, dropout: float = 0.0) -> Group:
@@ -184,6 +191,25 @@ def test_what_architectures_keep_of_their_own_is_counted(kind: str, name: str) -
 )
 def test_layers_are_read_for_what_they_keep(kind: str, expected: LayerMemory) -> None:
     assert tiny.tiny_backbone(kind, torch.float32).anatomy.memory == expected
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_what_every_method_keeps_is_counted(name: str) -> None:
+    """Two lanes of every variant at all sites of all layers, dropout too where there is any."""
+    trained = trainer("bert")
+    trained.backbone = measured(trained.backbone)
+    anatomy = trained.backbone.anatomy
+    if name not in carried(anatomy):
+        pytest.skip("a BERT does not carry it")
+    ratios = {}
+    for given in (*variants(name), dropout(name, 0.2)):
+        own = configuration(name, anatomy, layers=ALL, **given)
+        run = trained.start([Lane(number, own) for number in range(2)])
+        assert len(run.packs) == 1
+        expected = estimated([own, own], trained.backbone, first_token=True).activations
+        ratios[str(given)] = expected / kept_by_autograd(trained, run)
+    assert min(ratios.values()) > 1 - NEAR, ratios
+    assert max(ratios.values()) < 1 + OVER.get(name, NEAR), ratios
 
 
 def test_weights_gradients_and_moments_are_the_tensors_own() -> None:

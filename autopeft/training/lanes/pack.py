@@ -257,7 +257,8 @@ class Pack(nn.Module):
         """Wire a pack of one into its backbone for good: whoever calls the model runs the lane.
 
         There are no gates: transformers' own forward runs the lane through every layer, with a
-        cache of keys and values where it keeps one.
+        cache of keys and values where it keeps one. Rows are padded behind their tokens. Without
+        gates there is no room for prompts.
 
         Args:
             acts: Whether the lane acts in the call that begins.
@@ -266,6 +267,8 @@ class Pack(nn.Module):
         model: Any = self._backbone.model
         if len(self.lanes) != 1:
             raise BackboneError(Fault("pack", "", f"{len(self.lanes)} lanes", "1 lane to serve"))
+        if self._slots.count:
+            raise BackboneError(Fault("pack", "", "prompt tokens", "a lane without, to serve"))
         self._served = ExitStack()
         self._served.enter_context(self._wired(gated=False))
 
@@ -274,7 +277,10 @@ class Pack(nn.Module):
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-            self._stream.rows, self._stream.call = len(next(given)), Call(trains(), draws)
+            first, told = next(given), kwargs.get("attention_mask")
+            mask = first.new_ones(first.shape[:2], dtype=torch.long) if told is None else told
+            self._stream.rows = len(first)
+            self._stream.call = Call(trains(), draws, mask=mask)
             self._stream.lanes = int(acts())
 
         def after(module: nn.Module, args: Any, output: Any) -> None:

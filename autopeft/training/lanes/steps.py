@@ -149,7 +149,7 @@ class Steps:
     def _stepped(self, factors: Tensor) -> None:
         """Gradients of what operators add to the loss by themselves, and the optimizer's step."""
         own = self._pack.auxiliary_loss()
-        if own is not None:
+        if own is not None and own.requires_grad:  # a rule may have frozen all that it is of
             torch.autograd.backward(own)
         self._optimizer.step(factors)
 

@@ -71,6 +71,7 @@ def wire(
             at_sublayer[layer, where].append(item)
     for name, sites in at_module.items():
         module = model.get_submodule(name)
+        sites.sort(key=lambda item: not item[1].operator.goes_first)
         handles.append(module.register_forward_hook(_LinearHook(sites, stream)))
     for (layer, name), items in at_sublayer.items():
         entrance = model.get_submodule(anatomy.site(layer, ENTRANCE[name]).module)

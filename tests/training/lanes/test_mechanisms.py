@@ -11,9 +11,11 @@ import pytest
 import tiny_backbones as tiny
 import tiny_causal
 import torch
+from every_method import lanes_of_each, measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_training import STEPS, Known, Make, Training, furthest, without_cache
+from method_cases import carried
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from autopeft.backbone.loading import Backbone, backbone_of
@@ -33,6 +35,8 @@ CPU = torch.device("cpu")
 PACKABLE = tuple(name for name in tiny.ARCHITECTURES if name != "deberta-v2")
 UNKEPT = ("vit", "t5")
 """Architectures of which nothing is kept: images, and layers that hand on a position bias."""
+TURNS = 9
+"""One of this many of the methods is trained on an architecture in the fast suite."""
 DECODERS = ("llama", "qwen3", "gemma3", "gpt2", "opt")
 ROWS, BATCH = 12, 4
 
@@ -253,26 +257,35 @@ def test_every_way_on_every_architecture(
     _hold(name, way, tmp_path_factory.mktemp("cache"))
 
 
-@pytest.mark.parametrize("method", registry.names())
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ("bert", "llama") else pytest.mark.slow)
-        for name in EVERY
-    ],
-)
-def test_each_method_alone(name: str, method: str, tmp_path: Path) -> None:
-    backbone = _backbone(name)
-    if method not in registry.carried_by(backbone.anatomy):
-        pytest.skip(f"{name} does not carry {method}")
-    lanes = _lanes(backbone, 2, 3, methods=[method])
+def _hold_methods(name: str, names: Sequence[str], folder: Path) -> None:
+    """Hold a pack of lanes of one method each, on kept activations, against solo runs."""
+    backbone = measured(_backbone(name))
+    own = [each for each in carried(backbone.anatomy) if each in names]
+    lanes = lanes_of_each(backbone, own, turn=EVERY.index(name))
     make = _uncached(name, backbone)
     solo = _solo(backbone, lanes, make)
     if name not in UNKEPT:
         examples = _examples(answers=backbone.lm_head is not None)
-        make = _make(examples, _cache(examples, len(backbone.anatomy.layers), "memory", tmp_path))
+        make = _make(examples, _cache(examples, len(backbone.anatomy.layers), "memory", folder))
     packed = Training(backbone, lanes).run(make)
-    assert max(furthest(packed[number], solo[number]) for number in solo) < 1e-9
+    apart = {
+        lane.configuration.groups[0].method: furthest(packed[lane.number], solo[lane.number])
+        for lane in lanes
+    }
+    assert not {method: each for method, each in apart.items() if not each < 1e-9}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_methods_alone_in_turns(name: str, tmp_path: Path) -> None:
+    """Every method on two architectures or more, its variants in turns."""
+    every = sorted(registry.names())
+    _hold_methods(name, every[EVERY.index(name) % TURNS :: TURNS], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_each_method_alone(name: str, tmp_path: Path) -> None:
+    _hold_methods(name, sorted(registry.names()), tmp_path)
 
 
 def test_kept_activations_are_computed_once_and_do_not_depend_on_who_asks(

@@ -98,6 +98,23 @@ def test_an_inactive_lane_stays_bit_for_bit() -> None:
         assert not torch.equal(now[0], then[0])
 
 
+def test_a_lane_goes_on_as_if_it_had_never_been_inactive() -> None:
+    """The same gradients and factors once more, behind some steps without it."""
+    paused, straight = _stacked(), _stacked()
+    optimizer, other = _optimizer(paused), _optimizer(straight)
+    _run(straight, other, range(8))
+    _run(paused, optimizer, range(5))
+    optimizer.active[1] = False
+    _run(paused, optimizer, range(20, 23))
+    optimizer.active[1] = True
+    _run(paused, optimizer, range(5, 8))
+    assert optimizer.steps.tolist() == [11, 8, 11]
+    for item, expected in zip(paused, straight, strict=True):
+        for index, lane in enumerate(item.members):
+            same = torch.equal(item.parameter[index], expected.parameter[index])
+            assert same == (lane == 1), (item.name, lane)
+
+
 def test_a_gradient_that_is_not_finite_freezes_its_lane_alone() -> None:
     stacked = _stacked()
     optimizer = _optimizer(stacked)
