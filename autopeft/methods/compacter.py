@@ -29,7 +29,7 @@ from autopeft.methods.base import (
     registry,
     size_class,
 )
-from autopeft.methods.bottleneck import ACTIVATIONS
+from autopeft.methods.bottleneck import ACTIVATIONS, OF_OUTPUT
 from autopeft.methods.inherited import Unfolded, divisors, sublayer_places
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
@@ -131,7 +131,7 @@ class Compacter(Unfolded):
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """What the activation keeps, and y; both factors while it runs."""
         bottleneck = int(group["bottleneck"])
-        inner = bottleneck if group["activation"] == "relu" else 2 * bottleneck
+        inner = bottleneck if group["activation"] in OF_OUTPUT else 2 * bottleneck
         return Kept(inner, of_output=True, weights=2 * bottleneck * place.d_in)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:

@@ -172,10 +172,9 @@ class Reft(Unfolded):
     training_count = count
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """h, and its edit in the subspace and out of it; R and W - R."""
+        """h, and its edit in the subspace; R and W - R."""
         rank = int(group["rank"])
-        inner = rank + (0 if group["positions"] == "all" else place.d_out)
-        return Kept(inner, of_output=True, weights=3 * rank * place.d_in)
+        return Kept(rank, of_output=True, weights=3 * rank * place.d_in)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """R Haar-random up to signs, or N(0, 1 / d) where it is free; W and b as in a Linear."""

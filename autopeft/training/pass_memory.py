@@ -24,6 +24,8 @@ _ATTENTION = (
 )  # fmt: skip
 _BEHIND_ATTENTION = ("output", "attention", "aligner")
 """Where nothing of the layer's attention itself trains, but its norms see gradients."""
+_AT_THE_END = ("adapter_plus", "reft")
+"""Where gradients reach nothing of the layer itself."""
 
 
 class PassMemory:
@@ -105,6 +107,9 @@ class PassMemory:
 
     def _kept_in(self, index: int) -> float:
         layer, rows = self._anatomy.layers[index], self._joined(index) * self._tokens
+        if self._trains_at_the_end(index):
+            seen = self._shape.tokens + self._slots if self._is_cut(index) else 1
+            return self._operators_in(index) / seen
         whole = self._attention_trains(index)
         norms = self._anatomy.memory.norms
         behind = any(key[0] == index and key[1] in _BEHIND_ATTENTION for key in self._uses)
@@ -135,6 +140,12 @@ class PassMemory:
         if index > self._branches[0]:
             return True
         return any(key[0] == index and key[1] in _ATTENTION for key in self._uses)
+
+    def _trains_at_the_end(self, index: int) -> bool:
+        """Whether all that trains in or below a layer stands behind it."""
+        if index > self._branches[0]:
+            return False
+        return all(key[1] in _AT_THE_END for key in self._uses if key[0] == index)
 
     def _attention(self, layer: Layer) -> int:
         """Queries, keys and values of all heads, output, log-sum-exp, mask; per token."""
