@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CASES = [
-    # backbone, placement, lanes, rows, tokens, compute
+    # backbone, placement, lanes, rows, tokens, compute, checkpointing
     ("minilm", "all", 1, 32, 32, "fp32"),
     ("minilm", "all", 4, 32, 32, "fp32"),
     ("minilm", "top", 8, 32, 32, "fp32"),
@@ -26,6 +26,9 @@ CASES = [
     ("bert-base", "all", 4, 16, 128, "fp32"),
     ("gpt2", "all", 4, 8, 64, "fp32"),
     ("t5-small", "all", 4, 8, 64, "fp32"),
+    ("bert-base", "all", 4, 16, 128, "fp32", True),
+    ("llama", "all", 4, 8, 128, "fp32", True),
+    ("llama", "mixed", 4, 8, 128, "bf16", True),
 ]
 STEPS = 3
 
@@ -40,6 +43,7 @@ class Case:
     rows: int
     tokens: int
     compute: str
+    checkpointing: bool = False
 
 
 def main() -> None:
@@ -49,9 +53,10 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for case in (Case(*each) for each in cases):
         found = _in_own_process(case)
+        compute = case.compute + ", checkpointed" * case.checkpointing
         print(
             f"| {case.backbone} | {case.lanes} {case.placement} | {case.rows} x {case.tokens} "
-            f"| {case.compute} | {found['estimated'] / 2**20:.0f} "
+            f"| {compute} | {found['estimated'] / 2**20:.0f} "
             f"| {found['measured'] / 2**20:.0f} | {found['estimated'] / found['measured']:.2f} |",
             flush=True,
         )
@@ -116,6 +121,7 @@ def _trainer(case: Case) -> Any:
         batch_size=case.rows,
         micro_batch_size=case.rows,
         precision=case.compute,
+        gradient_checkpointing=case.checkpointing,
     )
     return Trainer(backbone, data, settings, study_seed=0)
 
