@@ -11,6 +11,7 @@ read-only transactions, each of which sees one moment, as on SQLite.
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ _NETWORK = {
 }
 """How libpq notices within a minute that a server is gone; a URL's own values go before these."""
 
+_RETRY_S = 0.01
 _FROZEN_MS = 30_000
 """A transaction takes milliseconds; one idle for longer is a stopped process that holds locks."""
 
@@ -62,8 +64,7 @@ def writer(place: Place, *, create: bool = False, foreign_keys: bool = True) -> 
 
     def prepare(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != journal:
-            connection.execute(f"PRAGMA journal_mode = {journal}")
+        _set_journal(connection, journal, place.busy_timeout_s)
 
     return _sqlite(
         path,
@@ -72,6 +73,20 @@ def writer(place: Place, *, create: bool = False, foreign_keys: bool = True) -> 
         begin="BEGIN IMMEDIATE",
         prepare=prepare,
     )
+
+
+def _set_journal(connection: sqlite3.Connection, wanted: str, patience_s: float) -> None:
+    """Change the journal mode; SQLite does not wait by itself for others who use a new file."""
+    deadline = time.monotonic() + patience_s
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != wanted:
+        try:
+            connection.execute(f"PRAGMA journal_mode = {wanted}")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return
 
 
 def reader(place: Place) -> Engine:

@@ -94,7 +94,7 @@ class MoeLoraOperator(LaneOperator):
         shape = x.shape[:3]
         gates = torch.bmm(x.flatten(1, 2), self.router).softmax(-1).view(*shape, -1)
         experts = gates.topk(self._top_k, dim=-1).indices
-        chosen = functional.one_hot(experts, gates.shape[-1]).sum(3).to(gates.dtype)
+        chosen = torch.zeros_like(gates).scatter(3, experts, 1.0)
         low = torch.bmm(self.dropout(x, call).flatten(1, 2), self.A.flatten(2))
         low = low.view(*gates.shape, -1) * self.scale.to(low.dtype).view(-1, 1, 1, 1, 1)
         weighed = (low * (gates * chosen).unsqueeze(-1)).view(len(low), -1, low[0, 0, 0].numel())
@@ -116,7 +116,8 @@ class MoeLoraOperator(LaneOperator):
         rows = torch.arange(len(real), device=real.device).unsqueeze(1)
         low, experts, floor = (each[:, rows, tokens] for each in (low, experts, floor))
         own = low.gather(3, experts.unsqueeze(-1).expand(*experts.shape, low.shape[-1]))
-        slots = functional.one_hot(experts, low.shape[3]).to(low.dtype)
+        every = torch.arange(low.shape[3], device=low.device)
+        slots = (experts.unsqueeze(-1) == every).to(low.dtype)
         apart = (slots.unsqueeze(-1) * own.unsqueeze(-2)).flatten(4).flatten(2, 3)
         flat = self.B.flatten(1, 2)
         gram = torch.bmm(flat, flat.transpose(1, 2))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import transformers as tf
 
+from autopeft import counting
 from autopeft.backbone.loading import Backbone, backbone_of
 from autopeft.configuration import NO_SPARSITY, Configuration, Group
 from autopeft.methods import registry
@@ -198,21 +199,24 @@ def random_configuration(
     offered, most = list(methods), len(methods)
     if not methods:
         offered, most = method_cases.carried(backbone.anatomy), MOST_METHODS
-    chosen = rng.choice(offered, size=int(rng.integers(1, most + 1)), replace=False)
-    groups = []
-    for method in chosen:
-        size = int(rng.integers(1, layers - first + 1))
-        own = rng.choice(np.arange(first, layers), size=size, replace=False)
-        groups.append(_random_group(str(method), [int(i) for i in own], backbone, rng))
-    return Configuration.of(
-        groups,
-        training={
-            "learning_rate": float(10 ** rng.uniform(-4, -3)),
-            "weight_decay": float(rng.choice([0.0, 0.01])),
-            "warmup_ratio": float(rng.choice([0.0, 0.1])),
-        },
-        sparsity=_random_rule(groups, rng) if rules else NO_SPARSITY,
-    )
+    while True:
+        chosen = rng.choice(offered, size=int(rng.integers(1, most + 1)), replace=False)
+        groups = []
+        for method in chosen:
+            size = int(rng.integers(1, layers - first + 1))
+            own = rng.choice(np.arange(first, layers), size=size, replace=False)
+            groups.append(_random_group(str(method), [int(i) for i in own], backbone, rng))
+        found = Configuration.of(
+            groups,
+            training={
+                "learning_rate": float(10 ** rng.uniform(-4, -3)),
+                "weight_decay": float(rng.choice([0.0, 0.01])),
+                "warmup_ratio": float(rng.choice([0.0, 0.1])),
+            },
+            sparsity=_random_rule(groups, rng) if rules else NO_SPARSITY,
+        )
+        if not counting.faults(found, backbone.anatomy):
+            return found
 
 
 def _random_rule(groups: Sequence[Group], rng: np.random.Generator) -> Mapping[str, Any]:

@@ -16,8 +16,8 @@ from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState, put_state, take_state
 
 ROWS = 3
-PARTED = "comp_lora."
-"""A method of which float32 may part more than that, as it says itself."""
+PARTED = ("comp_lora.", "road.")
+"""Methods of which float32 may part single scalars by more, as they say themselves."""
 Batches = Callable[[int], Batch]
 
 
@@ -89,7 +89,7 @@ def test_float32_agrees_within_1e_5(
         weights, packed_weights = alone.weights(), packed[lane.number].weights()
         for name, tensor in weights.items():
             apart = float((tensor - packed_weights[name]).abs().max())
-            assert apart < 1e-5 or name.startswith(PARTED), (name, apart)
+            assert apart < (1e-4 if name.startswith(PARTED) else 1e-5), (name, apart)
 
 
 def test_order_of_lanes_and_resume_do_not_matter(
@@ -187,6 +187,6 @@ def test_float32_agrees_on_every_architecture(
         weights = alone.run(without_cache(batches))[lane.number].weights()
         for name, tensor in weights.items():
             apart = float((tensor - packed[lane.number].weights()[name]).abs().max())
-            assert apart < 1e-5 or name.startswith(PARTED), (name, apart)
+            assert apart < (1e-4 if name.startswith(PARTED) else 1e-5), (name, apart)
         right = together.right(without_cache(batches))[lane.number]
         assert abs(right - alone.right(without_cache(batches))[lane.number]) <= 1

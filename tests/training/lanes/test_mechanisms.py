@@ -162,14 +162,14 @@ def _ways(draw: st.DrawFn) -> Way:
 
 
 FORCED = {
-    "kept on disk": Way(10, (2, 0, 3, 1), "disk", False, False, 11, 2),
-    "kept in memory and checkpointed": Way(10, (3, 2, 1, 0), "memory", True, False, 7, 2),
-    "kept in memory and replayed": Way(10, (1, 3, 0, 2), "memory", False, True, 12, 2),
-    "kept on disk, checkpointed and replayed": Way(10, (3, 1, 2, 0), "disk", True, True, 9, 1),
+    "kept on disk": Way(0, (2, 0, 3, 1), "disk", False, False, 11, 2),
+    "kept in memory and checkpointed": Way(0, (3, 2, 1, 0), "memory", True, False, 7, 2),
+    "kept in memory and replayed": Way(0, (1, 3, 0, 2), "memory", False, True, 12, 2),
+    "kept on disk, checkpointed and replayed": Way(0, (3, 1, 2, 0), "disk", True, True, 9, 1),
 }
 UNKEPT_WAYS = {
-    "checkpointed": Way(10, (2, 0, 3, 1), "off", True, False, 7, 2),
-    "replayed": Way(10, (3, 1, 2, 0), "off", False, True, 12, 2),
+    "checkpointed": Way(0, (2, 0, 3, 1), "off", True, False, 7, 2),
+    "replayed": Way(0, (3, 1, 2, 0), "off", False, True, 12, 2),
 }
 
 
