@@ -40,9 +40,11 @@ _NETWORK = {
 }
 """How libpq notices within a minute that a server is gone; a URL's own values go before these."""
 
-_RETRY_S = 0.01
 _FROZEN_MS = 30_000
 """A transaction takes milliseconds; one idle for longer is a stopped process that holds locks."""
+
+_RETRY_S = 0.01
+"""Between two tries to change the journal mode."""
 
 
 def writer(place: Place, *, create: bool = False, foreign_keys: bool = True) -> Engine:

@@ -24,7 +24,6 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
