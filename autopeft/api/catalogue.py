@@ -66,7 +66,9 @@ def passed_types() -> tuple[MethodCard, ...]:
 def _card(method: "Method") -> MethodCard:
     text = sys.modules[type(method).__module__].__doc__ or ""
     about = _first_paragraph(text).partition(": ")[2].strip()
-    return _described(method, about, papers=tuple(dict.fromkeys(_PAPER.findall(text))))
+    return _described(
+        method, about, papers=tuple(dict.fromkeys(_PAPER.findall(f"{text} {method.source}")))
+    )
 
 
 def _described(

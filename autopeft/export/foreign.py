@@ -19,8 +19,14 @@ from autopeft.configuration import TRAINING_KEYS, Configuration, Group
 from autopeft.errors import Fault, InputError
 from autopeft.space.document import read_yaml
 
-HEADS = ("classifier", "score", "lm_head", "pooler", "pre_classifier", "out_proj", "dense")
-"""Modules that `modules_to_save` may name: a head trains here in any case."""
+HEADS = ("classifier", "score", "pooler", "pre_classifier")
+"""Modules that `modules_to_save` may name: a head trains here in any case. A language model's
+stays frozen here, and `dense` and `out_proj` are names of maps within layers too."""
+
+_NUMBERS = (
+    "r", "lora_r", "lora_alpha", "lora_dropout", "micro_batch_size", "gradient_accumulation_steps",
+)  # fmt: skip
+"""Keys of either file that are computed with."""
 
 _CARRIED = frozenset(
     {
@@ -115,7 +121,7 @@ def _peft(plain: Mapping[str, Any], where: str) -> Foreign:
     if kind != "LORA":
         hint = "write the method's block under search.baselines by hand"
         raise InputError(Fault(where, "peft_type", kind, "LORA", hint))
-    faults = []
+    faults = _number_faults(plain, where)
     if plain.get("bias", "none") != "none":
         hint = "bitfit trains biases, beside lora"
         faults.append(Fault(where, "bias", str(plain["bias"]), "none", hint))
@@ -140,8 +146,16 @@ def _defaults() -> Mapping[str, Any]:
     return plain
 
 
+def _number_faults(plain: Mapping[str, Any], where: str) -> list[Fault]:
+    return [
+        Fault(where, key, str(plain[key])[:60], "a number")
+        for key in _NUMBERS
+        if plain.get(key) is not None and not isinstance(plain[key], int | float)
+    ]
+
+
 def _axolotl(plain: Mapping[str, Any], where: str) -> Foreign:
-    faults = []
+    faults = _number_faults(plain, where)
     kind = plain.get("adapter")
     if kind not in ("lora", "qlora"):
         faults.append(Fault(where, "adapter", str(kind or "nothing"), "lora, qlora"))

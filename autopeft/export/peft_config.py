@@ -22,6 +22,7 @@ from autopeft.export.peft_prefix import is_prefix, prefix_config, prefix_faults
 from autopeft.export.peft_prompt import is_prompt, prompt_config, prompt_faults
 from autopeft.methods import registry
 from autopeft.methods.lora import scaling
+from autopeft.space.training import OPTIONS
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,17 @@ def _untrained_faults(configuration: Configuration) -> list[Fault]:
     rule = str(dict(configuration.sparsity)["rule"])
     if rule != "none":
         faults.append(Fault("export", "sparsity.rule", rule, "none", hint))
-    return faults
+    return faults + option_faults(configuration, hint)
+
+
+def option_faults(configuration: Configuration, hint: str) -> list[Fault]:
+    """Training options that are on, which no other trainer has."""
+    named = dict(configuration.training)
+    return [
+        Fault("export", f"training.{each.name}", f"{named[each.name]:g}", "nothing", hint)
+        for each in OPTIONS
+        if each.name in named
+    ]
 
 
 def lora_config(

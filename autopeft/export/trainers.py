@@ -16,7 +16,7 @@ from autopeft.backbone.files import public_name
 from autopeft.configuration import Configuration
 from autopeft.errors import Fault
 from autopeft.export.configuration_file import ConfigurationFile
-from autopeft.export.peft_config import LoraSite, lora_sites, uses_dora
+from autopeft.export.peft_config import LoraSite, lora_sites, option_faults, uses_dora
 from autopeft.study.data_block import DataBlock
 from autopeft.study.metrics import CAUSAL_LM
 from autopeft.study.template import parse_template
@@ -93,6 +93,7 @@ def lora_faults(configuration: Configuration, anatomy: Anatomy, tool: str) -> li
     rule = str(dict(configuration.sparsity)["rule"])
     if rule != "none":
         faults.append(Fault("export", "sparsity.rule", rule, "none", hint))
+    faults += option_faults(configuration, hint)
     if others or faults:
         return faults
     for name in ("dropout", "dora"):

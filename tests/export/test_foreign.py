@@ -129,6 +129,8 @@ def test_axolotls_file_gives_its_training_too(llama: Skeleton, tmp_path: Path) -
         ({"target_modules": ["lm_head"]}, "target_modules", "the linear maps"),
         ({"target_modules": ["nothing"]}, "target_modules", "modules that the model has"),
         ({"modules_to_save": ["embed_tokens"]}, "modules_to_save", "head"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save", "head"),
+        ({"r": "four"}, "r", "a number"),
     ],
 )
 def test_what_cannot_be_taken_over_is_a_fault(

@@ -16,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.heads import lm_recipe
 from autopeft.backbone.loading import BackboneRequest
 from autopeft.backbone.skeleton import config_anatomy
 from autopeft.configuration import Configuration, Group
@@ -23,6 +24,7 @@ from autopeft.errors import ExportError
 from autopeft.export.axolotl import axolotl_text
 from autopeft.export.configuration_file import ConfigurationFile
 from autopeft.export.llama_factory import ROWS, TRAIN, llama_factory_files
+from autopeft.export.peft_config import peft_config
 from autopeft.space.document import parse_yaml
 from autopeft.study.blocks import ModelBlock, TrainingBlock
 from autopeft.study.data_block import DataBlock
@@ -239,6 +241,18 @@ def test_what_neither_can_carry_is_refused_at_once(anatomy: Anatomy, tool: str) 
     assert "causal-lm" in faults_of(classes, anatomy, tool)["model.task"]
     two = exported(lora([0], ["query"], 4), data={"prompt": "{a} {b}"})
     assert "one column" in faults_of(two, anatomy, "axolotl")["data.prompt"]
+
+
+def test_options_of_our_training_are_refused(anatomy: Anatomy) -> None:
+    file = exported(lora([0], ["query"], 4))
+    training = {**dict(file.configuration.training), "ffn_dropping": 0.1, "density_weight": 1.0}
+    optional = Configuration.of(file.configuration.groups, training=training)
+    wanted = {f"training.{name}" for name in ("ffn_dropping", "density_weight")}
+    for tool in ("axolotl", "llama-factory"):
+        assert set(faults_of(replace(file, configuration=optional), anatomy, tool)) == wanted
+    with pytest.raises(ExportError) as caught:
+        peft_config(optional, anatomy, lm_recipe(), base_model="base")
+    assert {fault.key for fault in caught.value.faults} == wanted
 
 
 def test_llama_factory_has_one_rank_and_prompts_that_are_columns(anatomy: Anatomy) -> None:
