@@ -3,6 +3,9 @@
 W' = W + W * (A B), the product in the middle entry by entry, so that the change has a high rank
 although its factors have not. A is drawn kaiming-uniform(a = sqrt 5) and B is zero, as HF `peft`
 does it; there is no scale.
+
+HUT, another Hadamard product with two low-rank factors, is not here: its equation could not be
+verified, and no code of it is public. This is what comes nearest.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

@@ -15,6 +15,7 @@ METHOD_SPELLINGS = {
     "PREFIX_TUNING": "prefix",
     "BEFT": "bitfit",
     "dora": "lora",
+    "hut": "hira",
     "rslora": "lora",
     "IA3": "ia3",
     "ln_tuning": "norm",
