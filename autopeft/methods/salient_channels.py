@@ -15,7 +15,7 @@ from torch import Tensor, randperm
 from autopeft.backbone.anatomy import EXIT, SUBLAYERS, Anatomy
 from autopeft.backbone.importance import Floats, ImportanceMap
 from autopeft.configuration import Group
-from autopeft.errors import BackboneError, Fault
+from autopeft.errors import Fault
 from autopeft.methods.base import Call, Kept, LaneOperator, Place, Start, registry, size_class
 from autopeft.methods.inherited import Unfolded, sublayer_places
 from autopeft.methods.sparse_operators import taken
@@ -84,13 +84,15 @@ class SalientChannels(Unfolded):
         return "" if anatomy.sublayers else "its sub-layers were not found"
 
     def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
-        """One per layer and sub-layer; BackboneError where it has fewer channels."""
-        if int(group["channels"]) > anatomy.hidden_size:
-            given, allowed = str(group["channels"]), f"at most {anatomy.hidden_size}"
-            raise BackboneError(
-                Fault("configuration", "salient_channels.channels", given, allowed)
-            )
+        """One per layer and sub-layer."""
         return sublayer_places(group, anatomy)
+
+    def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """More channels than hidden states have."""
+        if int(group["channels"]) <= anatomy.hidden_size:
+            return []
+        given, allowed = str(group["channels"]), f"at most {anatomy.hidden_size}"
+        return [Fault("configuration", "salient_channels.channels", given, allowed)]
 
     def count(self, group: Group, place: Place) -> int:
         """K^2 + K."""

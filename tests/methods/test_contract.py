@@ -19,6 +19,9 @@ from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
 
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
+NEAR, FARTHER = 0.05, {"kasa": 0.8, "salient_channels": 0.1, "snell": 0.2}
+"""How far outputs of a method that starts near the backbone may be, in their own deviations; at
+these tiny widths a weight's smallest components, for one, are a large part of it."""
 
 
 def _measured_backbone(architecture: str) -> Backbone:
@@ -117,6 +120,8 @@ def test_identity_at_initialisation_is_what_the_method_says(name: str, architect
         assert distance < 1e-12
     else:
         assert distance > 1e-9
+    if registry[name].identity.startswith("near:"):
+        assert distance < FARTHER.get(name, NEAR) * float(outputs[0].std())
 
 
 def tiny_call() -> Any:

@@ -51,14 +51,27 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 
 def variants(name: str) -> list[dict[str, Any]]:
-    """Every flag and every choice of a method once, the others at their defaults."""
+    """Every flag, every choice and every real off its default once, the others at theirs."""
+    schema = registry[name].schema
+    numbers = {
+        parameter.name: _other(parameter)
+        for parameter in schema.parameters
+        if parameter.kind == "float" and parameter.default and not parameter.when
+    }
+    reals = [{key: value} for key, value in numbers.items() if key not in ("dropout", schema.size)]
     if name in VARIANTS:
-        return VARIANTS[name]
-    found: list[dict[str, Any]] = [{}]
+        return VARIANTS[name] + [VARIANTS[name][0] | real for real in reals]
+    found: list[dict[str, Any]] = [{}, *reals]
     for parameter in registry[name].schema.parameters:
         given: Sequence[Scalar] = (True, False) if parameter.kind == "bool" else parameter.choices
         found += [{parameter.name: value} for value in given if value != parameter.default]
     return found
+
+
+def _other(parameter: ParameterSchema) -> float:
+    """A legal value that is not the default: half of it."""
+    value = float(parameter.default or 0.0) / 2
+    return max(value, float(parameter.minimum or 0.0)) if parameter.minimum else value
 
 
 def carried(anatomy: Anatomy) -> list[str]:

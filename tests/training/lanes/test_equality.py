@@ -7,6 +7,7 @@ import pytest
 import torch
 from lane_training import STEPS, Training, furthest, without_cache
 from tiny_backbones import ARCHITECTURES
+from torch import Tensor
 
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
@@ -17,8 +18,15 @@ from autopeft.training.lanes.state import LaneState, put_state, take_state
 
 ROWS = 3
 PARTED = ("comp_lora.", "road.")
-"""Methods of which float32 may part single scalars by more, as they say themselves."""
+"""Methods of which float32 may part one scalar of a tensor by more, as they say themselves."""
 Batches = Callable[[int], Batch]
+
+
+def assert_near_in_float32(name: str, one: Tensor, other: Tensor) -> None:
+    """All within 1e-5, but for one scalar of a tensor of a method that says so, within 1e-4."""
+    apart = (one - other).abs().flatten()
+    assert float(apart.max()) < (1e-4 if name.startswith(PARTED) else 1e-5), name
+    assert int((apart >= 1e-5).sum()) <= int(name.startswith(PARTED)), name
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +96,7 @@ def test_float32_agrees_within_1e_5(
         alone = Training(backbone, [lane], torch.float32).run(without_cache(batches))[lane.number]
         weights, packed_weights = alone.weights(), packed[lane.number].weights()
         for name, tensor in weights.items():
-            apart = float((tensor - packed_weights[name]).abs().max())
-            assert apart < (1e-4 if name.startswith(PARTED) else 1e-5), (name, apart)
+            assert_near_in_float32(name, tensor, packed_weights[name])
 
 
 def test_order_of_lanes_and_resume_do_not_matter(
@@ -186,7 +193,6 @@ def test_float32_agrees_on_every_architecture(
         alone = Training(backbone, [lane], torch.float32)
         weights = alone.run(without_cache(batches))[lane.number].weights()
         for name, tensor in weights.items():
-            apart = float((tensor - packed[lane.number].weights()[name]).abs().max())
-            assert apart < (1e-4 if name.startswith(PARTED) else 1e-5), (name, apart)
+            assert_near_in_float32(name, tensor, packed[lane.number].weights()[name])
         right = together.right(without_cache(batches))[lane.number]
         assert abs(right - alone.right(without_cache(batches))[lane.number]) <= 1
