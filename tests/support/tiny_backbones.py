@@ -193,8 +193,8 @@ def random_configuration(
         methods: One to all of these; by default one to `MOST_METHODS` of all that the backbone
             carries. Sparse weights and salient channels are chosen by chance, so that no
             importance map is needed.
-        rules: Whether half of all configurations get a sparsity rule that acts while they train.
-            Some compare single scalars, which rounding in float32 may turn.
+        rules: Whether it gets a sparsity rule that acts while it trains. Some compare single
+            scalars, which rounding in float32 may turn.
     """
     offered, most = list(methods), len(methods)
     if not methods:
@@ -223,7 +223,7 @@ def _random_rule(groups: Sequence[Group], rng: np.random.Generator) -> Mapping[s
     low_rank = [group for group in groups if group.method == "lora"]
     plain = low_rank and not any(group.get("dora") for group in low_rank)
     allowed = [rule for rule in ACTING_RULES if rule["rule"] != "adalora" or plain]
-    return NO_SPARSITY if rng.random() < 0.5 else allowed[int(rng.integers(len(allowed)))]
+    return allowed[int(rng.integers(len(allowed)))]
 
 
 def _random_group(
