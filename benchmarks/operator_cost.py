@@ -21,7 +21,7 @@ from torch import Tensor
 
 from autopeft.configuration import Group
 from autopeft.methods import registry
-from autopeft.methods.base import Call, Place, Start
+from autopeft.methods.base import Call, Place, Stack, Start
 
 SHAPES = ((384, 384), (384, 1536), (1536, 384))
 RANK = 8
@@ -98,7 +98,8 @@ def _operator(
         )
         for lane in range(lanes)
     ]
-    operator = method.operator("bench", place, range(lanes), [group] * lanes, tensors).float()
+    operator = method.operator(Stack("bench", place, range(lanes), [group] * lanes, tensors))
+    operator.float()
     x = torch.randn(lanes, rows, tokens, place.d_in, requires_grad=True)
     y = torch.randn(lanes, rows, tokens, place.d_out)
     call = Call(training=True, uniform=_uniform)

@@ -7,7 +7,7 @@ backbone. No code was released; initialisation and the place of dropout are this
 A backbone here has one modality, so there is one map for all tokens.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -44,16 +45,10 @@ class AdaLinkOperator(LaneOperator):
     down: Tensor
     up: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._activation = CHOICES[str(groups[0]["activation"])]
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._activation = CHOICES[str(stack.groups[0]["activation"])]
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """act(x D) U."""
@@ -64,6 +59,7 @@ class AdaLinkOperator(LaneOperator):
 class AdaLink(Unfolded):
     """The method `adalink`."""
 
+    operator_type = AdaLinkOperator
     schema = MethodSchema(
         name="adalink",
         size="rank",
@@ -107,17 +103,6 @@ class AdaLink(Unfolded):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class with one activation stack."""
         return size_class(int(group["rank"])), group["activation"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return AdaLinkOperator(name, members, groups, tensors)
 
 
 registry.register(AdaLink())

@@ -13,7 +13,7 @@ As released: GELU, after the FFN alone, four experts that start as copies of one
 N(0, 0.02) here, with zero biases, as `serial_adapter` is.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -47,16 +48,10 @@ class AdamixOperator(LaneOperator):
     hook = "sublayer"
     products_only = True
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self.activation = ACTIVATIONS[str(groups[0]["activation"])]
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.activation = ACTIVATIONS[str(stack.groups[0]["activation"])]
+        self.dropout = LaneDropout.of(stack)
 
     def decays(self, tensor_name: str) -> bool:
         """Biases do not, though they have an axis of experts."""
@@ -86,6 +81,7 @@ class AdamixOperator(LaneOperator):
 class Adamix(Unchosen):
     """The method `adamix`."""
 
+    operator_type = AdamixOperator
     schema = MethodSchema(
         name="adamix",
         size="size",
@@ -164,17 +160,6 @@ class Adamix(Unchosen):
         """Sizes of one class with one activation and as many experts stack."""
         kind = group["activation"], group["experts"], group["share_up"]
         return size_class(int(group["size"])), *kind
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return AdamixOperator(name, members, groups, tensors)
 
 
 registry.register(Adamix())

@@ -11,14 +11,12 @@ As released, but for the frozen layers' own stochastic depth, which there is the
 frozen backbone runs whole here. Behind a norm (BERT), the output is the norm's.
 """
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor, nn
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, LaneDropout, LaneOperator, Place, Start, registry
+from autopeft.methods.base import Call, LaneDropout, Place, Stack, Start, registry
 from autopeft.methods.bottleneck import (
     ACTIVATIONS,
     SCALINGS,
@@ -37,16 +35,11 @@ class AdapterPlusOperator(BottleneckOperator):
     """The same tensors, on hidden states."""
 
     hook = "output"
+    reads_output = True
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, groups, tensors, reads_output=True)
-        self.path = LaneDropout(f"{name}/path", [float(group["drop_path"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.path = LaneDropout(f"{stack.name}/path", stack.floats("drop_path"))
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """s * f(h), for the rows that have it."""
@@ -58,6 +51,7 @@ class AdapterPlusOperator(BottleneckOperator):
 class AdapterPlus(Bottleneck):
     """The method `adapter_plus`."""
 
+    operator_type = AdapterPlusOperator
     schema = MethodSchema(
         name="adapter_plus",
         size="size",
@@ -71,7 +65,6 @@ class AdapterPlus(Bottleneck):
     )
     source = "Steitz and Roth 2024, Adapters Strike Back, arXiv 2406.06820; visinf/adapter_plus"
     identity = "near: both projections start at N(0, 0.01), as released"
-    reads_output = True
 
     def __init__(self) -> None:
         pass
@@ -94,17 +87,6 @@ class AdapterPlus(Bottleneck):
             "up_bias": torch.zeros(place.d_out),
         }
         return with_scale(group, place.d_out, tensors)
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return AdapterPlusOperator(name, members, groups, tensors)
 
 
 def _normal(shape: tuple[int, int], draw: torch.Generator) -> Tensor:

@@ -12,14 +12,14 @@ G starts N(0, 1), as released (JosephZZ/lit-llama), which leaves layers 0 and 1 
 placement. HF `peft`'s ADAPTION_PROMPT has tokens for each layer and one gate for all heads.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import Kept, LaneOperator, Place, Start, registry, size_class
+from autopeft.methods.base import Kept, LaneOperator, Place, Stack, Start, registry, size_class
 from autopeft.methods.inherited import Unfolded
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
@@ -34,15 +34,9 @@ class AlignerOperator(LaneOperator):
     frozen_roles = ("key", "value")
     gate: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        lengths = torch.tensor([int(group["length"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        lengths = torch.tensor(stack.ints("length"))
         steps = torch.arange(int(lengths.max()))
         self.register_buffer("valid", steps.unsqueeze(0) < lengths.unsqueeze(1))
 
@@ -74,6 +68,7 @@ class AlignerOperator(LaneOperator):
 class Aligner(Unfolded):
     """The method `aligner`."""
 
+    operator_type = AlignerOperator
     schema = MethodSchema(
         name="aligner",
         size="length",
@@ -130,17 +125,6 @@ class Aligner(Unfolded):
     def stack_key(self, group: Group) -> Hashable:
         """Lengths of one size class, on the same layers."""
         return size_class(int(group["length"])), group.layers
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return AlignerOperator(name, members, groups, tensors)
 
 
 registry.register(Aligner())

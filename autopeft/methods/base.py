@@ -8,7 +8,7 @@ and its output as [n, B, T, d_out]. Each stacked tensor is [k, ...]; a solo run 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -166,6 +166,33 @@ SILENT = Call(training=False, uniform=_no_draws)
 """The call of every pass outside training: nothing is dropped, and who draws is at fault."""
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Lanes that share one operator at one place.
+
+    Attributes:
+        name: `method.layer.site`, the prefix of the saved tensors.
+        place: Where.
+        members: Positions of the lanes in the stream, ascending.
+        groups: What each lane has there, with equal stack keys.
+        tensors: Per lane, initial tensors by name at its own size.
+    """
+
+    name: str
+    place: Place
+    members: Sequence[int]
+    groups: Sequence[Group]
+    tensors: Sequence[Mapping[str, Tensor]]
+
+    def floats(self, parameter: str) -> list[float]:
+        """Each lane's value of a parameter."""
+        return [float(group[parameter]) for group in self.groups]
+
+    def ints(self, parameter: str) -> list[int]:
+        """Each lane's value of a whole-number parameter."""
+        return [int(group[parameter]) for group in self.groups]
+
+
 class LaneOperator(nn.Module):
     """Stacked trainable tensors of `k` lanes at one place, padded to one shape.
 
@@ -174,9 +201,7 @@ class LaneOperator(nn.Module):
     checkpointed layer can be recomputed.
 
     Args:
-        name: `method.layer.site`, the prefix of the saved tensors.
-        members: Positions of its lanes in the stream, ascending.
-        tensors: Per member, initial tensors by name at the lane's own size.
+        stack: Its lanes, and where it sits.
 
     Attributes:
         hook: Where it is called: at a linear map, a norm, a sub-layer, inside attention, or on
@@ -211,17 +236,15 @@ class LaneOperator(nn.Module):
     changes_text: bool = False
     frozen_roles: tuple[str, ...] = ()
 
-    def __init__(
-        self, name: str, members: Sequence[int], tensors: Sequence[Mapping[str, Tensor]]
-    ) -> None:
+    def __init__(self, stack: Stack) -> None:
         super().__init__()
-        self.name = name
-        self.members = tuple(members)
+        self.name = stack.name
+        self.members = tuple(stack.members)
         self.shared: dict[str, Shared] = {}
         self.own_shapes: dict[str, list[tuple[int, ...]]] = {}
-        self.stacked_names = tuple(each for each in tensors[0] if each not in self.fixed_names)
-        for tensor_name in tensors[0]:
-            own = [lane[tensor_name] for lane in tensors]
+        self.stacked_names = tuple(n for n in stack.tensors[0] if n not in self.fixed_names)
+        for tensor_name in stack.tensors[0]:
+            own = [lane[tensor_name] for lane in stack.tensors]
             self.own_shapes[tensor_name] = [tuple(tensor.shape) for tensor in own]
             if tensor_name in self.fixed_names:
                 self.register_buffer(tensor_name, _stack(own))
@@ -452,15 +475,8 @@ class Method(Protocol):
     def stack_key(self, group: Group) -> Hashable:
         """What groups must share, beside the size class, to be stacked in one operator."""
 
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator of these lanes at this place."""
+    def operator(self, stack: Stack) -> LaneOperator:
+        """The operator of these lanes at this place."""
 
 
 def size_class(size: int) -> int:
@@ -482,6 +498,11 @@ class LaneDropout(nn.Module):
         super().__init__()
         self._name, self._idle = name, not any(rates)
         self.register_buffer("rates", torch.tensor(list(rates)))
+
+    @classmethod
+    def of(cls, stack: Stack) -> Self:
+        """At the rates that the groups call `dropout`."""
+        return cls(stack.name, stack.floats("dropout"))
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """The input, with entries dropped in training; itself where no member drops any."""

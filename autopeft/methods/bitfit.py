@@ -7,7 +7,7 @@ all of a query's scores, so that its gradient is zero, and an optimizer would fo
 the method `norm`'s.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class BiasOperator(LaneOperator):
 class BitFit(OnLinearMaps):
     """The method `bitfit`."""
 
+    operator_type = BiasOperator
     schema = MethodSchema(
         name="bitfit",
         size="",
@@ -68,21 +69,6 @@ class BitFit(OnLinearMaps):
     ) -> Mapping[str, Tensor]:
         """The same, with an axis more."""
         return {"beft_bias": tensors["bias"].unsqueeze(0)}
-
-    def stack_key(self, group: Group) -> Hashable:
-        """All stack."""
-        return ()
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return BiasOperator(name, members, tensors)
 
 
 registry.register(BitFit())

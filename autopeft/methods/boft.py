@@ -19,7 +19,7 @@ from torch import Tensor
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Stack, Start, registry
 from autopeft.methods.inherited import OnLinearMaps, divisors
 from autopeft.methods.orthogonal import blockwise, skew, turn
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
@@ -34,15 +34,9 @@ class BoftOperator(LaneOperator):
     Q: Tensor
     s: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._size = int(groups[0]["block_size"])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._size = int(stack.groups[0]["block_size"])
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """s p + (s - 1) z, p what the rotation adds to x W, and z the output without its bias."""
@@ -73,6 +67,7 @@ def _gathered(x: Tensor, runs: int, parts: int, size: int) -> Tensor:
 class Boft(OnLinearMaps):
     """The method `boft`."""
 
+    operator_type = BoftOperator
     schema = MethodSchema(
         name="boft",
         size="block_size",
@@ -161,17 +156,6 @@ class Boft(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """One block size, one number of factors."""
         return group["block_size"], group["factors"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return BoftOperator(name, members, groups, tensors)
 
 
 registry.register(Boft())

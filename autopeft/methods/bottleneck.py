@@ -9,7 +9,7 @@ factor s, or one for every channel, is trained beside `scale` (arXiv 2406.06820)
 and is folded into U and b_U once training ends. `linear_adapter` sits on single linear maps.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from typing import Literal
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, Kept, LaneDropout, LaneOperator, Place, size_class
+from autopeft.methods.base import Call, Kept, LaneDropout, LaneOperator, Place, Stack, size_class
 from autopeft.methods.inherited import Unchosen, sublayer_places
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
@@ -44,14 +44,11 @@ class BottleneckOperator(LaneOperator):
     Padded widths stay zero: their activation is act(0) = 0, so U's padded rows get no gradient,
     and zero rows of U give none to D and b_D.
 
-    Args:
-        name: Prefix of the saved tensors.
-        members: Positions in the stream.
-        groups: The members' groups.
-        tensors: The members' initial tensors.
+    Attributes:
         reads_output: Whether it reads the sub-layer's output (serial) or its input (parallel).
     """
 
+    reads_output = False
     hook: Literal["sublayer", "output"] = "sublayer"
     products_only = True
 
@@ -62,21 +59,12 @@ class BottleneckOperator(LaneOperator):
     scale: Tensor
     learned_scale: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-        *,
-        reads_output: bool,
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self.reads_output = reads_output
-        self.activation = ACTIVATIONS[str(groups[0]["activation"])]
-        scales = [float(dict(group.settings).get("scale", 1.0)) for group in groups]
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.activation = ACTIVATIONS[str(stack.groups[0]["activation"])]
+        scales = [float(dict(group.settings).get("scale", 1.0)) for group in stack.groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """scale * f(y) for the serial adapter, scale * f(x) for the parallel one."""
@@ -89,6 +77,12 @@ class BottleneckOperator(LaneOperator):
         return out.view(*z.shape[:3], -1)
 
 
+class OnOutputs(BottleneckOperator):
+    """Reads the sub-layer's output."""
+
+    reads_output = True
+
+
 class Bottleneck(Unchosen):
     """Base of the adapter methods; holds no state.
 
@@ -98,7 +92,7 @@ class Bottleneck(Unchosen):
     """
 
     peft_type = ""
-    reads_output: bool
+    operator_type: type[BottleneckOperator]
 
     def __init__(self, name: str, scale: float) -> None:
         self.schema = MethodSchema(
@@ -139,7 +133,7 @@ class Bottleneck(Unchosen):
         size = int(group["size"])
         inner = size if group["activation"] in OF_OUTPUT else 2 * size
         inner += place.d_out if scaling_of(group) != "fixed" else 0
-        return Kept(inner, of_output=self.reads_output)
+        return Kept(inner, of_output=self.operator_type.reads_output)
 
     def folded_group(self, group: Group) -> Group:
         """The same adapter at a fixed scale."""
@@ -159,17 +153,6 @@ class Bottleneck(Unchosen):
     def stack_key(self, group: Group) -> Hashable:
         """Sizes of one class with one activation and one way of scaling stack."""
         return size_class(int(group["size"])), group["activation"], scaling_of(group)
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return BottleneckOperator(name, members, groups, tensors, reads_output=self.reads_output)
 
 
 def scaling_of(group: Group) -> str:

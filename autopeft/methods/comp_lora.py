@@ -14,7 +14,7 @@ No code was released, and the paper's choice of k could not be checked: the ener
 projecting both sides are this project's.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 
 import torch
@@ -27,8 +27,8 @@ from autopeft.methods.base import (
     Call,
     DenseMap,
     Kept,
-    LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -45,15 +45,9 @@ class CompLoraOperator(LoraOperator):
 
     products_only = False
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, groups, tensors)
-        self._group = groups[0]
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._group = stack.groups[0]
 
     @cached_property
     def _n_main(self) -> int:
@@ -91,6 +85,7 @@ def n_main(values: Tensor, energy: float) -> int:
 class CompLora(OnLinearMaps):
     """The method `comp_lora`."""
 
+    operator_type = CompLoraOperator
     schema = MethodSchema(
         name="comp_lora",
         size="rank",
@@ -144,17 +139,6 @@ class CompLora(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack, where the same directions are left alone."""
         return size_class(int(group["rank"])), float(group["energy"]), str(group["side"])
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return CompLoraOperator(name, members, groups, tensors)
 
 
 registry.register(CompLora())

@@ -11,7 +11,7 @@ Glorot-uniform, each component by itself, and biases zero.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -54,16 +55,10 @@ class CompacterOperator(LaneOperator):
     up_right: Tensor
     up_bias: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self.activation = ACTIVATIONS[str(groups[0]["activation"])]
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.activation = ACTIVATIONS[str(stack.groups[0]["activation"])]
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """act(y D + b_D) U + b_U."""
@@ -85,6 +80,7 @@ def kronecker_sum(left: Tensor, right: Tensor) -> Tensor:
 class Compacter(Unfolded):
     """The method `compacter`."""
 
+    operator_type = CompacterOperator
     schema = MethodSchema(
         name="compacter",
         size="rank",
@@ -159,17 +155,6 @@ class Compacter(Unfolded):
         """Ranks of one size class, with the same shapes, activation and places."""
         sizes = size_class(int(group["rank"])), group["bottleneck"], group["division"]
         return *sizes, group["activation"], group.layers, group.sites
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return CompacterOperator(name, members, groups, tensors)
 
 
 def glorot(shape: tuple[int, int, int], draw: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ The prompt learns `prompt_rate` times as fast as A and B, which have the trial's
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -20,7 +20,15 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Call, Kept, LaneOperator, Place, Start, registry, size_class
+from autopeft.methods.base import (
+    Call,
+    Kept,
+    Place,
+    Stack,
+    Start,
+    registry,
+    size_class,
+)
 from autopeft.methods.inherited import Unfolded, layer_places
 from autopeft.methods.lora import kaiming
 from autopeft.methods.prompt import (
@@ -44,18 +52,12 @@ class DeptOperator(PromptOperator):
     A: Tensor
     B: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, groups, tensors)
-        scales = [_scale(group) for group in groups]
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        scales = [_scale(group) for group in stack.groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
-        self._rates = tuple(float(group["prompt_rate"]) for group in groups)
-        positions = torch.tensor([int(group["positions"]) for group in groups])
+        self._rates = tuple(stack.floats("prompt_rate"))
+        positions = torch.tensor(stack.ints("positions"))
         self.register_buffer("own", torch.arange(int(positions.max())) < positions[:, None])
 
     def rates(self, tensor_name: str) -> tuple[float, ...]:
@@ -80,6 +82,7 @@ def _scale(group: Group) -> float:
 class Dept(Unfolded):
     """The method `dept`."""
 
+    operator_type = DeptOperator
     schema = MethodSchema(
         name="dept",
         size="length",
@@ -135,17 +138,6 @@ class Dept(Unfolded):
     def stack_key(self, group: Group) -> Hashable:
         """Lengths and ranks of one size class each."""
         return size_class(int(group["length"])), size_class(int(group["rank"]))
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return DeptOperator(name, members, groups, tensors)
 
 
 registry.register(Dept())

@@ -7,7 +7,7 @@ model trains max(d_in, d_out) * side weights. The paper gives N, and pads a widt
 divide; here such a side is refused. (`sparse` with the score `diagonal` trains square blocks.)
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
 )
@@ -34,15 +35,9 @@ class DiabloOperator(LaneOperator):
 
     blocks: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """x_i D_i, side by side."""
@@ -53,6 +48,7 @@ class DiabloOperator(LaneOperator):
 class Diablo(OnLinearMaps):
     """The method `diablo`."""
 
+    operator_type = DiabloOperator
     schema = MethodSchema(
         name="diablo",
         size="side",
@@ -96,17 +92,6 @@ class Diablo(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """One side."""
         return int(group["side"])
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return DiabloOperator(name, members, groups, tensors)
 
 
 registry.register(Diablo())

@@ -48,6 +48,7 @@ def directions(blocks: int, width: int, generator: torch.Generator) -> Tensor:
 class Ether(OnLinearMaps):
     """The method `ether`."""
 
+    operator_type = EtherOperator
     schema = MethodSchema(
         name="ether",
         size="blocks",
@@ -96,17 +97,6 @@ class Ether(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """One number of blocks."""
         return group["blocks"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return EtherOperator(name, members, tensors)
 
 
 registry.register(Ether())

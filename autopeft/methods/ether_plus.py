@@ -52,6 +52,7 @@ def change(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
 class EtherPlus(OnLinearMaps):
     """The method `ether_plus`."""
 
+    operator_type = EtherPlusOperator
     schema = MethodSchema(
         name="ether_plus",
         size="blocks",
@@ -117,17 +118,6 @@ class EtherPlus(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """One number of blocks, on the same sides."""
         return group["blocks"], group["both_sides"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return EtherPlusOperator(name, members, tensors)
 
 
 registry.register(EtherPlus())

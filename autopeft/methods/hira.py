@@ -8,7 +8,7 @@ HUT, another Hadamard product with two low-rank factors, is not here: its equati
 verified, and no code of it is public. This is what comes nearest.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ from autopeft.methods.base import (
     DenseMap,
     Kept,
     LaneDropout,
-    LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -38,15 +38,9 @@ class HiraOperator(DenseOperator):
     A: Tensor
     B: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.dropout = LaneDropout.of(stack)
 
     def change(self, *trained: Tensor) -> Tensor:
         """W * (A B)."""
@@ -61,6 +55,7 @@ class HiraOperator(DenseOperator):
 class Hira(OnLinearMaps):
     """The method `hira`."""
 
+    operator_type = HiraOperator
     schema = MethodSchema(
         name="hira",
         size="rank",
@@ -114,17 +109,6 @@ class Hira(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack."""
         return size_class(int(group["rank"]))
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return HiraOperator(name, members, groups, tensors)
 
 
 registry.register(Hira())

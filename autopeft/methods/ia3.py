@@ -6,14 +6,14 @@ a factor is its distance from 1. Scaling the input of `down` takes a second prod
 it is exact beside whatever else sits there.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Stack, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
 from autopeft.space.schema import MethodSchema
 
@@ -96,21 +96,10 @@ class Ia3(OnLinearMaps):
         factors = 1.0 + tensors["change"]
         return {"ia3_l": factors.unsqueeze(0 if place.site in READS_INPUT else 1)}
 
-    def stack_key(self, group: Group) -> Hashable:
-        """All stack."""
-        return ()
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
+    def operator(self, stack: Stack) -> LaneOperator:
         """The stacked operator."""
-        kind = InputScale if place.site in READS_INPUT else OutputScale
-        return kind(name, members, tensors)
+        kind = InputScale if stack.place.site in READS_INPUT else OutputScale
+        return kind(stack)
 
 
 registry.register(Ia3())

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import DenseMap, Place
+from autopeft.methods.base import DenseMap, LaneOperator, Place, Stack
 from autopeft.space.schema import MethodSchema, Scalar
 
 MOST_SHOWN = 12
@@ -43,10 +43,15 @@ def layer_places(group: Group, anatomy: Anatomy) -> list[Place]:
 
 
 class Unchosen:
-    """What a method inherits that chooses nothing, and so keeps no fixed tensors."""
+    """What a method inherits that chooses nothing, and so keeps no fixed tensors.
+
+    Attributes:
+        operator_type: Makes its operator; of one whose groups decide that, `operator` does.
+    """
 
     modalities: tuple[str, ...] = ("text", "image")
     schema: MethodSchema
+    operator_type: Callable[[Stack], LaneOperator]
     alone = False
     peft_fill: float | None = None
 
@@ -128,6 +133,14 @@ class Unchosen:
     def scored_index(self, group: Group, place: Place, importance: ImportanceMap) -> Tensor | None:
         """None: nothing is chosen."""
         return None
+
+    def stack_key(self, group: Group) -> Hashable:
+        """Nothing: all of a place stack."""
+        return ()
+
+    def operator(self, stack: Stack) -> LaneOperator:
+        """The one of its type."""
+        return self.operator_type(stack)
 
 
 def _shown(allowed: Sequence[Scalar]) -> str:

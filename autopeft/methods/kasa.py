@@ -28,6 +28,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -57,23 +58,17 @@ class KasaOperator(LaneOperator):
     beta: Tensor
     gamma: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        ranks = torch.tensor([int(group["rank"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        ranks = torch.tensor(stack.ints("rank"))
         self._rank = int(ranks.max())
-        scales = [float(group["alpha"]) / int(group["rank"]) for group in groups]
+        scales = [float(group["alpha"]) / int(group["rank"]) for group in stack.groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
         self.register_buffer("own", (torch.arange(self._rank) < ranks.unsqueeze(1)).double())
         for parameter in ("beta", "gamma"):
-            values = [float(group[parameter]) for group in groups]
+            values = stack.floats(parameter)
             self.register_buffer(parameter, torch.tensor(values, dtype=torch.float64))
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """-(x V_r) S_r U_r^T + (alpha / r) (x A) diag(s) B."""
@@ -101,6 +96,7 @@ class KasaOperator(LaneOperator):
 class Kasa(OnLinearMaps):
     """The method `kasa`."""
 
+    operator_type = KasaOperator
     schema = MethodSchema(
         name="kasa",
         size="rank",
@@ -161,17 +157,6 @@ class Kasa(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack."""
         return size_class(int(group["rank"]))
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return KasaOperator(name, members, groups, tensors)
 
 
 registry.register(Kasa())

@@ -12,7 +12,7 @@ are outputs. (The README's `merge` forgets to transpose; here W + scale K is wha
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ from autopeft.methods.base import (
     DenseMap,
     Kept,
     LaneDropout,
-    LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
 )
@@ -41,19 +41,12 @@ class KrOperator(DenseOperator):
     U: Tensor
     scale: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._place = place
-        scales = [float(group["scale"]) for group in groups]
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._place = stack.place
+        scales = stack.floats("scale")
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self.dropout = LaneDropout.of(stack)
 
     def change(self, *trained: Tensor) -> Tensor:
         """scale K, or its transpose."""
@@ -82,6 +75,7 @@ def widths(place: Place) -> tuple[int, int, int]:
 class KrAdapter(OnLinearMaps):
     """The method `kradapter`."""
 
+    operator_type = KrOperator
     schema = MethodSchema(
         name="kradapter",
         size="",
@@ -122,21 +116,6 @@ class KrAdapter(OnLinearMaps):
         """W + scale K."""
         change = khatri_rao(tensors["V"], tensors["U"], place)
         return DenseMap(frozen.weight + float(group["scale"]) * change, frozen.bias)
-
-    def stack_key(self, group: Group) -> Hashable:
-        """All stack."""
-        return ()
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return KrOperator(name, place, members, groups, tensors)
 
 
 registry.register(KrAdapter())

@@ -10,7 +10,7 @@ U zero, in both forms (their `mam_adapter`, which is the default), scale 1. Thei
 bottleneck of 256; series adapters on the FFN's maps, parallel ones on attention's and the FFN's.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -47,19 +48,13 @@ class LinearAdapterOperator(LaneOperator):
     up: Tensor
     scale: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._series = groups[0]["form"] == "series"
-        self.activation = ACTIVATIONS[str(groups[0]["activation"])]
-        scales = [float(group["scale"]) for group in groups]
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._series = stack.groups[0]["form"] == "series"
+        self.activation = ACTIVATIONS[str(stack.groups[0]["activation"])]
+        scales = stack.floats("scale")
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """scale * act(z D) U, z the map's input, or a copy of its output."""
@@ -72,6 +67,7 @@ class LinearAdapterOperator(LaneOperator):
 class LinearAdapter(OnLinearMaps):
     """The method `linear_adapter`."""
 
+    operator_type = LinearAdapterOperator
     schema = MethodSchema(
         name="linear_adapter",
         size="size",
@@ -109,17 +105,6 @@ class LinearAdapter(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Sizes of one class with one form and one activation stack."""
         return size_class(int(group["size"])), group["form"], group["activation"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return LinearAdapterOperator(name, members, groups, tensors)
 
 
 def _read(group: Group, place: Place) -> int:

@@ -27,6 +27,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -48,17 +49,11 @@ class LoraOperator(LaneOperator):
     B: Tensor
     scale: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        scales = [scaling(group) for group in groups]
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        scales = [scaling(group) for group in stack.groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """s x A B per lane."""
@@ -165,17 +160,10 @@ class Lora(OnLinearMaps):
         rank = size_class(int(group["rank"]))
         return (rank, "dora") if group.get("dora") else rank
 
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
+    def operator(self, stack: Stack) -> LaneOperator:
         """The stacked operator."""
-        kind = DoraOperator if groups[0].get("dora") else LoraOperator
-        return kind(name, members, groups, tensors)
+        kind = DoraOperator if stack.groups[0].get("dora") else LoraOperator
+        return kind(stack)
 
 
 registry.register(Lora())

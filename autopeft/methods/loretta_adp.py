@@ -6,7 +6,7 @@ Cores are drawn as released, N(0, 1) times a spread that gives D the variance 1 
 released U is drawn too: here its last core is zero, so that the configured model is the backbone.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -40,18 +41,11 @@ class LorettaAdapterOperator(LaneOperator):
     down_bias: Tensor
     up_bias: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._d, self._bottleneck = place.d_in, int(groups[0]["bottleneck"])
-        self.activation = ACTIVATIONS[str(groups[0]["activation"])]
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._d, self._bottleneck = stack.place.d_in, int(stack.groups[0]["bottleneck"])
+        self.activation = ACTIVATIONS[str(stack.groups[0]["activation"])]
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """act(y D + b_D) U + b_U."""
@@ -66,6 +60,7 @@ class LorettaAdapterOperator(LaneOperator):
 class LorettaAdapter(Unfolded):
     """The method `loretta_adp`."""
 
+    operator_type = LorettaAdapterOperator
     schema = MethodSchema(
         name="loretta_adp",
         size="rank",
@@ -117,17 +112,6 @@ class LorettaAdapter(Unfolded):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack, where bottleneck and activation are the same."""
         return size_class(int(group["rank"])), int(group["bottleneck"]), group["activation"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return LorettaAdapterOperator(name, place, members, groups, tensors)
 
 
 registry.register(LorettaAdapter())

@@ -6,7 +6,7 @@ variance 1 / (d_in + m); but the released B is drawn too, so that the model star
 the backbone: here B's last core is zero.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -38,19 +39,12 @@ class LorettaRepOperator(LaneOperator):
 
     scale: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._d_in, self._bottleneck = place.d_in, int(groups[0]["bottleneck"])
-        scales = [float(group["alpha"]) / self._bottleneck for group in groups]
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._d_in, self._bottleneck = stack.place.d_in, int(stack.groups[0]["bottleneck"])
+        scales = [float(group["alpha"]) / self._bottleneck for group in stack.groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """(alpha / m) x A B."""
@@ -70,6 +64,7 @@ def cores_of(tensors: Mapping[str, Tensor], name: str) -> list[Tensor]:
 class LorettaRep(OnLinearMaps):
     """The method `loretta_rep`."""
 
+    operator_type = LorettaRepOperator
     schema = MethodSchema(
         name="loretta_rep",
         size="rank",
@@ -124,17 +119,6 @@ class LorettaRep(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack, where the bottleneck is the same."""
         return size_class(int(group["rank"])), int(group["bottleneck"])
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return LorettaRepOperator(name, place, members, groups, tensors)
 
 
 registry.register(LorettaRep())

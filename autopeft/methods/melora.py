@@ -5,7 +5,7 @@ part i of the input. The change of W is block-diagonal and of rank n r, with the
 r. A_i is drawn kaiming-uniform(a = sqrt 5) and B_i is zero, as released.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -38,17 +39,11 @@ class MeloraOperator(LaneOperator):
     B: Tensor
     scale: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        scales = [scaling(group) for group in groups]
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        scales = [scaling(group) for group in stack.groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """(alpha / r) x_i A_i B_i, the parts side by side."""
@@ -83,6 +78,7 @@ def on_diagonal(blocks: Tensor) -> Tensor:
 class Melora(OnLinearMaps):
     """The method `melora`."""
 
+    operator_type = MeloraOperator
     schema = MethodSchema(
         name="melora",
         size="rank",
@@ -136,17 +132,6 @@ class Melora(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack, where there are as many parts."""
         return size_class(int(group["rank"])), int(group["parts"])
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return MeloraOperator(name, members, groups, tensors)
 
 
 registry.register(Melora())

@@ -20,7 +20,7 @@ gradient of a plain cosine beside it is huge. Which of two experts with all but 
 is up to rounding, in which packs differ: rare in float32, and of one token when it happens.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -71,22 +72,16 @@ class MoeLoraOperator(LaneOperator):
     contrast: Tensor
     temperature: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._top_k = int(groups[0]["top_k"])
-        scales = [scaling(group) for group in groups]
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._top_k = int(stack.groups[0]["top_k"])
+        scales = [scaling(group) for group in stack.groups]
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
         for parameter in ("balance", "contrast", "temperature"):
-            values = [float(group[parameter]) for group in groups]
+            values = stack.floats(parameter)
             self.register_buffer(parameter, torch.tensor(values, dtype=torch.float64))
-        self._contrasts = any(float(group["contrast"]) for group in groups)
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self._contrasts = any(stack.floats("contrast"))
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """What the chosen experts make of x, weighed; in training with both losses hung on it."""
@@ -183,6 +178,7 @@ def contrast_losses(logits: Tensor, experts: Tensor, real: Tensor) -> Tensor:
 class MoeLora(OnLinearMaps):
     """The method `moelora`."""
 
+    operator_type = MoeLoraOperator
     schema = MethodSchema(
         name="moelora",
         size="rank",
@@ -235,17 +231,6 @@ class MoeLora(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class, with as many experts of which as many serve."""
         return size_class(int(group["rank"])), group["experts"], group["top_k"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return MoeLoraOperator(name, members, groups, tensors)
 
 
 registry.register(MoeLora())

@@ -11,7 +11,7 @@ group's layers, in their order; with fewer than three layers, some scales have o
 trained it is LoRA of rank 7 r at every map, and no longer shared.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -46,17 +47,11 @@ class MspLoraOperator(LaneOperator):
 
     products_only = True
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        over_rank = [float(group["alpha"]) / int(group["rank"]) for group in groups]
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        over_rank = [float(group["alpha"]) / int(group["rank"]) for group in stack.groups]
         self.register_buffer("scale", torch.tensor(over_rank, dtype=torch.float64))
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """All scales at once, as one LoRA of their ranks side by side."""
@@ -70,6 +65,7 @@ class MspLoraOperator(LaneOperator):
 class MspLora(OnLinearMaps):
     """The method `msplora`."""
 
+    operator_type = MspLoraOperator
     schema = MethodSchema(
         name="msplora",
         size="rank",
@@ -138,17 +134,6 @@ class MspLora(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class, on the same layers."""
         return size_class(int(group["rank"])), group.layers
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return MspLoraOperator(name, members, groups, tensors)
 
 
 def _firsts(group: Group, place: Place) -> dict[str, int]:

@@ -5,7 +5,7 @@ zero; a norm without a shift (RMSNorm) gets one, unless `bias` is false. HF `pef
 trains what a norm has, and so it holds no shift that a norm gets.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class NormOperator(LaneOperator):
 class NormTuning(Unfolded):
     """The method `norm`."""
 
+    operator_type = NormOperator
     schema = MethodSchema(
         name="norm",
         size="",
@@ -101,17 +102,6 @@ class NormTuning(Unfolded):
     def stack_key(self, group: Group) -> Hashable:
         """All with a shift stack, and all without."""
         return bool(group["bias"])
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return NormOperator(name, members, tensors)
 
 
 registry.register(NormTuning())

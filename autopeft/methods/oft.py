@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Stack, Start, registry
 from autopeft.methods.inherited import OnLinearMaps, divisors
 from autopeft.methods.orthogonal import blockwise, turn
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
@@ -30,15 +30,9 @@ class OftOperator(LaneOperator):
 
     Q: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._size = int(groups[0]["block_size"])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._size = int(stack.groups[0]["block_size"])
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """x (R - I) W."""
@@ -49,6 +43,7 @@ class OftOperator(LaneOperator):
 class Oft(OnLinearMaps):
     """The method `oft`."""
 
+    operator_type = OftOperator
     schema = MethodSchema(
         name="oft",
         size="block_size",
@@ -113,17 +108,6 @@ class Oft(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """One block size, shared or not."""
         return group["block_size"], group["share"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return OftOperator(name, members, groups, tensors)
 
 
 registry.register(Oft())

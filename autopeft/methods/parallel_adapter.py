@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autopeft.configuration import Group
 from autopeft.methods.base import Place, Start, registry
-from autopeft.methods.bottleneck import Bottleneck, with_scale
+from autopeft.methods.bottleneck import Bottleneck, BottleneckOperator, with_scale
 
 
 class ParallelAdapter(Bottleneck):
@@ -19,7 +19,7 @@ class ParallelAdapter(Bottleneck):
 
     source = "He et al. 2021, arXiv 2110.04366; constants of AutoPEFT, arXiv 2301.12132"
     identity = "exact"
-    reads_output = False
+    operator_type = BottleneckOperator
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Down uniform in +-1/sqrt(d) (kaiming-uniform with a = sqrt 5), all else zero."""

@@ -10,14 +10,23 @@ and W_1 between layers; here each layer has its own, so that a layer's prefix do
 the placement, and E is as wide as a head, so that it stays small.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import Draw, Kept, LaneOperator, Place, Start, registry, size_class
+from autopeft.methods.base import (
+    Draw,
+    Kept,
+    LaneOperator,
+    Place,
+    Stack,
+    Start,
+    registry,
+    size_class,
+)
 from autopeft.methods.inherited import Unchosen
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
@@ -33,15 +42,9 @@ class PrefixOperator(LaneOperator):
     hook = "attention"
     valid: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        lengths = torch.tensor([int(group["length"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        lengths = torch.tensor(stack.ints("length"))
         steps = torch.arange(int(lengths.max()))
         self.register_buffer("valid", steps.unsqueeze(0) < lengths.unsqueeze(1))
 
@@ -158,17 +161,10 @@ class Prefix(Unchosen):
         """Lengths of one size class with the same re-parametrisation stack."""
         return size_class(int(group["length"])), group["reparametrise"], group.get("hidden")
 
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
+    def operator(self, stack: Stack) -> LaneOperator:
         """The stacked operator."""
-        kind = ReparametrisedPrefix if groups[0]["reparametrise"] else PlainPrefix
-        return kind(name, members, groups, tensors)
+        kind = ReparametrisedPrefix if stack.groups[0]["reparametrise"] else PlainPrefix
+        return kind(stack)
 
 
 def _linear(suffix: str, d_in: int, d_out: int, draw: Draw) -> dict[str, Tensor]:

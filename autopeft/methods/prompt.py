@@ -17,7 +17,7 @@ Row j of `tokens` is the (j + 1)-th token before the text. They start uniform in
 random tokens of the vocabulary at that layer's input (`initial`), both as in Lester et al.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from torch import Tensor
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Kept, LaneOperator, Place, Start, registry, size_class
+from autopeft.methods.base import Kept, LaneOperator, Place, Stack, Start, registry, size_class
 from autopeft.methods.inherited import Unfolded, layer_places
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
@@ -45,15 +45,9 @@ class PromptOperator(LaneOperator):
     hook = "prompt"
     tokens: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self.lengths = tuple(int(group["length"]) for group in groups)
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.lengths = tuple(stack.ints("length"))
 
 
 def carries_prompts(anatomy: Anatomy) -> str:
@@ -84,6 +78,7 @@ def initial_tokens(group: Group, place: Place, start: Start) -> Tensor:
 class Prompt(Unfolded):
     """The method `prompt`."""
 
+    operator_type = PromptOperator
     schema = MethodSchema(
         name="prompt",
         size="length",
@@ -133,17 +128,6 @@ class Prompt(Unfolded):
     def stack_key(self, group: Group) -> Hashable:
         """Lengths of one size class."""
         return size_class(int(group["length"]))
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return PromptOperator(name, members, groups, tensors)
 
 
 registry.register(Prompt())

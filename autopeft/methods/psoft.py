@@ -26,6 +26,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
 )
@@ -44,16 +45,10 @@ class PsoftOperator(LaneOperator):
     a: Tensor
     b: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._rank = int(groups[0]["rank"])
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._rank = int(stack.groups[0]["rank"])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """(x V_r) (R' - I) S_r U_r^T; keeps x V_r."""
@@ -77,6 +72,7 @@ def within(tensors: Mapping[str, Tensor], rank: int) -> Tensor:
 class Psoft(OnLinearMaps):
     """The method `psoft`."""
 
+    operator_type = PsoftOperator
     schema = MethodSchema(
         name="psoft",
         size="rank",
@@ -137,17 +133,6 @@ class Psoft(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """One rank, with lengths or without."""
         return group["rank"], group["lengths"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return PsoftOperator(name, members, groups, tensors)
 
 
 registry.register(Psoft())

@@ -13,7 +13,7 @@ for pyreft. As there, W and b start as torch draws a Linear, and dropout falls o
 states, not on the edit.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -52,24 +53,18 @@ class ReftOperator(LaneOperator):
     weight: Tensor
     bias: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._differs = groups[0]["kind"] == "loreft"
-        self._orthonormal = bool(groups[0]["orthonormal"])
-        ranks = torch.tensor([int(group["rank"]) for group in groups])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._differs = stack.groups[0]["kind"] == "loreft"
+        self._orthonormal = bool(stack.groups[0]["orthonormal"])
+        ranks = torch.tensor(stack.ints("rank"))
         self.register_buffer("own", torch.arange(int(ranks.max())) < ranks[:, None])
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
-        self._drops = any(float(group["dropout"]) for group in groups)
-        self._everywhere = all(group["positions"] == "all" for group in groups)
-        whole = [group["positions"] == "all" for group in groups]
+        self.dropout = LaneDropout.of(stack)
+        self._drops = any(stack.floats("dropout"))
+        self._everywhere = all(group["positions"] == "all" for group in stack.groups)
+        whole = [group["positions"] == "all" for group in stack.groups]
         for end in ("first", "last"):
-            counts = [int(group.get(end) or 0) for group in groups]
+            counts = [int(group.get(end) or 0) for group in stack.groups]
             self.register_buffer(end, torch.tensor(counts)[:, None, None])
         self.register_buffer("whole", torch.tensor(whole)[:, None, None])
 
@@ -128,6 +123,7 @@ def orthonormal(vectors: Tensor) -> Tensor:
 class Reft(Unfolded):
     """The method `reft`."""
 
+    operator_type = ReftOperator
     schema = MethodSchema(
         name="reft",
         size="rank",
@@ -193,17 +189,6 @@ class Reft(Unfolded):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class and one kind stack, whatever their tokens."""
         return size_class(int(group["rank"])), group["kind"], group["orthonormal"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return ReftOperator(name, members, groups, tensors)
 
 
 registry.register(Reft())

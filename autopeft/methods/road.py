@@ -20,7 +20,7 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Stack, Start, registry
 from autopeft.methods.inherited import OnLinearMaps, divisors
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
@@ -36,15 +36,10 @@ class RoadOperator(LaneOperator):
     theta: Tensor
     alpha: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._variant, self._width = int(groups[0]["variant"]), int(groups[0]["group_size"])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        group = stack.groups[0]
+        self._variant, self._width = int(group["variant"]), int(group["group_size"])
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """(R - I) y; keeps a copy of y."""
@@ -92,6 +87,7 @@ def turned(y: Tensor, own: Tensor, across: Tensor) -> Tensor:
 class Road(OnLinearMaps):
     """The method `road`."""
 
+    operator_type = RoadOperator
     schema = MethodSchema(
         name="road",
         size="variant",
@@ -147,17 +143,6 @@ class Road(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """One variant, one group size."""
         return group["variant"], group["group_size"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return RoadOperator(name, members, groups, tensors)
 
 
 registry.register(Road())

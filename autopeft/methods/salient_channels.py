@@ -6,7 +6,7 @@ The paper scores channels by their L2 norm over the images of each class; here t
 `activation` of the sub-layer's last map stands for it, which knows no classes.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 
 import numpy as np
 import torch
@@ -16,7 +16,16 @@ from autopeft.backbone.anatomy import EXIT, SUBLAYERS, Anatomy
 from autopeft.backbone.importance import Floats, ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Call, Kept, LaneOperator, Place, Start, registry, size_class
+from autopeft.methods.base import (
+    Call,
+    Kept,
+    LaneOperator,
+    Place,
+    Stack,
+    Start,
+    registry,
+    size_class,
+)
 from autopeft.methods.inherited import Unfolded, sublayer_places
 from autopeft.methods.sparse_operators import taken
 from autopeft.methods.units import MEASURED, scores_at
@@ -39,11 +48,9 @@ class SalientOperator(LaneOperator):
     index: Tensor
     valid: Tensor
 
-    def __init__(
-        self, name: str, members: Sequence[int], tensors: Sequence[Mapping[str, Tensor]]
-    ) -> None:
-        super().__init__(name, members, tensors)
-        numbers = torch.tensor([len(own["index"]) for own in tensors])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        numbers = torch.tensor([len(own["index"]) for own in stack.tensors])
         steps = torch.arange(int(numbers.max()))
         self.register_buffer("valid", (steps.unsqueeze(0) < numbers.unsqueeze(1)).double())
 
@@ -59,6 +66,7 @@ class SalientOperator(LaneOperator):
 class SalientChannels(Unfolded):
     """The method `salient_channels`."""
 
+    operator_type = SalientOperator
     schema = MethodSchema(
         name="salient_channels",
         size="channels",
@@ -132,17 +140,6 @@ class SalientChannels(Unfolded):
     def stack_key(self, group: Group) -> Hashable:
         """Numbers of channels of one size class stack."""
         return size_class(int(group["channels"]))
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return SalientOperator(name, members, tensors)
 
 
 def _chosen(score: str, number: int, place: Place, start: Start) -> Tensor:

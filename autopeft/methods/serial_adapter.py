@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autopeft.configuration import Group
 from autopeft.methods.base import Place, Start, registry
-from autopeft.methods.bottleneck import Bottleneck, with_scale
+from autopeft.methods.bottleneck import Bottleneck, OnOutputs, with_scale
 
 INITIAL_STD = 0.02
 
@@ -20,7 +20,7 @@ class SerialAdapter(Bottleneck):
 
     source = "Houlsby et al. 2019, arXiv 1902.00751; constants of AutoPEFT, arXiv 2301.12132"
     identity = "near: both projections start at N(0, 0.02), as in AutoPEFT"
-    reads_output = True
+    operator_type = OnOutputs
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Both projections N(0, 0.02), biases zero."""

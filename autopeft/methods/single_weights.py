@@ -20,14 +20,14 @@ is the product by reading, multiplying and adding up one column of x per weight:
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autopeft.methods.base import Call, Place
+from autopeft.methods.base import Call, Stack
 from autopeft.methods.sparse_operators import SparseOperator
 
 SPARSE_ROWS_MOST = 1.0 / 8.0
@@ -97,19 +97,13 @@ class SingleWeights(SparseOperator):
 
     matrix_names = ("values",)
 
-    def __init__(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        tensors: Sequence[Mapping[str, Tensor]],
-        *,
-        compress: bool,
-    ) -> None:
-        super().__init__(name, place, members, tensors)
-        shape = (place.d_in, place.d_out)
+    def __init__(self, stack: Stack, *, compress: bool) -> None:
+        super().__init__(stack)
+        shape = (stack.place.d_in, stack.place.d_out)
         compress = compress and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-        self._lanes = [SparseRows.of(own["index"], shape) for own in tensors] if compress else []
+        self._lanes = (
+            [SparseRows.of(own["index"], shape) for own in stack.tensors] if compress else []
+        )
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """x times the change of W."""

@@ -12,14 +12,14 @@ within 1 / sqrt(d r), as released. The two kernels cancel in expectation alone, 
 starts near the backbone and not at it. The layer-wise budgets of SNELLA are not done.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import DenseMap, Kept, LaneOperator, Place, Start, registry, size_class
+from autopeft.methods.base import DenseMap, Kept, Place, Stack, Start, registry, size_class
 from autopeft.methods.dense import DenseOperator
 from autopeft.methods.inherited import OnLinearMaps
 from autopeft.space.schema import MethodSchema, ParameterSchema
@@ -37,15 +37,9 @@ class SnellOperator(DenseOperator):
     inputs: Tensor
     outputs: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._sparsity = float(groups[0]["sparsity"])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._sparsity = float(stack.groups[0]["sparsity"])
 
     def change(self, *trained: Tensor) -> Tensor:
         """S(D)."""
@@ -73,6 +67,7 @@ def sparse(change: Tensor, sparsity: float) -> Tensor:
 class Snell(OnLinearMaps):
     """The method `snell`."""
 
+    operator_type = SnellOperator
     schema = MethodSchema(
         name="snell",
         size="rank",
@@ -120,17 +115,6 @@ class Snell(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack, of one sparsity."""
         return size_class(int(group["rank"])), float(group["sparsity"])
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return SnellOperator(name, members, groups, tensors)
 
 
 registry.register(Snell())

@@ -10,7 +10,7 @@ they train (GIFT-SW).
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.base import Kept, LaneOperator, Place, Stack, Start, registry
 from autopeft.methods.inherited import Unfolded, linear_places
 from autopeft.methods.single_weights import SPARSE_ROWS_MOST, SingleWeights
 from autopeft.methods.sparse_operators import (
@@ -165,26 +165,19 @@ class Sparse(Unfolded):
             bool(group.get("noise")),
         )
 
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
+    def operator(self, stack: Stack) -> LaneOperator:
         """The stacked operator of these units."""
-        own = units(groups[0], place)
+        own = units(stack.groups[0], stack.place)
         if own.side:
-            return Blocks(name, place, members, groups, tensors)
+            return Blocks(stack)
         if own.axis == "output":
-            return OutputColumns(name, place, members, tensors)
+            return OutputColumns(stack)
         if own.axis == "input":
-            kind = NoisyInputRows if groups[0].get("noise") else InputRows
-            return kind(name, place, members, tensors)
-        largest = 2.0 ** density_class(float(groups[0]["density"]))
+            kind = NoisyInputRows if stack.groups[0].get("noise") else InputRows
+            return kind(stack)
+        largest = 2.0 ** density_class(float(stack.groups[0]["density"]))
         compress = largest <= SPARSE_ROWS_MOST
-        return SingleWeights(name, place, members, tensors, compress=compress)
+        return SingleWeights(stack, compress=compress)
 
 
 def density_class(density: float) -> int:

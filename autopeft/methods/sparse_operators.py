@@ -7,15 +7,14 @@ multiplied by `valid`, 0 there, and so its gradient is exactly zero.
 What they take beside LoRA with as many parameters is in docs/lanes.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autopeft.configuration import Group
-from autopeft.methods.base import Call, LaneOperator, Place
+from autopeft.methods.base import Call, LaneOperator, Stack
 
 NORMAL_LIMIT = 1.0 - 2.0**-24
 """A uniform draw of 0 or 1 would be an infinite normal one."""
@@ -35,15 +34,9 @@ class SparseOperator(LaneOperator):
     index: Tensor
     valid: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self.d_in, self.d_out = place.d_in, place.d_out
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.d_in, self.d_out = stack.place.d_in, stack.place.d_out
         self.own_numbers = [shape[0] for shape in self.own_shapes["index"]]
         self._padded = len(set(self.own_numbers)) > 1
         numbers = torch.tensor(self.own_numbers)
@@ -115,16 +108,10 @@ class NoisyInputRows(InputRows):
     step: Tensor
     others: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, place, members, tensors)
-        others = torch.ones(len(members), place.d_in, dtype=torch.float64)
-        for lane, own in zip(others, tensors, strict=True):
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        others = torch.ones(len(stack.members), stack.place.d_in, dtype=torch.float64)
+        for lane, own in zip(others, stack.tensors, strict=True):
             lane[own["index"]] = 0.0
         self.register_buffer("others", others)
 
@@ -186,16 +173,9 @@ class Blocks(SparseOperator):
     Keeps n b scalars per token: what each block reads.
     """
 
-    def __init__(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, place, members, tensors)
-        self._side = int(groups[0]["block"])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._side = int(stack.groups[0]["block"])
         self._rows, self._columns = (d // self._side for d in (self.d_in, self.d_out))
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:

@@ -7,7 +7,7 @@ without rotary positions a shift adds the same number to all of a query's scores
 HF `peft`'s GLORA, W (1 + A) + B and b (1 + D) + E with vectors, holds it where maps have a bias.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class SsfOperator(LaneOperator):
 class Ssf(OnLinearMaps):
     """The method `ssf`."""
 
+    operator_type = SsfOperator
     schema = MethodSchema(
         name="ssf",
         size="",
@@ -91,21 +92,6 @@ class Ssf(OnLinearMaps):
             "glora_D.X": scale.clone(),  # files hold no tensor twice
             "glora_E.X": tensors["shift"],
         }
-
-    def stack_key(self, group: Group) -> Hashable:
-        """All stack."""
-        return ()
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return SsfOperator(name, members, tensors)
 
 
 registry.register(Ssf())

@@ -16,7 +16,7 @@ circulant is its kernel c alone: `factored: false` trains that from the start. T
 adapters between activations are not among these.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
 from torch import Tensor, fft
@@ -30,6 +30,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
 )
@@ -50,18 +51,12 @@ class SurmOperator(LaneOperator):
     matrix_names = ("a", "b", "kernel")
     scale: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._times = TIMES[str(groups[0]["structure"])]
-        scales = torch.tensor([float(group["scale"]) for group in groups], dtype=torch.float64)
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._times = TIMES[str(stack.groups[0]["structure"])]
+        scales = torch.tensor(stack.floats("scale"), dtype=torch.float64)
         self.register_buffer("scale", scales)
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """scale M x."""
@@ -131,6 +126,7 @@ TIMES: Mapping[str, Callable[[Tensors, Tensor], Tensor]] = {
 class Surm(OnLinearMaps):
     """The method `surm`."""
 
+    operator_type = SurmOperator
     schema = MethodSchema(
         name="surm",
         size="",
@@ -232,17 +228,6 @@ class Surm(OnLinearMaps):
         """One structure with one number of factors, terms or parts."""
         own = (group.get(name) for name in ("factored", "terms", "rank"))
         return group["structure"], *own
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return SurmOperator(name, members, groups, tensors)
 
 
 registry.register(Surm())

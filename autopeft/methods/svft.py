@@ -23,7 +23,7 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.frozen_maps import Svd, decomposed
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Stack, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
@@ -44,17 +44,11 @@ class SvftOperator(LaneOperator):
     gate: Tensor
     index: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        self.fixed_names = ("index",) if "index" in tensors[0] else ()
-        super().__init__(name, members, tensors)
-        self._rank, self._bands = min(place.d_in, place.d_out), int(groups[0]["bands"])
+    def __init__(self, stack: Stack) -> None:
+        self.fixed_names = ("index",) if "index" in stack.tensors[0] else ()
+        super().__init__(stack)
+        self._rank = min(stack.place.d_in, stack.place.d_out)
+        self._bands = int(stack.groups[0]["bands"])
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """g (x V) M^T U^T; keeps x V."""
@@ -96,6 +90,7 @@ def entries(bands: int, rank: int) -> int:
 class Svft(OnLinearMaps):
     """The method `svft`."""
 
+    operator_type = SvftOperator
     schema = MethodSchema(
         name="svft",
         size="bands",
@@ -165,17 +160,6 @@ class Svft(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """One pattern, one number of bands."""
         return group["pattern"], group["bands"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return SvftOperator(name, place, members, groups, tensors)
 
 
 def _chosen(pattern: str, number: int, place: Place, start: Start) -> Tensor:

@@ -11,7 +11,7 @@ and is what a saved adapter is. The paper's own count stores one weight less per
 sum to one.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
 )
@@ -42,18 +43,12 @@ class VbLoraOperator(LaneOperator):
     the same sizes: there is no padding.
     """
 
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        fixed = [each for each in tensors[0] if each.startswith("index")]
+    def __init__(self, stack: Stack) -> None:
+        fixed = [each for each in stack.tensors[0] if each.startswith("index")]
         self.fixed_names = tuple(fixed)
-        super().__init__(name, members, tensors)
-        self._chosen = int(groups[0]["chosen"])
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        super().__init__(stack)
+        self._chosen = int(stack.groups[0]["chosen"])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """x A B."""
@@ -87,6 +82,7 @@ def mixed(logits: Tensor, index: Tensor, bank: Tensor) -> Tensor:
 class VbLora(OnLinearMaps):
     """The method `vb_lora`."""
 
+    operator_type = VbLoraOperator
     schema = MethodSchema(
         name="vb_lora",
         size="rank",
@@ -204,17 +200,6 @@ class VbLora(OnLinearMaps):
         """One set of sizes, and one first place."""
         sizes = (group[name] for name in ("rank", "vectors", "length", "chosen", "settled"))
         return *sizes, group.layers[0], group.sites[0]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return VbLoraOperator(name, members, groups, tensors)
 
 
 registry.register(VbLora())

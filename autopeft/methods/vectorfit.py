@@ -8,7 +8,7 @@ The paper's adaptive freezing of the vectors that moved most is not done: its sc
 constants could not be checked, as no code was released.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ class VectorFitOperator(LaneOperator):
 class VectorFit(OnLinearMaps):
     """The method `vectorfit`."""
 
+    operator_type = VectorFitOperator
     schema = MethodSchema(
         name="vectorfit",
         size="",
@@ -85,17 +86,6 @@ class VectorFit(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """With biases, or without."""
         return group["bias"]
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return VectorFitOperator(name, members, tensors)
 
 
 def _trains_bias(group: Group, place: Place) -> bool:

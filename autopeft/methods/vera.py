@@ -9,7 +9,7 @@ The stream is NumPy's legacy generator, whose numbers never change between relea
 with torch's: its matrices are others, of the same law.)
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -26,6 +26,7 @@ from autopeft.methods.base import (
     LaneDropout,
     LaneOperator,
     Place,
+    Stack,
     Start,
     registry,
     size_class,
@@ -55,27 +56,20 @@ class VeraOperator(LaneOperator):
     outputs: Tensor
     scale: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        ranks = torch.tensor([int(group["rank"]) for group in groups]).unsqueeze(1)
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        ranks = torch.tensor(stack.ints("rank")).unsqueeze(1)
         most = int(ranks.max())
         inputs, outputs = (
-            directions(INPUT_SEED, most, place.d_in),
-            directions(OUTPUT_SEED, most, place.d_out),
+            directions(INPUT_SEED, most, stack.place.d_in),
+            directions(OUTPUT_SEED, most, stack.place.d_out),
         )
-        self.register_buffer("inputs", inputs.T * (KAIMING * place.d_in**-0.5))
+        self.register_buffer("inputs", inputs.T * (KAIMING * stack.place.d_in**-0.5))
         self.register_buffer("outputs", outputs)
         self.register_buffer(
             "scale", KAIMING * ranks**-0.5 * (torch.arange(most) < ranks).double()
         )
-        self.dropout = LaneDropout(name, [float(group["dropout"]) for group in groups])
+        self.dropout = LaneDropout.of(stack)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """b * ((d * (x A)) B)."""
@@ -99,6 +93,7 @@ def _row(seed: int, row: int, width: int) -> NDArray[np.float64]:
 class Vera(OnLinearMaps):
     """The method `vera`."""
 
+    operator_type = VeraOperator
     schema = MethodSchema(
         name="vera",
         size="rank",
@@ -152,17 +147,6 @@ class Vera(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Ranks of one size class stack."""
         return size_class(int(group["rank"]))
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return VeraOperator(name, place, members, groups, tensors)
 
 
 registry.register(Vera())

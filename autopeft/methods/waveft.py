@@ -9,7 +9,7 @@ wavelet is Haar's (`db1`, `peft`'s default), each coefficient of which reaches 2
 """
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor, randperm
@@ -18,7 +18,15 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import ExportError, Fault
-from autopeft.methods.base import DenseMap, Kept, LaneOperator, Place, Start, registry, size_class
+from autopeft.methods.base import (
+    DenseMap,
+    Kept,
+    Place,
+    Stack,
+    Start,
+    registry,
+    size_class,
+)
 from autopeft.methods.dense import DenseOperator, dense_kept
 from autopeft.methods.inherited import OnLinearMaps, linear_places
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
@@ -36,19 +44,12 @@ class WaveletOperator(DenseOperator):
     index: Tensor
     valid: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        super().__init__(name, members, tensors)
-        self._place = place
-        numbers = torch.tensor([len(own["index"]) for own in tensors])
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._place = stack.place
+        numbers = torch.tensor([len(own["index"]) for own in stack.tensors])
         used = torch.arange(int(numbers.max())) < numbers.unsqueeze(1)
-        scales = torch.tensor([float(group["scale"]) for group in groups], dtype=torch.float64)
+        scales = torch.tensor(stack.floats("scale"), dtype=torch.float64)
         self.register_buffer("valid", used * scales.unsqueeze(1))
 
     def change(self, *trained: Tensor) -> Tensor:
@@ -83,6 +84,7 @@ def _order(group: Group, place: Place) -> Tensor:
 class WaveFt(OnLinearMaps):
     """The method `waveft`."""
 
+    operator_type = WaveletOperator
     schema = MethodSchema(
         name="waveft",
         size="coefficients",
@@ -171,17 +173,6 @@ class WaveFt(OnLinearMaps):
     def stack_key(self, group: Group) -> Hashable:
         """Numbers of one size class stack."""
         return size_class(int(group["coefficients"]))
-
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
-        """The stacked operator."""
-        return WaveletOperator(name, place, members, groups, tensors)
 
 
 registry.register(WaveFt())

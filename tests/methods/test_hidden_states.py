@@ -3,11 +3,10 @@
 `references/NAME.py` writes a method's formula out, see `changed_models`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,16 @@ import torch
 import transformers as tf
 from changed_models import output_of
 from dense_models import head_logits
+from lane_case import LaneCase
 from lane_training import Training, furthest, without_cache
 from method_cases import configuration, variants
+from reference_files import reference
 from torch import Tensor
 from torch.nn import functional
 
 from autopeft import counting
 from autopeft.backbone.loading import Backbone
-from autopeft.configuration import Configuration, Group
+from autopeft.configuration import Configuration
 from autopeft.errors import BackboneError
 from autopeft.methods import registry
 from autopeft.methods.base import Call
@@ -46,64 +47,15 @@ STEPS = 4
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.01, "warmup_ratio": 0.1}
 
 
-def reference(name: str) -> ModuleType:
-    """A method's reference."""
-    path = Path(__file__).parent / "references" / f"{name}.py"
-    spec = spec_from_file_location(f"reference_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@dataclass(frozen=True)
-class Case:
-    """A solo pack in float64 whose trained tensors were moved, with what it is compared by.
-
-    Attributes:
-        backbone: The backbone.
-        group: What the lane trains.
-        pack: Its pack.
-        tensors: All its tensors by saved name, leaves that take gradients.
-    """
-
-    backbone: Backbone
-    group: Group
-    pack: Pack
-    tensors: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, backbone: Backbone, case: Configuration) -> "Case":
-        """Every trained tensor moved by N(0, 0.3) from where it starts."""
-        pack = Pack(
-            backbone, backbone.head(3), [Lane(0, case)], seeds=Seeds(3), dtype=torch.float64
-        )
-        generator = torch.Generator().manual_seed(5)
-        with torch.no_grad():
-            for parameter in pack.operators.parameters():
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.add_(noise, alpha=0.3)
-        views = pack.lane_views(pack.parameters_by_name(), 0)
-        tensors = {name: view.clone().requires_grad_() for name, view in views.items()}
-        return cls(backbone, case.groups[0], pack, tensors)
-
-    def logits(self, batch: Batch) -> Tensor:
-        """The lane's."""
-        uniform = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
-        with self.pack.running():
-            return self.pack(batch, Call(False, uniform))[0]
+class Case(LaneCase):
+    """Compared by hooks on the plain backbone."""
 
     def expected(self, batch: Batch, *, plain: bool = False) -> Tensor:
         """The reference's; of the backbone alone where it is `plain`."""
         name = self.group.method
         by_layer: dict[int, dict[str, Tensor]] = {}
         for place in () if plain else registry[name].places(self.group, self.backbone.anatomy):
-            start = f"{name}.{place.layer}.{name}."
-            own = {n.removeprefix(start): t for n, t in self.tensors.items() if start in n}
-            for tensor, (layer, site) in registry[name].owners(self.group, place).items():
-                own[tensor] = self.tensors[f"{name}.{layer}.{site}.{tensor}"]
-            by_layer[place.layer] = own
+            by_layer[place.layer] = self.at(place.layer, place.site)
         settings = dict(self.group.settings)
         out = output_of(self.backbone, reference(name), settings, by_layer, batch)
         return head_logits(out, batch, self.backbone.head(3), self.tensors)
@@ -119,7 +71,7 @@ def test_outputs_and_gradients_are_those_of_the_reference(name: str, architectur
         return
     every = variants(name) if architecture == "bert" else variants(name)[:1]
     for given in every:
-        case = Case.of(backbone, configuration(name, backbone.anatomy, **given))
+        case = Case.of(backbone, configuration(name, backbone.anatomy, **given), moved=0.3)
         found, expected = case.logits(batch), case.expected(batch)
         near = ROUNDED.get(architecture, 1e-9)
         assert torch.allclose(found, expected, rtol=0.0, atol=near), given
@@ -141,12 +93,14 @@ def test_outputs_and_gradients_are_those_of_the_reference(name: str, architectur
 @pytest.mark.parametrize("architecture", ["bert", "vit"])
 def test_late_prompts_are_not_there_below_their_layer(architecture: str) -> None:
     backbone, batch = tiny.tiny_backbone(architecture), tiny.tiny_batch(architecture)
-    late = Case.of(backbone, configuration("prompt", backbone.anatomy, 3, layers=(1, 2)))
+    late = Case.of(
+        backbone, configuration("prompt", backbone.anatomy, 3, layers=(1, 2)), moved=0.3
+    )
     lora = configuration("lora", backbone.anatomy, 2, layers=(0,), sites=["query"])
     both = Configuration.of(
         [*late.pack.lanes[0].configuration.groups, *lora.groups], training=TRAINING
     )
-    early = Case.of(backbone, both)
+    early = Case.of(backbone, both, moved=0.3)
     views = early.pack.lane_views(early.pack.parameters_by_name(), 0)
     with torch.no_grad():
         for name, view in views.items():
@@ -224,7 +178,7 @@ def test_mixed_packs_equal_solo_runs_under_the_backbones_dropout() -> None:
 def test_without_gains_a_lane_is_the_backbone(name: str) -> None:
     """IST asks what a lane is worth with some layers' changes left out."""
     backbone, batch = tiny.tiny_backbone("llama"), tiny.tiny_batch("llama")
-    case = Case.of(backbone, configuration(name, backbone.anatomy, layers=(0, 2)))
+    case = Case.of(backbone, configuration(name, backbone.anatomy, layers=(0, 2)), moved=0.3)
     uniform = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
     with torch.no_grad(), case.pack.running():
         none = case.pack(batch, Call(False, uniform, torch.zeros(1, 3)))[0]
@@ -241,7 +195,7 @@ def test_how_dense_activations_are_is_asked_of_the_text_alone(name: str) -> None
     rows = Examples(ids, np.zeros(3, dtype=np.int64))
     examples = PaddedExamples(rows, pad_token_id=0, device=torch.device("cpu"))
     batch = examples.batch(np.arange(3))
-    case = Case.of(backbone, configuration(name, backbone.anatomy, 3))
+    case = Case.of(backbone, configuration(name, backbone.anatomy, 3), moved=0.3)
     seen: list[Tensor] = []
     handles = [
         backbone.model.get_submodule(layer.sites["down"].module).register_forward_pre_hook(
@@ -316,7 +270,7 @@ def test_a_decoders_outputs_and_a_training_step_are_those_of_peft(name: str) -> 
 
     backbone, batch = tiny.tiny_backbone("llama"), tiny.tiny_batch("llama")
     layers = (0,) if name == "prompt" else (0, 1, 2)
-    case = Case.of(backbone, configuration(name, backbone.anatomy, 3, layers=layers))
+    case = Case.of(backbone, configuration(name, backbone.anatomy, 3, layers=layers), moved=0.3)
     theirs = tiny.tiny_backbone("llama")
     if name == "prompt":
         config = PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)

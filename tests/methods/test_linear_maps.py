@@ -9,9 +9,7 @@ method on linear maps without such a file fails here; one that no weights can st
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,8 +17,8 @@ import tiny_backbones as tiny
 import torch
 from dense_models import frozen_maps, logits_of, module_of
 from importance_maps import with_importance
-from lane_training import Training, furthest, without_cache
-from method_cases import configuration, illegal, sizes, variants
+from lane_case import LaneCase
+from method_cases import configuration, illegal, variants
 from reference_files import REFERENCES, reference
 from torch import Tensor
 from torch.nn import functional
@@ -28,14 +26,9 @@ from torch.nn import functional
 from autopeft import counting
 from autopeft.backbone.anatomy import LINEAR_ROLES, NORMS
 from autopeft.backbone.loading import Backbone
-from autopeft.configuration import Configuration, Group
-from autopeft.export.adapter import folded_configuration, folded_weights
 from autopeft.methods import registry
-from autopeft.methods.base import Call, DenseMap
+from autopeft.methods.base import DenseMap
 from autopeft.training.lanes.optimizer import LaneAdamW
-from autopeft.training.lanes.pack import Lane, Pack
-from autopeft.training.lanes.seeds import Seeds, StepUniform
-from autopeft.training.lanes.state import LaneState, take_state
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing:FutureWarning",
@@ -58,9 +51,7 @@ WITH_PEFT = [name for name in NAMES if "def fill" in (REFERENCES / f"{name}.py")
 PEFT_ARCHITECTURES = ("bert", "llama")
 ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
 """Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""
-RATE, STEPS = 1e-3, 4
-BY_ROUNDING = {"comp_lora": 1}
-"""Scalars a lane that float32 may part: Adam makes a step of a gradient that is all rounding."""
+RATE = 1e-3
 
 
 def _backbone(architecture: str) -> Backbone:
@@ -68,53 +59,8 @@ def _backbone(architecture: str) -> Backbone:
     return replace(backbone, anatomy=with_importance(backbone.anatomy))
 
 
-@dataclass(frozen=True)
-class Case:
-    """A solo pack in float64 whose trained tensors were moved, with what it is compared by.
-
-    Attributes:
-        backbone: The backbone.
-        group: What the lane trains.
-        pack: Its pack.
-        tensors: All its tensors by saved name, leaves that take gradients.
-    """
-
-    backbone: Backbone
-    group: Group
-    pack: Pack
-    tensors: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, backbone: Backbone, case: Configuration) -> "Case":
-        """Every trained tensor moved by N(0, 0.1) from where it starts."""
-        pack = Pack(
-            backbone, backbone.head(3), [Lane(0, case)], seeds=Seeds(3), dtype=torch.float64
-        )
-        generator = torch.Generator().manual_seed(5)
-        with torch.no_grad():
-            for parameter in pack.operators.parameters():
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.add_(noise, alpha=0.1)
-        views = pack.lane_views(pack.parameters_by_name(), 0)
-        tensors = {name: view.clone().requires_grad_() for name, view in views.items()}
-        return cls(backbone, case.groups[0], pack, tensors | pack.lane_fixed(0))
-
-    def at(self, layer: int, site: str) -> dict[str, Tensor]:
-        """The tensors of one place, with those that it shares."""
-        name, method = self.group.method, registry[self.group.method]
-        places = method.places(self.group, self.backbone.anatomy)
-        place = next(each for each in places if (each.layer, each.site) == (layer, site))
-        shared = {
-            tensor: self.tensors[f"{name}.{at[0]}.{at[1]}.{tensor}"]
-            for tensor, at in method.owners(self.group, place).items()
-        }
-        start = f"{name}.{layer}.{site}."
-        own = {n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)}
-        return own | shared
-
-    def settings(self, site: str) -> dict[str, Any]:
-        """What a reference is told of the lane at a site: its settings, and which site it is."""
-        return dict(self.group.settings) | {"site": site}
+class Case(LaneCase):
+    """Compared by dense weights."""
 
     def dense_maps(self) -> dict[tuple[int, str], tuple[Tensor, Tensor | None]]:
         """The reference's maps, by layer and role."""
@@ -130,12 +76,6 @@ class Case:
         return logits_of(
             self.backbone, self.dense_maps(), batch, self.backbone.head(3), self.tensors
         )
-
-    def logits(self, batch: Any, *, training: bool = False) -> Tensor:
-        """The lane's logits."""
-        uniform = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
-        with self.pack.running():
-            return self.pack(batch, Call(training, uniform))[0]
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -227,100 +167,6 @@ def test_gradient_is_the_slope_of_the_loss(name: str) -> None:
                 losses.append(float(_loss(case.logits(batch), batch.labels)))
         measured = (losses[0] - losses[1]) / (2 * step)
         assert measured == pytest.approx(slope, rel=1e-5, abs=1e-9), given
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_packed_equals_solo_and_a_file_goes_on(name: str, tmp_path: Path) -> None:
-    """Every size and choice at once, with dropout and decay, on all layers and on the last."""
-    backbone = _backbone("bert")
-    cases = [{"size": size} for size in sizes(name, backbone.anatomy)] + variants(name)
-    dropout = {"dropout": 0.2} if _has_dropout(name) else {}
-    training = {"learning_rate": RATE, "weight_decay": 0.01, "warmup_ratio": 0.1}
-    lanes = [
-        Lane(
-            number,
-            configuration(
-                name,
-                backbone.anatomy,
-                layers=(0, 2) if number % 2 else (2,),
-                training=training,
-                **(_few_sites(name) | dropout | given),
-            ),
-        )
-        for number, given in enumerate(cases)
-    ]
-    batches = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
-    packed = Training(backbone, lanes).run(batches, 0, STEPS)
-    for lane in lanes:
-        solo = Training(backbone, [lane])
-        before = take_state(solo.pack, solo.optimizer, 0)[lane.number]
-        half = solo.run(batches, 0, STEPS // 2)[lane.number]
-        half.save(tmp_path / "lane.safetensors")
-        loaded = LaneState.load(tmp_path / "lane.safetensors")
-        resumed = Training(backbone, [lane], saved={lane.number: loaded.kept()})
-        resumed.put({lane.number: loaded})
-        after = resumed.run(batches, STEPS // 2, STEPS)[lane.number]
-        assert furthest(after, packed[lane.number]) < 1e-9, lane
-        for tensor_name, tensor in before.weights().items():
-            if not tensor_name.startswith("head."):
-                assert not torch.equal(tensor, after.weights()[tensor_name]), tensor_name
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_an_adapter_stores_runs_alike_on_another_start(name: str) -> None:
-    backbone, batch = _backbone("bert"), tiny.tiny_batch("bert")
-    for given in variants(name):
-        lane = configuration(name, backbone.anatomy, **given)
-        case = Case.of(backbone, lane)
-        stored = {
-            n: t.detach().to(torch.int32) if t.dtype == torch.int64 else t.detach()
-            for n, t in folded_weights(lane, case.tensors).items()
-        }
-        folded = Lane(0, folded_configuration(lane))
-        loaded = Pack(
-            backbone,
-            backbone.head(3),
-            [folded],
-            seeds=Seeds(99),
-            dtype=torch.float64,
-            saved={0: stored},
-        )
-        views = loaded.lane_views(loaded.parameters_by_name(), 0)
-        assert stored.keys() == views.keys() | loaded.lane_fixed(0).keys()
-        with torch.no_grad():
-            for tensor_name, view in views.items():
-                view.copy_(stored[tensor_name])
-        again = replace(case, pack=loaded)
-        assert torch.allclose(again.logits(batch), case.logits(batch), rtol=0.0, atol=1e-12), given
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_packed_equals_solo_in_float32(name: str) -> None:
-    backbone = tiny.tiny_backbone("bert", torch.float32)
-    backbone = replace(backbone, anatomy=with_importance(backbone.anatomy))
-    dropout = {"dropout": 0.2} if _has_dropout(name) else {}
-    lanes = [
-        Lane(number, configuration(name, backbone.anatomy, size, **(_few_sites(name) | dropout)))
-        for number, size in enumerate(sizes(name, backbone.anatomy))
-    ]
-    batches = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
-    packed = Training(backbone, lanes, torch.float32).run(batches, 0, STEPS)
-    for lane in lanes:
-        solo = Training(backbone, [lane], torch.float32).run(batches, 0, STEPS)[lane.number]
-        together = packed[lane.number].weights()
-        apart = torch.cat([(t - together[n]).abs().ravel() for n, t in solo.weights().items()])
-        assert int((apart > 1e-5).sum()) <= BY_ROUNDING.get(name, 0), lane
-        assert float(apart.max()) < 1e-4, lane
-
-
-def _few_sites(name: str) -> dict[str, Any]:
-    """Maps of three shapes are enough to be packed."""
-    few = [site for site in ("query", "up", "down") if site in registry[name].schema.sites]
-    return {"sites": few} if few else {}
-
-
-def _has_dropout(name: str) -> bool:
-    return any(each.name == "dropout" for each in registry[name].schema.parameters)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ before the residual. `row_losses(settings, tensors, x, y, mask)` gives what it a
 loss for every row, [B], where it adds anything. `settings` are the group's, with `site`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,70 +16,39 @@ import tiny_backbones as tiny
 import torch
 from dense_models import logits_of
 from importance_maps import with_importance
-from lane_training import Training, furthest, without_cache
-from method_cases import configuration, sizes, variants
+from lane_case import LaneCase
+from method_cases import configuration, variants
 from reference_files import REFERENCES, reference
 from torch import Tensor, nn
 from torch.nn import functional
 
 from autopeft.backbone.anatomy import ENTRANCE, EXIT, SUBLAYERS
 from autopeft.backbone.loading import Backbone
-from autopeft.configuration import Configuration, Group
-from autopeft.export.adapter import folded_configuration, folded_weights
 from autopeft.methods import registry
-from autopeft.methods.base import Call
 from autopeft.training.batches import Batch
-from autopeft.training.lanes.pack import Lane, Pack
-from autopeft.training.lanes.seeds import Seeds, StepUniform
-from autopeft.training.lanes.state import LaneState, take_state
 
 NAMES = [
     name
     for name in registry.names()
     if (REFERENCES / f"{name}.py").exists() and hasattr(reference(name), "output")
 ]
-STACKED = [*NAMES, "adapter_plus"]
-"""Those, and one on hidden states that `test_hidden_states` holds against its reference."""
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
 ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
 """Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""
-RATE, STEPS = 1e-3, 4
 LAYERS = (0, 1)
 """Below the last layer, of which lanes run most on the first token alone where a head reads no
 more: row losses are then of that token."""
 
 
 @dataclass
-class Case:
-    """A solo pack in float64 whose trained tensors were moved, with what it is compared by."""
+class Case(LaneCase):
+    """Compared by the plain backbone with the reference at every site.
 
-    backbone: Backbone
-    group: Group
-    pack: Pack
-    tensors: Mapping[str, Tensor]
+    Attributes:
+        row_losses: Of its last pass, [B] by site.
+    """
+
     row_losses: list[Tensor] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, backbone: Backbone, case: Configuration) -> "Case":
-        """Every trained tensor moved by N(0, 0.1) from where it starts."""
-        pack = Pack(
-            backbone, backbone.head(3), [Lane(0, case)], seeds=Seeds(3), dtype=torch.float64
-        )
-        generator = torch.Generator().manual_seed(5)
-        with torch.no_grad():
-            for parameter in pack.operators.parameters():
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.add_(noise, alpha=0.1)
-        views = pack.lane_views(pack.parameters_by_name(), 0)
-        tensors = {name: view.clone().requires_grad_() for name, view in views.items()}
-        return cls(backbone, case.groups[0], pack, tensors | pack.lane_fixed(0))
-
-    def logits(self, batch: Batch, *, training: bool = False) -> Tensor:
-        """The lane's; in training, its row losses hang on it."""
-        draws = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
-        share = torch.tensor(1.0 / len(batch)) if training else None
-        with self.pack.running():
-            return self.pack(batch, Call(training, draws, row_share=share))[0]
 
     def reference_logits(self, batch: Batch, *, training: bool = False) -> Tensor:
         """The plain backbone's with the reference at every site; in training, notes row losses."""
@@ -113,7 +81,7 @@ class Case:
         self, layer: int, site: str, kept: dict[str, Tensor], columns: slice, mask: Tensor | None
     ) -> Callable[..., Tensor]:
         own, module = self.at(layer, site), reference(self.group.method)
-        settings = dict(self.group.settings) | {"site": site}
+        settings = self.settings(site)
 
         def hook(_: nn.Module, args: Any, output: Tensor) -> Tensor:
             x, y = kept.pop("x"), output[..., columns]
@@ -124,20 +92,6 @@ class Case:
             return total
 
         return hook
-
-    def at(self, layer: int, site: str) -> dict[str, Tensor]:
-        """The tensors of one place, with those that it shares."""
-        method = registry[self.group.method]
-        places = method.places(self.group, self.backbone.anatomy)
-        place = next(each for each in places if (each.layer, each.site) == (layer, site))
-        held = {name: (layer, site, name) for name in self._names(layer, site)}
-        held |= {name: (*at, name) for name, at in method.owners(self.group, place).items()}
-        start = self.group.method
-        return {name: self.tensors[f"{start}.{a}.{b}.{c}"] for name, (a, b, c) in held.items()}
-
-    def _names(self, layer: int, site: str) -> list[str]:
-        start = f"{self.group.method}.{layer}.{site}."
-        return [name.removeprefix(start) for name in self.tensors if name.startswith(start)]
 
 
 def _keeping(kept: dict[str, Tensor]) -> Callable[..., None]:
@@ -203,90 +157,3 @@ def test_row_losses_join_the_gradients(name: str, architecture: str) -> None:
         assert torch.allclose(found, task, rtol=0.0, atol=ROUNDED.get(architecture, 1e-9))
         assert float(penalty.detach()) > 0.0
         _compare(case, found, task + penalty)
-
-
-@pytest.mark.parametrize("name", STACKED)
-def test_packed_equals_solo_and_a_file_goes_on(name: str, tmp_path: Path) -> None:
-    """Every size and choice at once, with dropout and decay, on two layers and on the last."""
-    backbone = _backbone("bert")
-    cases = [{"size": size} for size in sizes(name, backbone.anatomy)] + variants(name)
-    training = {"learning_rate": RATE, "weight_decay": 0.01, "warmup_ratio": 0.1}
-    lanes = [
-        Lane(
-            number,
-            configuration(
-                name,
-                backbone.anatomy,
-                layers=(0, 2) if number % 2 else (2,),
-                training=training,
-                **(_few_sites(name) | _dropout(name) | given),
-            ),
-        )
-        for number, given in enumerate(cases)
-    ]
-    batches = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
-    packed = Training(backbone, lanes).run(batches, 0, STEPS)
-    for lane in lanes:
-        solo = Training(backbone, [lane])
-        before = take_state(solo.pack, solo.optimizer, 0)[lane.number]
-        half = solo.run(batches, 0, STEPS // 2)[lane.number]
-        half.save(tmp_path / "lane.safetensors")
-        loaded = LaneState.load(tmp_path / "lane.safetensors")
-        resumed = Training(
-            backbone, [lane], saved={lane.number: loaded.kept()}, checkpointing=True
-        )
-        resumed.put({lane.number: loaded})
-        after = resumed.run(batches, STEPS // 2, STEPS)[lane.number]
-        assert furthest(after, packed[lane.number]) < 1e-9, lane
-        for tensor_name, tensor in before.weights().items():
-            if not tensor_name.startswith("head."):
-                assert not torch.equal(tensor, after.weights()[tensor_name]), tensor_name
-
-
-@pytest.mark.parametrize("name", STACKED)
-def test_packed_equals_solo_in_float32(name: str) -> None:
-    backbone = tiny.tiny_backbone("bert", torch.float32)
-    backbone = replace(backbone, anatomy=with_importance(backbone.anatomy))
-    given = _few_sites(name) | _dropout(name)
-    lanes = [
-        Lane(number, configuration(name, backbone.anatomy, size, **given))
-        for number, size in enumerate(sizes(name, backbone.anatomy))
-    ]
-    batches = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
-    packed = Training(backbone, lanes, torch.float32).run(batches, 0, STEPS)
-    for lane in lanes:
-        solo = Training(backbone, [lane], torch.float32).run(batches, 0, STEPS)[lane.number]
-        together = packed[lane.number].weights()
-        for tensor_name, tensor in solo.weights().items():
-            apart = float((tensor - together[tensor_name]).abs().max())
-            assert apart < 1e-5, (lane, tensor_name)
-
-
-@pytest.mark.parametrize("name", STACKED)
-def test_what_an_adapter_stores_runs_alike_on_another_start(name: str) -> None:
-    backbone, batch = _backbone("bert"), tiny.tiny_batch("bert")
-    for given in variants(name):
-        lane = configuration(name, backbone.anatomy, **given)
-        case = Case.of(backbone, lane)
-        stored = {n: t.detach() for n, t in folded_weights(lane, case.tensors).items()}
-        folded = Lane(0, folded_configuration(lane))
-        seeds = Seeds(99)
-        loaded = Pack(backbone, backbone.head(3), [folded], seeds=seeds, dtype=torch.float64)
-        views = loaded.lane_views(loaded.parameters_by_name(), 0)
-        assert stored.keys() == views.keys()
-        with torch.no_grad():
-            for tensor_name, view in views.items():
-                view.copy_(stored[tensor_name])
-        again = replace(case, pack=loaded)
-        assert torch.allclose(again.logits(batch), case.logits(batch), rtol=0.0, atol=1e-12), given
-
-
-def _few_sites(name: str) -> dict[str, Any]:
-    """Maps of three shapes are enough to be packed."""
-    few = [site for site in ("query", "up", "down") if site in registry[name].schema.sites]
-    return {"sites": few} if few else {}
-
-
-def _dropout(name: str) -> dict[str, Any]:
-    has = any(each.name == "dropout" for each in registry[name].schema.parameters)
-    return {"dropout": 0.2} if has else {}

@@ -7,7 +7,7 @@ from torch import Tensor
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy, Site
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Kept, LaneOperator, Place, Start
+from autopeft.methods.base import Kept, LaneOperator, Place, Stack, Start
 from autopeft.methods.inherited import Unfolded, divisors
 from autopeft.methods.passed.build import Target
 from autopeft.methods.passed.counts import ModuleShape, PassedPlace, count_at, fixed_at
@@ -192,13 +192,6 @@ class Passed(Unfolded):
         """`peft` draws them, see `autopeft.training.lanes.passed`."""
         raise TypeError(f"{self.name} has no lanes")
 
-    def operator(
-        self,
-        name: str,
-        place: Place,
-        members: Sequence[int],
-        groups: Sequence[Group],
-        tensors: Sequence[Mapping[str, Tensor]],
-    ) -> LaneOperator:
+    def operator(self, stack: Stack) -> LaneOperator:
         """There is none: `peft`'s own layers stand in the backbone while it runs."""
         raise TypeError(f"{self.name} has no lanes")

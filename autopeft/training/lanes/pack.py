@@ -22,7 +22,7 @@ from autopeft.counting import (
 )
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
-from autopeft.methods.base import SILENT, Call, Place, Shared, Start
+from autopeft.methods.base import SILENT, Call, Place, Shared, Stack, Start
 from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
 from autopeft.training.lanes.dropout import BackboneDropout
@@ -218,7 +218,7 @@ class Pack(nn.Module):
         groups = [group for _, group, _ in uses]
         place = uses[0][2]
         tensors = [method.initial(group, place, start(position)) for position, group, _ in uses]
-        operator = method.operator(name, place, positions, groups, tensors)
+        operator = method.operator(Stack(name, place, positions, groups, tensors))
         if operator.hook == "linear":
             operator.frozen = self._backbone.frozen_map(layer, site)
         operator.frozen_maps = {
