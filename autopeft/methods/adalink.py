@@ -71,7 +71,6 @@ class AdaLink(Unfolded):
     )
     source = "Wang et al. 2023, Non-Intrusive Adaptation (AdaLink), arXiv 2310.12100"
     identity = "exact"
-    peft_type = ""
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """Any backbone with layers."""

@@ -98,7 +98,6 @@ class Adamix(Unchosen):
     )
     source = "Wang et al. 2022, AdaMix, arXiv 2205.12410; microsoft/AdaMix"
     identity = "near: both projections start at N(0, 0.02)"
-    peft_type = ""
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """It needs a sub-layer whose input and output maps are known."""

@@ -76,7 +76,6 @@ class Aligner(Unfolded):
     )
     source = "Ziheng Zhou et al. 2023, Aligner, arXiv 2312.05503; JosephZZ/lit-llama"
     identity = "exact"
-    peft_type = ""
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """Attention must be scaled dot products, whose key and value maps are known."""

@@ -91,7 +91,6 @@ class Bottleneck(Unchosen):
         scale: Default scale.
     """
 
-    peft_type = ""
     operator_type: type[BottleneckOperator]
 
     def __init__(self, name: str, scale: float) -> None:

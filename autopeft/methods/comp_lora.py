@@ -120,13 +120,6 @@ class CompLora(OnLinearMaps):
             "B": torch.zeros(rank, place.d_out),
         }
 
-    def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
-    ) -> DenseMap:
-        """W + (alpha / r) Q A B P."""
-        a, b = self.lora_factors(group, place, tensors, frozen)
-        return DenseMap(frozen.weight + a @ b, frozen.bias)
-
     def lora_factors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,6 @@ class Compacter(Unfolded):
     )
     source = "Mahabadi et al. 2021, Compacter, arXiv 2106.04647; rabeehk/compacter"
     identity = "near: C starts at N(0, 0.01), as released, and U is a product with it"
-    peft_type = ""
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """It needs a sub-layer whose input and output maps are known."""

@@ -97,7 +97,6 @@ class Dept(Unfolded):
     )
     source = "Shi and Lipani 2023, DePT, arXiv 2309.05173; ZhengxiangShi/DePT"
     identity = "no: every token attends to the prompt from the first step"
-    peft_type = ""
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """Lanes share a pass, and attention takes a mask."""

@@ -61,7 +61,6 @@ class Diablo(OnLinearMaps):
     )
     source = "Gurses et al. 2025, DiaBlo, arXiv 2506.03230; ziyangjoy/DiaBlo"
     identity = "exact"
-    peft_type = ""
 
     def legal(self, name: str, place: Place) -> tuple[Scalar, ...] | None:
         """Sides of which the shorter width holds N, where N parts the longer one too."""

@@ -53,6 +53,7 @@ class Unchosen:
     schema: MethodSchema
     operator_type: Callable[[Stack], LaneOperator]
     alone = False
+    peft_type = ""
     peft_fill: float | None = None
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
@@ -85,8 +86,11 @@ class Unchosen:
     def merged(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap | None:
-        """None: no linear map can stand for it."""
-        return None
+        """W + A B where it becomes LoRA; else None: no linear map can stand for it."""
+        if self.peft_type != "LORA":
+            return None
+        a, b = self.lora_factors(group, place, tensors, frozen)
+        return DenseMap(frozen.weight + a @ b, frozen.bias)
 
     def lora_factors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap

@@ -138,13 +138,6 @@ class Kasa(OnLinearMaps):
         s = torch.randn(rank, generator=start.draw("s"))
         return {"A": a, "s": s, "B": torch.zeros(rank, place.d_out)}
 
-    def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
-    ) -> DenseMap:
-        """W - V_r S_r U_r^T + (alpha / r) A diag(s) B."""
-        a, b = self.lora_factors(group, place, tensors, frozen)
-        return DenseMap(frozen.weight + a @ b, frozen.bias)
-
     def lora_factors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,6 @@ class KrAdapter(OnLinearMaps):
     )
     source = "Albert et al. 2025, KRAdapter, ICCV 2025; PaulAlbert31/KRAdapter"
     identity = "exact"
-    peft_type = ""
 
     def count(self, group: Group, place: Place) -> int:
         """m (r + c)."""

@@ -83,7 +83,6 @@ class LinearAdapter(OnLinearMaps):
     )
     source = "Hu et al. 2023, LLM-Adapters, arXiv 2304.01933; AGI-Edgerunners/LLM-Adapters"
     identity = "exact"
-    peft_type = ""
 
     def count(self, group: Group, place: Place) -> int:
         """m (d_in + d_out), or 2 m d_out in series."""

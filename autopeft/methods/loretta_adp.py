@@ -75,7 +75,6 @@ class LorettaAdapter(Unfolded):
     )
     source = "Yang et al. 2024, LoRETTA, arXiv 2402.11417; yifanycc/loretta"
     identity = "exact"
-    peft_type = ""
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """It needs a sub-layer whose input and output maps are known."""

@@ -100,13 +100,6 @@ class LorettaRep(OnLinearMaps):
             **initial_cores("B", bottleneck, place.d_out, rank, draw, zero=True),
         }
 
-    def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
-    ) -> DenseMap:
-        """W + (alpha / m) A B."""
-        a, b = self.lora_factors(group, place, tensors, frozen)
-        return DenseMap(frozen.weight + a @ b, frozen.bias)
-
     def lora_factors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:

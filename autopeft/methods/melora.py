@@ -116,13 +116,6 @@ class Melora(OnLinearMaps):
             "B": torch.zeros(n, rank, place.d_out // n),
         }
 
-    def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
-    ) -> DenseMap:
-        """W + (alpha / r) diag(A_1 B_1, ... A_n B_n)."""
-        a, b = self.lora_factors(group, place, tensors, frozen)
-        return DenseMap(frozen.weight + a @ b, frozen.bias)
-
     def lora_factors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:

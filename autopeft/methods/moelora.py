@@ -197,7 +197,6 @@ class MoeLora(OnLinearMaps):
     )
     source = "Luo et al. 2024, MoELoRA, arXiv 2402.12851; coefficients unverified"
     identity = "exact"
-    peft_type = ""
 
     def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
         """More chosen experts than there are."""

@@ -106,13 +106,6 @@ class MspLora(OnLinearMaps):
             tensors[f"B_{name}"] = torch.zeros(rank, place.d_out)
         return tensors
 
-    def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
-    ) -> DenseMap:
-        """W + sum (alpha / r_i) A_i B_i."""
-        a, b = self.lora_factors(group, place, tensors, frozen)
-        return DenseMap(frozen.weight + a @ b, frozen.bias)
-
     def lora_factors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:

@@ -115,13 +115,6 @@ class Psoft(OnLinearMaps):
         lengths = {"a": torch.ones(rank), "b": torch.ones(rank)}
         return tensors | (lengths if group["lengths"] else {})
 
-    def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
-    ) -> DenseMap:
-        """W + V_r (R' - I) S_r U_r^T."""
-        a, b = self.lora_factors(group, place, tensors, frozen)
-        return DenseMap(frozen.weight + a @ b, frozen.bias)
-
     def lora_factors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:

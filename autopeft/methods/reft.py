@@ -139,7 +139,6 @@ class Reft(Unfolded):
     )
     source = "Wu et al. 2024, ReFT, arXiv 2404.03592; stanfordnlp/pyreft"
     identity = "no: W starts as a random Linear, as released, so that the edit is not zero"
-    peft_type = ""
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """Any backbone with layers."""

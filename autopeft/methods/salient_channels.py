@@ -85,7 +85,6 @@ class SalientChannels(Unfolded):
     )
     source = "Zhao et al. 2023, SCT, arXiv 2309.08513; zhaohengyuan1/SCT"
     identity = "near: the map on the chosen channels starts at N(0, 0.02), as released"
-    peft_type = ""
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """It needs a sub-layer whose input and output maps are known."""

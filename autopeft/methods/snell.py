@@ -80,7 +80,6 @@ class Snell(OnLinearMaps):
     )
     source = "Shen et al. 2024, SNELL, arXiv 2411.01800; ssfgunner/SNELL"
     identity = "near: the two kernels are drawn apart, and cancel in expectation alone"
-    peft_type = ""
 
     def count(self, group: Group, place: Place) -> int:
         """2 r (d_in + d_out)."""

@@ -143,7 +143,6 @@ class Surm(OnLinearMaps):
     )
     source = "Sehanobish et al. 2024, Structured Unrestricted-Rank Matrices, arXiv 2406.17740"
     identity = "exact"
-    peft_type = ""
 
     def legal(self, name: str, place: Place) -> tuple[Scalar, ...] | None:
         """Structures that the shape allows; Kronecker ranks that divide both widths."""

@@ -103,7 +103,6 @@ class Svft(OnLinearMaps):
     )
     source = "Lingam et al. 2024, SVFT, arXiv 2405.19597; VijayLingam95/SVFT"
     identity = "exact"
-    peft_type = ""
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:
         """Bands up to the map's rank; `top_k` on square maps."""

@@ -157,13 +157,6 @@ class VbLora(OnLinearMaps):
             tensors["bank"] = bank.uniform_(-BANK_BOUND, BANK_BOUND, generator=start.draw("bank"))
         return tensors
 
-    def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
-    ) -> DenseMap:
-        """W + A B."""
-        a, b = self.lora_factors(group, place, tensors, frozen)
-        return DenseMap(frozen.weight + a @ b, frozen.bias)
-
     def lora_factors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,6 @@ class VectorFit(OnLinearMaps):
     )
     source = "Hegde et al. 2025, VectorFit, arXiv 2503.19530; no code released"
     identity = "exact"
-    peft_type = ""
 
     def count(self, group: Group, place: Place) -> int:
         """min(d_in, d_out), and d_out of the bias but for keys."""

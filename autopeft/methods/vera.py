@@ -128,13 +128,6 @@ class Vera(OnLinearMaps):
         d = torch.full((int(group["rank"]),), float(group["initial"]))
         return {"d": d, "b": torch.zeros(place.d_out)}
 
-    def merged(
-        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
-    ) -> DenseMap:
-        """W + A diag(d) B diag(b)."""
-        a, b = self.lora_factors(group, place, tensors, frozen)
-        return DenseMap(frozen.weight + a @ b, frozen.bias)
-
     def lora_factors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> tuple[Tensor, Tensor]:
