@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import grid_points
 import numpy as np
 import pytest
 from bound_problems import bound_problem
+from trial_records import completed_trial
 
 import autopeft.searchers.bo  # noqa: F401 - first, as it quiets the imports of BoTorch and gpytorch
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration, Group
 from autopeft.searchers.base import Observation, Problem
 from autopeft.space.dimension import Dimension
-from autopeft.study.records import ObjectiveFrame, Origin, TrialRecord, TrialState
+from autopeft.study.records import ObjectiveFrame, TrialRecord
 
 ROLES = ("query", "value", "up", "down")
 RANKS = (0, 1, 2, 4, 8, 16, 32)
@@ -223,31 +223,11 @@ def make_trial() -> Callable[..., TrialRecord]:
             [Group.of("lora", [0], ["query"], rank=number + 1, alpha=1, dropout=0.0)],
             training={"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0},
         )
-        fields: dict[str, Any] = {
-            "study": "s",
-            "number": number,
-            "state": TrialState.COMPLETED,
-            "origin": Origin.SEARCHER,
-            "baseline": None,
-            "configuration": configuration,
-            "hash": configuration.hash,
-            "objectives": {"accuracy": accuracy, "trainable_params": float(n_params)},
-            "trainable_params": n_params,
-            "head_params": 10,
-            "rung": 1.0,
-            "optimizer_steps": 100,
-            "seed": 0,
-            "replicate": 0,
-            "pack": 0,
-            "attempts": 1,
-            "cause": None,
-            "message": None,
-            "profile": {},
-            "details": {},
-            "created_at": datetime(2026, 1, 1, tzinfo=UTC),
-            "started_at": None,
-            "finished_at": None,
-        }
-        return TrialRecord(**(fields | changes))
+        objectives = {"accuracy": accuracy, "trainable_params": float(n_params)}
+        return completed_trial(
+            number,
+            configuration,
+            **({"objectives": objectives, "trainable_params": n_params} | changes),
+        )
 
     return make

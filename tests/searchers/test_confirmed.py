@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from trial_records import completed_trial
 
 from autopeft.configuration import Configuration, Group
 from autopeft.searchers import confirmed, front
@@ -27,10 +28,8 @@ def trial(number: int, quality: float, params: int, baseline: str | None = None)
     )
     origin = Origin.BASELINE if baseline else Origin.SEARCHER
     objectives = {"accuracy": quality, "trainable_params": float(params)}
-    return TrialRecord(
-        "s", number, TrialState.COMPLETED, origin, baseline, configuration, configuration.hash,
-        objectives, params, 10, 1.0, 60, 0, 0, 0, 1, None, None, {}, {}, NOW, None, None,
-    )  # fmt: skip
+    fields = {"objectives": objectives, "trainable_params": params}
+    return completed_trial(number, configuration, origin=origin, baseline=baseline, **fields)
 
 
 TRIALS = [

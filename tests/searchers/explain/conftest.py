@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pytest
+from trial_records import completed_trial
 
 from autopeft.configuration import Configuration, Group
-from autopeft.study.records import Origin, TrialRecord, TrialState
+from autopeft.study.records import TrialRecord
 
 
 def configuration(
@@ -79,30 +79,9 @@ def make_trial() -> Callable[..., TrialRecord]:
     def make(number: int, quality: float | None = None, **changes: Any) -> TrialRecord:
         chosen = changes.pop("configuration", configuration(rank=number % 7 + 1))
         fields: dict[str, Any] = {
-            "study": "s",
-            "number": number,
-            "state": TrialState.COMPLETED,
-            "origin": Origin.SEARCHER,
-            "baseline": None,
-            "configuration": chosen,
-            "hash": chosen.hash,
             "objectives": {} if quality is None else {"accuracy": quality},
             "trainable_params": int(params(chosen)),
-            "head_params": 10,
-            "rung": 1.0,
-            "optimizer_steps": 100,
-            "seed": 0,
-            "replicate": 0,
-            "pack": 0,
-            "attempts": 1,
-            "cause": None,
-            "message": None,
-            "profile": {},
-            "details": {},
-            "created_at": datetime(2026, 1, 1, tzinfo=UTC),
-            "started_at": None,
-            "finished_at": None,
         }
-        return TrialRecord(**(fields | changes))
+        return completed_trial(number, chosen, **(fields | changes))
 
     return make
