@@ -77,6 +77,10 @@ class Unchosen:
         """None."""
         return 0
 
+    def keys(self, group: Group) -> int:
+        """None."""
+        return 0
+
     def merged(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap | None:
