@@ -35,6 +35,7 @@ from autopeft.training.settings import LoopSettings
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing:FutureWarning",
     "ignore:Sparse invariant checks:UserWarning",
+    "ignore:.past_key_values. is deprecated:FutureWarning",
 )
 
 
