@@ -10,18 +10,17 @@ count it; `method`, `embedding` and `tokens` answer as a `Method`. `peft` is imp
 them is asked for, not before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from autopeft.methods.base import registry
+from autopeft.methods.base import Method, registry
 from autopeft.methods.passed.embedding import PassedEmbedding
-from autopeft.methods.passed.family import PassedType
 from autopeft.methods.passed.method import Passed
 from autopeft.methods.passed.tokens import PassedPrefix, PassedPrompt
-from autopeft.methods.passed.types import TYPES, Where
+from autopeft.methods.passed.types import TYPES, PeftType, Where
 from autopeft.space.method_names import PREFIX
 
-_METHODS: Mapping[Where, type[PassedType]] = {
+_METHODS: Mapping[Where, Callable[[PeftType], Method]] = {
     "linear": Passed,
     "norm": Passed,
     "embeddings": PassedEmbedding,

@@ -16,7 +16,7 @@ from autopeft.methods.passed.parameters import numbers_of
 class PassedEmbedding(Passed):
     """The type that trains embeddings of tokens."""
 
-    modalities = ("text",)
+    modalities: tuple[str, ...] = ("text",)
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """There is one table of tokens."""

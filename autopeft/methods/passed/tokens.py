@@ -7,6 +7,7 @@ them; what reads a row's first token reads the first of the tokens.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ _COUNTED = ("encoder_hidden_size", "encoder_num_layers", "num_ranks")
 class PassedTokens(PassedType, ABC):
     """A type that puts something before every text."""
 
-    modalities = ("text",)
+    modalities: tuple[str, ...] = ("text",)
     identity = "no: every token attends to them from the first step"
 
     def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
@@ -81,7 +82,7 @@ class PassedTokens(PassedType, ABC):
         """The same without its encoder."""
         if not self.has_encoder(group):
             return group
-        return Group.of(self.name, group.layers, **dict(group.settings) | dict(FOLDED))
+        return replace(group, settings=tuple(sorted((*group.settings, *FOLDED.items()))))
 
     def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the encoder makes, in the place of a table."""
