@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import autopeft
+from autopeft.errors import InputError
 from autopeft.study.records import TrialState
 
 MakePath = Callable[..., Path]
@@ -62,6 +63,13 @@ def test_a_trial_becomes_an_adapter_that_peft_loads(
     metrics = autopeft.train(file, folder)
     assert metrics["validation"]["loss"] == pytest.approx(trial.objectives["loss"], abs=1e-5)
     assert metrics["forms"] == ["autopeft", "peft"]
+    wrong = yaml.safe_load(file.read_text())
+    at = {"layers": [0], "length": 2}
+    wrong["configuration"] = {"prompt": [at], "dept": [{**at, "rank": 1, "positions": 16}]}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(wrong))
+    with pytest.raises(InputError) as caught:
+        autopeft.train(tmp_path / "wrong.yaml", tmp_path / "wrong")
+    assert [fault.key for fault in caught.value.faults] == ["configuration.prompt.layers"]
     ours = autopeft.load(folder).logits(PAIRS)
     assert np.allclose(_through_peft(bert_folder, folder), ours, atol=1e-5)
 
