@@ -285,7 +285,7 @@ class Pack(nn.Module):
             self._stream.below = acts()
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
-            self._stream.call, self._stream.lanes = None, 0
+            self._stream.call, self._stream.lanes, self._stream.below = None, 0, False
             self._stream.sublayer_inputs.clear()
 
         model.register_forward_pre_hook(before, with_kwargs=True)
