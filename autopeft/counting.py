@@ -14,7 +14,8 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
 from autopeft.methods.base import Place
-from autopeft.methods.passed.method import Passed
+from autopeft.methods.passed.family import PassedType
+from autopeft.methods.passed.tokens import PassedTokens
 from autopeft.sparsity import rules
 
 BYTES_PER_SCALAR = 4
@@ -32,7 +33,10 @@ def faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     except BackboneError as error:
         return list(error.faults)
     own = [fault for group in groups for fault in registry[group.method].faults(group, anatomy)]
-    return own or [*_passed_faults(groups, anatomy), *_prompt_faults(groups)]
+    if own:
+        return own
+    by_itself = _by_itself_faults(groups, configuration)
+    return [*_passed_faults(groups, anatomy), *(by_itself or _prompt_faults(groups))]
 
 
 def _passed_faults(groups: Sequence[Group], anatomy: Anatomy) -> list[Fault]:
@@ -50,10 +54,28 @@ def _passed_faults(groups: Sequence[Group], anatomy: Anatomy) -> list[Fault]:
     seen = Counter((group.method, group.settings) for group in alone)
     for (name, _), number in seen.items():
         method = registry[name]
-        if number > 1 and isinstance(method, Passed) and method.kind.shared:
+        if number > 1 and isinstance(method, PassedType) and method.kind.shared:
             given = "different sites in different layers"
             allowed = "the same sites in all its layers, which share tensors"
             faults.append(Fault("configuration", f"{name}.sites", given, allowed))
+    return faults
+
+
+def _by_itself_faults(groups: Sequence[Group], configuration: Configuration) -> list[Fault]:
+    """What stands beside a type of `peft` that puts something before every text of the model."""
+    first = next((g for g in groups if isinstance(registry[g.method], PassedTokens)), None)
+    if first is None:
+        return []
+    faults, why = [], "peft puts it before every text, for the whole model"
+    others = sorted({group.method for group in groups} - {first.method})
+    if others:
+        ours = "prefix" if registry[first.method].keys(first) else "prompt"
+        given, allowed = f"beside {', '.join(others)}", f"nothing beside it: {why}"
+        hint = f"`{ours}` stands beside other methods"
+        faults.append(Fault("configuration", first.method, given, allowed, hint))
+    rule = str(dict(configuration.sparsity)["rule"])
+    if rule != "none":
+        faults.append(Fault("configuration", "sparsity.rule", rule, f"none: {why}"))
     return faults
 
 

@@ -52,12 +52,12 @@ def methods() -> tuple[MethodCard, ...]:
 def passed_types() -> tuple[MethodCard, ...]:
     """Every type of HF `peft` that is passed through as `peft:<TYPE>`; imports `peft`."""
     from autopeft.methods import registry
-    from autopeft.methods.passed.method import Passed
+    from autopeft.methods.passed.family import PassedType
 
     cards = []
     for name in registry.offered():
         method = registry[name]
-        if isinstance(method, Passed):
+        if isinstance(method, PassedType):
             about = f"HF peft: {method.kind.about}"
             cards.append(_described(method, about, papers=(), lanes=False))
     return tuple(cards)

@@ -166,6 +166,16 @@ def _check(file: ConfigurationFile, materials: Materials, where: str) -> None:
     plain = {k: v for k, v in file.configuration.to_dict().items() if k != "training"}
     shape = anatomy.shape(registry.carried_by(anatomy))
     faults = check_configuration(plain, shape=shape, where=where, **registered())
+    if not faults:
+        faults = [
+            Fault(
+                where, f"configuration.{each.key}".rstrip("."), each.given, each.allowed, each.hint
+            )
+            for each in (
+                *counting.faults(file.trained, anatomy),
+                *counting.option_faults(file.trained, anatomy),
+            )
+        ]
     now = materials.backbone.fingerprint
     if file.decision and file.model_fingerprint != now:
         given = f"{now[:12]}, the backbone found now, for which scores decided nothing"

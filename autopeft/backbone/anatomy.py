@@ -113,6 +113,24 @@ class LayerMemory:
 
 
 @dataclass(frozen=True)
+class Embeddings:
+    """The table of a text model's input tokens.
+
+    Attributes:
+        module: Its name within the base model.
+        tokens: Rows: the vocabulary's size.
+        width: Of a row; some models widen it to the residual stream's afterwards.
+        positions: Tokens that a row may have, where their positions are rows of a table too; None
+            where there is no such limit.
+    """
+
+    module: str
+    tokens: int
+    width: int
+    positions: int | None = None
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """What autopeft knows of a backbone.
 
@@ -132,6 +150,8 @@ class Anatomy:
         why_not: The reason, or "".
         memory: What its layers keep for the backward pass beyond what their sites tell.
         importance: How much each site matters for a study's data; None where it is not measured.
+        embeddings: The table of input tokens; None for images, or where it was not recognised.
+        takes_cache: Whether the base model reads keys and values of earlier tokens from a cache.
     """
 
     architecture: str
@@ -148,6 +168,8 @@ class Anatomy:
     why_not: str = ""
     memory: LayerMemory = field(default=LayerMemory(), compare=False, repr=False)
     importance: ImportanceMap | None = field(default=None, compare=False, repr=False)
+    embeddings: Embeddings | None = field(default=None, compare=False, repr=False)
+    takes_cache: bool = field(default=False, compare=False, repr=False)
 
     @property
     def roles(self) -> tuple[str, ...]:

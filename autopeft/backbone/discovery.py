@@ -13,6 +13,7 @@ from torch import nn
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy, Layer, Site
 from autopeft.backbone.declared import declared_sites
+from autopeft.backbone.embeddings import cache_argument, find_embeddings
 from autopeft.backbone.layer_memory import layer_memory
 from autopeft.backbone.norms import find_norms
 from autopeft.backbone.roles import LinearMap, Roles, find_roles
@@ -80,6 +81,8 @@ def discover(model: nn.Module, config: Any, *, sites: Mapping[str, str] | None =
             hidden_size=hidden_size,
             fused="value" in first and first["value"].fused,
         ),
+        embeddings=find_embeddings(model) if _modality(model, config) == "text" else None,
+        takes_cache=bool(cache_argument(model)),
     )
 
 

@@ -21,8 +21,9 @@ from autopeft.export.peft_config import peft_faults
 from autopeft.export.peft_weights import PeftAdapter, peft_adapter
 
 FOLDER, NAMES = "groups", "groups.json"
-NEEDS_MORE = frozenset({"peft:POLY"})
-"""Types whose layers want an argument that the call of a transformers model does not have."""
+NEEDS_MORE = frozenset({"peft:POLY", "peft:TRAINABLE_TOKENS"})
+"""Types whose layers want an argument that the call of a transformers model does not have, or
+whose configuration has no place for a head."""
 
 
 def parts(configuration: Configuration, anatomy: Anatomy) -> dict[str, Configuration]:

@@ -14,13 +14,21 @@ from autopeft.backbone.heads import HeadRecipe
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration
 from autopeft.counting import placed_groups
-from autopeft.errors import Fault
+from autopeft.errors import ExportError, Fault
 from autopeft.export.peft_options import plain_config, shared_options
 from autopeft.methods import registry
-from autopeft.methods.passed.adapter import passed_adapters
+from autopeft.methods.passed.adapter import TokensAdapter, passed_adapters
 from autopeft.methods.passed.build import ROOT, Target, config_of
 from autopeft.methods.passed.counts import PassedPlace
+from autopeft.methods.passed.embedding import PassedEmbedding
+from autopeft.methods.passed.encoder import Widths, encoder_config
 from autopeft.methods.passed.method import Passed
+from autopeft.methods.passed.tokens import PassedTokens
+
+_CLASSIFIES_BY_CACHE = "FEATURE_EXTRACTION"
+"""The task under which `peft` hands a classifier its cache. Under SEQ_CLS it looks for an argument
+`past_key_values` of the class and its base model, which transformers 5 calls `cache`, and gives
+up."""
 
 
 def passes_on(configuration: Configuration) -> bool:
@@ -47,9 +55,11 @@ def passed_config(
         ExportError: No transformers task class has such a head.
         BackboneError: `peft` refuses the parameters.
     """
+    if is_prefixed(configuration):
+        return _tokens_config(configuration, anatomy, head, base_model)
     places = [place for _, place in placed_groups(configuration, anatomy)]
     targets = tuple(_target(place) for place in places)
-    return _config(configuration, targets, shared_options(head, base_model))
+    return _config(configuration, targets, _options(configuration, head, base_model))
 
 
 def passed_tensors(
@@ -68,14 +78,55 @@ def passed_tensors(
     """
     placed = placed_groups(configuration, backbone.anatomy)
     (adapter,) = passed_adapters(placed, backbone, seed=lambda name: 0, saved=weights)
-    options = shared_options(head, backbone.name)
+    if isinstance(adapter, TokensAdapter):
+        config = _tokens_config(configuration, backbone.anatomy, head, backbone.name)
+        return config, _apart(adapter.built.saved())
+    options = _options(configuration, head, backbone.name)
     prefix = f"{ROOT}{backbone.model.base_model_prefix}."
     tensors = {
         prefix + name.removeprefix(ROOT) if name.startswith(ROOT) else name: tensor
         for name, tensor in adapter.built.saved().items()
     }
-    kept = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    return _config(configuration, tuple(adapter.places), options), kept
+    return _config(configuration, tuple(adapter.places), options), _apart(tensors)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def is_prefixed(configuration: Configuration) -> bool:
+    """Whether its one type puts something before every text."""
+    return isinstance(registry[configuration.groups[0].method], PassedTokens)
+
+
+def _options(configuration: Configuration, head: HeadRecipe, base_model: str) -> Mapping[str, Any]:
+    """Those of every type.
+
+    Raises:
+        ExportError: No transformers task class has such a head; or embeddings are trained that
+            a language model's head may share with them.
+    """
+    method = registry[configuration.groups[0].method]
+    if isinstance(method, PassedEmbedding) and head.pool == "all":
+        given = "tokens of a language model, whose head peft trains with them where it is tied"
+        hint = "use --format yaml"
+        raise ExportError(Fault("export", method.name, given, "a classifier's tokens", hint))
+    return shared_options(head, base_model)
+
+
+def _tokens_config(
+    configuration: Configuration, anatomy: Anatomy, head: HeadRecipe, base_model: str
+) -> dict[str, Any]:
+    """Content of `adapter_config.json` of what stands before every text."""
+    group = configuration.groups[0]
+    method = registry[group.method]
+    if not isinstance(method, PassedTokens):
+        raise TypeError(f"{group.method} puts nothing before a text")
+    options = shared_options(head, base_model)
+    if method.kind.where == "prefix" and head.pool != "all":
+        options["task_type"] = _CLASSIFIES_BY_CACHE
+    widths = Widths.of(method.kind, anatomy)
+    return plain_config(encoder_config(method.kind, dict(group.settings), widths, **options))
 
 
 def _target(place: Any) -> Target:

@@ -29,13 +29,14 @@ from autopeft.export.peft_config import (
 )
 from autopeft.export.peft_folding import as_lora, folds
 from autopeft.export.peft_forms import form_tensors, has_form
-from autopeft.export.peft_passed import passed_tensors, passes_on
+from autopeft.export.peft_passed import is_prefixed, passed_tensors, passes_on
 from autopeft.export.peft_prefix import is_prefix, prefix_tensors
 from autopeft.export.peft_prompt import is_prompt, prompt_tensors
 from autopeft.export.peft_registered import registered
 from autopeft.export.peft_shira import shira
 
-PREFIX = "base_model.model."
+PREFIX, BARE = "base_model.model.", "base_model."
+"""In front of a task model's names; the second where `peft` has put nothing into the model."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def peft_adapter(
         raise ExportError(faults)
     if passes_on(configuration):
         config, passed = passed_tensors(configuration, backbone, head, weights)
-        return PeftAdapter(config, passed | _head(head, weights))
+        at = BARE if is_prefixed(configuration) else PREFIX
+        return PeftAdapter(config, passed | _head(head, weights, at))
     if any(folds(method) for method in configuration.methods):
         configuration, weights = as_lora(configuration, backbone, weights)
     if is_prompt(configuration):
@@ -181,16 +183,16 @@ def _lengths(
     return lengths
 
 
-def _head(head: HeadRecipe, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _head(head: HeadRecipe, weights: Mapping[str, Tensor], at: str = PREFIX) -> dict[str, Tensor]:
     """The head's tensors under the task model's names."""
     tensors = {}
     for index, step in enumerate(head.steps):
-        name = f"{PREFIX}{step.name}"
+        name = f"{at}{step.name}"
         tensors[f"{name}.weight"] = weights[f"head.{index}_weight"].T.contiguous()
         if step.bias:
             tensors[f"{name}.bias"] = weights[f"head.{index}_bias"]
         if step.norm is not None:
-            norm = f"{PREFIX}{step.norm.name}"
+            norm = f"{at}{step.norm.name}"
             tensors[f"{norm}.weight"] = weights[f"head.{index}_norm_weight"]
             if step.norm.bias:
                 tensors[f"{norm}.bias"] = weights[f"head.{index}_norm_bias"]

@@ -386,6 +386,9 @@ class Method(Protocol):
     def tokens(self, group: Group) -> int:
         """Tokens that stand before every row's text where the group is."""
 
+    def keys(self, group: Group) -> int:
+        """Keys and values that stand before every row's own in the group's layers."""
+
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """What the operator keeps of every token for the backward pass."""
 

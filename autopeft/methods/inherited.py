@@ -61,18 +61,26 @@ class Unchosen:
         return None
 
     def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
-        """Values that a linear map's widths do not allow, with those that they do."""
+        """Values that a linear map's widths do not allow, with those that they do.
+
+        One for all places of the same widths.
+        """
         places = linear_places(group, anatomy) if self.schema.sites == LINEAR_ROLES else []
+        alike: dict[tuple[str, Scalar, str, str], list[Place]] = {}
+        for place in places:
+            for name, value in group.settings:
+                allowed = self.legal(name, place)
+                if allowed is not None and value not in allowed:
+                    widths = f"{place.d_in} x {place.d_out}"
+                    alike.setdefault((name, value, widths, _shown(allowed)), []).append(place)
         return [
             Fault(
                 "configuration",
                 f"{self.schema.name}.{name}",
-                f"{value} at layer {place.layer}, {place.site}, {place.d_in} x {place.d_out}",
-                _shown(allowed),
+                f"{value} at {_named(faulty)}, {widths}",
+                shown,
             )
-            for place in places
-            for name, value in group.settings
-            if (allowed := self.legal(name, place)) is not None and value not in allowed
+            for (name, value, widths, shown), faulty in alike.items()
         ]
 
     def frozen_work(self, group: Group, place: Place) -> int:
@@ -80,6 +88,10 @@ class Unchosen:
         return 0
 
     def tokens(self, group: Group) -> int:
+        """None."""
+        return 0
+
+    def keys(self, group: Group) -> int:
         """None."""
         return 0
 
@@ -145,6 +157,14 @@ class Unchosen:
     def operator(self, stack: Stack) -> LaneOperator:
         """The one of its type."""
         return self.operator_type(stack)
+
+
+def _named(places: Sequence[Place]) -> str:
+    """Where places are: `layer 0, query`, or `layers 0, 1, 2, query, value`."""
+    layers = list(dict.fromkeys(place.layer for place in places))
+    sites = list(dict.fromkeys(place.site for place in places))
+    counted = "layer" if len(layers) == 1 else "layers"
+    return f"{counted} {', '.join(map(str, layers))}, {', '.join(sites)}"
 
 
 def _shown(allowed: Sequence[Scalar]) -> str:

@@ -126,6 +126,10 @@ class Prefix(Unchosen):
         length, hidden = int(group["length"]), int(group["hidden"])
         return length * place.d_in + (place.d_in + 1) * hidden + (hidden + 1) * 2 * place.d_out
 
+    def keys(self, group: Group) -> int:
+        """The prefix."""
+        return int(group["length"])
+
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """Nothing of a token; the memory model counts prefixes with attention's keys."""
         return Kept(reads=False)

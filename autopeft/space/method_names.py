@@ -8,18 +8,10 @@ from autopeft.space.spellings import METHOD_SPELLINGS
 PREFIX = "peft:"
 """Of the names of HF `peft`'s own types."""
 
-_LENGTHENS = "peft's type puts tokens before the text, which nothing here leaves to peft"
-
 NOT_PASSED = {
     "ADAPTION_PROMPT": "peft's type does not run on a sequence classifier: write `aligner`",
-    "CARTRIDGE": f"{_LENGTHENS}: write `prefix`",
     "CPT": "peft's type does not run on a sequence classifier: write `prompt`",
-    "MULTITASK_PROMPT_TUNING": f"{_LENGTHENS}: write `prompt`",
-    "PREFIX_TUNING": f"{_LENGTHENS}: write `prefix`",
-    "PROMPT_TUNING": f"{_LENGTHENS}: write `prompt`",
-    "P_TUNING": f"{_LENGTHENS}: write `prompt`",
     "SHADOW": "peft's type does not run on a sequence classifier",
-    "TRAINABLE_TOKENS": "peft's type trains embeddings of tokens, and no layer has them",
     "XLORA": "peft's type needs trained LoRA adapters on disk: write `moelora` for experts",
 }
 """Types of `peft` 0.21 that are not passed through, with the reason."""

@@ -17,6 +17,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.counting import first_layer, passes, placed_groups, prompt_tokens
 from autopeft.methods import registry
 from autopeft.methods.base import Place
+from autopeft.space.method_names import PREFIX
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 
 _ATTENTION = (
@@ -139,7 +140,10 @@ class PassMemory:
         """Whether gradients flow through a layer's attention: some lane trains in or below it."""
         if index > self._branches[0]:
             return True
-        return any(key[0] == index and key[1] in _ATTENTION for key in self._uses)
+        return any(
+            key[0] == index and (key[1] in _ATTENTION or key[1].startswith(PREFIX))
+            for key in self._uses
+        )
 
     def _trains_at_the_end(self, index: int) -> bool:
         """Whether all that trains in or below a layer stands behind it."""
@@ -152,8 +156,8 @@ class PassMemory:
         anatomy, size = self._anatomy, self._activation
         heads = anatomy.n_heads * anatomy.head_dim
         prefix = max(
-            (int(g["length"]) for key, uses in self._uses.items() for _, g, _ in uses
-             if key[:2] == (layer.index, "prefix")),
+            (registry[key[2]].keys(g) for key, uses in self._uses.items() for _, g, _ in uses
+             if key[0] == layer.index),
             default=0,
         )  # fmt: skip
         longer = 1.0 + prefix / (self._shape.tokens + self._slots)

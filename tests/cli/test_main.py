@@ -71,6 +71,15 @@ def test_no_help_imports_a_heavy_package() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_methods_are_told_within_100_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = run("methods").stdout
+    assert max(map(len, shown.splitlines())) <= 100
+    for card in (*api.methods(), *api.passed_types()):
+        assert f" {card.name} " in shown, "no name is broken"
+    assert "size: rank; parameters: r (d_in + d_out); with DoRA, d_out more" in shown
+
+
 def test_every_option_is_explained() -> None:
     def params(group: Any) -> list[Any]:
         commands = getattr(group, "commands", {}).values()

@@ -132,6 +132,7 @@ def test_a_mixture_loads_in_one_call(
         ),
         Group.of("prefix", [1], length=3, reparametrise=False),
         passed_group("peft:VERA", (1,), r=4),
+        passed_group("peft:TRAINABLE_TOKENS"),
     ]
     pack = _trained(backbone, Configuration.of(groups, training=TRAINING))
     _saved(pack, backbone, tmp_path)

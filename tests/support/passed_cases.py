@@ -12,19 +12,29 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "ADAMSS": {"r": 8, "num_subspaces": 2},
     "BOFT": {"boft_block_size": 8},
     "C3A": {"block_size": 8},
+    "CARTRIDGE": {"num_virtual_tokens": 3},
     "FOURIERFT": {"n_frequency": 20},
     "FROD": {"sparse_rate": 0.05},
     "GRALORA": {"r": 4},
     "LILY": {"r": 4},
     "MISS": {"r": 4},
+    "MULTITASK_PROMPT_TUNING": {"num_virtual_tokens": 3, "num_ranks": 2},
     "OFT": {"oft_block_size": 8},
     "OSF": {"effective_rank": 8},
     "PEANUT": {"r": 4},
+    "PREFIX_TUNING": {
+        "num_virtual_tokens": 3,
+        "prefix_projection": True,
+        "encoder_hidden_size": 8,
+    },
+    "PROMPT_TUNING": {"num_virtual_tokens": 3, "prompt_tuning_init": "SAMPLE_VOCAB"},
     "PSOFT": {"r": 8},
     "PVERA": {"r": 8},
+    "P_TUNING": {"num_virtual_tokens": 3, "encoder_hidden_size": 8},
     "RANDLORA": {"r": 4},
     "ROAD": {"group_size": 8},
     "SHIRA": {"r": 2},
+    "TRAINABLE_TOKENS": {"token_indices": "4, 7 20-40"},
     "VBLORA": {"vector_length": 8, "num_vectors": 16},
     "VERA": {"r": 8},
     "WAVEFT": {"n_frequency": 20},
@@ -33,9 +43,12 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 
 def passed_group(name: str, layers: tuple[int, ...] = (0, 2), **settings: Any) -> Group:
-    """A group of `peft:<TYPE>` on query, value and down, or on norms."""
+    """A group of `peft:<TYPE>` on query, value and down, on norms, or where the type implies."""
     norm = name == "peft:LN_TUNING"
-    sites = ("attention_norm", "ffn_norm") if norm else ("query", "value", "down")
+    sites: tuple[str, ...] = ("attention_norm", "ffn_norm") if norm else ("query", "value", "down")
+    if not registry[name].schema.sites:
+        sites = ()
+        layers = (0, 1, 2) if name in ("peft:PREFIX_TUNING", "peft:CARTRIDGE") else (0,)
     own = dict(SETTINGS.get(name.removeprefix("peft:"), {}))
     size = registry[name].schema.size
     if size and size not in own | settings:

@@ -1,9 +1,14 @@
 """`autopeft methods`: what a space may name."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from autopeft.cli.options import JsonOption
 from autopeft.cli.streams import console, print_json
+
+if TYPE_CHECKING:
+    from autopeft.api.catalogue import MethodCard
 
 
 def methods(as_json: JsonOption = False) -> None:
@@ -20,17 +25,16 @@ def methods(as_json: JsonOption = False) -> None:
     if as_json:
         print_json([asdict(card) for card in cards])
         return
-    table = plain_table("method", "size", "sites", "parameters", "for", "exports", "what", "arXiv")
+    table = plain_table("method", "what it is, and where")
     for card in cards:
-        sites = ", ".join(card.sites) or "implied"
-        table.add_row(
-            card.name,
-            card.size or "none",
-            sites,
-            card.count,
-            ", ".join(card.modalities),
-            ", ".join(card.exports),
-            card.about,
-            ", ".join(card.papers),
-        )
+        table.add_row(card.name, "\n".join(_told(card)))
     print_table(console(), table)
+
+
+def _told(card: "MethodCard") -> Iterator[str]:
+    """Lines about a method; what there is none of is left out."""
+    yield card.about
+    yield f"size: {card.size or 'none'}; parameters: {card.count}"
+    yield f"sites: {', '.join(card.sites) or 'implied'}; for {' and '.join(card.modalities)}"
+    source = f"; arXiv {', '.join(card.papers)}" if card.papers else ""
+    yield f"exports: {', '.join(card.exports)}{source}"

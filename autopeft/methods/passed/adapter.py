@@ -4,6 +4,7 @@ Groups of a configuration that differ in their places alone are one adapter.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from autopeft.errors import BackboneError, Fault
 from autopeft.methods.base import Place, registry
 from autopeft.methods.passed.build import ROOT, Target, build
 from autopeft.methods.passed.counts import PassedPlace
+from autopeft.methods.passed.encoder import Widths, build_encoder
 from autopeft.methods.passed.method import Passed
+from autopeft.methods.passed.tokens import PassedTokens
 from autopeft.space.schema import Scalar
 
 
@@ -135,6 +138,76 @@ class PassedAdapter:
         }
 
 
+class TokensAdapter:
+    """An adapter that stands before every text of a backbone.
+
+    Args:
+        method: `peft:<TYPE>`.
+        settings: Its parameters.
+        places: Where, one per layer.
+        backbone: What it stands before.
+        seed: Gives the seed of what `peft` draws, by name.
+        saved: Tensors by saved name, perhaps among others, that it starts from.
+        dtype: Of the trained tensors.
+
+    Attributes:
+        name: `method.layer.site` of its first place.
+        method: As given.
+        settings: As given.
+        kind: Its type.
+        length: Tokens, or keys and values, before every text.
+        built: What `peft` made.
+
+    Raises:
+        BackboneError: `peft` cannot build it there.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        settings: Mapping[str, Scalar],
+        places: Sequence[Place],
+        backbone: Backbone,
+        *,
+        seed: Callable[[str], int],
+        saved: Mapping[str, Tensor],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        passed = registry[method]
+        if not isinstance(passed, PassedTokens):
+            raise TypeError(f"{method} puts nothing before a text")
+        self.method, self.settings, self.kind = method, settings, passed.kind
+        self.length = int(settings["num_virtual_tokens"])
+        self._place = places[0]
+        self.name = f"{method}.{self._place.layer}.{self._place.site}"
+        widths = Widths.of(self.kind, backbone.anatomy)
+        self.built = build_encoder(
+            self.kind, settings, widths, backbone.model, seed=seed(self.name)
+        )
+        self.built.encoder.to(dtype)
+        at = f"{self.name}."
+        self.built.load({n.removeprefix(at): t for n, t in saved.items() if n.startswith(at)})
+
+    def place_of(self, name: str) -> Place:
+        """Its first place, for all that it trains."""
+        return self._place
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What is trained, by its name in `peft`'s encoder."""
+        return self.built.trained()
+
+    def saved_as(self, name: str) -> str:
+        """A trained tensor's saved name."""
+        return f"{self.name}.{name}"
+
+    def fixed(self) -> dict[str, Tensor]:
+        """What is kept beside it, by saved name."""
+        return {self.saved_as(name): tensor for name, tensor in self.built.fixed().items()}
+
+
+AnyAdapter: TypeAlias = PassedAdapter | TokensAdapter
+
+
 def _memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
     return tensor.data_ptr(), tuple(tensor.shape)
 
@@ -146,7 +219,7 @@ def passed_adapters(
     seed: Callable[[str], int],
     saved: Mapping[str, Tensor],
     dtype: torch.dtype = torch.float32,
-) -> list[PassedAdapter]:
+) -> list[AnyAdapter]:
     """The adapters of a configuration's groups that are `peft`'s own types; [] without any.
 
     Args:
@@ -156,13 +229,17 @@ def passed_adapters(
         saved: Tensors to start from.
         dtype: Of the trained tensors.
     """
-    by_adapter: dict[tuple[str, tuple[tuple[str, Scalar], ...]], list[PassedPlace]] = {}
+    by_adapter: dict[tuple[str, tuple[tuple[str, Scalar], ...]], list[Place]] = {}
     for group, place in placed:
-        if isinstance(place, PassedPlace):
+        if registry[group.method].alone:
             by_adapter.setdefault((group.method, group.settings), []).append(place)
-    return [
-        PassedAdapter(
-            method, dict(settings), places, backbone, seed=seed, saved=saved, dtype=dtype
-        )
-        for (method, settings), places in by_adapter.items()
-    ]
+    made: list[AnyAdapter] = []
+    for (method, settings), places in by_adapter.items():
+        own = [place for place in places if isinstance(place, PassedPlace)]
+        known: dict[str, Scalar] = dict(settings)
+        told: dict[str, Any] = {"seed": seed, "saved": saved, "dtype": dtype}
+        if own:
+            made.append(PassedAdapter(method, known, own, backbone, **told))
+        else:
+            made.append(TokensAdapter(method, known, places, backbone, **told))
+    return made

@@ -123,14 +123,14 @@ def config_of(
     """
     own = config_class(kind.name)
     known = own.__dataclass_fields__
-    given = arguments(kind, settings) | options
+    given = arguments(kind, settings) | {n: v for n, v in options.items() if n in known}
     names = [target.name for target in targets]
     given["target_modules"] = names
     if "fan_in_fan_out" in known:
         given["fan_in_fan_out"] = any(target.transposed for target in targets)
     if "feedforward_modules" in known:
         given["feedforward_modules"] = [t.name for t in targets if t.role == "down"]
-    with told_quietly(), _as_faults(kind):
+    with told_quietly(), as_faults(kind):
         return own(**given)
 
 
@@ -159,7 +159,7 @@ def build(
     device = next(iter(modules.values())).weight.device
     tree = _tree({target.name: _copied(module) for target, module in modules.items()})
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), told_quietly(), _as_faults(kind):
+    with torch.random.fork_rng(devices), told_quietly(), as_faults(kind):
         torch.manual_seed(seed)
         model = PeftModel(tree, config, NAME)
     built = BuiltAdapter(model, kind, targets)
@@ -213,7 +213,7 @@ def _shared(layer: Any, module: nn.Module) -> None:
 
 
 @contextmanager
-def _as_faults(kind: PeftType) -> Iterator[None]:
+def as_faults(kind: PeftType) -> Iterator[None]:
     """What `peft` refuses, as a fault of the configuration with its own words."""
     try:
         yield

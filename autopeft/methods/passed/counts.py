@@ -7,6 +7,7 @@ ones. What has been counted once is remembered.
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import nn
@@ -27,21 +28,23 @@ class ModuleShape:
         d_in: Width of its input.
         d_out: Width of its output.
         bias: Whether it has a bias, or a shift.
-        norm: "centred" or "plain" for a norm, "" for a linear map.
+        form: "linear", "centred" or "plain" for a norm, "table" for embeddings of `d_in` tokens.
     """
 
     target: Target
     d_in: int
     d_out: int
     bias: bool
-    norm: str = ""
+    form: Literal["linear", "centred", "plain", "table"] = "linear"
 
     def empty(self) -> nn.Module:
         """Such a module, on the current device."""
-        if self.norm == "centred":
+        if self.form == "centred":
             return nn.LayerNorm(self.d_out, bias=self.bias)
-        if self.norm:
+        if self.form == "plain":
             return nn.RMSNorm(self.d_out)
+        if self.form == "table":
+            return nn.Embedding(self.d_in, self.d_out)
         if self.target.transposed:
             stored: nn.Module = Conv1D(self.d_out, self.d_in)
             return stored

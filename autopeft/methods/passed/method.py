@@ -1,45 +1,20 @@
-"""A type of `peft` as a method: where it sits, what it counts, what it refuses."""
+"""A type of `peft` that adapts modules: where it sits, what it counts, what it refuses."""
 
-from collections.abc import Hashable, Mapping, Sequence
-
-from torch import Tensor
+from collections.abc import Sequence
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy, Site
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Kept, LaneOperator, Place, Stack, Start
-from autopeft.methods.inherited import Unfolded, divisors
+from autopeft.methods.base import Kept, Place
+from autopeft.methods.inherited import divisors
 from autopeft.methods.passed.build import Target
 from autopeft.methods.passed.counts import ModuleShape, PassedPlace, count_at, fixed_at
-from autopeft.methods.passed.parameters import schema_of
-from autopeft.methods.passed.types import PeftType
-from autopeft.space.method_names import PREFIX
-from autopeft.space.schema import MethodSchema, Scalar
+from autopeft.methods.passed.family import PassedType
+from autopeft.space.schema import Scalar
 
 
-class Passed(Unfolded):
-    """The method `peft:<TYPE>`.
-
-    Args:
-        kind: The type.
-
-    Attributes:
-        kind: The type.
-    """
-
-    alone = True
-    source = "HF peft 0.21, whose documentation names the paper"
-    identity = "as peft starts it: most types are the backbone, FOURIERFT, C3A and VBLORA are not"
-
-    def __init__(self, kind: PeftType) -> None:
-        self.kind, self.name, self.peft_type = kind, PREFIX + kind.name, kind.name
-
-    def __getattr__(self, name: str) -> MethodSchema:
-        """`schema`: parameters and sites; the first look imports `peft`."""
-        if name != "schema":
-            raise AttributeError(f"{type(self).__name__} has no {name}")
-        self.schema = schema_of(self.kind)
-        return self.schema
+class Passed(PassedType):
+    """A type that adapts modules, as a method."""
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """It needs linear maps that it can adapt, or norms."""
@@ -177,21 +152,3 @@ class Passed(Unfolded):
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """Input and output once more, and the matrix that it makes, with its gradient."""
         return Kept(place.d_out, weights=2 * place.d_in * place.d_out if self.kind.dense else 0)
-
-    def stack_key(self, group: Group) -> Hashable:
-        """Nothing stacks with anything."""
-        return group
-
-    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
-        """Its own."""
-        return dict(group.settings)
-
-    # -- what a method with lanes has ---------------------------------------------------------
-
-    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
-        """`peft` draws them, see `autopeft.training.lanes.passed`."""
-        raise TypeError(f"{self.name} has no lanes")
-
-    def operator(self, stack: Stack) -> LaneOperator:
-        """There is none: `peft`'s own layers stand in the backbone while it runs."""
-        raise TypeError(f"{self.name} has no lanes")

@@ -41,6 +41,15 @@ REFUSED: Mapping[str, str] = {
         _BUDGET,
     ),
     **dict.fromkeys(("n_tasks", "num_tasks", "task_ids"), "a study has one task"),
+    **dict.fromkeys(
+        ("prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
+         "prompt_tuning_init_state_dict_path", "prompt_tuning_init_task"),
+        "peft would read other files while it is built: prompts start from what is here",
+    ),
+    **dict.fromkeys(
+        ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules"),
+        "the backbone says it",
+    ),
     "adapter_names": "peft drops it in silence for all but a few types: a trial is one adapter",
     "bias": "it trains every bias of the model, not those of the sites: use bitfit or peft:BEFT",
     "modules_to_save": "the task head is always trained, and saved with the adapter",
@@ -86,14 +95,21 @@ def schema_of(kind: PeftType) -> MethodSchema:
     }  # fmt: skip
     size = [parameters.pop(kind.size)] if kind.size else []
     norm = kind.where == "norm"
+    implied = kind.where not in ("linear", "norm")
     return MethodSchema(
         name=PREFIX + kind.name,
         size=kind.size,
         parameters=(*size, *parameters.values()),
-        sites=NORMS if norm else LINEAR_ROLES,
-        default_sites=("attention_norm", "ffn_norm") if norm else ("query", "value"),
+        sites=() if implied else NORMS if norm else LINEAR_ROLES,
+        default_sites=_default_sites(kind),
         refused=REFUSED,
     )
+
+
+def _default_sites(kind: PeftType) -> tuple[str, ...]:
+    if kind.where == "norm":
+        return ("attention_norm", "ffn_norm")
+    return ("query", "value") if kind.where == "linear" else ()
 
 
 def _default(field: Any) -> Any:
@@ -104,6 +120,10 @@ def _default(field: Any) -> Any:
 
 def _parameter(name: str, hint: Any, default: Any, kind: PeftType) -> ParameterSchema | None:
     """One field as a parameter; None where its values are no single scalars."""
+    if name in kind.numbers:
+        return ParameterSchema(name, "str")
+    if name in kind.choices:
+        return ParameterSchema(name, "str", default, choices=kind.choices[name], tacit=True)
     members = _members(hint)
     choices = tuple(v for each in members if get_origin(each) is Literal for v in get_args(each))
     choices += tuple(m.value for e in members if isinstance(e, type) and issubclass(e, Enum)
@@ -137,5 +157,21 @@ def arguments(kind: PeftType, settings: Mapping[str, Scalar]) -> dict[str, Any]:
     whole = {
         each.name for each in fields(config_class(kind.name)) if isinstance(_default(each), float)
     }
-    given = {name: float(v) if name in whole else v for name, v in settings.items()}
+    given: dict[str, Any] = {n: float(v) if n in whole else v for n, v in settings.items()}
+    given |= {name: numbers_of(str(given[name])) for name in kind.numbers if name in given}
     return given | dict(kind.fixed)
+
+
+def numbers_of(text: str) -> list[int]:
+    """The whole numbers of a text such as `101 102, 1000-1099`, ascending, each once.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    found: set[int] = set()
+    for part in text.replace(",", " ").split():
+        first, dash, last = part.partition("-")
+        found |= set(range(int(first), int(last) + 1)) if dash else {int(first)}
+    if not found:
+        raise ValueError(f"no numbers in {text!r}")
+    return sorted(found)

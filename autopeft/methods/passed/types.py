@@ -8,7 +8,7 @@ from autopeft.space.schema import Scalar
 
 Side: TypeAlias = Literal["in", "out"]
 
-Where: TypeAlias = Literal["linear", "norm"]
+Where: TypeAlias = Literal["linear", "norm", "embeddings", "prompt", "prefix"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,8 @@ class PeftType:
         name: As in `peft.PeftType`.
         about: What it trains.
         size: The parameter that is its size, or "".
-        where: What it sits on.
+        where: What it sits on; or what it puts before every text, tokens ("prompt") or keys and
+            values of every layer ("prefix").
         divides: Parameters that have to divide widths of a linear map, and which ones.
         even: Those of them that are even as well.
         shared: Whether places of a group share trained tensors, or what is trained at one depends
@@ -30,6 +31,8 @@ class PeftType:
         random: Whether it draws numbers in training without dropout.
         transposed: Whether it adapts transformers' `Conv1D` maps.
         fixed: Parameters that are not left to the user, and their values.
+        choices: Legal values of a parameter, where not all that `peft` lists are.
+        numbers: Parameters that are lists of whole numbers, written as a text.
     """
 
     name: str
@@ -45,6 +48,8 @@ class PeftType:
     random: bool = False
     transposed: bool = False
     fixed: Mapping[str, Scalar] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    numbers: tuple[str, ...] = ()
 
 
 _BOTH: tuple[Side, ...] = ("in", "out")
@@ -80,6 +85,13 @@ TYPES = (
         size="block_size",
         divides={"block_size": _BOTH},
         dense=True,
+    ),
+    PeftType(
+        "CARTRIDGE",
+        "keys and values before those of all layers, the first of them frozen",
+        size="num_virtual_tokens",
+        where="prefix",
+        keeps=True,
     ),
     PeftType("DEFT", "a decomposed projection and its re-injection", dense=True, transposed=True),
     PeftType("DELORA", "a low-rank update of bounded norm", keeps=True),
@@ -123,6 +135,13 @@ TYPES = (
     PeftType("LORA", "a low-rank update", transposed=True),
     PeftType("MISS", "shards that share one matrix of expanded rows", dense=True),
     PeftType(
+        "MULTITASK_PROMPT_TUNING",
+        "tokens before the text, times a low-rank factor of the one task",
+        size="num_virtual_tokens",
+        where="prompt",
+        fixed={"num_tasks": 1, "prompt_tuning_init": "RANDOM"},
+    ),
+    PeftType(
         "OFT",
         "orthogonal blocks on the inputs",
         size="oft_block_size",
@@ -138,6 +157,19 @@ TYPES = (
     ),
     PeftType("PEANUT", "a weight-aware network that makes the update", dense=True),
     PeftType("POLY", "a router's mixture of low-rank skills", fixed={"n_tasks": 1}),
+    PeftType(
+        "PREFIX_TUNING",
+        "keys and values before those of all layers",
+        size="num_virtual_tokens",
+        where="prefix",
+    ),
+    PeftType(
+        "PROMPT_TUNING",
+        "tokens before the text",
+        size="num_virtual_tokens",
+        where="prompt",
+        choices={"prompt_tuning_init": ("RANDOM", "SAMPLE_VOCAB")},
+    ),
     PeftType("PSOFT", "a rotation within the weight's principal space", dense=True),
     PeftType(
         "PVERA",
@@ -146,6 +178,12 @@ TYPES = (
         random=True,
         transposed=True,
         fixed={"save_projection": True},
+    ),
+    PeftType(
+        "P_TUNING",
+        "tokens before the text, which an encoder makes in training",
+        size="num_virtual_tokens",
+        where="prompt",
     ),
     PeftType(
         "RANDLORA",
@@ -179,6 +217,13 @@ TYPES = (
         shared=True,
         transposed=True,
         fixed={"save_projection": True},
+    ),
+    PeftType(
+        "TRAINABLE_TOKENS",
+        "embeddings of single tokens",
+        size="",
+        where="embeddings",
+        numbers=("token_indices",),
     ),
     PeftType(
         "UNILORA",

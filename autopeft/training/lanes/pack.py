@@ -31,7 +31,7 @@ from autopeft.training.lanes.ffn import LaneFfn
 from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
 from autopeft.training.lanes.heads import LaneHead
 from autopeft.training.lanes.optimizer import Stacked
-from autopeft.training.lanes.passed import is_passed, passed_lanes
+from autopeft.training.lanes.passed import TokensLane, is_passed, longer, passed_lanes
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.slots import Slots
 from autopeft.training.lanes.stream import Members, Stream
@@ -267,7 +267,7 @@ class Pack(nn.Module):
         model: Any = self._backbone.model
         if len(self.lanes) != 1:
             raise BackboneError(Fault("pack", "", f"{len(self.lanes)} lanes", "1 lane to serve"))
-        if self._slots.count:
+        if self._slots.count or any(isinstance(lane, TokensLane) for lane in self._passed):
             raise BackboneError(Fault("pack", "", "prompt tokens", "a lane without, to serve"))
         self._served = ExitStack()
         self._served.enter_context(self._wired(gated=False))
@@ -282,9 +282,10 @@ class Pack(nn.Module):
             self._stream.rows = len(first)
             self._stream.call = Call(trains(), draws, mask=mask)
             self._stream.lanes = int(acts())
+            self._stream.below = acts()
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
-            self._stream.call, self._stream.lanes = None, 0
+            self._stream.call, self._stream.lanes, self._stream.below = None, 0, False
             self._stream.sublayer_inputs.clear()
 
         model.register_forward_pre_hook(before, with_kwargs=True)
@@ -395,7 +396,7 @@ class Pack(nn.Module):
             hidden: Tensor = out.last_hidden_state
             return hidden.view(lanes, len(batch), *hidden.shape[1:])
         else:
-            mask = batch.mask.repeat(lanes, 1)
+            mask = self._longer(batch.mask).repeat(lanes, 1)
             pooled = pool_rows(out.last_hidden_state, mask, self._recipe.pool)
         logits: Tensor = self.head(pooled.view(lanes, len(batch), -1))
         return logits
@@ -442,17 +443,29 @@ class Pack(nn.Module):
             n_layers = len(self._backbone.anatomy.layers)
             gates.prepare(Route.of(n_layers, branch_points, known=known, wanted=wanted), known)
         uniform = self._slots.uniform(call.uniform, batch.mask.shape[1])
-        stream.rows = len(batch)
-        stream.call = replace(call, uniform=uniform, mask=batch.mask)
+        stream.rows, stream.below = len(batch), bool(branch_points)
+        mask = self._longer(batch.mask) if stream.below else batch.mask
+        stream.call = replace(call, uniform=uniform, mask=mask)
         stream.lanes = 1 if gates is None else 0
         try:
             with self._as_held():
-                return self._backbone.model(**batch.inputs)
+                return self._backbone.model(**self._given(batch.inputs))
         finally:
-            stream.call, stream.lanes = None, 0
+            stream.call, stream.lanes, stream.below = None, 0, False
             stream.sublayer_inputs.clear()
             if gates is not None:
                 gates.finish()
+
+    def _longer(self, mask: Tensor) -> Tensor:
+        """The mask of rows before whose text `peft` puts tokens."""
+        return longer(mask, sum(lane.tokens for lane in self._passed))
+
+    def _given(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The base model's arguments: the texts', or what the lane makes of them."""
+        given: dict[str, Any] = dict(inputs)
+        for lane in self._passed if self._stream.below else ():
+            given = lane.given(given, self._stream.running_call())
+        return given
 
     def _as_held(self) -> AbstractContextManager[None]:
         """Inside autocast to the type that the backbone is held in, operators alone are cast.

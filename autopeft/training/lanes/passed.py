@@ -2,10 +2,14 @@
 
 While the pack is wired, the `forward` of every adapted module is that of `peft`'s layer around a
 copy of it; the module stays where it is, and below the branch point the trunk runs it untouched.
-What `peft`'s layers draw in training is seeded by step and module, so that a resumed or recomputed
-pass draws the same; unlike lanes' draws, it depends on how a batch is cut into micro-batches.
+What stands before every text is put into the model's arguments, as `peft` does it.
+
+What `peft`'s modules draw in training is seeded by step and module, so that a resumed or
+recomputed pass draws the same; unlike lanes' draws, it depends on how a batch is cut into
+micro-batches.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,12 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autopeft.backbone.embeddings import cache_argument
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration
 from autopeft.counting import placed_groups
+from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
 from autopeft.methods.base import Call
-from autopeft.methods.passed.adapter import PassedAdapter, passed_adapters
+from autopeft.methods.passed.adapter import (
+    AnyAdapter,
+    PassedAdapter,
+    TokensAdapter,
+    passed_adapters,
+)
 from autopeft.methods.passed.build import Target
 from autopeft.training.lanes.optimizer import Stacked
 from autopeft.training.lanes.seeds import Seeds
@@ -45,7 +56,12 @@ def passed_lanes(
         saved=saved,
         dtype=dtype,
     )
-    return [PassedLane(adapter) for adapter in adapters]
+    return [
+        ModuleLane(adapter)
+        if isinstance(adapter, PassedAdapter)
+        else TokensLane(adapter, backbone)
+        for adapter in adapters
+    ]
 
 
 class PassedLane:
@@ -53,9 +69,14 @@ class PassedLane:
 
     Args:
         adapter: What was built.
+
+    Attributes:
+        tokens: By how many tokens rows are longer than their texts.
     """
 
-    def __init__(self, adapter: PassedAdapter) -> None:
+    tokens = 0
+
+    def __init__(self, adapter: AnyAdapter) -> None:
         self._adapter = adapter
         self._random = adapter.kind.random or any(
             name.endswith("dropout") and value for name, value in adapter.settings.items()
@@ -94,6 +115,51 @@ class PassedLane:
         return self._adapter.fixed()
 
     def auxiliary_loss(self) -> Tensor | None:
+        """What its type adds to the loss by its tensors alone."""
+        return None
+
+    # -- running ------------------------------------------------------------------------------
+
+    def install(self, stream: Stream, shared: frozenset[str]) -> "list[Patch]":
+        """Put `peft`'s layers in place; the patches remove them.
+
+        Args:
+            stream: Tells whether the lane runs, or the trunk.
+            shared: Modules at which operators take over the output's memory after it.
+        """
+        return []
+
+    def given(self, inputs: Mapping[str, Tensor], call: Call) -> dict[str, Any]:
+        """The base model's arguments in a pass of the lane.
+
+        Args:
+            inputs: Those of the texts, each [B, T].
+            call: The pass.
+        """
+        return dict(inputs)
+
+    @contextmanager
+    def _drawing(self, call: Call, name: str, device: torch.device) -> Iterator[None]:
+        """Seed torch's own generator inside, where something is drawn from it."""
+        if not (call.training and self._random):
+            yield
+            return
+        drawn = call.uniform(f"{self._adapter.method}.{name}", (1,), per_row=False)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(drawn.double().item() * 2**53))
+            yield
+
+
+class ModuleLane(PassedLane):
+    """An adapter of modules.
+
+    Args:
+        adapter: What was built.
+    """
+
+    _adapter: PassedAdapter
+
+    def auxiliary_loss(self) -> Tensor | None:
         """AdaLoRA's penalty on factors that are not orthogonal, as `peft` adds it to the loss."""
         if self._adapter.kind.name != "ADALORA":
             return None
@@ -106,15 +172,8 @@ class PassedLane:
         weight: float = self._adapter.built.config.orth_reg_weight
         return weight * torch.stack(penalties).mean()
 
-    # -- running ------------------------------------------------------------------------------
-
     def install(self, stream: Stream, shared: frozenset[str]) -> "list[Patch]":
-        """Put `peft`'s layers in place; the patches remove them.
-
-        Args:
-            stream: Tells whether the lane runs, or the trunk.
-            shared: Modules at which operators take over the output's memory after it.
-        """
+        """A layer around each module's copy."""
         return [
             Patch(module, self._forward(target, module, stream, again=target.name in shared))
             for target, module in self._adapter.modules.items()
@@ -125,16 +184,17 @@ class PassedLane:
     ) -> Callable[..., Tensor]:
         own, layer = module.forward, self._adapter.built.layer(target)
         of_tasks = self._adapter.kind.name == "POLY"
+        below = self._adapter.kind.where == "embeddings"
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            if not stream.lanes:
+            if not (stream.below if below else stream.lanes):
                 return own(x, *args, **kwargs)  # type: ignore[no-any-return]
             call = stream.running_call()
             if layer.training != call.training:
                 layer.train(call.training)
             if of_tasks:
                 kwargs["task_ids"] = torch.zeros(len(x), dtype=torch.long, device=x.device)
-            with self._drawing(call, target, x.device):
+            with self._drawing(call, target.name, x.device):
                 y: Tensor = layer(x, *args, **kwargs)
             if call.gains is not None:
                 frozen = own(x, *args)
@@ -144,16 +204,74 @@ class PassedLane:
 
         return forward
 
-    @contextmanager
-    def _drawing(self, call: Call, target: Target, device: torch.device) -> Iterator[None]:
-        """Seed torch's own generator inside, where something is drawn from it."""
-        if not (call.training and self._random):
-            yield
-            return
-        drawn = call.uniform(f"{self._adapter.method}.{target.name}", (1,), per_row=False)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(drawn.double().item() * 2**53))
-            yield
+
+class TokensLane(PassedLane):
+    """What stands before every text.
+
+    Args:
+        adapter: What was built.
+        backbone: What reads it.
+    """
+
+    _adapter: TokensAdapter
+
+    def __init__(self, adapter: TokensAdapter, backbone: Backbone) -> None:
+        super().__init__(adapter)
+        self._table: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
+        self._cache = cache_argument(backbone.model)
+        self._is_cache = adapter.kind.where == "prefix"
+        self.tokens = 0 if self._is_cache else adapter.length
+        embeddings = backbone.anatomy.embeddings
+        self._positions = None if embeddings is None else embeddings.positions
+
+    def given(self, inputs: Mapping[str, Tensor], call: Call) -> dict[str, Any]:
+        """Tokens among the embeddings of the texts, or a cache beside their tokens.
+
+        As `peft` does it: positions count from the first of them, tokens are of type 0, and
+        beside a cache types are left out.
+        """
+        ids = inputs["input_ids"]
+        self._check_length(ids.shape[1])
+        encoder = self._adapter.built.encoder
+        if encoder.training != call.training:
+            encoder.train(call.training)
+        with self._drawing(call, "encoder", ids.device):
+            made = self._adapter.built.made(len(ids))
+        mask = longer(inputs["attention_mask"], self._adapter.length)
+        if self._is_cache:
+            return {"input_ids": ids, "attention_mask": mask, self._cache: standing(made)}
+        texts = self._table(ids)
+        given = {"inputs_embeds": torch.cat([made.to(texts.dtype), texts], dim=1)}
+        types = inputs.get("token_type_ids")
+        if types is not None:
+            given["token_type_ids"] = longer(types, self.tokens, value=0)
+        return given | {"attention_mask": mask}
+
+    def _check_length(self, tokens: int) -> None:
+        whole = tokens + self._adapter.length
+        if self._positions is not None and whole > self._positions:
+            given = f"{self._adapter.length} before a text of {tokens} tokens"
+            allowed = f"{self._positions} together, since peft moves the text behind them"
+            key, hint = f"{self._adapter.method}.num_virtual_tokens", "lower data.max_length"
+            raise BackboneError(Fault("configuration", key, given, allowed, hint))
+
+
+def longer(mask: Tensor, tokens: int, *, value: int = 1) -> Tensor:
+    """[B, T] with so many columns of a value before it."""
+    return nn.functional.pad(mask, (tokens, 0), value=value)
+
+
+def standing(cache: Any) -> Any:
+    """A cache that layers read without adding to it, so that a layer may run again.
+
+    A checkpointed layer does, and so does the last one where only its first token is read.
+    """
+
+    def update(keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any) -> Any:
+        return copy.copy(cache.layers[layer]).update(keys, values, *args, **kwargs)
+
+    cache.update = update
+    return cache
 
 
 class Patch:

@@ -22,12 +22,15 @@ class Stream:
         lanes: Lanes in the running call; 0 while the trunk (or nothing) runs.
         call: The pass's training flag and draws, or None between passes.
         sublayer_inputs: Inputs of sub-layers on their way to their outputs, by (layer, name).
+        below: Whether a pass of lanes runs, of which what lies below the layers is a part; a lane
+            that trains there has the pass to itself.
         autocast: The type that operators are cast to while the backbone, held in it, is not; None
             where both are, or neither.
     """
 
     rows: int = 0
     lanes: int = 0
+    below: bool = False
     call: Call | None = None
     sublayer_inputs: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     autocast: torch.dtype | None = None

@@ -20,6 +20,7 @@ from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError
+from autopeft.export.adapter import folded_configuration, folded_weights
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods import registry
 from autopeft.methods.base import SILENT, Call
@@ -34,6 +35,7 @@ from autopeft.training.settings import LoopSettings
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing:FutureWarning",
     "ignore:Sparse invariant checks:UserWarning",
+    "ignore:.past_key_values. is deprecated:FutureWarning",
 )
 
 
@@ -105,7 +107,8 @@ def _through_peft(backbone: Backbone, pack: Pack, base: Path, folder: Path) -> T
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = PeftModel.from_pretrained(model, folder).eval()
-    tasks = {"task_ids": torch.zeros(3, dtype=torch.long)} if "POLY" in folder.name else {}
+    of_tasks = folder.name in ("POLY", "MULTITASK_PROMPT_TUNING")
+    tasks = {"task_ids": torch.zeros(3, dtype=torch.long)} if of_tasks else {}
     with torch.no_grad():
         logits: Tensor = theirs(**tiny.tiny_batch("bert").inputs, **tasks).logits
     return logits
@@ -120,8 +123,13 @@ def test_a_type_trains_is_counted_and_reloads_through_peft(
     frozen = {n: t.clone() for n, t in backbone.model.state_dict().items()}
     pack = _pack(backbone, configuration)
     own = [item for item in pack.stacked() if not item.name.startswith("head.")]
-    assert counting.trainable_params(configuration, backbone.anatomy) == sum(
+    assert counting.training_params(configuration, backbone.anatomy) == sum(
         item.parameter.numel() for item in own
+    )
+    assert counting.trainable_params(configuration, backbone.anatomy) == sum(
+        tensor.numel()
+        for tensor_name, tensor in folded_weights(configuration, _tensors(pack)).items()
+        if tensor_name not in pack.lane_fixed(0) and not tensor_name.startswith("head.")
     )
     fixed = sum(tensor.numel() for tensor in pack.lane_fixed(0).values())
     assert fixed == sum(
@@ -137,12 +145,12 @@ def test_a_type_trains_is_counted_and_reloads_through_peft(
     assert not any("forward" in m.__dict__ for m in backbone.model.modules())
 
     trained = _outputs(pack)
-    again = _pack(backbone, configuration, saved={0: _tensors(pack)})
+    stored = folded_weights(configuration, _tensors(pack))
+    again = _pack(backbone, folded_configuration(configuration), saved={0: stored})
     held = again.lane_views(again.parameters_by_name(), 0)
     with torch.no_grad():
-        for tensor_name, tensor in _tensors(pack).items():
-            if tensor_name in held:
-                held[tensor_name].copy_(tensor)
+        for tensor_name, tensor in held.items():
+            tensor.copy_(stored[tensor_name])
     assert torch.allclose(_outputs(again), trained, atol=1e-6)
 
     folder = tmp_path / name.removeprefix("peft:")

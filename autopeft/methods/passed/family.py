@@ -1,0 +1,56 @@
+"""What all types of `peft` have in common as methods."""
+
+from collections.abc import Hashable, Mapping
+
+from torch import Tensor
+
+from autopeft.configuration import Group
+from autopeft.methods.base import LaneOperator, Place, Stack, Start
+from autopeft.methods.inherited import Unfolded
+from autopeft.methods.passed.parameters import schema_of
+from autopeft.methods.passed.types import PeftType
+from autopeft.space.method_names import PREFIX
+from autopeft.space.schema import MethodSchema, Scalar
+
+
+class PassedType(Unfolded):
+    """The method `peft:<TYPE>`.
+
+    Args:
+        kind: The type.
+
+    Attributes:
+        kind: The type.
+    """
+
+    alone = True
+    source = "HF peft 0.21, whose documentation names the paper"
+    identity = "as peft starts it: most types are the backbone, FOURIERFT, C3A and VBLORA are not"
+
+    def __init__(self, kind: PeftType) -> None:
+        self.kind, self.name, self.peft_type = kind, PREFIX + kind.name, kind.name
+
+    def __getattr__(self, name: str) -> MethodSchema:
+        """`schema`: parameters and sites; the first look imports `peft`."""
+        if name != "schema":
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        self.schema = schema_of(self.kind)
+        return self.schema
+
+    def stack_key(self, group: Group) -> Hashable:
+        """Nothing stacks with anything."""
+        return group
+
+    def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
+        """Its own."""
+        return dict(group.settings)
+
+    # -- what a method with lanes has ---------------------------------------------------------
+
+    def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
+        """`peft` draws them, see `autopeft.training.lanes.passed`."""
+        raise TypeError(f"{self.name} has no lanes")
+
+    def operator(self, stack: Stack) -> LaneOperator:
+        """There is none: `peft`'s own modules run in the pack."""
+        raise TypeError(f"{self.name} has no lanes")
