@@ -7,6 +7,7 @@ NumPy) is imported by the calls that do: progress and single trials are told wit
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,16 +142,17 @@ class Study:
 
     def verdict(self) -> str:
         """One honest sentence comparing the front with the best baseline."""
-        from autopeft.searchers import confirmed
         from autopeft.searchers import front as fronts
 
         found = self.confirmation()
-        return fronts.compare_with_baseline(
-            self.front(),
-            self.trials(),
-            self.frames,
-            beyond=lambda number: confirmed.verdict(found, number),
+        compare = partial(
+            fronts.compare_with_baseline, self.front(), self.trials(), self.frames
         )
+        if not found.trials:
+            return compare()
+        from autopeft.searchers import confirmed
+
+        return compare(beyond=partial(confirmed.verdict, found))
 
     def confirmation(self) -> Confirmation:
         """What other seeds than the search's say of its trials, so far."""

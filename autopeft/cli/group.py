@@ -1,11 +1,13 @@
 """The commands as typer runs them, with errors told in one place: one line each, or JSON."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import takewhile
 from typing import Any
 
+import typer
 from typer.core import TyperGroup
 
 from autopeft.cli.faults import report
@@ -43,6 +45,43 @@ class CommandGroup(TyperGroup):
         """Run the command."""
         with _usage_as_input(ctx.command_path, ctx):
             return super().invoke(ctx)
+
+
+class Commands(Mapping[str, Any]):
+    """Commands by name, each imported when it is first asked for: none waits for the others.
+
+    Args:
+        package: Where they are: a module for each, which holds the command under its own name,
+            as a function or as an application with commands of its own.
+        names: What there is, in the order of `--help`.
+    """
+
+    def __init__(self, package: str, names: Sequence[str]) -> None:
+        self._package, self._names = package, tuple(names)
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _load(self, name: str) -> Any:
+        found = getattr(import_module(f"{self._package}.{name}"), name)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(name)(found)
+            found = alone
+        command: Any = typer.main.get_command(found)
+        command.name = name
+        return command
 
 
 def asks_for_json(words: Sequence[str]) -> bool:

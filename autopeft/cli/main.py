@@ -1,49 +1,40 @@
 """`autopeft`: the console entry; puts the commands together.
 
 Commands raise `AutopeftError`; `CommandGroup` alone makes it text or JSON and an exit code.
-Anything else that is raised is a bug, and is shown with its traceback. Importing this module, and
-so every `--help`, imports neither torch nor a database.
+Anything else that is raised is a bug, and is shown with its traceback. Importing this module
+imports no command: what a command imports, only those who call it wait for. No `--help` imports
+torch or a database.
 """
 
 import logging
 import sys
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
-from autopeft.cli.commands.compare import compare
-from autopeft.cli.commands.confirm import confirm
-from autopeft.cli.commands.dashboard import dashboard
-from autopeft.cli.commands.db import db
-from autopeft.cli.commands.delete import delete
-from autopeft.cli.commands.doctor import doctor
-from autopeft.cli.commands.explain import explain
-from autopeft.cli.commands.export import export
-from autopeft.cli.commands.front import front
-from autopeft.cli.commands.importance import importance
-from autopeft.cli.commands.init import init
-from autopeft.cli.commands.methods import methods
-from autopeft.cli.commands.plan import plan
-from autopeft.cli.commands.search import search
-from autopeft.cli.commands.show import show
-from autopeft.cli.commands.sites import sites
-from autopeft.cli.commands.status import status
-from autopeft.cli.commands.stop import stop
-from autopeft.cli.commands.studies import studies
-from autopeft.cli.commands.train import train
-from autopeft.cli.commands.trials import trials
-from autopeft.cli.commands.validate import validate
-from autopeft.cli.group import CommandGroup
+from autopeft.cli.group import CommandGroup, Commands
 
 PROGRAM = "autopeft"
 LOGGERS = ("autopeft", "storage", "dashboard")
 
 COMMANDS = (
-    search, init, validate, plan, sites, methods, importance, studies, status, trials, show,
-    compare, front, explain, confirm, export, train, stop, delete, dashboard, doctor,
+    "search", "init", "validate", "plan", "sites", "methods", "importance", "studies", "status",
+    "trials", "show", "compare", "front", "explain", "confirm", "export", "train", "stop",
+    "delete", "dashboard", "doctor", "db",
 )  # fmt: skip
-"""In the order of `--help`; `db` follows."""
+"""In the order of `--help`; each is a module of `autopeft.cli.commands`."""
+
+
+class Root(CommandGroup):
+    """The group of all commands."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = Commands("autopeft.cli.commands", COMMANDS)
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        """Their names; imports none of them."""
+        return list(COMMANDS)
 
 
 class StderrHandler(logging.StreamHandler[Any]):
@@ -61,19 +52,18 @@ class StderrHandler(logging.StreamHandler[Any]):
 
 app = typer.Typer(
     name=PROGRAM,
-    cls=CommandGroup,
+    cls=Root,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for each in COMMANDS:
-    app.command()(each)
-app.add_typer(db, name="db")
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"{PROGRAM} {version(PROGRAM)}")
         raise typer.Exit
 

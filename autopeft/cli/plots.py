@@ -1,14 +1,14 @@
-"""Small plots for the terminal, drawn by plotext: the front, and a learning curve.
+"""Small plots for the terminal: the front, and a learning curve.
 
 Markers are ASCII letters, so that a plot says the same without colours; its frame becomes ASCII
 where the terminal's encoding has no lines to draw with.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from autopeft.cli.canvas import Axis, Series, drawn
 from autopeft.cli.streams import ascii_only, draw
 from autopeft.cli.wording import compact
 from autopeft.study.records import Measurement, ObjectiveFrame, TrialRecord, TrialState
@@ -16,30 +16,9 @@ from autopeft.study.records import Measurement, ObjectiveFrame, TrialRecord, Tri
 if TYPE_CHECKING:
     from rich.console import Console
 
-_TO_ASCII = str.maketrans("┌┐└┘─│┤├┬┴┼", "++++-|||+++")
-_THEME = "autopeft"
-_GREY, _GREEN, _YELLOW = 8, 10, 11
+_GREY, _GREEN, _YELLOW = "bright_black", "bright_green", "bright_yellow"
 _WIDEST = 100
 _FEWEST_TICKS = 3
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points that share a marker.
-
-    Attributes:
-        name: What they are.
-        marker: One ASCII character.
-        points: (x, y) pairs as drawn.
-        colour: Its code in the terminal's palette.
-        joined: Whether a line connects them.
-    """
-
-    name: str
-    marker: str
-    points: tuple[tuple[float, float], ...]
-    colour: int
-    joined: bool = False
 
 
 def print_front_plot(
@@ -112,44 +91,27 @@ def _point(
 def _print(
     console: "Console", series: Sequence[Series], title: str, *, logarithmic: bool, rows: int
 ) -> None:
-    from rich.text import Text
-
-    drawing = _drawn(series, min(console.width, _WIDEST), rows, logarithmic=logarithmic)
-    if ascii_only(console):
-        drawing = drawing.translate(_TO_ASCII)
+    x, y = zip(*(point for each in series for point in each.points), strict=True)
+    drawing = drawn(
+        series,
+        _axis(x, logarithmic=logarithmic),
+        _axis(y),
+        width=min(console.width, _WIDEST),
+        rows=rows,
+        ascii_only=ascii_only(console),
+    )
     legend = "   ".join(f"{each.marker} {each.name}" for each in reversed(series))
     console.print(f"{title}   [{legend}]" if len(series) > 1 else title)
-    draw(console, Text.from_ansi(drawing.rstrip("\n")))
+    draw(console, drawing)
 
 
-def _drawn(series: Sequence[Series], width: int, rows: int, *, logarithmic: bool) -> str:
-    """The plot with its colours as escape codes; rich drops them where they do not belong."""
-    import plotext
-
-    plotext.add_theme(_THEME, sequence=[each.colour for each in series])
-    plotext.terminal.limit(width=False, height=False)
-    figure = plotext.figure
-    figure.clear()
-    figure.theme(_THEME)
-    figure.plot_size(width, rows)
-    for each in series:
-        x, y = zip(*each.points, strict=True)
-        signal = figure.signal(list(x), list(y), marker=each.marker)
-        figure.draw(signal.lines() if each.joined else signal)
-    points = [point for each in series for point in each.points]
-    for axis, values in enumerate(zip(*points, strict=True)):
-        low, high = _limits(values)
-        ticks = _decades(low, high) if axis == 0 and logarithmic else _round(low, high)
-        labels = [_label(10**tick if axis == 0 and logarithmic else tick) for tick in ticks]
-        figure.ruler(axis).lim(low, high)
-        figure.ruler(axis).ticks(ticks, labels)
-    return str(figure.build().string(False))
-
-
-def _limits(values: Iterable[float]) -> tuple[float, float]:
+def _axis(values: Sequence[float], *, logarithmic: bool = False) -> Axis:
+    """An axis around the values; of logarithms, labelled with what they are of."""
     low, high = min(values), max(values)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
-    return low - margin, high + margin
+    low, high = low - margin, high + margin
+    ticks = _decades(low, high) if logarithmic else _round(low, high)
+    return Axis(low, high, {tick: _label(10**tick if logarithmic else tick) for tick in ticks})
 
 
 def _decades(low: float, high: float) -> list[float]:

@@ -21,6 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from autopeft.searchers import front as fronts
+from autopeft.searchers.dominance import non_dominated
 from autopeft.study.confirmation import (
     LEVEL,
     Confirmation,
@@ -208,7 +209,7 @@ def redrawn(
     points = np.array(
         [fronts.utilities(frames, objectives) for objectives in seen.values()], dtype=np.float64
     ).reshape(len(seen), len(frames))
-    kept = [n for n, flag in zip(seen, fronts.non_dominated(points), strict=True) if flag]
+    kept = [n for n, flag in zip(seen, non_dominated(points), strict=True) if flag]
     return sorted(kept, key=lambda n: fronts.utilities(frames, seen[n])[0])
 
 

@@ -4,19 +4,21 @@ Everything is judged in utilities (see `ObjectiveFrame`): each objective mapped 
 frame that was fixed when the study was created, so that hypervolumes of one study compare. The
 front is of all trials trained at the full budget, baselines among them where they keep the caps:
 a search has added something only where its own trials push the front beyond the baselines'.
-This module imports no torch, as reading commands and the dashboard use it.
+This module imports no torch, and NumPy only to choose a knee: commands that read a study use it.
 """
 
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from operator import ge
+from typing import TYPE_CHECKING
 
 from autopeft.errors import Fault, InputError, NotFoundError
-from autopeft.searchers.dominance import Points, hypervolume, non_dominated, non_dominated_ranks
 from autopeft.study.records import ObjectiveFrame, TrialRecord, TrialState
+
+if TYPE_CHECKING:
+    from autopeft.searchers.dominance import Points
 
 __all__ = [
     "PICKS",
@@ -24,9 +26,6 @@ __all__ = [
     "best_baseline",
     "compare_with_baseline",
     "front",
-    "hypervolume",
-    "non_dominated",
-    "non_dominated_ranks",
     "on_scale",
     "pick_best",
     "pick_knee",
@@ -73,8 +72,10 @@ def utilities(frames: Frames, objectives: Mapping[str, float | None]) -> tuple[f
     return tuple(utility(frame, objectives.get(frame.name)) for frame in frames)
 
 
-def utility_points(trials: Sequence[TrialRecord], frames: Frames) -> Points:
-    """The utilities of several trials: `[n, m]`, as `hypervolume` takes them."""
+def utility_points(trials: Sequence[TrialRecord], frames: Frames) -> "Points":
+    """The utilities of several trials: `[n, m]`, as `dominance.hypervolume` takes them."""
+    import numpy as np
+
     rows = [utilities(frames, trial.objectives) for trial in trials]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(frames))
 
@@ -136,9 +137,24 @@ def front(
         and all(bound.keeps(trial) for bound in bounds)
         and utility(frames[0], trial.objectives.get(frames[0].name)) > 0.0
     ]
-    flags = non_dominated(utility_points(candidates, frames))
-    kept = [trial for trial, flag in zip(candidates, flags, strict=True) if flag]
-    return sorted(kept, key=lambda trial: (utilities(frames, trial.objectives)[0], trial.number))
+    points = [utilities(frames, trial.objectives) for trial in candidates]
+    kept = sorted(undominated(points), key=lambda i: (points[i][0], candidates[i].number))
+    return [candidates[i] for i in kept]
+
+
+def undominated(points: Sequence[tuple[float, ...]]) -> list[int]:
+    """The indices of the points that no other dominates; of equal points, the lowest.
+
+    What `dominance.non_dominated` flags, of plain tuples and without NumPy, whose import would
+    take longer than to read a study and to find its front.
+    """
+    kept: list[int] = []
+    # Best first, so that only points before it, and of those only kept ones, can dominate one;
+    # the one that does is most often the last.
+    for i in sorted(range(len(points)), key=lambda i: (*(-value for value in points[i]), i)):
+        if not any(all(map(ge, points[other], points[i])) for other in reversed(kept)):
+            kept.append(i)
+    return sorted(kept)
 
 
 # -- choosing one ---------------------------------------------------------------------------------
@@ -146,8 +162,7 @@ def front(
 
 def pick_best(members: Sequence[TrialRecord], frames: Frames) -> Choice:
     """The trial of the highest quality, and why; the cheaper of equals."""
-    points = utility_points(_present(members), frames)
-    chosen = members[max(range(len(members)), key=lambda i: tuple(points[i]))]
+    chosen = max(_present(members), key=lambda trial: utilities(frames, trial.objectives))
     quality = _shown(chosen, frames[0].name)
     return chosen, f"trial {chosen.number} has the best {frames[0].name} on the front ({quality})"
 
@@ -169,6 +184,8 @@ def pick_knee(members: Sequence[TrialRecord], frames: Frames) -> Choice:
     `sum(u) = 1`; the knee lies farthest beyond it. Where no trial does (one or two trials, or a
     front that is hollow), it is the one that dominates the largest volume alone.
     """
+    import numpy as np
+
     points = utility_points(_present(members), frames)
     low, high = points.min(axis=0), points.max(axis=0)
     scaled = (points - low) / np.where(high > low, high - low, 1.0)

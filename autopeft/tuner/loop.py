@@ -16,6 +16,7 @@ from autopeft.errors import InterruptedStudyError
 from autopeft.execution.base import Executor
 from autopeft.execution.states import keep_cohorts
 from autopeft.searchers import front as fronts
+from autopeft.searchers.dominance import hypervolume
 from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
 from autopeft.study.ending import Ending, Reason
 from autopeft.study.placement import resolved_details
@@ -258,7 +259,7 @@ class Tuner:
         self._ledger.add_snapshot(
             trials=sum(trial.state.final for trial in trials),
             front=[trial.number for trial in members],
-            hypervolume=fronts.hypervolume(points),
+            hypervolume=hypervolume(points),
         )
 
     def _tell(self, trials: Sequence[TrialRecord]) -> None:

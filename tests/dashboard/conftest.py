@@ -20,6 +20,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.importance.settings import MEASURED, ImportanceSettings
 from autopeft.importance.stored import to_record
 from autopeft.searchers import front as fronts
+from autopeft.searchers.dominance import hypervolume
 from autopeft.study.definition import parse_definition
 from autopeft.study.ending import Ending
 from autopeft.study.records import (
@@ -144,7 +145,7 @@ class Seeding:
             self.token,
             trials=sum(trial.state.final for trial in trials),
             front=[member.number for member in members],
-            hypervolume=fronts.hypervolume(fronts.utility_points(members, FRAMES)),
+            hypervolume=hypervolume(fronts.utility_points(members, FRAMES)),
         )
 
     def complete(self, rank: int, quality: float, **more: Any) -> int:

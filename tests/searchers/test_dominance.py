@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from autopeft.searchers.bo import is_non_dominated
 from autopeft.searchers.dominance import hypervolume, non_dominated, non_dominated_ranks
+from autopeft.searchers.front import undominated
 
 
 def points(n_objectives: int) -> st.SearchStrategy[np.ndarray]:
@@ -39,6 +40,7 @@ def test_hypervolume_is_botorchs(n_objectives: int, data: st.DataObject) -> None
 def test_non_dominated_is_botorchs(Y: np.ndarray) -> None:
     expected = is_non_dominated(torch.from_numpy(Y), deduplicate=True).numpy()
     assert (non_dominated(Y) == expected).all()
+    assert undominated(list(map(tuple, Y))) == np.flatnonzero(expected).tolist()
 
 
 def test_of_equal_points_the_lowest_index_stays() -> None:

@@ -14,6 +14,7 @@ db = typer.Typer(
     cls=CommandGroup,
     help="Look after the database.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

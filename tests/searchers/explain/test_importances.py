@@ -181,6 +181,30 @@ def test_the_share_of_a_choice_is_scikit_learns_permutation_importance(known: Ou
     assert found["training.learning_rate"].share == pytest.approx(reference, rel=0.2)
 
 
+def _of_scikit_learn(X, u, rng):
+    """In place of the forest: scikit-learn's, with four times as many trees."""
+    forest = RandomForestRegressor(
+        4 * module.TREES,
+        min_samples_leaf=2,
+        max_features=0.6,
+        random_state=int(rng.integers(2**31)),
+    ).fit(X, u[:, 0])
+    return lambda rows: forest.predict(rows)[:, None]
+
+
+def test_few_trees_say_what_many_of_scikit_learns_say(known: Outcomes, monkeypatch) -> None:
+    alone = _outcomes(known.configurations, known.utilities[:, 0])
+    ours = importances(alone, "accuracy")["quality"]
+    monkeypatch.setattr(module, "_fitted", _of_scikit_learn)
+    theirs = importances(alone, "accuracy")["quality"]
+    assert ours.rank_correlation == pytest.approx(theirs.rank_correlation, abs=0.03)
+    reference = {each.choice: each for each in theirs.choices}
+    for each in ours.choices:
+        other = reference[each.choice]
+        assert abs(each.share - other.share) < max(0.01, math.hypot(each.error, other.error))
+        assert each.clear == other.clear
+
+
 @pytest.mark.parametrize(
     ("m", "constant", "within"), [(2, math.pi / 4, 0.01), (3, math.pi / 6, 0.1)]
 )
