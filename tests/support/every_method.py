@@ -9,6 +9,7 @@ import torch
 from importance_maps import with_importance
 from method_cases import configuration, dropout, sizes, variants
 
+from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.methods import registry
 from autopeft.training.lanes.pack import Lane
@@ -40,7 +41,8 @@ def lanes_of_each(
 ) -> list[Lane]:
     """As many lanes of each method as `placed` has entries, with dropout where it has one.
 
-    They have the smallest and the largest of its sizes and one after another of its variants.
+    They have the smallest and the largest of its sizes and one after another of its variants, the
+    next one where a backbone's widths do not allow it: some need square maps.
 
     Args:
         backbone: With an importance map.
@@ -52,10 +54,13 @@ def lanes_of_each(
     for name in names:
         every, offered = variants(name), sizes(name, anatomy)
         for number, layers in enumerate(placed):
-            given = _few(name) | dropout(name, DROPOUT) | every[(turn + number) % len(every)]
-            size = given.pop(registry[name].schema.size, offered[-(number % 2)])
             at = sorted({min(layer, len(anatomy.layers) - 1) for layer in layers})
-            own = configuration(name, anatomy, size, layers=at, training=TRAINING, **given)
+            for variant in every[(turn + number) % len(every) :] + every:
+                given = _few(name) | dropout(name, DROPOUT) | variant
+                size = given.pop(registry[name].schema.size, offered[-(number % 2)])
+                own = configuration(name, anatomy, size, layers=at, training=TRAINING, **given)
+                if not counting.faults(own, anatomy):
+                    break
             lanes.append(Lane(len(lanes), own))
     return lanes
 
