@@ -3,14 +3,18 @@
     python -m benchmarks.memory [--quick]
 
 Backbones have random weights; the peak is the growth of the resident set over that of a process
-that has loaded the backbone (Linux), in training steps and an evaluation.
+that has loaded the backbone (Linux), in training steps and an evaluation; its heap is set up as in
+a runner's process.
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any
+
+from autopeft.execution.heap import with_heap
 
 CASES = [
     # backbone, placement, lanes, rows, tokens, compute, checkpointing
@@ -64,7 +68,9 @@ def main() -> None:
 
 def _in_own_process(case: Case) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.memory", "--case", json.dumps(vars(case))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=with_heap(os.environ)
+    )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -81,8 +87,8 @@ def _measure(case: Case) -> dict[str, float]:
     configurations = [_configuration(case, n, trainer.backbone.anatomy) for n in range(case.lanes)]
     with torch.no_grad():
         trainer.backbone.model(**trainer.train.batch(np.arange(2)).inputs)  # touches every weight
-    before = resident_bytes()
     reset_peak(trainer.device)
+    before = resident_bytes()
     run = trainer.start([Lane(n, each) for n, each in enumerate(configurations)])
     run.train(STEPS)
     run.evaluate()

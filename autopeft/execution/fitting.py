@@ -22,7 +22,7 @@ from autopeft.training.memory import (
     largest_pack,
 )
 from autopeft.training.settings import LoopSettings
-from autopeft.training.step_shape import StepShape, Weights, evaluation_tokens
+from autopeft.training.step_shape import Overhead, StepShape, Weights, evaluation_tokens
 from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
 
 MEMINFO = Path("/proc/meminfo")
@@ -55,9 +55,9 @@ def _half_of_physical() -> int | None:
         return None
 
 
-def step_overhead(device: torch.device) -> float:
-    """What a device's allocator loses of a step's memory."""
-    return RESIDENT_OVERHEAD if device.type == "cpu" else 0.0
+def step_overhead(device: torch.device) -> Overhead:
+    """What a device's memory holds beside the tensors of a pack."""
+    return RESIDENT_OVERHEAD if device.type == "cpu" else Overhead()
 
 
 def step_shape(trainer: Trainer) -> StepShape:

@@ -18,16 +18,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from autopeft.execution.heap import give_back
+
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = "5"
 
 
 def reset_peak(device: torch.device) -> None:
-    """Count the peak from now on, where the system can; elsewhere it stays the process's own."""
+    """Count the peak from now on, where the system can; elsewhere it stays the process's own.
+
+    What earlier work has left in the heap does not count.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    give_back()
     try:
         _CLEAR.write_text(_RESET_PEAK)
     except OSError:

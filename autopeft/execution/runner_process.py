@@ -18,6 +18,7 @@ from typing import Any
 from autopeft.errors import TrialError
 from autopeft.execution.base import LOST, OUT_OF_MEMORY
 from autopeft.execution.channel import ChannelClosedError, Message, MessageReader, encoded
+from autopeft.execution.heap import with_heap
 from autopeft.execution.runner_log import open_log, tail
 from autopeft.training import machine
 
@@ -142,11 +143,11 @@ class RunnerProcess:
 
 
 def _environment(lifeline: int) -> dict[str, str]:
-    """This process's, with the place that autopeft itself was imported from."""
+    """This process's, with the place that autopeft was imported from, and a heap for packs."""
     home = str(Path(__file__).resolve().parents[2])
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
-        **os.environ,
+        **with_heap(os.environ),
         "PYTHONPATH": os.pathsep.join(paths),
         LIFELINE_VARIABLE: str(lifeline),
         "PYTHONUNBUFFERED": "1",

@@ -13,7 +13,7 @@ from autopeft.configuration import Configuration
 from autopeft.counting import first_layer, pass_kind, training_params
 from autopeft.sparsity import rules
 from autopeft.training.pass_memory import PassMemory
-from autopeft.training.step_shape import FLOAT32, StepShape, Weights, lanes_of_passes
+from autopeft.training.step_shape import FLOAT32, Overhead, StepShape, Weights, lanes_of_passes
 
 FIXED_BYTES = 24
 """Per scalar that is kept but not trained: an index as int64, and on a CPU the same in CSR form,
@@ -29,10 +29,10 @@ MARGIN = 0.15
 """Share of a device's free memory that is left alone: for what allocators lose to fragments, for
 other processes, and for the model's own error."""
 
-RESIDENT_OVERHEAD = 0.35
-"""Of activations and working memory, on the CPU: holes that glibc's allocator leaves in its heap
-between tensors of up to 32 MiB (measured 0.28-0.39; with `MALLOC_MMAP_THRESHOLD_=1000000` in the
-environment it is 0.01, at some cost in time). A GPU's own allocator counts what it hands out."""
+RESIDENT_OVERHEAD = Overhead(share=0.33, fixed=20 << 20)
+"""On the CPU, of a process whose heap is set up as `execution.heap` says. The share is holes
+between a step's tensors. Fixed are pages of torch's code that the first steps read (8 MiB), and
+buffers of MKL's matrix products. A GPU's own allocator counts what it hands out."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class MemoryEstimate:
         activations: What a step keeps for its backward pass.
         working: What comes and goes beside it at the peak: a layer's running tensors and
             gradients, the trunk, logits; or an update; or an evaluation, whichever needs most.
-        overhead: What the allocator loses.
+        overhead: What is neither: see `Overhead`.
     """
 
     backbone: int
@@ -124,7 +124,7 @@ def estimate(
         + of_rules,
         activations=kept,
         working=working,
-        overhead=round((kept + working) * shape.overhead),
+        overhead=shape.overhead.beside(kept + working),
     )
 
 

@@ -20,6 +20,23 @@ ALL_LANES = 1 << 16
 
 
 @dataclass(frozen=True)
+class Overhead:
+    """What a device's memory holds of a pack beside its tensors.
+
+    Attributes:
+        share: Of what a step's tensors take: holes that the allocator leaves between them.
+        fixed: Bytes that a process's first steps take for good.
+    """
+
+    share: float = 0.0
+    fixed: int = 0
+
+    def beside(self, step_bytes: int) -> int:
+        """Bytes beside a step's tensors."""
+        return round(step_bytes * self.share) + self.fixed
+
+
+@dataclass(frozen=True)
 class StepShape:
     """What a study's steps have in common.
 
@@ -33,7 +50,7 @@ class StepShape:
         fused_attention: Whether attention keeps no scores (all of torch's kernels but `math`).
         logits: A language model's logits that exist at once (see `token_losses`), of all lanes
             together; 0 for other tasks.
-        overhead: Share that the device's allocator loses, see `RESIDENT_OVERHEAD`.
+        overhead: What the device loses, see `RESIDENT_OVERHEAD`.
         lanes_per_pass: Lanes that run together, the others after them; 0 = all.
         first_token: Whether the last layer runs on the first token but for keys and values.
     """
@@ -46,7 +63,7 @@ class StepShape:
     checkpointing: bool = False
     fused_attention: bool = True
     logits: int = 0
-    overhead: float = 0.0
+    overhead: Overhead = Overhead()
     lanes_per_pass: int = 0
     first_token: bool = False
 

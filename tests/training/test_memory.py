@@ -23,7 +23,7 @@ from autopeft.training.lanes.seeds import StepUniform
 from autopeft.training.loop import PackRun, Trainer
 from autopeft.training.memory import PERSISTENT_BYTES, MemoryEstimate, estimate, largest_pack
 from autopeft.training.settings import LoopSettings
-from autopeft.training.step_shape import StepShape, Weights
+from autopeft.training.step_shape import Overhead, StepShape, Weights
 
 ROWS, TOKENS = 64, 24
 REST = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
@@ -247,8 +247,10 @@ def test_checkpointing_the_math_kernel_and_logits_go_the_right_way() -> None:
     assert scores == 3 * 4 * ROWS * TOKENS * (2 * 4 * TOKENS * 4)  # layers, lanes, [heads, T] x 2
     spoken = estimated(lanes, backbone, logits=50_000_000)
     assert spoken.working - plain.working == 3 * 4 * 50_000 * 1_000
-    lost = estimated(lanes, backbone, overhead=0.5)
-    assert lost.total - plain.total == pytest.approx(0.5 * (plain.activations + plain.working))
+    lost = estimated(lanes, backbone, overhead=Overhead(share=0.5, fixed=7))
+    assert lost.total - plain.total == pytest.approx(
+        0.5 * (plain.activations + plain.working) + 7
+    )
 
 
 def test_the_largest_pack_is_the_last_that_fits() -> None:
