@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autopeft.execution.heap import SETTINGS, VARIABLE, give_back, with_heap
-from autopeft.execution.peak_memory import resident_bytes
+from autopeft.execution.heap import SETTINGS, VARIABLE, with_heap
 from autopeft.execution.runner_process import RunnerProcess
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc here")
