@@ -31,7 +31,8 @@ other processes, and for the model's own error."""
 
 RESIDENT_OVERHEAD = Overhead(share=0.33, fixed=8 << 20)
 """On the CPU, of a process whose heap is set up as `execution.heap` says. The share is holes
-between a step's tensors. Fixed are pages of torch's code that the first steps read. A GPU's own allocator counts what it hands out."""
+between a step's tensors. Fixed are pages of torch's code that the first steps read. A GPU's own
+allocator counts what it hands out."""
 
 
 @dataclass(frozen=True)
