@@ -29,10 +29,10 @@ MARGIN = 0.15
 """Share of a device's free memory that is left alone: for what allocators lose to fragments, for
 other processes, and for the model's own error."""
 
-RESIDENT_OVERHEAD = Overhead(share=0.33, fixed=20 << 20)
+RESIDENT_OVERHEAD = Overhead(share=0.33, fixed=8 << 20)
 """On the CPU, of a process whose heap is set up as `execution.heap` says. The share is holes
-between a step's tensors. Fixed are pages of torch's code that the first steps read (8 MiB), and
-buffers of MKL's matrix products. A GPU's own allocator counts what it hands out."""
+between a step's tensors. Fixed are pages of torch's code that the first steps read. A GPU's own
+allocator counts what it hands out."""
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,33 @@ print(same)
 """
 
 
+A_PACK_AND_ANOTHER = """
+import ctypes
+from autopeft.execution.heap import give_back
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) // 256
+tensors = [libc.malloc(ctypes.c_size_t(1 << 20)) for _ in range(64)]
+for each in tensors:
+    ctypes.memset(each, 1, 1 << 20)
+for each in tensors:
+    libc.free(each)
+before = resident()
+give_back()
+print(before - resident())
+"""
+
+
+def said(program: str, environment: dict[str, str]) -> int:
+    """The number that a program prints."""
+    command = [sys.executable, "-c", program]
+    return int(subprocess.check_output(command, env=environment, text=True))
+
+
 def same_place(environment: dict[str, str]) -> int:
     """How many of 8 tensors, given back between others, come to lie where they lay."""
-    command = [sys.executable, "-c", TENSORS_TWICE]
-    return int(subprocess.check_output(command, env=environment, text=True))
+    return said(TENSORS_TWICE, environment)
 
 
 @GLIBC
@@ -53,7 +76,12 @@ def test_what_the_user_has_set_comes_last_and_stays() -> None:
 
 
 def test_runners_have_it(tmp_path: Path) -> None:
-    said = f"import os, sys; print(os.environ['{VARIABLE}'], file=sys.stderr)"
-    runner = RunnerProcess([sys.executable, "-c", said], tmp_path / "runner.log")
+    says = f"import os, sys; print(os.environ['{VARIABLE}'], file=sys.stderr)"
+    runner = RunnerProcess([sys.executable, "-c", says], tmp_path / "runner.log")
     runner.close()
     assert "glibc.malloc.tcache_count=0" in runner.last_lines()
+
+
+@GLIBC
+def test_what_a_pack_leaves_in_the_heap_is_given_back() -> None:
+    assert said(A_PACK_AND_ANOTHER, with_heap(os.environ)) > 60  # MiB

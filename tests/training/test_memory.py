@@ -248,9 +248,7 @@ def test_checkpointing_the_math_kernel_and_logits_go_the_right_way() -> None:
     spoken = estimated(lanes, backbone, logits=50_000_000)
     assert spoken.working - plain.working == 3 * 4 * 50_000 * 1_000
     lost = estimated(lanes, backbone, overhead=Overhead(share=0.5, fixed=7))
-    assert lost.total - plain.total == pytest.approx(
-        0.5 * (plain.activations + plain.working) + 7
-    )
+    assert lost.total - plain.total == pytest.approx(0.5 * (plain.activations + plain.working) + 7)
 
 
 def test_the_largest_pack_is_the_last_that_fits() -> None:
