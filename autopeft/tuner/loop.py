@@ -16,8 +16,8 @@ from autopeft.errors import InterruptedStudyError
 from autopeft.execution.base import Executor
 from autopeft.execution.states import keep_cohorts
 from autopeft.searchers import front as fronts
-from autopeft.searchers.dominance import hypervolume
 from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
+from autopeft.searchers.dominance import hypervolume
 from autopeft.study.ending import Ending, Reason
 from autopeft.study.placement import resolved_details
 from autopeft.study.progress import Listener, Stopper

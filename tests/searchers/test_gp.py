@@ -5,9 +5,9 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from autopeft.searchers import gp, surrogate
+from autopeft.searchers.dominance import hypervolume
 from autopeft.searchers.encoding import Encoding
 from autopeft.searchers.features import Features
-from autopeft.searchers.dominance import hypervolume
 from autopeft.searchers.front import utilities
 from autopeft.searchers.gaussian_process import Prior
 from autopeft.searchers.registry import make_searcher
