@@ -211,7 +211,7 @@ class Study:
     def importances(self) -> "dict[str, Importances]":
         """Which choices of the search mattered, by target: `quality`, then `hypervolume`.
 
-        Takes some seconds; see `autopeft.searchers.explain.importances` for what is computed.
+        Takes about a second; see `autopeft.searchers.explain.importances` for what is computed.
         """
         from autopeft.searchers.explain.importances import importances
         from autopeft.searchers.explain.outcomes import outcomes
