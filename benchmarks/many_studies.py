@@ -16,8 +16,8 @@ is empty and yours. One that holds studies already, of either kind, is timed as 
 Beside the seconds on the clock stand those of the CPU (for PostgreSQL without the server's): on a
 busy machine, only they compare.
 
-What mattered most in a search is worked out from hundreds of small models, which takes seconds
-whatever the database; the page that shows it draws all else first. Its first part has a line of
+What mattered most in a search is worked out from hundreds of small models, which takes about a
+second whatever the database; the page that shows it draws all else first. Its first part has a line of
 its own, as has the working out.
 """
 
@@ -273,7 +273,7 @@ def time_commands(study: str) -> Iterator[Line]:
 
 
 def time_pages(study: str) -> Iterator[Line]:
-    """Every page of the dashboard; of the explanations, apart, what takes seconds to work out."""
+    """Every page of the dashboard; of the explanations, apart, what has to be worked out."""
     import streamlit as st
     from streamlit.testing.v1 import AppTest
 

@@ -73,7 +73,7 @@ def _trial_view(url: str, name: str, number: int, updated_at: datetime) -> Trial
 def importances(view: StudyView) -> Mapping[str, Importances]:
     """What mattered, by target; while the study runs, worked out anew for every tenth more trials.
 
-    Shows that it is at work, where it is called: it takes some seconds.
+    Shows that it is at work, where it is called: it takes a second or more.
     """
     step = max(1, view.done // 10) if view.running else 1
     record = view.record

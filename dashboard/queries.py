@@ -235,7 +235,7 @@ def read_trial(study: Study, number: int) -> TrialView:
 
 
 def read_importances(study: Study) -> Mapping[str, Importances]:
-    """What mattered, by target, `quality` first; takes some seconds to work out."""
+    """What mattered, by target, `quality` first; takes about a second to work out."""
     return study.importances()
 
 

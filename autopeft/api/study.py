@@ -73,10 +73,12 @@ class Study:
 
     def trials(self) -> list[TrialRecord]:
         """All trials by number; read anew when the study has changed since the last time."""
-        changed = self.record.updated_at
+        return list(self._trials(self.record.updated_at))
+
+    def _trials(self, changed: datetime) -> list[TrialRecord]:
         if self._read is None or self._read[0] != changed:
             self._read = (changed, self._store.trials(self.name))
-        return list(self._read[1])
+        return self._read[1]
 
     def trial(self, number: int) -> TrialRecord:
         """One trial."""
@@ -107,7 +109,7 @@ class Study:
         from autopeft.searchers import front as fronts
 
         record = self.record
-        return fronts.front(self.trials(), record.frame, bounds(record))
+        return fronts.front(self._trials(record.updated_at), record.frame, bounds(record))
 
     def on_front(self, number: int) -> bool:
         """Whether a trial is on the front; reads no trial where the newest snapshot holds."""
@@ -145,9 +147,7 @@ class Study:
         from autopeft.searchers import front as fronts
 
         found = self.confirmation()
-        compare = partial(
-            fronts.compare_with_baseline, self.front(), self.trials(), self.frames
-        )
+        compare = partial(fronts.compare_with_baseline, self.front(), self.trials(), self.frames)
         if not found.trials:
             return compare()
         from autopeft.searchers import confirmed
@@ -211,7 +211,7 @@ class Study:
     def importances(self) -> "dict[str, Importances]":
         """Which choices of the search mattered, by target: `quality`, then `hypervolume`.
 
-        Takes some seconds; see `autopeft.searchers.explain.importances` for what is computed.
+        Takes about a second; see `autopeft.searchers.explain.importances` for what is computed.
         """
         from autopeft.searchers.explain.importances import importances
         from autopeft.searchers.explain.outcomes import outcomes

@@ -66,27 +66,46 @@ def _printable(cell: str) -> str:
 
 def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
     """The columns' widths; where they do not fit, the widest gives way."""
-    from rich.cells import cell_len
-
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(_cells, column)) for column in zip(*rows, strict=True)]
     room -= GAP * (len(widths) - 1)
     while sum(widths) > room and max(widths) > 1:
         widths[widths.index(max(widths))] -= 1
     return widths
 
 
+def _cells(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
 def _folded(console: "Console", text: str, width: int) -> list[str]:
     """The text in lines of that width, broken between words where there are any."""
-    from rich.cells import cell_len
+    if _cells(text) <= width:
+        return [text]
+    words = text.split(" ")
+    if max(map(_cells, words)) <= width:
+        return _filled(words, width)
     from rich.text import Text
 
-    if cell_len(text) <= width:
-        return [text]
     return [line.plain for line in Text(text).wrap(console, width, overflow="fold")]
 
 
-def _aligned(text: str, width: int, right: bool) -> str:
-    from rich.cells import cell_len
+def _filled(words: Sequence[str], width: int) -> list[str]:
+    """As many words to a line as it has room for; none is wider than a line."""
+    lines = [words[0]]
+    for word in words[1:]:
+        longer = f"{lines[-1]} {word}"
+        if _cells(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
-    blanks = " " * (width - cell_len(text))
+
+def _aligned(text: str, width: int, right: bool) -> str:
+    blanks = " " * (width - _cells(text))
     return blanks + text if right else text + blanks

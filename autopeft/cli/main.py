@@ -6,6 +6,7 @@ imports no command: what a command imports, only those who call it wait for. No 
 torch or a database.
 """
 
+import gc
 import logging
 import sys
 from typing import Annotated, Any
@@ -23,6 +24,9 @@ COMMANDS = (
     "delete", "dashboard", "doctor", "db",
 )  # fmt: skip
 """In the order of `--help`; each is a module of `autopeft.cli.commands`."""
+
+READING = frozenset({"studies", "status", "trials", "show", "compare", "front"})
+"""Commands that answer at once and end: these do without the search for garbage."""
 
 
 class Root(CommandGroup):
@@ -102,4 +106,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     if "--debug" in arguments:  # it may stand behind the command as well
         arguments = ["--debug", *(word for word in arguments if word != "--debug")]
-    app(args=arguments, prog_name=PROGRAM)
+    if READING.intersection(arguments[:2]):
+        gc.disable()  # it would go through what imports leave, again and again, and find nothing
+    try:
+        app(args=arguments, prog_name=PROGRAM)
+    finally:
+        gc.freeze()  # nor need the interpreter, when it ends, go through all that is alive
