@@ -19,6 +19,7 @@ from autopeft.export.configuration_file import ConfigurationFile, load_configura
 from autopeft.export.deciding import decided
 from autopeft.methods import registry
 from autopeft.study.configuration_check import check_configuration
+from autopeft.study.configuration_form import complete_configuration
 from autopeft.study.metrics import DEFAULT_QUALITY, DENSITY, METRICS
 from autopeft.study.progress import Listener, Progress, Silent
 from autopeft.training.lanes.pack import Lane
@@ -61,7 +62,7 @@ def train(
     file = load_configuration_file(Path(config), rescore=rescore)
     listener.on_progress(Progress(where, "loading", 0, 1))
     materials = _materials(file, listener)
-    _check(file, materials, where)
+    file = _checked(file, materials, where)
     _note_changes(file, materials, listener)
     if file.decision is None:
         file = replace(file, decision=decided(file.configuration, materials.backbone.anatomy))
@@ -161,12 +162,20 @@ def _quality(file: ConfigurationFile) -> str:
     return DEFAULT_QUALITY[file.model.task]
 
 
-def _check(file: ConfigurationFile, materials: Materials, where: str) -> None:
+def _checked(file: ConfigurationFile, materials: Materials, where: str) -> ConfigurationFile:
+    """The file, with what it leaves out at its default.
+
+    Raises:
+        InputError: All faults of its configuration, or another backbone than scores were of.
+    """
     anatomy = materials.backbone.anatomy
     plain = {k: v for k, v in file.configuration.to_dict().items() if k != "training"}
     shape = anatomy.shape(registry.carried_by(anatomy))
     faults = check_configuration(plain, shape=shape, where=where, **registered())
     if not faults:
+        training = dict(file.configuration.training)
+        whole = complete_configuration(plain, training=training, **registered())
+        file = replace(file, configuration=whole)
         faults = [
             Fault(
                 where, f"configuration.{each.key}".rstrip("."), each.given, each.allowed, each.hint
@@ -184,6 +193,7 @@ def _check(file: ConfigurationFile, materials: Materials, where: str) -> None:
         faults = [*faults, Fault(where, "model.fingerprint", given, allowed, hint)]
     if faults:
         raise InputError(faults)
+    return file
 
 
 def _note_changes(file: ConfigurationFile, materials: Materials, listener: Listener) -> None:

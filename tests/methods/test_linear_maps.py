@@ -236,7 +236,7 @@ def test_values_that_the_widths_do_not_allow_are_told_with_those_that_they_do(na
         }
         assert len(faults) == len(alike) > 0, "one for all places of the same widths"
         for fault in faults:
-            assert fault.given.startswith(f"{value} at layer ")
+            assert fault.given.startswith(f"{value} at layer")
             numbers = {int(number) for number in re.findall(r"\d+", fault.allowed)}
             assert numbers
             assert any(numbers <= set(allowed) and value not in numbers for allowed in legal)
