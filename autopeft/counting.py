@@ -13,7 +13,7 @@ from autopeft.backbone.anatomy import EXIT, Anatomy
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
-from autopeft.methods.base import Place
+from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.family import PassedType
 from autopeft.methods.passed.tokens import PassedTokens
 from autopeft.sparsity import rules

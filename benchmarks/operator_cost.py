@@ -21,7 +21,8 @@ from torch import Tensor
 
 from autopeft.configuration import Group
 from autopeft.methods import registry
-from autopeft.methods.base import Call, Place, Stack, Start
+from autopeft.methods.base import Start
+from autopeft.methods.lane_operator import Call, Place, Stack
 
 SHAPES = ((384, 384), (384, 1536), (1536, 384))
 RANK = 8

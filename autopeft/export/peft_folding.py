@@ -17,7 +17,8 @@ from autopeft.configuration import Configuration, Group
 from autopeft.counting import placed_groups
 from autopeft.errors import Fault
 from autopeft.methods import registry
-from autopeft.methods.base import DenseMap, Place
+from autopeft.methods.base import DenseMap
+from autopeft.methods.lane_operator import Place
 from autopeft.methods.lora import scaling
 
 LORA = "lora"

@@ -18,7 +18,8 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import Fault
 from autopeft.export import peft_prefix, peft_prompt
 from autopeft.methods import registry
-from autopeft.methods.base import DenseMap, Place
+from autopeft.methods.base import DenseMap
+from autopeft.methods.lane_operator import Place
 
 DESCRIBED_ELSEWHERE = ("", "LORA", "SHIRA", peft_prefix.TYPE, peft_prompt.TYPE)
 """Types that none holds, or that have modules of their own here."""

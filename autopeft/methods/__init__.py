@@ -7,7 +7,8 @@ one new file, and nothing else.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from autopeft.methods.base import LaneOperator, Method, Place, registry
+from autopeft.methods.base import Method, registry
+from autopeft.methods.lane_operator import LaneOperator, Place
 
 __all__ = ["LaneOperator", "Method", "Place", "registry"]
 

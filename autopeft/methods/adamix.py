@@ -20,19 +20,17 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import (
+from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.bottleneck import ACTIVATIONS
+from autopeft.methods.inherited import Unchosen, sublayer_places
+from autopeft.methods.lane_operator import (
     Call,
-    Kept,
     LaneDropout,
     LaneOperator,
     Place,
     Stack,
-    Start,
-    registry,
     size_class,
 )
-from autopeft.methods.bottleneck import ACTIVATIONS
-from autopeft.methods.inherited import Unchosen, sublayer_places
 from autopeft.methods.serial_adapter import INITIAL_STD
 from autopeft.space.schema import MethodSchema, ParameterSchema
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, LaneDropout, Place, Stack, Start, registry
+from autopeft.methods.base import Start, registry
 from autopeft.methods.bottleneck import (
     ACTIVATIONS,
     SCALINGS,
@@ -25,6 +25,7 @@ from autopeft.methods.bottleneck import (
     with_scale,
 )
 from autopeft.methods.inherited import layer_places
+from autopeft.methods.lane_operator import Call, LaneDropout, Place, Stack
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 INITIAL_STD = 0.01

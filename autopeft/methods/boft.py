@@ -19,8 +19,9 @@ from torch import Tensor
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Stack, Start, registry
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps, divisors
+from autopeft.methods.lane_operator import Call, LaneOperator, Place, Stack
 from autopeft.methods.orthogonal import blockwise, skew, turn
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 

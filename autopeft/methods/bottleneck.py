@@ -18,8 +18,16 @@ from torch.nn import functional
 
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, Kept, LaneDropout, LaneOperator, Place, Stack, size_class
+from autopeft.methods.base import Kept
 from autopeft.methods.inherited import Unchosen, sublayer_places
+from autopeft.methods.lane_operator import (
+    Call,
+    LaneDropout,
+    LaneOperator,
+    Place,
+    Stack,
+    size_class,
+)
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

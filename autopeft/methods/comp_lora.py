@@ -23,17 +23,9 @@ from torch import Tensor
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.frozen_maps import Svd
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    Call,
-    DenseMap,
-    Kept,
-    Place,
-    Stack,
-    Start,
-    registry,
-    size_class,
-)
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import Call, Place, Stack, size_class
 from autopeft.methods.lora import LoraOperator, kaiming, scaling
 from autopeft.space.schema import MethodSchema, ParameterSchema
 

@@ -19,19 +19,17 @@ from torch import Tensor
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import (
+from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.bottleneck import ACTIVATIONS, OF_OUTPUT
+from autopeft.methods.inherited import Unfolded, divisors, sublayer_places
+from autopeft.methods.lane_operator import (
     Call,
-    Kept,
     LaneDropout,
     LaneOperator,
     Place,
     Stack,
-    Start,
-    registry,
     size_class,
 )
-from autopeft.methods.bottleneck import ACTIVATIONS, OF_OUTPUT
-from autopeft.methods.inherited import Unfolded, divisors, sublayer_places
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 RULE_STD = 0.01

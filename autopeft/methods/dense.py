@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autopeft.methods.base import Call, Kept, LaneOperator, Place
+from autopeft.methods.base import Kept
+from autopeft.methods.lane_operator import Call, LaneOperator, Place
 
 Change = Callable[..., Tensor]
 

@@ -20,16 +20,9 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import (
-    Call,
-    Kept,
-    Place,
-    Stack,
-    Start,
-    registry,
-    size_class,
-)
+from autopeft.methods.base import Kept, Start, registry
 from autopeft.methods.inherited import Unfolded, layer_places
+from autopeft.methods.lane_operator import Call, Place, Stack, size_class
 from autopeft.methods.lora import kaiming
 from autopeft.methods.prompt import (
     INITIAL,

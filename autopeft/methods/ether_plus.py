@@ -16,9 +16,10 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.ether import blocks_within, directions
 from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import Call, LaneOperator, Place
 from autopeft.methods.reflections import along, columns
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 

@@ -10,7 +10,8 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import DenseMap, LaneOperator, Place, Stack
+from autopeft.methods.base import DenseMap
+from autopeft.methods.lane_operator import LaneOperator, Place, Stack
 from autopeft.space.schema import MethodSchema, Scalar
 
 MOST_SHOWN = 12

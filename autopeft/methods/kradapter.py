@@ -19,18 +19,10 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    Call,
-    DenseMap,
-    Kept,
-    LaneDropout,
-    Place,
-    Stack,
-    Start,
-    registry,
-)
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.dense import DenseOperator, dense_kept
 from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import Call, LaneDropout, Place, Stack
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 

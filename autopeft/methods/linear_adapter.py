@@ -17,19 +17,17 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import (
+from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.bottleneck import ACTIVATIONS
+from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import (
     Call,
-    Kept,
     LaneDropout,
     LaneOperator,
     Place,
     Stack,
-    Start,
-    registry,
     size_class,
 )
-from autopeft.methods.bottleneck import ACTIVATIONS
-from autopeft.methods.inherited import OnLinearMaps
 from autopeft.methods.lora import kaiming
 from autopeft.space.schema import MethodSchema, ParameterSchema
 

@@ -13,19 +13,17 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import (
+from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.bottleneck import ACTIVATIONS, OF_OUTPUT
+from autopeft.methods.inherited import Unfolded, sublayer_places
+from autopeft.methods.lane_operator import (
     Call,
-    Kept,
     LaneDropout,
     LaneOperator,
     Place,
     Stack,
-    Start,
-    registry,
     size_class,
 )
-from autopeft.methods.bottleneck import ACTIVATIONS, OF_OUTPUT
-from autopeft.methods.inherited import Unfolded, sublayer_places
 from autopeft.methods.loretta_rep import cores_of
 from autopeft.methods.tensor_train import initial_cores, n_entries, product
 from autopeft.space.schema import MethodSchema, ParameterSchema

@@ -13,19 +13,16 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import (
+from autopeft.methods.base import DenseMap, Kept, Start, registry
+from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import (
     Call,
-    DenseMap,
-    Kept,
     LaneDropout,
     LaneOperator,
     Place,
     Stack,
-    Start,
-    registry,
     size_class,
 )
-from autopeft.methods.inherited import OnLinearMaps
 from autopeft.methods.tensor_train import initial_cores, n_entries, product
 from autopeft.space.schema import MethodSchema, ParameterSchema
 

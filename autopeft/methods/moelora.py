@@ -28,18 +28,16 @@ from torch import Tensor
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import (
+from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import (
     Call,
-    Kept,
     LaneDropout,
     LaneOperator,
     Place,
     Stack,
-    Start,
-    registry,
     size_class,
 )
-from autopeft.methods.inherited import OnLinearMaps
 from autopeft.methods.lora import kaiming, scaling
 from autopeft.methods.row_losses import real_tokens, with_row_losses
 from autopeft.space.schema import MethodSchema, ParameterSchema

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from autopeft.configuration import Group
-from autopeft.methods.base import Place, Start, registry
+from autopeft.methods.base import Start, registry
 from autopeft.methods.bottleneck import Bottleneck, BottleneckOperator, with_scale
+from autopeft.methods.lane_operator import Place
 
 
 class ParallelAdapter(Bottleneck):

@@ -17,17 +17,9 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    Draw,
-    Kept,
-    LaneOperator,
-    Place,
-    Stack,
-    Start,
-    registry,
-    size_class,
-)
+from autopeft.methods.base import Draw, Kept, Start, registry
 from autopeft.methods.inherited import Unchosen
+from autopeft.methods.lane_operator import LaneOperator, Place, Stack, size_class
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 INITIAL_STD = 0.02

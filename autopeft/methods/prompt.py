@@ -25,8 +25,9 @@ from torch import Tensor
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Kept, LaneOperator, Place, Stack, Start, registry, size_class
+from autopeft.methods.base import Kept, Start, registry
 from autopeft.methods.inherited import Unfolded, layer_places
+from autopeft.methods.lane_operator import LaneOperator, Place, Stack, size_class
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 INITIAL = ("random", "vocabulary")

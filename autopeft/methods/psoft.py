@@ -19,18 +19,9 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    Call,
-    DenseMap,
-    Kept,
-    LaneDropout,
-    LaneOperator,
-    Place,
-    Stack,
-    Start,
-    registry,
-)
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import Call, LaneDropout, LaneOperator, Place, Stack
 from autopeft.methods.orthogonal import turn
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 

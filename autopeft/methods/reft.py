@@ -21,18 +21,16 @@ from torch import Tensor
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import (
+from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.inherited import Unfolded, layer_places
+from autopeft.methods.lane_operator import (
     Call,
-    Kept,
     LaneDropout,
     LaneOperator,
     Place,
     Stack,
-    Start,
-    registry,
     size_class,
 )
-from autopeft.methods.inherited import Unfolded, layer_places
 from autopeft.methods.lora import kaiming
 from autopeft.space.schema import MethodSchema, ParameterSchema
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 
 
 def with_row_losses(out: Tensor, losses: Tensor, call: Call) -> Tensor:

@@ -16,17 +16,9 @@ from autopeft.backbone.anatomy import EXIT, SUBLAYERS, Anatomy
 from autopeft.backbone.importance import Floats, ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import (
-    Call,
-    Kept,
-    LaneOperator,
-    Place,
-    Stack,
-    Start,
-    registry,
-    size_class,
-)
+from autopeft.methods.base import Kept, Start, registry
 from autopeft.methods.inherited import Unfolded, sublayer_places
+from autopeft.methods.lane_operator import Call, LaneOperator, Place, Stack, size_class
 from autopeft.methods.sparse_operators import taken
 from autopeft.methods.units import MEASURED, scores_at
 from autopeft.space.schema import MethodSchema, ParameterSchema

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from autopeft.configuration import Group
-from autopeft.methods.base import Place, Start, registry
+from autopeft.methods.base import Start, registry
 from autopeft.methods.bottleneck import Bottleneck, OnOutputs, with_scale
+from autopeft.methods.lane_operator import Place
 
 INITIAL_STD = 0.02
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autopeft.methods.base import Call, Stack
+from autopeft.methods.lane_operator import Call, Stack
 from autopeft.methods.sparse_operators import SparseOperator
 
 SPARSE_ROWS_MOST = 1.0 / 8.0

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import DenseMap, Kept, Place, Stack, Start, registry, size_class
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.dense import DenseOperator
 from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import Place, Stack, size_class
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 SCALE = 0.1

@@ -19,8 +19,9 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Kept, LaneOperator, Place, Stack, Start, registry
+from autopeft.methods.base import Kept, Start, registry
 from autopeft.methods.inherited import Unfolded, linear_places
+from autopeft.methods.lane_operator import LaneOperator, Place, Stack
 from autopeft.methods.single_weights import SPARSE_ROWS_MOST, SingleWeights
 from autopeft.methods.sparse_operators import (
     Blocks,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autopeft.methods.base import Call, LaneOperator, Stack
+from autopeft.methods.lane_operator import Call, LaneOperator, Stack
 
 NORMAL_LIMIT = 1.0 - 2.0**-24
 """A uniform draw of 0 or 1 would be an infinite normal one."""

@@ -23,18 +23,9 @@ from torch import Tensor, fft
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import (
-    Call,
-    DenseMap,
-    Kept,
-    LaneDropout,
-    LaneOperator,
-    Place,
-    Stack,
-    Start,
-    registry,
-)
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps, divisors
+from autopeft.methods.lane_operator import Call, LaneDropout, LaneOperator, Place, Stack
 from autopeft.methods.lora import kaiming
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 

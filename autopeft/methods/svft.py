@@ -23,8 +23,9 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.frozen_maps import Svd, decomposed
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Stack, Start, registry
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import Call, LaneOperator, Place, Stack
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 PATTERNS = ("banded", "random", "top_k")

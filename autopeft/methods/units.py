@@ -17,7 +17,8 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.importance import ImportanceMap, SiteScores, not_measured
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Place, Start
+from autopeft.methods.base import Start
+from autopeft.methods.lane_operator import Place
 
 GRANULARITIES = ("weight", "input", "output", "block", "head")
 HEAD_COLUMNS, HEAD_ROWS = ("query", "key", "value"), ("output",)

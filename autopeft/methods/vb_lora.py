@@ -19,18 +19,9 @@ from torch import Tensor
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import (
-    Call,
-    DenseMap,
-    Kept,
-    LaneDropout,
-    LaneOperator,
-    Place,
-    Stack,
-    Start,
-    registry,
-)
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps, divisors
+from autopeft.methods.lane_operator import Call, LaneDropout, LaneOperator, Place, Stack
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 BANK_BOUND, LOGITS_STD = 0.02, 0.1

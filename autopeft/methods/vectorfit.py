@@ -16,8 +16,9 @@ from torch import Tensor
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.frozen_maps import decomposed
 from autopeft.configuration import Group
-from autopeft.methods.base import Call, DenseMap, Kept, LaneOperator, Place, Start, registry
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import Call, LaneOperator, Place
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 

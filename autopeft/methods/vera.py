@@ -19,19 +19,16 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.configuration import Group
-from autopeft.methods.base import (
+from autopeft.methods.base import DenseMap, Kept, Start, registry
+from autopeft.methods.inherited import OnLinearMaps
+from autopeft.methods.lane_operator import (
     Call,
-    DenseMap,
-    Kept,
     LaneDropout,
     LaneOperator,
     Place,
     Stack,
-    Start,
-    registry,
     size_class,
 )
-from autopeft.methods.inherited import OnLinearMaps
 from autopeft.space.schema import MethodSchema, ParameterSchema
 
 INPUT_SEED, OUTPUT_SEED = 20231017, 11454

@@ -18,17 +18,10 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import ExportError, Fault
-from autopeft.methods.base import (
-    DenseMap,
-    Kept,
-    Place,
-    Stack,
-    Start,
-    registry,
-    size_class,
-)
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.dense import DenseOperator, dense_kept
 from autopeft.methods.inherited import OnLinearMaps, linear_places
+from autopeft.methods.lane_operator import Place, Stack, size_class
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 

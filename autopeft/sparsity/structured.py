@@ -9,7 +9,7 @@ from autopeft.backbone.anatomy import EXIT, Anatomy
 from autopeft.backbone.importance import ImportanceMap, Key
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
-from autopeft.methods.base import Place
+from autopeft.methods.lane_operator import Place
 
 REMEMBERED = 1024
 """Configurations of which is kept what they come to: some hundred groups each at most."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from autopeft.backbone.lm_head import LmHead
-from autopeft.methods.base import SILENT
+from autopeft.methods.lane_operator import SILENT
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.pack import Pack
 

@@ -16,7 +16,7 @@ from autopeft.backbone.anatomy import Anatomy, Layer
 from autopeft.configuration import Configuration, Group
 from autopeft.counting import first_layer, passes, placed_groups, prompt_tokens
 from autopeft.methods import registry
-from autopeft.methods.base import Place
+from autopeft.methods.lane_operator import Place
 from autopeft.space.method_names import PREFIX
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 

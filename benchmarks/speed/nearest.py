@@ -19,7 +19,7 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration, Group
 from autopeft.counting import placed_groups, trainable_params
 from autopeft.methods import registry
-from autopeft.methods.base import Place
+from autopeft.methods.lane_operator import Place
 
 STAND_INS = {"ffn": "down", "attention": "output", "prefix": "value"}
 

@@ -18,7 +18,7 @@ from autopeft.backbone.loading import (
 )
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds

@@ -17,7 +17,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError
 from autopeft.export.peft_config import peft_config, peft_faults
 from autopeft.export.peft_weights import peft_adapter
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds

@@ -24,7 +24,7 @@ from autopeft.export.adapter import folded_configuration, folded_weights
 from autopeft.export.peft_groups import parts, save_groups
 from autopeft.export.peft_weights import registered_adapter
 from autopeft.methods import registry
-from autopeft.methods.base import SILENT
+from autopeft.methods.lane_operator import SILENT
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
 

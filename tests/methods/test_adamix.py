@@ -6,7 +6,7 @@ from method_cases import configuration
 from reference_files import reference
 
 from autopeft.methods.adamix import AdamixOperator
-from autopeft.methods.base import SILENT, Call
+from autopeft.methods.lane_operator import SILENT, Call
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 

@@ -128,7 +128,7 @@ def test_identity_at_initialisation_is_what_the_method_says(name: str, architect
 
 def tiny_call() -> Any:
     """A call without dropout."""
-    from autopeft.methods.base import Call
+    from autopeft.methods.lane_operator import Call
 
     def refuse(name: str, shape: Any) -> Any:
         raise AssertionError("random numbers in evaluation")

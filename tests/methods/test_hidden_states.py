@@ -28,7 +28,7 @@ from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration
 from autopeft.errors import BackboneError
 from autopeft.methods import registry
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.batches import Batch, PaddedExamples
 from autopeft.training.data.examples import Examples
 from autopeft.training.lanes import attention

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from autopeft.backbone.anatomy import EXIT
 from autopeft.backbone.loading import Backbone
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.methods.tensor_train import factors, initial_cores, product
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform

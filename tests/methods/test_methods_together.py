@@ -19,7 +19,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
-from autopeft.methods.base import SILENT
+from autopeft.methods.lane_operator import SILENT
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
 

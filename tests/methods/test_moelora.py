@@ -8,7 +8,7 @@ from method_cases import configuration
 
 from autopeft import counting
 from autopeft.methods import moelora
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.seeds import Seeds, StepUniform

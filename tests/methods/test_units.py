@@ -12,7 +12,8 @@ from torch import Tensor
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError
-from autopeft.methods.base import Place, Start
+from autopeft.methods.base import Start
+from autopeft.methods.lane_operator import Place
 from autopeft.methods.sparse import Sparse, dense_change, density_class
 from autopeft.methods.units import chosen, units
 from autopeft.training.lanes.seeds import Seeds

@@ -15,7 +15,7 @@ from autopeft.backbone.importance import ImportanceMap, Key
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError
 from autopeft.methods import registry
-from autopeft.methods.base import Place
+from autopeft.methods.lane_operator import Place
 from autopeft.sparsity.spt import promoted_at
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds

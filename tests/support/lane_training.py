@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from autopeft.backbone.loading import Backbone
-from autopeft.methods.base import SILENT, Call
+from autopeft.methods.lane_operator import SILENT, Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.optimizer import LaneAdamW, schedule
 from autopeft.training.lanes.pack import Lane, Pack

@@ -16,7 +16,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.counting import passes
 from autopeft.execution.fitting import step_shape
 from autopeft.methods import registry
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane, in_passes
 from autopeft.training.lanes.seeds import StepUniform

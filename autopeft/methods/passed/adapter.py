@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Place, registry
+from autopeft.methods.base import registry
+from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.build import ROOT, Target, build
 from autopeft.methods.passed.counts import PassedPlace
 from autopeft.methods.passed.encoder import Widths, build_encoder

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.methods.base import Place
+from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.build import Target, build
 from autopeft.methods.passed.types import PeftType
 from autopeft.space.schema import Scalar

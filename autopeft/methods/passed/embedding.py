@@ -6,7 +6,8 @@ Its places are those of layer 0, since that is where its lane leaves the trunk.
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Kept, Place
+from autopeft.methods.base import Kept
+from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.build import Target
 from autopeft.methods.passed.counts import ModuleShape
 from autopeft.methods.passed.method import Passed

@@ -5,8 +5,9 @@ from collections.abc import Hashable, Mapping
 from torch import Tensor
 
 from autopeft.configuration import Group
-from autopeft.methods.base import LaneOperator, Place, Stack, Start
+from autopeft.methods.base import Start
 from autopeft.methods.inherited import Unfolded
+from autopeft.methods.lane_operator import LaneOperator, Place, Stack
 from autopeft.methods.passed.parameters import schema_of
 from autopeft.methods.passed.types import PeftType
 from autopeft.space.method_names import PREFIX

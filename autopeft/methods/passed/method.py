@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy, Site
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Kept, Place
+from autopeft.methods.base import Kept
 from autopeft.methods.inherited import divisors
+from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.build import Target
 from autopeft.methods.passed.counts import ModuleShape, PassedPlace, count_at, fixed_at
 from autopeft.methods.passed.family import PassedType

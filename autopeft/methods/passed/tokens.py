@@ -15,7 +15,8 @@ from torch import Tensor
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Kept, Place
+from autopeft.methods.base import Kept
+from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.embedding import first_layer_faults
 from autopeft.methods.passed.encoder import FOLDED, Widths, bare_encoder, folded
 from autopeft.methods.passed.family import PassedType

@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 from autopeft.backbone.structure import BEYOND_SDPA
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods.aligner import AlignerOperator
-from autopeft.methods.base import LaneOperator
+from autopeft.methods.lane_operator import LaneOperator
 from autopeft.methods.prefix import PrefixOperator
 from autopeft.training.lanes.slots import LayerSlots
 from autopeft.training.lanes.stream import Members, Stream

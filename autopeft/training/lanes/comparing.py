@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from autopeft.methods.base import Call, Uniform
+from autopeft.methods.lane_operator import Call, Uniform
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.pack import Pack
 

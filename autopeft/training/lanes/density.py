@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from autopeft.backbone.anatomy import EXIT
 from autopeft.configuration import TRAINING_OPTIONS
-from autopeft.methods.base import SILENT
+from autopeft.methods.lane_operator import SILENT
 from autopeft.methods.row_losses import real_tokens
 from autopeft.training.batches import PaddedExamples, token_batches
 from autopeft.training.lanes.pack import Pack

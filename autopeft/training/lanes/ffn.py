@@ -29,7 +29,7 @@ from autopeft.backbone.anatomy import EXIT, Anatomy
 from autopeft.configuration import Configuration
 from autopeft.counting import option_faults
 from autopeft.errors import BackboneError
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.methods.row_losses import real_tokens, with_row_losses
 from autopeft.training.lanes.stream import Members, Stream
 

@@ -22,7 +22,8 @@ from autopeft.counting import (
 )
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
-from autopeft.methods.base import SILENT, Call, Place, Shared, Stack, Start
+from autopeft.methods.base import Start
+from autopeft.methods.lane_operator import SILENT, Call, Place, Shared, Stack
 from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
 from autopeft.training.lanes.dropout import BackboneDropout

@@ -23,7 +23,7 @@ from autopeft.configuration import Configuration
 from autopeft.counting import placed_groups
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.methods.passed.adapter import (
     AnyAdapter,
     PassedAdapter,

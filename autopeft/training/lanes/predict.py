@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autopeft.methods.base import SILENT
+from autopeft.methods.lane_operator import SILENT
 from autopeft.training.batches import Batch, PaddedExamples, token_batches
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.trunk import SharedTrunk

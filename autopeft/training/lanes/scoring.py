@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autopeft.methods.base import SILENT
+from autopeft.methods.lane_operator import SILENT
 from autopeft.training.batches import PaddedExamples
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.seeds import Seeds

@@ -35,7 +35,7 @@ class Seeds:
 
 @dataclass(frozen=True)
 class StepUniform:
-    """The uniform draws of one optimizer step, shared by all lanes (see `methods.base.Uniform`).
+    """The uniform draws of one optimizer step, shared by all lanes (`lane_operator.Uniform`).
 
     A micro-batch sees the rows of the whole batch's draw that are its own, so that the result does
     not depend on how a batch is cut.

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Uniform
+from autopeft.methods.lane_operator import Uniform
 from autopeft.methods.prompt import PromptOperator
 from autopeft.training.lanes.wiring import Placed
 

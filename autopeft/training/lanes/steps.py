@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from autopeft.methods.base import Call, Uniform
+from autopeft.methods.lane_operator import Call, Uniform
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.comparing import Comparison, Divergence
 from autopeft.training.lanes.optimizer import LaneAdamW

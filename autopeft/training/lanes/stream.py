@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 
 
 @dataclass

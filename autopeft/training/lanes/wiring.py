@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from autopeft.backbone.anatomy import ENTRANCE, EXIT, Anatomy, Site
-from autopeft.methods.base import Call, LaneOperator, Place
+from autopeft.methods.lane_operator import Call, LaneOperator, Place
 from autopeft.training.lanes.stream import Members, Stream
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.comparing import Comparison
 from autopeft.training.lanes.pack import Lane

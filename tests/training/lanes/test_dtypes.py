@@ -9,7 +9,7 @@ from tiny_backbones import tiny_backbone, tiny_batch
 from torch.nn import functional
 
 from autopeft.configuration import Configuration, Group
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform

@@ -17,7 +17,7 @@ from torch.nn import functional
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 

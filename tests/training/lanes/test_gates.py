@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.errors import BackboneError
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.lanes.gates import Gates, Route
 from autopeft.training.lanes.stream import Stream
 

@@ -12,7 +12,7 @@ from torch import nn
 from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.sparsity.id3 import budget_of, unmasked_at
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.pack import Lane

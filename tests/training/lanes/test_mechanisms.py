@@ -22,7 +22,7 @@ from autopeft.backbone.loading import Backbone, backbone_of
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError
 from autopeft.methods import registry
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.activations import TOKENS, ActivationCache
 from autopeft.training.batches import Batch, PaddedExamples
 from autopeft.training.data.examples import Examples

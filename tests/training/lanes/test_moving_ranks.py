@@ -10,7 +10,7 @@ from lane_training import STEPS, Training, without_cache
 from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.sparsity import rules
 from autopeft.sparsity.acting import Subject
 from autopeft.sparsity.adalora import MovingRanks, budget_at, kept_ranks

@@ -14,7 +14,7 @@ from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
 from autopeft.training.lanes.pack import Lane, Pack

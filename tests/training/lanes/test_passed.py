@@ -23,7 +23,7 @@ from autopeft.errors import BackboneError
 from autopeft.export.adapter import folded_configuration, folded_weights
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods import registry
-from autopeft.methods.base import SILENT, Call
+from autopeft.methods.lane_operator import SILENT, Call
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack

@@ -18,7 +18,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError, ExportError
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods import registry
-from autopeft.methods.base import SILENT, Call
+from autopeft.methods.lane_operator import SILENT, Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack

@@ -10,7 +10,7 @@ from torch.nn import functional
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autopeft.configuration import Configuration, Group
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.methods.lora import LoraOperator
 from autopeft.methods.row_losses import real_tokens, with_row_losses
 from autopeft.training.lanes.pack import Lane

@@ -15,7 +15,7 @@ from torch import Tensor
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError, InputError
-from autopeft.methods.base import Call
+from autopeft.methods.lane_operator import Call
 from autopeft.methods.sparse import dense_change
 from autopeft.methods.sparse_operators import NoisyInputRows, quantisation_step
 from autopeft.training.batches import Batch
