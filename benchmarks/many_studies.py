@@ -17,8 +17,8 @@ Beside the seconds on the clock stand those of the CPU (for PostgreSQL without t
 busy machine, only they compare.
 
 What mattered most in a search is worked out from hundreds of small models, which takes about a
-second whatever the database; the page that shows it draws all else first. Its first part has a line of
-its own, as has the working out.
+second whatever the database; the page that shows it draws all else first. Its first part has a
+line of its own, as has the working out.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Why a study went as it did: which choices mattered, and how far predictions held.
 
-What mattered takes a second to work out, once scikit-learn is imported, so it is drawn last, though it stands first.
+What mattered takes a second to work out, once scikit-learn is imported, so it is drawn last,
+though it stands first.
 """
 
 from collections.abc import Mapping
