@@ -18,6 +18,7 @@ from autopeft.api.definitions import resolve_definition
 from autopeft.api.importance_need import study_chooses_by_scores
 from autopeft.api.loading import open_existing
 from autopeft.api.place import output_folder
+from autopeft.api.timing import Timed, probed_timing, stored_timing
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.configuration import Configuration
@@ -27,7 +28,7 @@ from autopeft.searchers.baselines import baselines
 from autopeft.searchers.rungs import KEEP, rung_steps
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.metrics import CAUSAL_LM, REGRESSION
-from autopeft.study.progress import Listener, Silent, Stopper
+from autopeft.study.progress import Listener, Silent
 from autopeft.training.data.examples import TaskData
 from autopeft.training.memory import MemoryEstimate
 
@@ -54,7 +55,7 @@ def plan(
     Args:
         study: A definition, a study file, or None for the embedded default.
         probe: Whether to time some steps on this machine: the only training that happens. A study
-            that is stored with a calibration is not timed again.
+            that is stored, and was timed on this machine when it was created, is not timed again.
         storage: URL of the database in which such a study may be, and the importance map that a
             space may need; none is made.
         output_dir: The study's artifacts, whose converted data are used where they are.
@@ -62,7 +63,8 @@ def plan(
 
     Returns:
         Plain JSON; `calibration` and `hours` are None where nothing was timed, as are the ranges
-        of measured costs in `measured`.
+        of measured costs in `measured`. `timed_by` is `probe`, or `study` where it is the stored
+        study's.
 
     Raises:
         InputError: Faults of the study, its model, data or space, all at once.
@@ -73,30 +75,13 @@ def plan(
     with TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as scratch:
         place = folder if folder.is_dir() else Path(scratch)
         estimate = _Estimate.of(definition, place, storage)
-        found = _Measured()
+        found = Timed()
         if probe:
-            found = _stored(definition, storage) or _measured(definition, place, listener)
+            data = estimate.data.fingerprint
+            found = stored_timing(definition, data, storage) or probed_timing(
+                definition, place, listener
+            )
     return estimate.to_dict(found)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """What a run on the machine found.
-
-    Attributes:
-        calibration: Pack size, precision, timings; None where nothing was timed.
-        probes: Measured costs at the ends of the space; None where the study has none.
-    """
-
-    calibration: Mapping[str, Any] | None = None
-    probes: Mapping[str, Any] | None = None
-
-    def range_of(self, metric: str) -> dict[str, float] | None:
-        """The least and the largest value of a measured cost; None where nothing was measured."""
-        if not self.probes or metric not in self.probes["ranges"]:
-            return None
-        low, high = self.probes["ranges"][metric]
-        return {"min": low, "max": high}
 
 
 @dataclass(frozen=True)
@@ -153,7 +138,7 @@ class _Estimate:
             total,
         )
 
-    def to_dict(self, found: _Measured) -> dict[str, Any]:
+    def to_dict(self, found: Timed) -> dict[str, Any]:
         space, total, calibration = self.problem.space, self.total_steps, found.calibration
         flops = self._flops()
         return {
@@ -176,6 +161,7 @@ class _Estimate:
             },
             "flops": flops,
             "memory": self._memory(calibration),
+            "timed_by": found.by,
             "calibration": None if calibration is None else dict(calibration),
             "hours": None if calibration is None else self._hours(calibration, flops),
             "deploy": dict(problems.not_deployed(self.definition, self.anatomy, space)),
@@ -364,23 +350,3 @@ class _Estimate:
 
 def _batch(definition: StudyDefinition) -> int:
     return definition.training.batch_size
-
-
-def _stored(definition: StudyDefinition, storage: str | None) -> _Measured | None:
-    """What the study of that name was created with, where there is one with a calibration."""
-    store = open_existing(storage)
-    if store is None:
-        return None
-    found = next((r for r in store.studies() if r.name == definition.study.name), None)
-    if found is None or not found.facts.get("calibration"):
-        return None
-    return _Measured(found.facts["calibration"], found.facts.get("probes"))
-
-
-def _measured(definition: StudyDefinition, folder: Path, listener: Listener) -> _Measured:
-    from autopeft.api.preparation import Preparation
-
-    prepared, stopper = Preparation(definition, folder, listener), Stopper()
-    calibration = prepared.calibrate(listener, stopper, timed=True)
-    probes = prepared.probe_space(calibration, listener, stopper)
-    return _Measured(calibration.to_dict(), None if probes is None else probes.to_dict())

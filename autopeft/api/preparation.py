@@ -261,6 +261,8 @@ class Preparation:
         probes: "SpaceProbes | None" = None,
     ) -> NewStudy:
         """The record to create: what calibration and probes found, what earlier studies gave."""
+        from autopeft.execution.probe import machine_name
+
         data, backbone = self._materials.data, self._materials.backbone
         space, problem = self._space, self._problem
         if probes is not None:
@@ -298,6 +300,7 @@ class Preparation:
                 "distinct": space.distinct,
                 "continuous": space.continuous,
                 "device": self._device,
+                "machine": machine_name(self._materials.trainer.device),
                 "importance": self._importance_facts(),
                 "warm_start": [each.to_dict() for each in carried],
             },

@@ -4,22 +4,21 @@ What trains is imported once there is something to train: a study that is finish
 one that is stored, is told at once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autopeft.api.definitions import resolve_definition
+from autopeft.api.definitions import resolve_definition, stored_plain
 from autopeft.api.loading import open_existing, open_store
 from autopeft.api.place import output_folder, storage_url
 from autopeft.api.study import Study
 from autopeft.errors import (
-    InputError,
     StudyHeldError,
     StudyMismatchError,
     StudyTakenOverError,
 )
-from autopeft.study.definition import StudyDefinition, difference, parse_definition
+from autopeft.study.definition import StudyDefinition, difference
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import StudyRecord, StudyState
 from autopeft.study.store import Store
@@ -159,7 +158,7 @@ class _Sitting:
         """The stored study of that name, where it is the same study."""
         record = next((r for r in store.studies() if r.name == self._name), None)
         if record is not None:
-            faults = difference(_with_defaults(record), self._definition.to_plain())
+            faults = difference(stored_plain(record), self._definition.to_plain())
             if faults:
                 raise StudyMismatchError(faults)
         return record
@@ -167,7 +166,7 @@ class _Sitting:
     def _is_finished(self, record: StudyRecord) -> bool:
         return (
             record.state is StudyState.FINISHED
-            and _with_defaults(record)["budget"] == self._definition.to_plain()["budget"]
+            and stored_plain(record)["budget"] == self._definition.to_plain()["budget"]
         )
 
     def _prepare(self, store: Store | None) -> "Preparation":
@@ -186,11 +185,3 @@ class _Sitting:
             stopper=self._stopper,
             spare=self._spare,
         )
-
-
-def _with_defaults(record: StudyRecord) -> Mapping[str, Any]:
-    """A stored definition; keys that came after it was written have their defaults."""
-    try:
-        return parse_definition(record.definition, where=record.name, base=None).to_plain()
-    except InputError:  # of a release that allowed more: the difference tells what
-        return record.definition
