@@ -106,12 +106,23 @@ def list_studies(storage: str | None = None) -> list[dict[str, Any]]:
     return [status(summary) for summary in store.summaries()]
 
 
-def stop(name: str | Path | None = None, *, storage: str | None = None) -> str:
-    """Ask the coordinator of a running study to stop after its step; the study's name."""
+def stop(name: str | Path | None = None, *, storage: str | None = None) -> dict[str, Any]:
+    """Ask the coordinator of a running study to stop after its step.
+
+    Returns:
+        `{"study", "state", "running", "stop_requested"}`; nothing is asked where nobody runs it.
+    """
     store = open_store(storage)
     found = study_name(store, name)
-    store.request_stop(found)
-    return found
+    state, running = store.study(found).state, store.holder(found) is not None
+    if running:
+        store.request_stop(found)
+    return {
+        "study": found,
+        "state": state.value,
+        "running": running,
+        "stop_requested": running,
+    }
 
 
 def delete(
