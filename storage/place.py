@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from autopeft.errors import StorageError
+from autopeft.passwords import blotted
 
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for a lock: writes take milliseconds, a slow disk seconds."""
@@ -90,13 +91,13 @@ def _sqlite(url: URL, text: str) -> Place:
         )
     if url.database in (None, "", ":memory:"):
         raise StorageError(
-            f"storage: got {text}; a study must outlive its process",
+            f"storage: got {_blotted(text)}; a study must outlive its process",
             hint="name a file: sqlite:///autopeft.db",
         )
     unknown = sorted(set(url.query) - set(_SECONDS))
     if unknown:
-        allowed = ", ".join(_SECONDS)
-        raise StorageError(f"storage: got {', '.join(unknown)} in {text}; allowed: {allowed}")
+        given = f"{', '.join(unknown)} in {_blotted(text)}"
+        raise StorageError(f"storage: got {given}; allowed: {', '.join(_SECONDS)}")
     return Place(url, Path(str(url.database)).absolute(), *_seconds(url, text))
 
 
@@ -132,12 +133,13 @@ def _postgresql(url: URL, text: str) -> Place:
 
 
 def _unusable(text: str) -> StorageError:
-    if text and "://" not in text:
+    if text and "://" not in text and "@" not in text:
         return StorageError(f"storage: got {text}; {ALLOWED}", hint=f"try sqlite:///{text}")
     return StorageError(f"storage: got {_blotted(text) or 'nothing'}; {ALLOWED}")
 
 
 def _blotted(text: str) -> str:
-    """A URL that did not parse, without what may be a password."""
-    text = re.sub(r"//[^/?]*:.*@", "//***@", text)
-    return re.sub(rf"({'|'.join(_SECRETS)})=[^&]*", r"\1=***", text)
+    """What was given as a URL, without what may be a password."""
+    if "://" not in text:
+        return re.sub(r"^.*@", "***@", text)
+    return blotted(text.replace(" ", "%20"))
