@@ -22,8 +22,10 @@ BUSY_TIMEOUT_S = 30.0
 """How long to wait for a lock: writes take milliseconds, a slow disk seconds."""
 
 PATIENCE_S = 300.0
-"""How long a search waits for its database: a server's restart, a disk being cleared. Well below
-the lease (`autopeft.tuner.LEASE_S`), so that nobody else takes the study meanwhile."""
+"""How long a search waits for its database: a server's restart, a disk being cleared. Longer than
+the lease (`autopeft.tuner.LEASE_S`): while the database is away nobody else can take the study
+either. Where only this machine has lost it, another one may; what this one writes then comes too
+late, is refused by the fencing number, and is kept apart."""
 
 ALLOWED = "allowed: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE"
 _SECRETS = ("password", "sslpassword")
