@@ -159,6 +159,7 @@ class _Estimate:
                 "trials": self.definition.budget.trials,
                 "baselines": len(self.baselines),
             },
+            "runners": self._runners(),
             "flops": flops,
             "memory": self._memory(calibration),
             "timed_by": found.by,
@@ -326,26 +327,48 @@ class _Estimate:
     ) -> dict[str, float] | None:
         """Of the whole study: with as many trials stopped at every rung as may be, and with none.
 
-        A trial's seconds are those of a lane of the probe, by FLOPs.
+        A trial's seconds are those of a lane of the probe, by FLOPs; runners share a cohort.
         """
         timed = {int(k): float(v) for k, v in calibration["step_seconds"].items()}
         if not timed:
             return None
-        pack = int(calibration["pack_size"])
-        lanes = max((k for k in timed if k <= pack), default=min(timed))
+        size, at_once = self._side_by_side(int(calibration["pack_size"]))
+        lanes = max((k for k in timed if k <= size), default=min(timed))
         per_flop = timed[lanes] / lanes * self.total_steps / self.problem.flops(self._lane())
-        rungs = list(self._rungs().items())
+        keep = 1.0 if self.definition.search.stopping == "none" else KEEP
         low = high = before = 0.0
-        for passed, (_, step) in enumerate(rungs):
+        for passed, step in enumerate(self._rungs().values()):
             share = (step - before) / self.total_steps
             cost = share * flops["mean"] + flops["evaluation"]
-            low, high, before = low + KEEP**passed * cost, high + cost, step
+            low, high, before = low + keep**passed * cost, high + cost, step
         begun = self.definition.budget.trials
         full = len(self.baselines) * high
-        return {
-            "min": (begun * low + full) * per_flop / 3600.0,
-            "max": (begun * high + full) * per_flop / 3600.0,
-        }
+        hours = per_flop / 3600.0 / at_once
+        return {"min": (begun * low + full) * hours, "max": (begun * high + full) * hours}
+
+    def _side_by_side(self, pack: int) -> tuple[int, int]:
+        """Lanes of a cohort's packs, and how many of these train at once.
+
+        Args:
+            pack: Most lanes of a pack.
+        """
+        from autopeft.api.preparation import cohort_size
+        from autopeft.training.setup import device_of
+
+        device = device_of(self.definition.execution.devices).type
+        cohort = cohort_size(self.definition, device, packable=self.anatomy.packable)
+        runners = self._runners()
+        size = max(1, min(pack, -(-cohort // runners)))  # as `tuner.packs.PackTraining.size`
+        return size, min(runners, -(-cohort // size))
+
+    def _runners(self) -> int:
+        """That train side by side; 1 where only the cluster knows."""
+        from autopeft.training.setup import device_names
+
+        execution = self.definition.execution
+        if execution.executor == "ray":
+            return 1 if execution.ray.workers == "auto" else execution.ray.workers
+        return len(device_names(execution.devices)) if execution.executor == "local" else 1
 
 
 def _batch(definition: StudyDefinition) -> int:

@@ -287,7 +287,9 @@ class Preparation:
                 "constant_quality": self._constant,
                 "param_range": problems.param_range(space, self._definition, backbone.anatomy),
                 "pack_size": calibration.pack_size,
-                "proposals": self._proposals(),
+                "proposals": cohort_size(
+                    self._definition, self._device, packable=backbone.anatomy.packable
+                ),
                 "precision": calibration.precision,
                 "tf32": False,
                 "micro_batch_size": self._materials.trainer.settings.micro_batch_size,
@@ -312,19 +314,6 @@ class Preparation:
             return None
         found = self._ensured.importance
         return {"key": found.fingerprint, **found.facts}
-
-    def _proposals(self) -> int:
-        """Trials of a cohort: what the study says, else its pack size, else a constant.
-
-        Never what a calibration found: timing may decide how trials are grouped, which changes no
-        result, but not how many are proposed at once, which changes what is proposed.
-        """
-        given, pack = self._definition.search.proposals, self._definition.search.pack
-        if given != "auto":
-            return int(given)
-        if not self._materials.backbone.anatomy.packable:
-            return 1
-        return PROPOSALS.get(self._device, DEFAULT_PROPOSALS) if pack == "auto" else int(pack)
 
     def _memory_limit(self, record: StudyRecord) -> int | None:
         """Lanes that fitted where larger packs did not, in earlier sittings on such a device."""
@@ -487,6 +476,25 @@ class Preparation:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def cohort_size(definition: StudyDefinition, device: str, *, packable: bool) -> int:
+    """Trials of a cohort: what the study says, else its pack size, else a constant.
+
+    Never what a calibration found: timing may decide how trials are grouped, which changes no
+    result, but not how many are proposed at once, which changes what is proposed.
+
+    Args:
+        definition: The study.
+        device: The kind on which it is created.
+        packable: Whether its backbone can train several lanes together.
+    """
+    given, pack = definition.search.proposals, definition.search.pack
+    if given != "auto":
+        return int(given)
+    if not packable:
+        return 1
+    return PROPOSALS.get(device, DEFAULT_PROPOSALS) if pack == "auto" else int(pack)
 
 
 def _stored_rungs(record: StudyRecord) -> dict[float, int]:

@@ -16,6 +16,7 @@ PLAN: dict[str, Any] = {
     },
     "trainable_params": {"min": 768, "max": 1_701_888},
     "deploy": {},
+    "runners": 1,
     "head_params": 2310,
     "steps": {
         "total": 60, "rungs": {"0.34": 21, "1.0": 60}, "batch_size": 32, "trials": 16,
@@ -91,7 +92,9 @@ def test_a_probe_gives_a_range_of_hours(planned: Callable[..., Result]) -> None:
 def test_timings_that_are_not_of_this_probe_say_whose_they_are(
     planned: Callable[..., Result],
 ) -> None:
-    text = " ".join(planned(PROBED | {"timed_by": "study"}, "--probe").stdout.split())
+    stored = PROBED | {"timed_by": "study", "runners": 4}
+    text = " ".join(planned(stored, "--probe").stdout.split())
+    assert "1 h 15 min on 4 runners, proposing" in text
     assert "timed when the stored study demo was created, on this machine" in text
 
 

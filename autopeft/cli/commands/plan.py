@@ -111,7 +111,8 @@ def _time_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "time", "unknown: no pack could be timed"
     else:
         low, high = (duration(3600.0 * hours[end]) for end in ("min", "max"))
-        yield "time", f"{low} to {high}, proposing and loading not counted"
+        on = "" if found["runners"] == 1 else f" on {found['runners']} runners"
+        yield "time", f"{low} to {high}{on}, proposing and loading not counted"
 
 
 def _measured_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
