@@ -130,10 +130,13 @@ def delete(
 ) -> None:
     """Remove a study from the database, its saved lane states and its kept activations.
 
+    Activations belong to a model and its data, not to one study: in a folder that other studies
+    use too they stay.
+
     Raises:
         StudyHeldError: A coordinator holds it.
     """
-    from autopeft.execution.states import remove_states
+    from autopeft.execution.states import STATES, remove_states
 
     store = open_store(storage)
     found = study_name(store, name)
@@ -141,7 +144,8 @@ def delete(
     store.delete_study(found)
     folder = output_folder(found, output_dir)
     remove_states(folder, created_at)
-    shutil.rmtree(activations_folder(folder), ignore_errors=True)
+    if not any((folder / STATES).glob("*/")):
+        shutil.rmtree(activations_folder(folder), ignore_errors=True)
 
 
 def upgrade_storage(storage: str | None = None) -> tuple[str, str]:

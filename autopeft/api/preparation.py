@@ -1,6 +1,7 @@
 """What a search needs before its first trial: loaded and checked once, in a few seconds."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -315,6 +316,13 @@ class Preparation:
         found = self._ensured.importance
         return {"key": found.fingerprint, **found.facts}
 
+    def _states(self, record: StudyRecord) -> Path:
+        """The study's folder of lane states; there from now on, so that others see who is here."""
+        folder = states_folder(self._folder, record.created_at)
+        with suppress(OSError):  # a full disk is told where lanes are saved
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def _memory_limit(self, record: StudyRecord) -> int | None:
         """Lanes that fitted where larger packs did not, in earlier sittings on such a device."""
         limit = record.facts.get("memory_limit")
@@ -374,7 +382,7 @@ class Preparation:
             wall_clock_s=budget.wall_clock,
             train_s=None if budget.gpu_hours is None else budget.gpu_hours * 3600.0,
             stop_after_s=stop_after,
-            states=states_folder(self._folder, record.created_at),
+            states=self._states(record),
             accuracy_like=self._quality in ACCURACY_LIKE,
             stops=definition.search.stopping != "none",
             warm_start=[each.proposal for each in known],
