@@ -24,10 +24,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from autopeft.passwords import blotted
+
 
 @dataclass(frozen=True)
 class Fault:
     """One fault of an input: the error form of every command's `--json`.
+
+    What was written may hold a URL with a password: none is kept, whoever shows the fault.
 
     Attributes:
         where: The file, flag or table in which the fault lies.
@@ -42,6 +46,10 @@ class Fault:
     given: str
     allowed: str
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("where", "key", "given", "allowed", "hint"):
+            object.__setattr__(self, name, blotted(getattr(self, name)))
 
     def __str__(self) -> str:
         place = f"{self.where}: {self.key}" if self.key else self.where
@@ -76,9 +84,8 @@ class AutopeftError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = blotted(message), blotted(hint)
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), dict(self.__dict__)))

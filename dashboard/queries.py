@@ -135,6 +135,7 @@ class TrialView:
         record: The stored record.
         curve: Its measurements by step.
         attempts: How often it was started, and what became of it.
+        confirmation_attempts: The same of its runs with other seeds.
         orphans: What of it came too late.
         placement: Layers x sites.
         rung_steps: Steps at which the study's rungs end, by their share of the full budget.
@@ -143,6 +144,7 @@ class TrialView:
     record: TrialRecord
     curve: tuple[Measurement, ...]
     attempts: tuple[Mapping[str, Any], ...]
+    confirmation_attempts: tuple[Mapping[str, Any], ...]
     orphans: tuple[Mapping[str, Any], ...]
     placement: PlacementMap
     rung_steps: Mapping[float, int]
@@ -228,6 +230,7 @@ def read_trial(study: Study, number: int) -> TrialView:
         record=trial,
         curve=tuple(study.curve(number)),
         attempts=tuple(study.attempts(number)),
+        confirmation_attempts=tuple(study.confirmation_attempts(number)),
         orphans=tuple(each for each in study.orphans() if each["trial"] == number),
         placement=placement_map(placed(trial), n_layers),
         rung_steps={float(r): int(step) for r, step in facts.get("rung_steps", {}).items()},

@@ -1,7 +1,7 @@
 """One trial: what it is, how it learnt, why it was proposed, and how to take it along."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -219,15 +219,18 @@ def _attempts(shown: TrialView) -> None:
     if not shown.attempts:
         st.caption("It has not been started yet.")
         return
-    _runs(shown)
+    _runs(shown.attempts)
+    if shown.confirmation_attempts:
+        st.caption("With other seeds:")
+        _runs(shown.confirmation_attempts)
     if shown.orphans:
         st.caption(words.sentence(f"too late, {WHY}"))
         st.dataframe(tables.orphan_rows(shown.orphans), hide_index=True)
 
 
-def _runs(shown: TrialView) -> None:
-    table = pd.DataFrame(shown.attempts).drop(columns="log")
-    table["runner"] = [words.runner(each["runner"]) for each in shown.attempts]
+def _runs(attempts: Sequence[Mapping[str, Any]]) -> None:
+    table = pd.DataFrame(attempts).drop(columns="log")
+    table["runner"] = [words.runner(each["runner"]) for each in attempts]
     st.dataframe(
         table,
         hide_index=True,
@@ -236,7 +239,7 @@ def _runs(shown: TrialView) -> None:
             for name in ("started_at", "finished_at")
         },
     )
-    logs = [attempt["log"] for attempt in shown.attempts if attempt["log"]]
+    logs = [attempt["log"] for attempt in attempts if attempt["log"]]
     if logs:
         st.caption("The last lines that its runner wrote:")
         st.code(logs[-1], language=None)

@@ -8,7 +8,7 @@ The caller of a write holds the study's row locked (`lease.guard`).
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Select, func, select
@@ -19,7 +19,8 @@ from autopeft.study.records import TrialState, TrialUpdate
 from storage import records
 from storage.columns import finite
 from storage.lookup import StudyKey, no_trial
-from storage.models import ConfirmationRow, OpeningRow, TrialRow
+from storage.models import ConfirmationAttemptRow, ConfirmationRow, OpeningRow, TrialRow
+from storage.trials import close_attempts
 
 # -- runs -----------------------------------------------------------------------------------------
 
@@ -50,13 +51,31 @@ def add(
                 row.cause = row.message = row.finished_at = None
 
 
-def start(session: Session, study: StudyKey, replicate: int, trials: Sequence[int]) -> None:
-    """Marks runs of one replicate running."""
-    for row in _of(session, study, replicate, trials).values():
+def start(
+    session: Session,
+    study: StudyKey,
+    replicate: int,
+    trials: Sequence[int],
+    runner: Mapping[str, Any] | None,
+) -> None:
+    """Marks runs of one replicate running and opens an attempt for each, closing an open one."""
+    rows = _of(session, study, replicate, trials)
+    close_attempts(_open_attempts(session, study, rows.values()))
+    for row in rows.values():
         if row.state not in (TrialState.WAITING, TrialState.RUNNING):
             raise ValueError(f"replicate {replicate} of trial {row.trial} is {row.state}")
         row.state = TrialState.RUNNING.value
         row.attempt_count += 1
+        session.add(
+            ConfirmationAttemptRow(
+                study_id=study.id,
+                trial=row.trial,
+                replicate=replicate,
+                number=row.attempt_count,
+                started_at=records.now(),
+                runner=runner,
+            )
+        )
 
 
 def update(
@@ -82,15 +101,36 @@ def update(
             row.state = each.state.value
             row.cause, row.message = each.cause, each.message
             row.finished_at = records.now()
+            open_ones = _open_attempts(session, study, [row])
+            close_attempts(open_ones, cause=each.cause, message=each.message, log=each.log)
 
 
-def requeue(session: Session, study: StudyKey, trials: Sequence[int] | None = None) -> list[int]:
-    """Sets running runs (of these trials) back to waiting; the numbers of their trials."""
+def requeue(
+    session: Session,
+    study: StudyKey,
+    trials: Sequence[int] | None = None,
+    *,
+    cause: str,
+    message: str | None = None,
+    log: str | None = None,
+) -> list[int]:
+    """Sets running runs (of these trials) back to waiting, their attempts closed; the trials."""
     running = [row for row in _rows(session, study) if row.state == TrialState.RUNNING]
     lost = [row for row in running if trials is None or row.trial in trials]
     for row in lost:
         row.state = TrialState.WAITING.value
+    close_attempts(_open_attempts(session, study, lost), cause=cause, message=message, log=log)
     return sorted({row.trial for row in lost})
+
+
+def attempts(session: Session, study: StudyKey, trial: int) -> list[dict[str, Any]]:
+    """The attempts of a trial's runs, by replicate and number."""
+    query = (
+        select(ConfirmationAttemptRow)
+        .where(ConfirmationAttemptRow.study_id == study.id, ConfirmationAttemptRow.trial == trial)
+        .order_by(ConfirmationAttemptRow.replicate, ConfirmationAttemptRow.number)
+    )
+    return [{"seed": row.replicate, **records.attempt_dict(row)} for row in session.scalars(query)]
 
 
 def read(session: Session, study: StudyKey) -> list[ConfirmationRun]:
@@ -184,6 +224,17 @@ def _of(
     if missing := sorted(set(trials) - set(rows)):
         raise ValueError(f"trials {missing} have no replicate {replicate}")
     return {trial: rows[trial] for trial in trials}
+
+
+def _open_attempts(
+    session: Session, study: StudyKey, runs: Iterable[ConfirmationRow]
+) -> list[ConfirmationAttemptRow]:
+    query = select(ConfirmationAttemptRow).where(
+        ConfirmationAttemptRow.study_id == study.id,
+        ConfirmationAttemptRow.finished_at.is_(None),
+    )
+    keys = {(run.trial, run.replicate) for run in runs}
+    return [row for row in session.scalars(query) if (row.trial, row.replicate) in keys]
 
 
 def _new(study: StudyKey, trial: int, replicate: int) -> ConfirmationRow:

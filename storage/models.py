@@ -199,6 +199,25 @@ class ConfirmationRow(Base):
     finished_at: Mapped[datetime | None]
 
 
+class ConfirmationAttemptRow(Base):
+    """One start of a confirmation's run; as `AttemptRow` is of a trial's training."""
+
+    __tablename__ = "confirmation_attempts"
+
+    study_id: Mapped[int] = mapped_column(
+        ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True
+    )
+    trial: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    replicate: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    cause: Mapped[str | None]
+    message: Mapped[str | None]
+    runner: Mapped[dict[str, Any] | None] = mapped_column(PlainJson(none_as_null=True))
+    log: Mapped[str | None]
+
+
 class OpeningRow(Base):
     """One opening of the test split: who, when, for which trials."""
 

@@ -16,13 +16,16 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from autopeft.errors import StorageError
+from autopeft.passwords import blotted
 
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for a lock: writes take milliseconds, a slow disk seconds."""
 
 PATIENCE_S = 300.0
-"""How long a search waits for its database: a server's restart, a disk being cleared. Well below
-the lease (`autopeft.tuner.LEASE_S`), so that nobody else takes the study meanwhile."""
+"""How long a search waits for its database: a server's restart, a disk being cleared. Longer than
+the lease (`autopeft.tuner.LEASE_S`): while the database is away nobody else can take the study
+either. Where only this machine has lost it, another one may; what this one writes then comes too
+late, is refused by the fencing number, and is kept apart."""
 
 ALLOWED = "allowed: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE"
 _SECRETS = ("password", "sslpassword")
@@ -90,13 +93,13 @@ def _sqlite(url: URL, text: str) -> Place:
         )
     if url.database in (None, "", ":memory:"):
         raise StorageError(
-            f"storage: got {text}; a study must outlive its process",
+            f"storage: got {_blotted(text)}; a study must outlive its process",
             hint="name a file: sqlite:///autopeft.db",
         )
     unknown = sorted(set(url.query) - set(_SECONDS))
     if unknown:
-        allowed = ", ".join(_SECONDS)
-        raise StorageError(f"storage: got {', '.join(unknown)} in {text}; allowed: {allowed}")
+        given = f"{', '.join(unknown)} in {_blotted(text)}"
+        raise StorageError(f"storage: got {given}; allowed: {', '.join(_SECONDS)}")
     return Place(url, Path(str(url.database)).absolute(), *_seconds(url, text))
 
 
@@ -132,12 +135,13 @@ def _postgresql(url: URL, text: str) -> Place:
 
 
 def _unusable(text: str) -> StorageError:
-    if text and "://" not in text:
+    if text and "://" not in text and "@" not in text:
         return StorageError(f"storage: got {text}; {ALLOWED}", hint=f"try sqlite:///{text}")
     return StorageError(f"storage: got {_blotted(text) or 'nothing'}; {ALLOWED}")
 
 
 def _blotted(text: str) -> str:
-    """A URL that did not parse, without what may be a password."""
-    text = re.sub(r"//[^/?]*:.*@", "//***@", text)
-    return re.sub(rf"({'|'.join(_SECRETS)})=[^&]*", r"\1=***", text)
+    """What was given as a URL, without what may be a password."""
+    if "://" not in text:
+        return re.sub(r"^.*@", "***@", text)
+    return blotted(text.replace(" ", "%20"))

@@ -23,6 +23,7 @@ from storage.columns import finite
 from storage.lookup import StudyKey
 from storage.models import (
     AttemptRow,
+    ConfirmationAttemptRow,
     MeasurementRow,
     OrphanRow,
     SnapshotRow,
@@ -147,7 +148,7 @@ def trial_record(row: TrialRow | Any, study: StudyKey) -> TrialRecord:
     )
 
 
-def attempt_dict(row: AttemptRow) -> dict[str, Any]:
+def attempt_dict(row: AttemptRow | ConfirmationAttemptRow) -> dict[str, Any]:
     """An attempt as `Store.attempts` gives it."""
     return {
         "attempt": row.number,
@@ -165,10 +166,11 @@ def measurement_record(row: MeasurementRow) -> Measurement:
     return Measurement(row.step, row.metric, row.split, row.value, row.rung)
 
 
-def orphan_row(update: TrialUpdate, study: StudyKey, token: int) -> OrphanRow:
+def orphan_row(update: TrialUpdate, study: StudyKey, token: int, *, replicate: int) -> OrphanRow:
     """A row for what came too late."""
+    content = {**asdict(update), "replicate": replicate}
     return OrphanRow(
-        study_id=study.id, token=token, trial=update.number, content=asdict(update), at=now()
+        study_id=study.id, token=token, trial=update.number, content=content, at=now()
     )
 
 

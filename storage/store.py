@@ -323,10 +323,13 @@ class SqlStore:
                 session, study, cause, numbers=numbers, message=message, log=log
             )
 
-    def add_orphans(self, name: str, token: int, updates: Sequence[TrialUpdate]) -> None:
+    def add_orphans(
+        self, name: str, token: int, updates: Sequence[TrialUpdate], *, replicate: int = 0
+    ) -> None:
         """Keep what a coordinator found that had lost its lease; needs none."""
         with self._writing() as session:
-            trial_rows.add_orphans(session, find_study(session, name), token, updates)
+            study = find_study(session, name)
+            trial_rows.add_orphans(session, study, token, updates, replicate=replicate)
 
     def orphans(self, name: str) -> list[dict[str, Any]]:
         """What came too late, oldest first."""
@@ -398,12 +401,18 @@ class SqlStore:
             confirmations.add(session, study, trials, replicates)
 
     def start_confirmations(
-        self, name: str, token: int, replicate: int, trials: Sequence[int]
+        self,
+        name: str,
+        token: int,
+        replicate: int,
+        trials: Sequence[int],
+        *,
+        runner: Mapping[str, Any] | None = None,
     ) -> None:
-        """Mark runs of one replicate running."""
+        """Mark runs of one replicate running and open an attempt for each."""
         with self._writing() as session:
             study = lease.guard(session, name, token)
-            confirmations.start(session, study, replicate, trials)
+            confirmations.start(session, study, replicate, trials, runner)
 
     def update_confirmations(
         self, name: str, token: int, replicate: int, updates: Sequence[TrialUpdate]
@@ -414,11 +423,26 @@ class SqlStore:
             confirmations.update(session, study, replicate, updates)
 
     def requeue_confirmations(
-        self, name: str, token: int, trials: Sequence[int] | None = None
+        self,
+        name: str,
+        token: int,
+        trials: Sequence[int] | None = None,
+        *,
+        cause: str = "lost",
+        message: str | None = None,
+        log: str | None = None,
     ) -> list[int]:
         """Set running runs (of these trials) back to waiting; the numbers of their trials."""
         with self._writing() as session:
-            return confirmations.requeue(session, lease.guard(session, name, token), trials)
+            study = lease.guard(session, name, token)
+            return confirmations.requeue(
+                session, study, trials, cause=cause, message=message, log=log
+            )
+
+    def confirmation_attempts(self, name: str, number: int) -> list[dict[str, Any]]:
+        """The attempts of a trial's runs, by seed, oldest first."""
+        with self._reading() as session:
+            return confirmations.attempts(session, find_study(session, name), number)
 
     def confirmations(self, name: str) -> list[ConfirmationRun]:
         """All runs by trial and replicate."""

@@ -5,7 +5,7 @@ the states of its trials, and in its newest snapshot; no trial is read but the b
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, select, tuple_
@@ -15,7 +15,14 @@ from autopeft.study.records import Snapshot
 from autopeft.study.summary import StudySummary
 from storage import confirmations, lease, records
 from storage.lookup import no_study
-from storage.models import AttemptRow, OrphanRow, SnapshotRow, StudyRow, TrialRow
+from storage.models import (
+    AttemptRow,
+    ConfirmationAttemptRow,
+    OrphanRow,
+    SnapshotRow,
+    StudyRow,
+    TrialRow,
+)
 from storage.trials import commonest_first, failures_of, states_of
 
 _AT_ONCE = 500
@@ -41,6 +48,7 @@ def read(session: Session, name: str | None = None) -> list[StudySummary]:
     best = _best(session, fronts)
     holders = lease.holders(session, name)
     attempts = _attempts(session, one)
+    of_seeds = _confirmation_attempts(session, one)
     orphans = _orphans(session, one)
     runs = confirmations.all_runs(session, one)
     openings = confirmations.all_openings(session, one)
@@ -55,6 +63,7 @@ def read(session: Session, name: str | None = None) -> list[StudySummary]:
             attempts=attempts.get(row.id, {}),
             orphans=orphans.get(row.id, 0),
             confirmations=runs.get(row.id, ()),
+            confirmation_attempts=of_seeds.get(row.id, {}),
             openings=openings.get(row.id, ()),
         )
         for row in rows
@@ -81,8 +90,23 @@ def _attempts(session: Session, study: int | None) -> Mapping[int, dict[str, int
         .where(AttemptRow.cause.is_not(None), *_of(TrialRow.study_id, study))
         .group_by(TrialRow.study_id, AttemptRow.cause)
     )
+    return _by_cause(session.execute(query))
+
+
+def _confirmation_attempts(session: Session, study: int | None) -> Mapping[int, dict[str, int]]:
+    """The same of runs with further seeds."""
+    row = ConfirmationAttemptRow
+    query = (
+        select(row.study_id, row.cause, func.count())
+        .where(row.cause.is_not(None), *_of(row.study_id, study))
+        .group_by(row.study_id, row.cause)
+    )
+    return _by_cause(session.execute(query))
+
+
+def _by_cause(counted: Iterable[Any]) -> Mapping[int, dict[str, int]]:
     found: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for study_id, cause, n in session.execute(query):
+    for study_id, cause, n in counted:
         found[study_id].append((str(cause), n))
     return {key: commonest_first(own) for key, own in found.items()}
 

@@ -25,7 +25,14 @@ from autopeft.study.records import (
 from storage import records
 from storage.columns import finite
 from storage.lookup import StudyKey, find_trial, next_number, no_trial
-from storage.models import AttemptRow, MeasurementRow, OrphanRow, StudyRow, TrialRow
+from storage.models import (
+    AttemptRow,
+    ConfirmationAttemptRow,
+    MeasurementRow,
+    OrphanRow,
+    StudyRow,
+    TrialRow,
+)
 
 LOST = "lost"
 """The cause of an attempt whose coordinator went away."""
@@ -62,7 +69,7 @@ def start(
     for row in rows:
         if TrialState(row.state).final:
             raise ValueError(f"trial {row.number} is {row.state}: it cannot start again")
-        _close(row.attempts)
+        close_attempts(row.attempts)
         row.state = TrialState.RUNNING.value
         row.attempt_count += 1
         row.started_at = at
@@ -119,7 +126,7 @@ def finish(
     row.finished_at = records.now()
     if profile is not None:
         row.profile = dict(profile)
-    _close(_open_attempts(session, [row.id]), cause=cause, message=message, log=log)
+    close_attempts(_open_attempts(session, [row.id]), cause=cause, message=message, log=log)
 
 
 def update(session: Session, study: StudyKey, updates: Sequence[TrialUpdate]) -> None:
@@ -176,16 +183,23 @@ def requeue(
     for row in rows:
         row.state = TrialState.WAITING.value
     attempts = _open_attempts(session, [row.id for row in rows])
-    _close(attempts, cause=cause, message=message, log=log)
+    close_attempts(attempts, cause=cause, message=message, log=log)
     return [row.number for row in rows]
 
 
 def add_orphans(
-    session: Session, study: StudyKey, token: int, updates: Sequence[TrialUpdate]
+    session: Session,
+    study: StudyKey,
+    token: int,
+    updates: Sequence[TrialUpdate],
+    *,
+    replicate: int,
 ) -> None:
     """Keeps what a coordinator found that had lost its lease; whoever looks shall see it."""
     session.get_one(StudyRow, study.id).updated_at = records.now()
-    session.add_all([records.orphan_row(each, study, token) for each in updates])
+    session.add_all(
+        [records.orphan_row(each, study, token, replicate=replicate) for each in updates]
+    )
 
 
 def orphans(session: Session, study: StudyKey) -> list[dict[str, Any]]:
@@ -201,13 +215,14 @@ def _open_attempts(session: Session, trial_ids: Sequence[int]) -> Sequence[Attem
     return session.scalars(query).all()
 
 
-def _close(
-    attempts: Sequence[AttemptRow],
+def close_attempts(
+    attempts: Sequence[AttemptRow | ConfirmationAttemptRow],
     *,
     cause: str | None = None,
     message: str | None = None,
     log: str | None = None,
 ) -> None:
+    """Ends those that are open."""
     at = records.now()
     for attempt in attempts:
         if attempt.finished_at is None:

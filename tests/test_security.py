@@ -251,6 +251,37 @@ def test_a_password_is_in_no_output_no_log_and_no_file(
     check_clean(str(dumped))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["validate", "study.yaml"],
+        ["validate", "study.yaml", "--json"],
+        ["--debug", "validate", "study.yaml"],
+        ["search", "study.yaml", "--set", "model.name_or_path=ftp://bob:hunter2@models/x"],
+        ["search", "--ray-address", "ray://bob:hunter2@head:10001"],
+        ["studies", "--storage", "sqlite:///a.db?password=hunter2"],
+        ["studies", "--storage", "bob:hunter2@db/studies"],
+        ["--debug", "studies", "--json", "--storage", "postgresql://bob:hunter2@[db/x"],
+    ],
+)
+def test_a_password_that_is_refused_is_not_echoed(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    long = f"https://bob:hunter2{'x' * 40}@data.example/{'a' * 40}.csv"
+    plain = {
+        "schema": "autopeft/v1",
+        "model": {"name_or_path": "https://hunter2@models.example/bert"},
+        "data": {"source": long, "text": "text", "label": "label"},
+        "execution": {"ray": {"address": "ray://bob:hunter2/2@head:10001"}},
+    }
+    Path("study.yaml").write_text(yaml.safe_dump(plain))
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code in (2, 3)
+    assert "***" in result.output
+    assert "hunter2" not in result.output + str(result.exception or "")
+
+
 def test_a_process_that_fails_shows_no_password(tmp_path: Path) -> None:
     """With tracebacks and all: what a real process writes on both streams."""
     url = f"postgresql://{WRITER}:s3cr3t%40pass@127.0.0.1:1/x"

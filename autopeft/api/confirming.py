@@ -7,12 +7,13 @@ confirmation holds the study's lease, as a search does, and leaves the search's 
 import getpass
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autopeft.api.leasing import leased, renewed
 from autopeft.api.loading import open_store, study_name
 from autopeft.api.place import output_folder, storage_url
 from autopeft.api.study import Study
@@ -246,11 +247,12 @@ class _Work:
 
         name, record = self.study.name, self.study.record
         definition = self._definition()
-        with _lease(self.store, name) as token:
+        with leased(self.store, name) as token:
             listener.on_progress(Progress(name, "loading", 0, 0))
-            prepared = Preparation(
-                definition, self.study.output_dir, listener, store=self.store, stopper=stopper
-            )
+            with renewed(self.store, name, token):
+                prepared = Preparation(
+                    definition, self.study.output_dir, listener, store=self.store, stopper=stopper
+                )
             prepared.check(record, listener)
             training = prepared.confirmation(self.store, token, listener=listener, stopper=stopper)
             if definition.execution.executor != "in-process":
@@ -302,19 +304,6 @@ class _Work:
                 f"{named}",
                 hint="the same command tries them again",
             )
-
-
-@contextmanager
-def _lease(store: Store, name: str) -> Iterator[int]:
-    from autopeft.tuner import BUSY_S
-    from storage.lease import this_process
-
-    token = store.claim(name, this_process(), BUSY_S)
-    store.request_stop(name, False)  # what was asked of an earlier sitting
-    try:
-        yield token
-    finally:
-        store.release(name, token)
 
 
 def this_user() -> str:

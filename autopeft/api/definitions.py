@@ -1,7 +1,8 @@
 """What the study argument of a command or a call stands for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from autopeft.api.checking import validate
 from autopeft.errors import InputError
@@ -12,6 +13,7 @@ from autopeft.study.definition import (
     parse_definition,
 )
 from autopeft.study.overrides import with_overrides
+from autopeft.study.records import StudyRecord
 
 
 def resolve_definition(
@@ -37,3 +39,11 @@ def resolve_definition(
         if not changes:  # the file alone is at fault: tell those of model, data and space with it
             validate(Path(study))
         raise
+
+
+def stored_plain(record: StudyRecord) -> Mapping[str, Any]:
+    """A stored study's definition; keys that came after it was written have their defaults."""
+    try:
+        return parse_definition(record.definition, where=record.name, base=None).to_plain()
+    except InputError:  # of a release that allowed more: the difference tells what
+        return record.definition

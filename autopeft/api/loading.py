@@ -106,12 +106,23 @@ def list_studies(storage: str | None = None) -> list[dict[str, Any]]:
     return [status(summary) for summary in store.summaries()]
 
 
-def stop(name: str | Path | None = None, *, storage: str | None = None) -> str:
-    """Ask the coordinator of a running study to stop after its step; the study's name."""
+def stop(name: str | Path | None = None, *, storage: str | None = None) -> dict[str, Any]:
+    """Ask the coordinator of a running study to stop after its step.
+
+    Returns:
+        `{"study", "state", "running", "stop_requested"}`; nothing is asked where nobody runs it.
+    """
     store = open_store(storage)
     found = study_name(store, name)
-    store.request_stop(found)
-    return found
+    state, running = store.study(found).state, store.holder(found) is not None
+    if running:
+        store.request_stop(found)
+    return {
+        "study": found,
+        "state": state.value,
+        "running": running,
+        "stop_requested": running,
+    }
 
 
 def delete(
@@ -119,10 +130,13 @@ def delete(
 ) -> None:
     """Remove a study from the database, its saved lane states and its kept activations.
 
+    Activations belong to a model and its data, not to one study: in a folder that other studies
+    use too they stay.
+
     Raises:
         StudyHeldError: A coordinator holds it.
     """
-    from autopeft.execution.states import remove_states
+    from autopeft.execution.states import STATES, remove_states
 
     store = open_store(storage)
     found = study_name(store, name)
@@ -130,7 +144,8 @@ def delete(
     store.delete_study(found)
     folder = output_folder(found, output_dir)
     remove_states(folder, created_at)
-    shutil.rmtree(activations_folder(folder), ignore_errors=True)
+    if not any((folder / STATES).glob("*/")):
+        shutil.rmtree(activations_folder(folder), ignore_errors=True)
 
 
 def upgrade_storage(storage: str | None = None) -> tuple[str, str]:

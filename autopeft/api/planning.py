@@ -18,6 +18,7 @@ from autopeft.api.definitions import resolve_definition
 from autopeft.api.importance_need import study_chooses_by_scores
 from autopeft.api.loading import open_existing
 from autopeft.api.place import output_folder
+from autopeft.api.timing import Timed, probed_timing, stored_timing
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe
 from autopeft.configuration import Configuration
@@ -27,7 +28,7 @@ from autopeft.searchers.baselines import baselines
 from autopeft.searchers.rungs import KEEP, rung_steps
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.metrics import CAUSAL_LM, REGRESSION
-from autopeft.study.progress import Listener, Silent, Stopper
+from autopeft.study.progress import Listener, Silent
 from autopeft.training.data.examples import TaskData
 from autopeft.training.memory import MemoryEstimate
 
@@ -54,7 +55,7 @@ def plan(
     Args:
         study: A definition, a study file, or None for the embedded default.
         probe: Whether to time some steps on this machine: the only training that happens. A study
-            that is stored with a calibration is not timed again.
+            that is stored, and was timed on this machine when it was created, is not timed again.
         storage: URL of the database in which such a study may be, and the importance map that a
             space may need; none is made.
         output_dir: The study's artifacts, whose converted data are used where they are.
@@ -62,7 +63,8 @@ def plan(
 
     Returns:
         Plain JSON; `calibration` and `hours` are None where nothing was timed, as are the ranges
-        of measured costs in `measured`.
+        of measured costs in `measured`. `timed_by` is `probe`, or `study` where it is the stored
+        study's.
 
     Raises:
         InputError: Faults of the study, its model, data or space, all at once.
@@ -73,30 +75,13 @@ def plan(
     with TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as scratch:
         place = folder if folder.is_dir() else Path(scratch)
         estimate = _Estimate.of(definition, place, storage)
-        found = _Measured()
+        found = Timed()
         if probe:
-            found = _stored(definition, storage) or _measured(definition, place, listener)
+            data = estimate.data.fingerprint
+            found = stored_timing(definition, data, storage) or probed_timing(
+                definition, place, listener
+            )
     return estimate.to_dict(found)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """What a run on the machine found.
-
-    Attributes:
-        calibration: Pack size, precision, timings; None where nothing was timed.
-        probes: Measured costs at the ends of the space; None where the study has none.
-    """
-
-    calibration: Mapping[str, Any] | None = None
-    probes: Mapping[str, Any] | None = None
-
-    def range_of(self, metric: str) -> dict[str, float] | None:
-        """The least and the largest value of a measured cost; None where nothing was measured."""
-        if not self.probes or metric not in self.probes["ranges"]:
-            return None
-        low, high = self.probes["ranges"][metric]
-        return {"min": low, "max": high}
 
 
 @dataclass(frozen=True)
@@ -153,7 +138,7 @@ class _Estimate:
             total,
         )
 
-    def to_dict(self, found: _Measured) -> dict[str, Any]:
+    def to_dict(self, found: Timed) -> dict[str, Any]:
         space, total, calibration = self.problem.space, self.total_steps, found.calibration
         flops = self._flops()
         return {
@@ -174,8 +159,10 @@ class _Estimate:
                 "trials": self.definition.budget.trials,
                 "baselines": len(self.baselines),
             },
+            "runners": self._runners(),
             "flops": flops,
             "memory": self._memory(calibration),
+            "timed_by": found.by,
             "calibration": None if calibration is None else dict(calibration),
             "hours": None if calibration is None else self._hours(calibration, flops),
             "deploy": dict(problems.not_deployed(self.definition, self.anatomy, space)),
@@ -340,47 +327,49 @@ class _Estimate:
     ) -> dict[str, float] | None:
         """Of the whole study: with as many trials stopped at every rung as may be, and with none.
 
-        A trial's seconds are those of a lane of the probe, by FLOPs.
+        A trial's seconds are those of a lane of the probe, by FLOPs; runners share a cohort.
         """
         timed = {int(k): float(v) for k, v in calibration["step_seconds"].items()}
         if not timed:
             return None
-        pack = int(calibration["pack_size"])
-        lanes = max((k for k in timed if k <= pack), default=min(timed))
+        size, at_once = self._side_by_side(int(calibration["pack_size"]))
+        lanes = max((k for k in timed if k <= size), default=min(timed))
         per_flop = timed[lanes] / lanes * self.total_steps / self.problem.flops(self._lane())
-        rungs = list(self._rungs().items())
+        keep = 1.0 if self.definition.search.stopping == "none" else KEEP
         low = high = before = 0.0
-        for passed, (_, step) in enumerate(rungs):
+        for passed, step in enumerate(self._rungs().values()):
             share = (step - before) / self.total_steps
             cost = share * flops["mean"] + flops["evaluation"]
-            low, high, before = low + KEEP**passed * cost, high + cost, step
+            low, high, before = low + keep**passed * cost, high + cost, step
         begun = self.definition.budget.trials
         full = len(self.baselines) * high
-        return {
-            "min": (begun * low + full) * per_flop / 3600.0,
-            "max": (begun * high + full) * per_flop / 3600.0,
-        }
+        hours = per_flop / 3600.0 / at_once
+        return {"min": (begun * low + full) * hours, "max": (begun * high + full) * hours}
+
+    def _side_by_side(self, pack: int) -> tuple[int, int]:
+        """Lanes of a cohort's packs, and how many of these train at once.
+
+        Args:
+            pack: Most lanes of a pack.
+        """
+        from autopeft.api.preparation import cohort_size
+        from autopeft.training.setup import device_of
+
+        device = device_of(self.definition.execution.devices).type
+        cohort = cohort_size(self.definition, device, packable=self.anatomy.packable)
+        runners = self._runners()
+        size = max(1, min(pack, -(-cohort // runners)))  # as `tuner.packs.PackTraining.size`
+        return size, min(runners, -(-cohort // size))
+
+    def _runners(self) -> int:
+        """That train side by side; 1 where only the cluster knows."""
+        from autopeft.training.setup import device_names
+
+        execution = self.definition.execution
+        if execution.executor == "ray":
+            return 1 if execution.ray.workers == "auto" else execution.ray.workers
+        return len(device_names(execution.devices)) if execution.executor == "local" else 1
 
 
 def _batch(definition: StudyDefinition) -> int:
     return definition.training.batch_size
-
-
-def _stored(definition: StudyDefinition, storage: str | None) -> _Measured | None:
-    """What the study of that name was created with, where there is one with a calibration."""
-    store = open_existing(storage)
-    if store is None:
-        return None
-    found = next((r for r in store.studies() if r.name == definition.study.name), None)
-    if found is None or not found.facts.get("calibration"):
-        return None
-    return _Measured(found.facts["calibration"], found.facts.get("probes"))
-
-
-def _measured(definition: StudyDefinition, folder: Path, listener: Listener) -> _Measured:
-    from autopeft.api.preparation import Preparation
-
-    prepared, stopper = Preparation(definition, folder, listener), Stopper()
-    calibration = prepared.calibrate(listener, stopper, timed=True)
-    probes = prepared.probe_space(calibration, listener, stopper)
-    return _Measured(calibration.to_dict(), None if probes is None else probes.to_dict())

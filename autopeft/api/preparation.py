@@ -1,6 +1,7 @@
 """What a search needs before its first trial: loaded and checked once, in a few seconds."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -261,6 +262,8 @@ class Preparation:
         probes: "SpaceProbes | None" = None,
     ) -> NewStudy:
         """The record to create: what calibration and probes found, what earlier studies gave."""
+        from autopeft.execution.probe import machine_name
+
         data, backbone = self._materials.data, self._materials.backbone
         space, problem = self._space, self._problem
         if probes is not None:
@@ -285,7 +288,9 @@ class Preparation:
                 "constant_quality": self._constant,
                 "param_range": problems.param_range(space, self._definition, backbone.anatomy),
                 "pack_size": calibration.pack_size,
-                "proposals": self._proposals(),
+                "proposals": cohort_size(
+                    self._definition, self._device, packable=backbone.anatomy.packable
+                ),
                 "precision": calibration.precision,
                 "tf32": False,
                 "micro_batch_size": self._materials.trainer.settings.micro_batch_size,
@@ -298,6 +303,7 @@ class Preparation:
                 "distinct": space.distinct,
                 "continuous": space.continuous,
                 "device": self._device,
+                "machine": machine_name(self._materials.trainer.device),
                 "importance": self._importance_facts(),
                 "warm_start": [each.to_dict() for each in carried],
             },
@@ -310,18 +316,12 @@ class Preparation:
         found = self._ensured.importance
         return {"key": found.fingerprint, **found.facts}
 
-    def _proposals(self) -> int:
-        """Trials of a cohort: what the study says, else its pack size, else a constant.
-
-        Never what a calibration found: timing may decide how trials are grouped, which changes no
-        result, but not how many are proposed at once, which changes what is proposed.
-        """
-        given, pack = self._definition.search.proposals, self._definition.search.pack
-        if given != "auto":
-            return int(given)
-        if not self._materials.backbone.anatomy.packable:
-            return 1
-        return PROPOSALS.get(self._device, DEFAULT_PROPOSALS) if pack == "auto" else int(pack)
+    def _states(self, record: StudyRecord) -> Path:
+        """The study's folder of lane states; there from now on, so that others see who is here."""
+        folder = states_folder(self._folder, record.created_at)
+        with suppress(OSError):  # a full disk is told where lanes are saved
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _memory_limit(self, record: StudyRecord) -> int | None:
         """Lanes that fitted where larger packs did not, in earlier sittings on such a device."""
@@ -382,7 +382,7 @@ class Preparation:
             wall_clock_s=budget.wall_clock,
             train_s=None if budget.gpu_hours is None else budget.gpu_hours * 3600.0,
             stop_after_s=stop_after,
-            states=states_folder(self._folder, record.created_at),
+            states=self._states(record),
             accuracy_like=self._quality in ACCURACY_LIKE,
             stops=definition.search.stopping != "none",
             warm_start=[each.proposal for each in known],
@@ -484,6 +484,25 @@ class Preparation:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def cohort_size(definition: StudyDefinition, device: str, *, packable: bool) -> int:
+    """Trials of a cohort: what the study says, else its pack size, else a constant.
+
+    Never what a calibration found: timing may decide how trials are grouped, which changes no
+    result, but not how many are proposed at once, which changes what is proposed.
+
+    Args:
+        definition: The study.
+        device: The kind on which it is created.
+        packable: Whether its backbone can train several lanes together.
+    """
+    given, pack = definition.search.proposals, definition.search.pack
+    if given != "auto":
+        return int(given)
+    if not packable:
+        return 1
+    return PROPOSALS.get(device, DEFAULT_PROPOSALS) if pack == "auto" else int(pack)
 
 
 def _stored_rungs(record: StudyRecord) -> dict[float, int]:

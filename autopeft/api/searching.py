@@ -4,22 +4,18 @@ What trains is imported once there is something to train: a study that is finish
 one that is stored, is told at once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autopeft.api.definitions import resolve_definition
+from autopeft.api.definitions import resolve_definition, stored_plain
+from autopeft.api.leasing import leased, renewed
 from autopeft.api.loading import open_existing, open_store
 from autopeft.api.place import output_folder, storage_url
 from autopeft.api.study import Study
-from autopeft.errors import (
-    InputError,
-    StudyHeldError,
-    StudyMismatchError,
-    StudyTakenOverError,
-)
-from autopeft.study.definition import StudyDefinition, difference, parse_definition
+from autopeft.errors import StudyMismatchError
+from autopeft.study.definition import StudyDefinition, difference
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import StudyRecord, StudyState
 from autopeft.study.store import Store
@@ -113,30 +109,14 @@ class _Sitting:
             store = store or open_store(self._storage, create=True, stopper=self._stopper)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
                 store.create_study(prepared.new_study(calibration, known, probes))
-            with self._lease(store) as token:
+            with leased(store, self._name) as token:
                 self._search(prepared, store, token)
         elif not self._is_finished(existing):
-            with self._lease(store) as token:
-                self._search(self._prepare(store), store, token)
+            with leased(store, self._name) as token:
+                with renewed(store, self._name, token):
+                    prepared = self._prepare(store)
+                self._search(prepared, store, token)
         return store
-
-    @contextmanager
-    def _lease(self, store: Store) -> Iterator[int]:
-        from autopeft.tuner import BUSY_S
-        from storage.lease import this_process
-
-        token = store.claim(self._name, this_process(), BUSY_S)
-        store.request_stop(self._name, False)  # what was asked of an earlier sitting
-        try:
-            yield token
-        except StudyHeldError as error:
-            raise StudyTakenOverError(
-                f"study {self._name!r}: another coordinator has taken over while this one stood "
-                "still; what came too late is kept apart and not counted",
-                hint=f"`autopeft status {self._name}` tells how it goes on",
-            ) from error
-        finally:
-            store.release(self._name, token)
 
     def _search(self, prepared: "Preparation", store: Store, token: int) -> None:
         self._existing(store)
@@ -159,7 +139,7 @@ class _Sitting:
         """The stored study of that name, where it is the same study."""
         record = next((r for r in store.studies() if r.name == self._name), None)
         if record is not None:
-            faults = difference(_with_defaults(record), self._definition.to_plain())
+            faults = difference(stored_plain(record), self._definition.to_plain())
             if faults:
                 raise StudyMismatchError(faults)
         return record
@@ -167,7 +147,7 @@ class _Sitting:
     def _is_finished(self, record: StudyRecord) -> bool:
         return (
             record.state is StudyState.FINISHED
-            and _with_defaults(record)["budget"] == self._definition.to_plain()["budget"]
+            and stored_plain(record)["budget"] == self._definition.to_plain()["budget"]
         )
 
     def _prepare(self, store: Store | None) -> "Preparation":
@@ -186,11 +166,3 @@ class _Sitting:
             stopper=self._stopper,
             spare=self._spare,
         )
-
-
-def _with_defaults(record: StudyRecord) -> Mapping[str, Any]:
-    """A stored definition; keys that came after it was written have their defaults."""
-    try:
-        return parse_definition(record.definition, where=record.name, base=None).to_plain()
-    except InputError:  # of a release that allowed more: the difference tells what
-        return record.definition

@@ -57,7 +57,10 @@ def status(summary: StudySummary) -> dict[str, Any]:
         "orphans": summary.orphans,
         "ended": record.facts.get("ended"),
         "held": summary.holder is not None,
-        "confirmed": _confirmed(summary.confirmations),
+        "confirmed": {
+            **_confirmed(summary.confirmations),
+            "attempts": dict(summary.confirmation_attempts),
+        },
         "test": _test(record, summary.openings),
         "objectives": [frame.name for frame in record.frame],
         "created_at": record.created_at.isoformat(),

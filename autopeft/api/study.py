@@ -92,6 +92,10 @@ class Study:
         """How often a trial was started, and what became of it."""
         return self._store.attempts(self.name, number)
 
+    def confirmation_attempts(self, number: int) -> list[dict[str, Any]]:
+        """The same of a trial's runs with other seeds; each names its `seed`."""
+        return self._store.confirmation_attempts(self.name, number)
+
     def orphans(self) -> list[dict[str, Any]]:
         """What coordinators found that others had replaced: kept apart, never counted."""
         return self._store.orphans(self.name)

@@ -8,8 +8,8 @@ from autopeft.api.study import Study, bounds
 from autopeft.backbone.skeleton import config_anatomy
 from autopeft.configuration import Configuration
 from autopeft.errors import ExportError, Fault
-from autopeft.export.optuna_place import shown
 from autopeft.export.optuna_study import StudyContents, write_optuna_study
+from autopeft.passwords import blotted
 from autopeft.searchers.front import Bound
 from autopeft.space.schema import Scalar
 from autopeft.space.space import BoundSpace
@@ -45,7 +45,7 @@ def export_study(study: Study, output: str, *, format: str) -> dict[str, Any]:  
 
     contents = StudyContents(record, trials, study.curve, space.dimensions, answers, excess)
     states = write_optuna_study(contents, output)
-    return {"study": record.name, "output": shown(output), "trials": states}
+    return {"study": record.name, "output": blotted(output), "trials": states}
 
 
 def _space(record: StudyRecord, definition: StudyDefinition) -> BoundSpace:

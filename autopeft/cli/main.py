@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from autopeft.cli.group import CommandGroup, Commands
+from autopeft.passwords import blotted
 
 PROGRAM = "autopeft"
 LOGGERS = ("autopeft", "storage", "dashboard")
@@ -42,12 +43,20 @@ class Root(CommandGroup):
         return list(COMMANDS)
 
 
+class BlottingFormatter(logging.Formatter):
+    """Records and their tracebacks without the passwords of URLs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return blotted(super().format(record))
+
+
 class StderrHandler(logging.StreamHandler[Any]):
     """Logs to stderr as it is at that moment: a live display puts its own in its place."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        self.setFormatter(BlottingFormatter("%(levelname)s %(name)s: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """One record, on the present stderr."""

@@ -8,6 +8,7 @@ from autopeft.cli.plots import print_front_plot
 from autopeft.cli.streams import console, print_json, say
 from autopeft.cli.tables import print_table, trials_table
 from autopeft.errors import InterruptedStudyError
+from autopeft.study.ending import what_goes_on
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,12 +25,12 @@ def print_outcome(study: "Study", place: Place, *, finished_before: bool) -> Non
         place: Where it is; part of the next commands.
         finished_before: Whether there was nothing left to do.
     """
+    ended = study.record.facts.get("ended")
     if finished_before:
-        say(f"study {study.name} is already finished; {_goes_on(study)}")
+        say(f"study {study.name} is already finished; {what_goes_on(ended)}")
     target = console()
     print_front(study, target)
     target.print(study.verdict(), soft_wrap=True)
-    ended = study.record.facts.get("ended")
     if ended and ended["reason"] != "trials":
         target.print(ended["text"], soft_wrap=True)
     if study.front():
@@ -37,14 +38,6 @@ def print_outcome(study: "Study", place: Place, *, finished_before: bool) -> Non
         target.print("Next:")
         for line in listed(after_search(study.name, study.pick("knee")[0].number, place)):
             target.print(line, soft_wrap=True)
-
-
-def _goes_on(study: "Study") -> str:
-    """What lets a finished study go on."""
-    ended = study.record.facts.get("ended") or {}
-    if ended.get("reason") == "min_gain":
-        return "a smaller budget.min_gain (--set budget.min_gain=null) lets it go on"
-    return "a larger --trials lets it go on"
 
 
 def print_front(study: "Study", target: "Console") -> None:

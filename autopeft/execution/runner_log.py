@@ -1,6 +1,13 @@
-"""The log of a runner: a file under the study's artifacts, and its last lines for people."""
+"""The log of a runner: a file under the study's artifacts, and its last lines for people.
 
+Whatever has a log open holds a shared lock on it, which goes with the process: so one that nobody
+used can be removed without taking it from another runner.
+"""
+
+import fcntl
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,12 +23,51 @@ def log_path(folder: Path, index: int) -> Path:
     return folder / "logs" / f"runner-{index}.log"
 
 
+UNUSED_S = 0.5
+"""How long what was killed may take to let go of its log."""
+
+
 def open_log(path: Path) -> BinaryIO:
-    """A runner's log, open for appending; makes the folder."""
+    """A runner's log, open for appending and locked; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > KEPT_BYTES:
         os.replace(path, path.with_suffix(".old.log"))
-    return path.open("ab", buffering=0)
+    while True:
+        stream = path.open("ab", buffering=0)
+        with suppress(OSError):  # a file system without locks: then none is removed either
+            fcntl.flock(stream, fcntl.LOCK_SH)
+        if _names(path, stream):
+            return stream
+        stream.close()  # it was removed between the two calls
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def remove_unused(path: Path) -> None:
+    """Remove a log that is empty and that no process has open; any other stays."""
+    until = time.monotonic() + UNUSED_S
+    with suppress(FileNotFoundError), path.open("r+b") as stream:
+        while not _locked_alone(stream):
+            if time.monotonic() > until:
+                return
+            time.sleep(UNUSED_S / 10)
+        if _names(path, stream) and not path.stat().st_size:
+            path.unlink()
+
+
+def _locked_alone(stream: BinaryIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _names(path: Path, stream: BinaryIO) -> bool:
+    """Whether the path is still the open file's."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def tail(path: Path, start: int = 0) -> str:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from autopeft.execution.channel import ChannelClosedError
-from autopeft.execution.runner_log import log_path
+from autopeft.execution.runner_log import log_path, remove_unused
 from autopeft.execution.runner_process import COMMAND, RunnerProcess
 
 PATIENCE_S = 120.0
@@ -45,11 +45,11 @@ class Spare:
         return taken
 
     def close(self) -> None:
-        """End it where nobody took it, and leave nothing of it on the disk."""
+        """End it where nobody took it, and leave nothing of it on the disk but what it said."""
         if self._process is None:
             return
         self._process.kill()
         self._process = None
         with suppress(OSError):  # somebody has put more there
             for place in self._made:
-                place.rmdir() if place.is_dir() else place.unlink()
+                place.rmdir() if place.is_dir() else remove_unused(place)

@@ -16,6 +16,9 @@ from threading import Lock
 
 from autopeft.execution.base import Run, state_path
 
+STATES = "states"
+"""Within an output folder; holds a folder for every study that has trained there."""
+
 _SAVE = re.compile(r"step-(\d{8})-[0-9a-f]{8}")
 _COHORT = "cohort-{:05d}"
 _DROPPING = Lock()
@@ -102,7 +105,7 @@ def states_folder(output_dir: Path, created_at: datetime) -> Path:
     The moment of its creation tells it apart from every other study that may use the folder: of
     another name, in another database, or of the same name after it was deleted.
     """
-    return output_dir / "states" / f"{created_at:%Y%m%dT%H%M%S%f}"
+    return output_dir / STATES / f"{created_at:%Y%m%dT%H%M%S%f}"
 
 
 def remove_states(output_dir: Path, created_at: datetime) -> None:

@@ -179,7 +179,8 @@ def load_configuration_file(path: Path, *, rescore: bool = False) -> Configurati
             {"model": {}, "data": {}, "training": {}} | plain, context=task_context(plain)
         )
     except ValidationError as error:
-        raise InputError(faults_of(error, _Content, plain, str(path))) from error
+        # The cause is dropped: it quotes the input, in which a URL may have a password.
+        raise InputError(faults_of(error, _Content, plain, str(path))) from None
     record = _record(content, plain["training"], str(path))
     if content.importance is None or rescore:
         return record

@@ -17,15 +17,10 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from autopeft.errors import AutopeftError, ExportError, Fault, StorageError
+from autopeft.passwords import blotted
 
 ALLOWED = "a URL such as sqlite:///optuna.db, or a journal file such as optuna.log"
 _SECRET_KEYS = "password|sslpassword|passwd"
-
-
-def shown(url: str) -> str:
-    """The URL without its passwords."""
-    text = re.sub(r"(//[^:/@]*):.*@", r"\1:***@", url)
-    return re.sub(rf"({_SECRET_KEYS})=[^&]*", r"\1=***", text)
 
 
 @contextmanager
@@ -66,7 +61,7 @@ def _storage(url: str) -> BaseStorage:
 
 def _unusable(url: str, error: Exception) -> StorageError:
     reason = _without_secrets(str(error) or type(error).__name__, url).splitlines()[0]
-    return StorageError(f"{shown(url)}: {reason}", hint=f"give {ALLOWED}")
+    return StorageError(f"{blotted(url)}: {reason}", hint=f"give {ALLOWED}")
 
 
 def _without_secrets(text: str, url: str) -> str:
@@ -108,7 +103,7 @@ def _check_sqlite(url: str) -> None:
     """Refuse what would not last, and a file that another program keeps its data in."""
     match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", url)
     if match is None or match[1] == ":memory:":
-        raise ExportError(Fault("-o", "", shown(url), ALLOWED, "name a file"))
+        raise ExportError(Fault("-o", "", blotted(url), ALLOWED, "name a file"))
     path = Path(match[1])
     _make_folder(path)
     if not path.exists():
@@ -118,9 +113,9 @@ def _check_sqlite(url: str) -> None:
             rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             tables = {name for (name,) in rows}
     except sqlite3.DatabaseError as error:
-        raise _foreign(shown(url), str(error)) from error
+        raise _foreign(blotted(url), str(error)) from error
     if tables and "version_info" not in tables:  # the table that Optuna alone has
-        raise _foreign(shown(url), "a database of another program")
+        raise _foreign(blotted(url), "a database of another program")
 
 
 def _foreign(given: str, what: str) -> ExportError:

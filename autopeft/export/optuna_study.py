@@ -38,7 +38,8 @@ from optuna.trial import TrialState as OptunaState
 
 from autopeft.configuration import Configuration
 from autopeft.errors import ExportError, Fault
-from autopeft.export.optuna_place import opened, shown
+from autopeft.export.optuna_place import opened
+from autopeft.passwords import blotted
 from autopeft.space.dimension import Dimension
 from autopeft.space.schema import Scalar
 from autopeft.study.records import Measurement, StudyRecord, TrialRecord, TrialState
@@ -110,7 +111,7 @@ def _new_study(record: StudyRecord, storage: BaseStorage, url: str) -> optuna.St
             Fault(
                 "-o",
                 "",
-                f"{shown(url)}, which holds a study {record.name!r}",
+                f"{blotted(url)}, which holds a study {record.name!r}",
                 "a place without a study of that name",
                 "name another, or remove it with: "
                 f"optuna delete-study --study-name {record.name} --storage URL",

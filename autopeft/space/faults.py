@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from autopeft.errors import Fault, InputError, SpaceError
+from autopeft.passwords import blotted
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -23,7 +24,8 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int | float | Fraction):
-        return reprlib.repr(str(value))[1:-1] if str(value) else '""'
+        # Blotted before it is cut short: a password without its end would not be known as one.
+        return reprlib.repr(blotted(str(value)))[1:-1] if str(value) else '""'
     if isinstance(value, list | tuple):
         inner = ", ".join(shown(item) for item in value[:6])
         return f"[{inner}{', ...' if len(value) > 6 else ''}]"

@@ -175,7 +175,8 @@ def parse_definition(
             {"model": {}, "data": {}} | given, context=task_context(given)
         )
     except ValidationError as error:
-        raise InputError(faults_of(error, StudyDefinition, given, where)) from error
+        # The cause is dropped: it quotes the input, in which a URL may have a password.
+        raise InputError(faults_of(error, StudyDefinition, given, where)) from None
 
 
 def load_definition(path: Path, overrides: Sequence[str] = ()) -> StudyDefinition:

@@ -14,6 +14,23 @@ _WHY: Mapping[str, str] = {
     "exhausted": "every feasible configuration of the space has been tried",
 }
 
+_GOES_ON: Mapping[str, str] = {
+    "trials": "a larger --trials lets it go on",
+    "min_gain": "a smaller budget.min_gain (--set budget.min_gain=null) lets it go on",
+    "exhausted": "another study with a larger space can go on",
+}
+
+
+def what_goes_on(ended: Mapping[str, Any] | None) -> str:
+    """What lets a search that has ended go on.
+
+    Args:
+        ended: `Ending.to_dict()`, as in the study's facts; None of studies that kept none.
+    """
+    reason = ended["reason"] if ended else "trials"
+    raised = f"a larger budget.{reason} (--set budget.{reason}=...) lets it go on"
+    return _GOES_ON.get(reason, raised)
+
 
 @dataclass(frozen=True)
 class Ending:

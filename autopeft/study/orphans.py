@@ -13,7 +13,9 @@ def orphan_text(content: Mapping[str, Any]) -> str:
         content: A `TrialUpdate` as plain JSON, see `Store.orphans`.
     """
     step, rung, objectives = content["optimizer_steps"], content["rung"], content["objectives"]
+    seed = content.get("replicate")  # of a confirmation; not in rows of before it was kept
     parts = [
+        f"seed {seed}" if seed else "",
         "" if step is None else f"step {step}",
         "" if rung is None else f"rung {rung:g}",
         *(f"{name} {value:.6g}" for name, value in objectives.items() if value is not None),

@@ -163,16 +163,20 @@ class Store(Protocol):
         are to be tried again; and with a line about it and the runner's last log lines.
         """
 
-    def add_orphans(self, name: str, token: int, updates: Sequence[TrialUpdate]) -> None:
+    def add_orphans(
+        self, name: str, token: int, updates: Sequence[TrialUpdate], *, replicate: int = 0
+    ) -> None:
         """Keep what a coordinator found whose lease had passed on; needs no lease.
 
-        It changes no trial: whoever holds the lease trains what was lost.
+        It changes no trial: whoever holds the lease trains what was lost. `replicate` is that of
+        a confirmation's runs.
         """
 
     def orphans(self, name: str) -> list[dict[str, Any]]:
         """What came too late, oldest first.
 
-        Each is `{"trial", "token", "at", "content"}`, the content a `TrialUpdate` as plain JSON.
+        Each is `{"trial", "token", "at", "content"}`, the content a `TrialUpdate` as plain JSON
+        with its `replicate`.
         """
 
     def trials(self, name: str) -> list[TrialRecord]:
@@ -222,9 +226,15 @@ class Store(Protocol):
         """
 
     def start_confirmations(
-        self, name: str, token: int, replicate: int, trials: Sequence[int]
+        self,
+        name: str,
+        token: int,
+        replicate: int,
+        trials: Sequence[int],
+        *,
+        runner: Mapping[str, Any] | None = None,
     ) -> None:
-        """Mark runs of one replicate running."""
+        """Mark runs of one replicate running and open an attempt for each; see `start_trials`."""
 
     def update_confirmations(
         self, name: str, token: int, replicate: int, updates: Sequence[TrialUpdate]
@@ -235,9 +245,25 @@ class Store(Protocol):
         """
 
     def requeue_confirmations(
-        self, name: str, token: int, trials: Sequence[int] | None = None
+        self,
+        name: str,
+        token: int,
+        trials: Sequence[int] | None = None,
+        *,
+        cause: str = "lost",
+        message: str | None = None,
+        log: str | None = None,
     ) -> list[int]:
-        """Set running runs (of these trials) back to waiting; the numbers of their trials."""
+        """Set running runs (of these trials) back to waiting; the numbers of their trials.
+
+        Their open attempts are closed as those of `requeue_trials` are.
+        """
+
+    def confirmation_attempts(self, name: str, number: int) -> list[dict[str, Any]]:
+        """The attempts of a trial's runs, by seed, oldest first.
+
+        Each is one of `attempts` with its `seed`.
+        """
 
     def confirmations(self, name: str) -> list[ConfirmationRun]:
         """All runs by trial and replicate."""

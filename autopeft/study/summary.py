@@ -21,6 +21,7 @@ class StudySummary:
         best: The objectives of the last trial of that front, which has the highest quality.
         holder: Who runs the study now, or None.
         confirmations: Runs of trials with further seeds.
+        confirmation_attempts: How many attempts at these ended by each cause, commonest first.
         openings: Of the test split, oldest first.
     """
 
@@ -33,4 +34,5 @@ class StudySummary:
     best: Mapping[str, float | None] | None
     holder: Holder | None
     confirmations: Sequence[ConfirmationRun]
+    confirmation_attempts: Mapping[str, int]
     openings: Sequence[Opening]

@@ -24,10 +24,12 @@ class Ledger:
         store: Keeps the study.
         name: The study's name.
         token: Of the lease, held by the caller.
+        replicate: Of the study's seed; the search's is 0.
     """
 
-    def __init__(self, store: Store, name: str, token: int) -> None:
+    def __init__(self, store: Store, name: str, token: int, replicate: int = 0) -> None:
         self._store, self.name, self._token = store, name, token
+        self._replicate = replicate
 
     def study(self) -> StudyRecord:
         """The study as it is now."""
@@ -109,10 +111,13 @@ class Ledger:
                 what is written here.
         """
         try:
-            self._store.update_trials(self.name, self._token, updates)
+            self._record(updates)
         except StudyHeldError:
-            self._store.add_orphans(self.name, self._token, updates)
+            self._store.add_orphans(self.name, self._token, updates, replicate=self._replicate)
             raise
+
+    def _record(self, updates: Sequence[TrialUpdate]) -> None:
+        self._store.update_trials(self.name, self._token, updates)
 
     def note(self, **facts: object) -> None:
         """Keep facts with the study."""

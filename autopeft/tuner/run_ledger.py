@@ -39,8 +39,8 @@ class RunLedger(Ledger):
         trials: Mapping[int, TrialRecord],
         replicate: int,
     ) -> None:
-        super().__init__(store, name, token)
-        self._chosen, self._replicate = dict(trials), replicate
+        super().__init__(store, name, token, replicate)
+        self._chosen = dict(trials)
 
     def trials(self) -> list[TrialRecord]:
         """The chosen trials, in the states of their runs."""
@@ -57,11 +57,12 @@ class RunLedger(Ledger):
         return {state: states.count(state) for state in TrialState}
 
     def start(self, numbers: Sequence[int], runner: Mapping[str, Any]) -> None:
-        """Mark runs running; which runner is in the runner's own log."""
-        self._store.start_confirmations(self.name, self._token, self._replicate, numbers)
+        """Mark runs running, on a runner."""
+        self._store.start_confirmations(
+            self.name, self._token, self._replicate, numbers, runner=runner
+        )
 
-    def update(self, updates: Sequence[TrialUpdate]) -> None:
-        """Record and end runs, all or none."""
+    def _record(self, updates: Sequence[TrialUpdate]) -> None:
         self._store.update_confirmations(self.name, self._token, self._replicate, updates)
 
     def spend(self, **spent: float) -> None:
@@ -77,12 +78,14 @@ class RunLedger(Ledger):
         message: str | None = None,
         log: str | None = None,
     ) -> list[int]:
-        """Have running runs wait; why is told, and not kept."""
-        return self._store.requeue_confirmations(self.name, self._token, numbers)
+        """Have running runs wait, their attempts closed; the numbers of their trials."""
+        return self._store.requeue_confirmations(
+            self.name, self._token, numbers, cause=cause, message=message, log=log
+        )
 
     def interrupt(self) -> None:
         """End a sitting before its time; the study's own state stays."""
-        self._store.requeue_confirmations(self.name, self._token)
+        self._store.requeue_confirmations(self.name, self._token, cause="interrupted")
 
     def _runs(self) -> list[ConfirmationRun]:
         runs = self._store.confirmations(self.name)

@@ -1,6 +1,7 @@
 """The commands that change something or start something."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,10 @@ import storage
 from autopeft import api
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.errors import Fault, InputError
+from autopeft.execution.states import states_folder
 from autopeft.study.definition import default_definition
 from autopeft.study.progress import Progress
+from storage.lease import this_process
 
 Run = Callable[..., Result]
 Replace = Callable[[str, Any], None]
@@ -152,10 +155,29 @@ def test_the_figure_holds_every_full_trial_once(stored: Path) -> None:
 # -- stop, delete, db upgrade ---------------------------------------------------------------------
 
 
-def test_stop_asks_the_study(run: Run, stored: Path) -> None:
-    assert json.loads(run("stop", "--json").stdout) == {"study": "demo", "stop_requested": True}
+def _stop_requested() -> bool:
     with storage.open_store("sqlite:///autopeft.db", read_only=True) as store:
-        assert store.study("demo").stop_requested
+        return store.study("demo").stop_requested
+
+
+def test_stop_asks_whoever_runs_the_study(run: Run, stored: Path) -> None:
+    with storage.open_store("sqlite:///autopeft.db") as store:
+        store.claim("demo", this_process(), 60.0)
+    asked = json.loads(run("stop", "--json").stdout)
+    assert (asked["study"], asked["running"], asked["stop_requested"]) == ("demo", True, True)
+    assert _stop_requested()
+
+
+def test_stop_says_so_where_nobody_runs_the_study(run: Run, stored: Path) -> None:
+    result = run("stop")
+    assert (result.exit_code, "nobody runs study demo (finished)" in result.stderr) == (0, True)
+    assert json.loads(run("stop", "--json").stdout) == {
+        "study": "demo",
+        "state": "finished",
+        "running": False,
+        "stop_requested": False,
+    }
+    assert not _stop_requested()
 
 
 def test_delete_asks_first(run: Run, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +199,21 @@ def test_delete_heeds_the_answer(
     assert result.exit_code == code
     assert "with its 7 trials" in result.stderr
     assert len(api.list_studies()) == left
+
+
+def test_delete_leaves_the_caches_of_a_folder_that_others_use(run: Run, stored: Path) -> None:
+    with storage.open_store("sqlite:///autopeft.db") as store:
+        created = store.study("demo").created_at
+    own, others = states_folder(Path("out"), created), Path("out/states/another")
+    for folder in (own, others, Path("out/activations")):
+        folder.mkdir(parents=True)
+    shutil.copy("autopeft.db", "again.db")
+    assert run("delete", "demo", "--yes", "--output-dir", "out").exit_code == 0
+    assert [own.exists(), others.exists(), Path("out/activations").exists()] == [False, True, True]
+    others.rmdir()
+    again = ("--storage", "sqlite:///again.db")
+    assert run("delete", "demo", "--yes", "--output-dir", "out", *again).exit_code == 0
+    assert not Path("out/activations").exists()
 
 
 def test_delete_unasked(run: Run, stored: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import storage
-from autopeft.errors import InterruptedStudyError
+from autopeft.errors import InterruptedStudyError, StudyTakenOverError
 from autopeft.study.records import Holder, Measurement, TrialState, TrialUpdate
 
 Run = Callable[..., Any]
@@ -183,6 +183,19 @@ def test_it_can_train_elsewhere_than_the_search_did(
         "execution.ray.workers=2",
     ]
     assert f"resume with: autopeft confirm --trial 2 --seeds 5 {' '.join(where)}" in result.stderr
+
+
+def test_one_that_was_replaced_shows_what_there_is_and_exits_0(
+    run: Run, confirmed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(study: str | None, **wanted: Any) -> None:
+        raise StudyTakenOverError("another coordinator has taken over")
+
+    monkeypatch.setattr("autopeft.api.confirm", replaced, raising=False)
+    result = run(*WORDS)
+    assert result.exit_code == 0
+    assert "another coordinator has taken over" in result.stderr
+    assert "accuracy on validation" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ PLAN: dict[str, Any] = {
     },
     "trainable_params": {"min": 768, "max": 1_701_888},
     "deploy": {},
+    "runners": 1,
     "head_params": 2310,
     "steps": {
         "total": 60, "rungs": {"0.34": 21, "1.0": 60}, "batch_size": 32, "trials": 16,
@@ -31,11 +32,13 @@ PLAN: dict[str, Any] = {
         "working_bytes": 60 * 2**20, "overhead_bytes": 0, "total_bytes": 970 * 2**20,
         "baseline_total_bytes": 700 * 2**20,
     },
+    "timed_by": None,
     "calibration": None,
     "hours": None,
     "measured": {"latency_seconds": None},
 }  # fmt: skip
 PROBED = PLAN | {
+    "timed_by": "probe",
     "calibration": {"samples_per_second": {"1": 100.4, "4": 160.2}, "bf16_speedup": 0.9},
     "hours": {"min": 0.5, "max": 1.25},
     "measured": {
@@ -79,10 +82,20 @@ def test_the_table_says_what_is_known_and_what_is_not(planned: Callable[..., Res
 def test_a_probe_gives_a_range_of_hours(planned: Callable[..., Result]) -> None:
     text = " ".join(planned(PROBED, "--probe").stdout.split())
     assert "30 min to 1 h 15 min" in text
+    assert "stored study" not in text
     assert "1: 100, 4: 160" in text
     assert "0.90x as fast as fp32" in text
     assert "latency_seconds 0.0123 s to 0.0456 s for one trial by itself" in text
     assert "peak_memory_bytes 128 MiB to 1 GiB" in text
+
+
+def test_timings_that_are_not_of_this_probe_say_whose_they_are(
+    planned: Callable[..., Result],
+) -> None:
+    stored = PROBED | {"timed_by": "study", "runners": 4}
+    text = " ".join(planned(stored, "--probe").stdout.split())
+    assert "1 h 15 min on 4 runners, proposing" in text
+    assert "timed when the stored study demo was created, on this machine" in text
 
 
 def test_json_is_the_plan(planned: Callable[..., Result]) -> None:

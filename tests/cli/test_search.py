@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+import storage
 from autopeft import api
 from autopeft.errors import (
     AutopeftError,
@@ -18,7 +19,9 @@ from autopeft.errors import (
     InterruptedStudyError,
     StudyHeldError,
 )
+from autopeft.study.ending import Ending, Reason
 from autopeft.study.progress import Progress
+from storage.lease import this_process
 
 Run = Callable[..., Result]
 
@@ -119,6 +122,30 @@ def test_a_finished_study_says_so_and_exits_0(run: Run, played: PlayedSearch) ->
     assert result.exit_code == 0
     assert "study demo is already finished" in result.stderr
     assert "accuracy over" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("trials", "a larger --trials"),
+        ("wall_clock", "a larger budget.wall_clock (--set budget.wall_clock=...)"),
+        ("gpu_hours", "a larger budget.gpu_hours"),
+        ("optimizer_steps", "a larger budget.optimizer_steps"),
+        ("exhausted", "a larger space"),
+        ("min_gain", "a smaller budget.min_gain"),
+    ],
+)
+def test_a_finished_study_says_what_lets_it_go_on(
+    run: Run, played: PlayedSearch, reason: Reason, says: str
+) -> None:
+    ended = Ending(reason, trials=7, min_gain=0.01 if reason == "min_gain" else None).to_dict()
+    played.seeded = Path(shutil.copy(played.seeded, "ended.db"))
+    with storage.open_store("sqlite:///ended.db") as store:
+        token = store.claim("demo", this_process(), 60.0)
+        store.update_study("demo", token, facts={"ended": ended})
+    played.phases = ("finished",)
+    (told,) = [line for line in run("search").stderr.splitlines() if "already finished" in line]
+    assert says in told
 
 
 def test_no_front_exits_1(

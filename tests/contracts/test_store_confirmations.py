@@ -8,6 +8,7 @@ import pytest
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import NotFoundError, StudyHeldError
 from autopeft.study.confirmation import ConfirmationRun
+from autopeft.study.orphans import orphan_text
 from autopeft.study.records import (
     Holder,
     Measurement,
@@ -124,6 +125,39 @@ def test_running_runs_are_set_back(store: SqlStore, token: int) -> None:
     assert by_key(store)[0, 1].attempts == 2
 
 
+def test_an_attempt_of_a_run_says_where_it_ran_and_how_it_ended(
+    store: SqlStore, token: int
+) -> None:
+    runner = {"pid": 7, "host": "n1", "device": "cpu"}
+    store.add_confirmations(NAME, token, [0, 2], [1, 2])
+    store.start_confirmations(NAME, token, 1, [0, 2], runner=runner)
+    store.requeue_confirmations(NAME, token, [0], cause="timeout", message="hung", log="at 3")
+    store.start_confirmations(NAME, token, 1, [0])
+    store.start_confirmations(NAME, token, 1, [0])
+    failed = done(0, None, state=TrialState.FAILED, cause="error", message="why", log="last")
+    store.update_confirmations(NAME, token, 1, [failed, done(2)])
+    first, cut, last = store.confirmation_attempts(NAME, 0)
+    assert [each["attempt"] for each in (first, cut, last)] == [1, 2, 3]
+    assert {each["seed"] for each in (first, cut, last)} == {1}
+    told = ("runner", "cause", "message", "log")
+    assert [first[key] for key in told] == [runner, "timeout", "hung", "at 3"]
+    assert [cut[key] for key in told] == [None, None, None, None]
+    assert [last[key] for key in told] == [None, "error", "why", "last"]
+    assert all(each["finished_at"] >= each["started_at"] for each in (first, cut, last))
+    (other,) = store.confirmation_attempts(NAME, 2)
+    assert (other["cause"], other["finished_at"] is not None) == (None, True)
+    assert store.confirmation_attempts(NAME, 1) == []
+    assert store.summary(NAME).confirmation_attempts == {"error": 1, "timeout": 1}
+
+
+def test_what_comes_too_late_says_of_which_seed(store: SqlStore, token: int) -> None:
+    store.add_orphans(NAME, token, [done(2)], replicate=3)
+    store.add_orphans(NAME, token, [done(2)])
+    seeds = [each["content"]["replicate"] for each in store.orphans(NAME)]
+    assert seeds == [3, 0]
+    assert orphan_text(store.orphans(NAME)[0]["content"]).startswith("seed 3, step 60")
+
+
 def test_an_opening_is_recorded_and_the_second_one_is_again(store: SqlStore, token: int) -> None:
     assert store.openings(NAME) == []
     first = store.add_opening(NAME, token, by="ann@host", trials=[2, 0], replicates=[2, 1])
@@ -177,6 +211,7 @@ def test_writes_need_the_lease(store: SqlStore, token: int) -> None:
 
 def test_they_go_with_their_study(store: SqlStore, token: int) -> None:
     store.add_confirmations(NAME, token, [0], [1])
+    store.start_confirmations(NAME, token, 1, [0])
     store.add_opening(NAME, token, by="a@b", trials=[0], replicates=[1])
     store.release(NAME, token)
     before = store.study(NAME)
@@ -184,6 +219,7 @@ def test_they_go_with_their_study(store: SqlStore, token: int) -> None:
     store.create_study(NewStudy(NAME, before.definition, "abc", before.frame, {}, {}, {}))
     assert store.confirmations(NAME) == []
     assert store.openings(NAME) == []
+    assert store.confirmation_attempts(NAME, 0) == []
     with pytest.raises(NotFoundError, match="study"):
         store.confirmations("x")
     with pytest.raises(NotFoundError, match="study"):

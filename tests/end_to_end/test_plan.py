@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 import autopeft
+from autopeft.api import planning
+from autopeft.api.timing import Timed
 from autopeft.study.progress import Silent
 
 MakePath = Callable[..., Path]
@@ -95,6 +97,34 @@ def test_a_probe_gives_hours_and_stores_nothing(
     assert found["calibration"]["pack_size"] == 2
     assert set(found["calibration"]["step_seconds"]) == {"1", "2"}
     assert not list(tmp_path.glob("*.db"))
+
+
+def test_hours_follow_what_stops_trials_and_how_many_runners_train(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With given timings, so that the same are compared: nothing is trained."""
+    timed = {"pack_size": 2, "precision": "fp32", "step_seconds": {"2": 0.1},
+             "samples_per_second": {}, "bf16_speedup": None}  # fmt: skip
+    monkeypatch.setattr(planning, "stored_timing", lambda *_: Timed("study", timed))
+
+    def planned(search: dict[str, Any], **execution: Any) -> dict[str, Any]:
+        study = make(search=FIXED["search"] | search, execution=execution)
+        found = autopeft.plan(study, probe=True)
+        assert found["timed_by"] == "study"
+        return found
+
+    one = planned({"proposals": 4})
+    assert one["runners"] == 1
+    assert one["hours"]["min"] < one["hours"]["max"]
+    unstopped = planned({"proposals": 4, "stopping": "none"})["hours"]
+    assert unstopped["min"] == unstopped["max"] == one["hours"]["max"]
+    ray = {"executor": "ray", "ray": {"workers": 2}}
+    two = planned({"proposals": 4}, **ray)
+    assert two["runners"] == 2
+    for end in ("min", "max"):
+        assert two["hours"][end] == pytest.approx(one["hours"][end] / 2.0)
+    alone = planned({"proposals": 1}, **ray)["hours"]
+    assert alone["max"] == pytest.approx(one["hours"]["max"]), "a cohort of one keeps one busy"
 
 
 def test_what_calibration_chose_is_stored_and_never_asked_again(

@@ -19,6 +19,7 @@ import stand_in
 from autopeft.configuration import Configuration
 from autopeft.errors import AutopeftError, InterruptedStudyError, TrialError
 from autopeft.execution import local, supervised
+from autopeft.execution import spare as spares
 from autopeft.execution.base import state_path
 from autopeft.execution.channel import decoded, encoded
 from autopeft.execution.local import Launch, LocalExecutor
@@ -130,6 +131,29 @@ def test_a_spare_process_that_nobody_takes_leaves_nothing(spare: Spare, tmp_path
     assert (tmp_path / "study" / "logs" / "runner-0.log").exists(), "it is another's now"
     Spare(tmp_path / "other").close()
     assert not (tmp_path / "other").exists()
+
+
+def test_a_spare_process_never_takes_the_log_of_another(
+    spare: Spare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two creations at once: both find no log, and both hold it for theirs."""
+    folder, begin = tmp_path / "race", spares.RunnerProcess
+    others: list[Spare] = []
+
+    def slower(command: Any, log: Path) -> Any:
+        monkeypatch.setattr(spares, "RunnerProcess", begin)
+        others.append(Spare(folder))
+        return begin(command, log)
+
+    monkeypatch.setattr(spares, "RunnerProcess", slower)
+    loser = Spare(folder)
+    (winner,) = others
+    log = folder / "logs" / "runner-0.log"
+    loser.close()
+    assert log.exists(), "the winner's runner writes there"
+    log.write_text("why it failed\n")
+    winner.close()
+    assert log.read_text() == "why it failed\n"
 
 
 def test_a_pack_is_trained_measured_saved_and_taken_up_again(make: Make, tmp_path: Path) -> None:

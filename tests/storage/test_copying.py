@@ -33,6 +33,9 @@ def source(database_url: str, small_study: Fill) -> str:
         store.requeue_trials("small", token)
         store.start_trials("small", token, [1])
         store.finish_trial("small", token, 1, TrialState.FAILED, cause="error", message="é\n<b>")
+        store.add_confirmations("small", token, [0], [1])
+        store.start_confirmations("small", token, 1, [0], runner={"pid": 1})
+        store.requeue_confirmations("small", token, message="died")
         store.release("small", token)
         store.keep_importance(MAP)
         store.keep_importance(OTHER_MAP)
@@ -57,6 +60,7 @@ def contents(url: str, name: str) -> dict[str, Any]:
             "trials": trials,
             "curves": [store.curve(name, trial.number) for trial in trials],
             "attempts": [store.attempts(name, trial.number) for trial in trials],
+            "of seeds": [store.confirmation_attempts(name, trial.number) for trial in trials],
             "snapshots": store.snapshots(name),
             "summary": store.summary(name),
         }

@@ -92,7 +92,7 @@ def test_every_table_can_be_made_on_postgresql() -> None:
     ]
     text = "\n".join(made)
     assert "TIMESTAMP WITH TIME ZONE" in text
-    assert text.count("ON DELETE CASCADE") == 7
+    assert text.count("ON DELETE CASCADE") == 8
 
 
 @pytest.mark.parametrize("revision", schema.REVISIONS)
@@ -122,8 +122,9 @@ def test_a_database_of_every_revision_opens_after_an_upgrade(
         )
 
 
-def test_confirmations_and_openings_stay(path: Path, url: str) -> None:
-    load(path, "0004")
+@pytest.mark.parametrize("revision", ["0004", "0005"])
+def test_confirmations_and_openings_stay(path: Path, url: str, revision: str) -> None:
+    load(path, revision)
     upgrade(url)
     with open_store(url) as store:
         done, waiting = store.confirmations("small")
@@ -135,6 +136,8 @@ def test_confirmations_and_openings_stay(path: Path, url: str) -> None:
         assert (waiting.replicate, waiting.state) == (2, TrialState.WAITING)
         (opening,) = store.openings("small")
         assert (opening.by, opening.trials, opening.again) == ("ann@host", (0,), False)
+        found = [each["cause"] for each in store.confirmation_attempts("small", 0)]
+        assert found == {"0004": [], "0005": ["lost", None]}[revision]
 
 
 @pytest.mark.parametrize("revision", schema.REVISIONS)
@@ -193,7 +196,7 @@ def test_an_older_schema_is_refused_until_it_is_upgraded(
 ) -> None:
     monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
     for options in ({}, {"read_only": True}, {"create": True}):
-        with pytest.raises(StorageVersionError, match=r"0004.*9999.*`autopeft db upgrade`"):
+        with pytest.raises(StorageVersionError, match=r"0005.*9999.*`autopeft db upgrade`"):
             open_store(url, **options)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from autopeft.configuration import Configuration
-from autopeft.errors import InterruptedStudyError, TrialError
+from autopeft.errors import InterruptedStudyError, StudyHeldError, TrialError
 from autopeft.execution.inprocess import InProcessExecutor
 from autopeft.study.confirmation import ConfirmationRun
 from autopeft.study.progress import Progress, Silent
-from autopeft.study.records import StudyState, TrialState
+from autopeft.study.records import Holder, StudyState, TrialState
 from autopeft.tuner.confirming import ConfirmationTraining, confirmation_settings
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.run_ledger import RunLedger
@@ -188,6 +188,36 @@ def test_memory_that_is_short_halves_the_pack_and_fails_the_run_alone(desk: Any)
     desk.runner.before_step = lambda lanes, step: None
     training(desk).run(chosen(desk), [1])
     assert all(run.ended for run in desk.store.confirmations(NAME))
+
+
+def test_what_is_tried_again_says_why(desk: Any) -> None:
+    def fail(lanes: Lanes, step: int) -> None:
+        if len(lanes) == 3:
+            raise TrialError("it went away", cause="lost")
+
+    desk.runner.before_step = fail
+    training(desk).run(chosen(desk), [1])
+    assert all(run.ended for run in desk.store.confirmations(NAME))
+    *lost, kept = desk.store.confirmation_attempts(NAME, 4)
+    told = [(each["seed"], each["cause"], each["message"]) for each in lost]
+    assert told == [(1, "lost", "it went away")] * 2
+    assert (kept["cause"], kept["runner"]["device"]) == (None, "cpu")
+
+
+def test_what_a_replaced_coordinator_found_is_kept_apart(desk: Any) -> None:
+    def taken(lanes: Lanes, step: int) -> None:
+        if step == 10:
+            desk.store.release(NAME, desk._token)
+            desk.store.claim(NAME, Holder("another-host", 1, "x:1"), 60.0)
+
+    desk.runner.before_step = taken
+    with pytest.raises((StudyHeldError, InterruptedStudyError)):
+        training(desk).run(chosen(desk), [2])
+    orphans = desk.store.orphans(NAME)
+    assert {(each["trial"], each["content"]["replicate"]) for each in orphans} == {
+        (number, 2) for number in CHOSEN
+    }
+    assert not any(run.ended for run in desk.store.confirmations(NAME))
 
 
 def test_a_seed_that_diverges_is_a_result(desk: Any) -> None:

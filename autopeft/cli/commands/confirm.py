@@ -17,8 +17,8 @@ from autopeft.cli.options import (
     StudyArgument,
     as_overrides,
 )
-from autopeft.cli.streams import console, print_json
-from autopeft.errors import InterruptedStudyError
+from autopeft.cli.streams import console, print_json, say
+from autopeft.errors import InterruptedStudyError, StudyTakenOverError
 
 if TYPE_CHECKING:
     from autopeft.api.study import Study
@@ -127,6 +127,9 @@ def _run(
             )
         except InterruptedStudyError as error:
             interrupted = error
+        except StudyTakenOverError as error:
+            say(str(error))
+            return api.load_study(study, storage=place.storage, output_dir=place.output_dir)
     exit_code = received.exit_code or interrupted.exit_code
     if plain:
         print_json(error_object(interrupted, exit_code))

@@ -101,6 +101,8 @@ def _time_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if calibration is None:
         yield "time", "not measured: --probe times some steps on this machine"
         return
+    if found["timed_by"] == "study":
+        yield "timed", f"when the stored study {found['study']} was created, on this machine"
     speeds = ", ".join(f"{k}: {v:.0f}" for k, v in calibration["samples_per_second"].items())
     yield "samples/s by trials in a pack", speeds or "-"
     if calibration["bf16_speedup"] is not None:
@@ -109,7 +111,8 @@ def _time_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "time", "unknown: no pack could be timed"
     else:
         low, high = (duration(3600.0 * hours[end]) for end in ("min", "max"))
-        yield "time", f"{low} to {high}, proposing and loading not counted"
+        on = "" if found["runners"] == 1 else f" on {found['runners']} runners"
+        yield "time", f"{low} to {high}{on}, proposing and loading not counted"
 
 
 def _measured_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -73,6 +73,10 @@ def _plain(study: "Study", record: TrialRecord) -> dict[str, Any]:
             {key: _time(value) for key, value in attempt.items()}
             for attempt in study.attempts(record.number)
         ],
+        "confirmation_attempts": [
+            {key: _time(value) for key, value in attempt.items()}
+            for attempt in study.confirmation_attempts(record.number)
+        ],
         "orphans": [
             {key: _time(value) for key, value in orphan.items()}
             for orphan in study.orphans()
@@ -188,22 +192,27 @@ def _print_training(target: "Console", study: "Study", record: TrialRecord) -> N
         _heading(target, "Training")
         for label, text in profile_lines(record.profile):
             _line(target, label, text)
-    _print_attempts(target, study.attempts(record.number))
+    _print_attempts(target, "Attempts", study.attempts(record.number))
+    of_seeds = study.confirmation_attempts(record.number)
+    _print_attempts(target, "Attempts with other seeds", of_seeds)
     _print_orphans(target, [each for each in study.orphans() if each["trial"] == record.number])
 
 
-def _print_attempts(target: "Console", attempts: Sequence[Mapping[str, Any]]) -> None:
+def _print_attempts(
+    target: "Console", heading: str, attempts: Sequence[Mapping[str, Any]]
+) -> None:
     """When and where it was started, what became of it, and how its last runner spoke its last."""
     from autopeft.cli.wording import duration
 
     if attempts:
-        _heading(target, "Attempts")
+        _heading(target, heading)
     for attempt in attempts:
         began, ended = attempt["started_at"], attempt["finished_at"]
         length = "not ended" if ended is None else duration((ended - began).total_seconds())
         why = ": ".join(filter(None, (attempt["cause"], attempt["message"])))
         parts = [f"{began:%Y-%m-%d %H:%M:%S} UTC", length, _place(attempt["runner"]), why]
-        _line(target, str(attempt["attempt"]), ", ".join(filter(None, parts)))
+        seed = f"seed {attempt['seed']}, " if "seed" in attempt else ""
+        _line(target, f"{seed}{attempt['attempt']}", ", ".join(filter(None, parts)))
     logs = [attempt["log"] for attempt in attempts if attempt["log"]]
     if logs:
         _heading(target, "Last lines of the runner's log")

@@ -72,4 +72,6 @@ def _confirmed(plain: Mapping[str, Any]) -> str:
     if not plain["runs"]:
         return "no trial yet"
     named = ", ".join(str(number) for number in plain["trials"])
-    return f"trials {named} with {plain['seeds']} seeds ({plain['ended']} of {plain['runs']} runs)"
+    text = f"trials {named} with {plain['seeds']} seeds ({plain['ended']} of {plain['runs']} runs)"
+    again = _by_cause(plain["attempts"])
+    return f"{text}; attempts that ended otherwise: {again}" if again else text

@@ -2,6 +2,7 @@
 
 from autopeft.cli.options import JsonOption, StorageOption, StudyArgument
 from autopeft.cli.streams import print_json, say
+from autopeft.study.records import StudyState
 
 
 def stop(
@@ -13,8 +14,11 @@ def stop(
     """
     from autopeft import api
 
-    name = api.stop(study, storage=storage)
+    asked = api.stop(study, storage=storage)
     if as_json:
-        print_json({"study": name, "stop_requested": True})
+        print_json(asked)
+    elif asked["running"]:
+        say(f"study {asked['study']} will save and stop after its step")
     else:
-        say(f"study {name} will save and stop after its step")
+        state = "killed?" if asked["state"] == StudyState.RUNNING else asked["state"]
+        say(f"nobody runs study {asked['study']} ({state}): there is nothing to stop")

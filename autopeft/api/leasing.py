@@ -1,0 +1,67 @@
+"""A study's lease from the first look at it to the last write: taken, renewed, given back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+
+from autopeft.errors import StorageError, StudyHeldError, StudyTakenOverError
+from autopeft.study.store import Store
+
+RENEWED_S = 60.0
+"""Between renewals while a coordinator prepares; the tuner's own watch renews afterwards."""
+
+_LAST_S = 2.0
+"""How long the end of a preparation waits for a renewal that is under way."""
+
+
+@contextmanager
+def leased(store: Store, name: str) -> Iterator[int]:
+    """The study's lease; its token.
+
+    Raises:
+        StudyHeldError: Another coordinator runs the study.
+        StudyTakenOverError: Another one has taken it over meanwhile.
+    """
+    from autopeft.tuner import BUSY_S
+    from storage.lease import this_process
+
+    token = store.claim(name, this_process(), BUSY_S)
+    store.request_stop(name, False)  # what was asked of an earlier sitting
+    try:
+        yield token
+    except StudyHeldError as error:
+        raise StudyTakenOverError(
+            f"study {name!r}: another coordinator has taken over while this one stood "
+            "still; what came too late is kept apart and not counted",
+            hint=f"`autopeft status {name}` tells how it goes on",
+        ) from error
+    finally:
+        store.release(name, token)
+
+
+@contextmanager
+def renewed(store: Store, name: str, token: int) -> Iterator[None]:
+    """The lease goes on within the block, however long a model takes to come over the network.
+
+    The process that prepares is the one that supervises; nothing is trained here, so a thread of
+    it may speak for it. Once the lease has passed on it renews no more: the next write tells.
+    """
+    from autopeft.tuner import BUSY_S
+
+    over = Event()
+
+    def renew() -> None:
+        while not over.wait(RENEWED_S):
+            with suppress(StorageError):  # away for longer than its patience: the next one tells
+                try:
+                    store.renew(name, token, BUSY_S)
+                except StudyHeldError:
+                    return
+
+    thread = Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(_LAST_S)
