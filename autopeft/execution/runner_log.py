@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from autopeft.study.disk import writing
+
 KEPT_BYTES = 4 << 20
 """A log that has grown beyond this begins anew; the one before it is kept beside it."""
 
@@ -17,11 +19,16 @@ def log_path(folder: Path, index: int) -> Path:
 
 
 def open_log(path: Path) -> BinaryIO:
-    """A runner's log, open for appending; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > KEPT_BYTES:
-        os.replace(path, path.with_suffix(".old.log"))
-    return path.open("ab", buffering=0)
+    """A runner's log, open for appending; makes the folder.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > KEPT_BYTES:
+            os.replace(path, path.with_suffix(".old.log"))
+        return path.open("ab", buffering=0)
 
 
 def tail(path: Path, start: int = 0) -> str:
