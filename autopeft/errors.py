@@ -13,6 +13,7 @@ exit code that the command line ends with, and survives pickling, so that it can
     |   +-- ExportError                        what a format cannot carry
     +-- StorageError (OSError)        exit 3   the database cannot be used
     |   +-- StorageVersionError                older (upgrade it) or newer than this release
+    +-- OutputError (OSError)         exit 3   the output folder's disk is full or fails
     +-- StudyHeldError                exit 4   another coordinator holds the study
     +-- StudyTakenOverError           exit 0   another coordinator goes on with the study
     +-- RunnerAwayError               exit 1   no place for a runner just now; others may go on
@@ -164,6 +165,12 @@ class StorageError(AutopeftError, OSError):
 
 class StorageVersionError(StorageError):
     """The database's schema is older or newer than this release's."""
+
+
+class OutputError(AutopeftError, OSError):
+    """What a study keeps beside its database cannot be written: no trial's fault."""
+
+    exit_code = 3
 
 
 class StudyHeldError(AutopeftError):

@@ -146,6 +146,9 @@ def _news(view: StudyView) -> None:
     if ended and ended["reason"] != "trials":
         text = words.markdown(ended["text"])
         st.info(text[0].upper() + text[1:], icon=":material/flag:")
+    if why := view.record.facts.get("interrupted"):
+        text = words.markdown(f"{why['reason']}; {why['hint']}")
+        st.warning(f"Interrupted: {text}", icon=":material/pause_circle:")
     if view.lost:
         st.warning(words.KILLED, icon=":material/hourglass_disabled:")
     elif not view.trials:

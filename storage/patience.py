@@ -8,7 +8,7 @@ settled by `commit`, which asks the server what became of the transaction.
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -17,17 +17,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from autopeft.errors import StorageError
+from autopeft.study.patience import LOOK_S, Wait
 from autopeft.study.progress import Stopper
 from storage.faults import may_pass, storage_errors
 from storage.place import Place
 
 T = TypeVar("T")
 S = TypeVar("S")
-
-GRACE_S = 10.0
-"""How long to wait when the search was asked to stop: it must end within 30 seconds."""
-
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _LOOK_S = 0.1, 5.0, 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +48,7 @@ class Patience:
         Raises:
             StorageError: It failed for good, or for too long.
         """
-        began, pauses, told = time.monotonic(), _pauses(), False
+        wait, told = Wait(self._place.patience_s, self._is_stopping), False
         while True:
             try:
                 result = do()
@@ -62,29 +58,17 @@ class Patience:
                 if not told:
                     _log.warning("%s; waiting for it", error.message)
                     told = True
-                if not self._wait(began, next(pauses)):
+                if not wait.pause():
                     self._in_vain = True
                     raise
             else:
                 if told:
-                    waited = time.monotonic() - began
-                    _log.warning("%s: it works again after %.0f s", self._place, waited)
+                    _log.warning("%s: it works again after %.0f s", self._place, wait.seconds)
                 self._in_vain = False
                 return result
 
-    def _wait(self, began: float, pause_s: float) -> bool:
-        """Waits; False where the time is over."""
-        until = time.monotonic() + pause_s
-        while (now := time.monotonic()) < until:
-            if now - began >= self._limit_s:
-                return False
-            time.sleep(min(_LOOK_S, until - now))
-        return time.monotonic() - began < self._limit_s
-
-    @property
-    def _limit_s(self) -> float:
-        asked = self._stopper is not None and self._stopper.reason
-        return min(GRACE_S, self._place.patience_s) if asked else self._place.patience_s
+    def _is_stopping(self) -> bool:
+        return self._stopper is not None and bool(self._stopper.reason)
 
 
 def patient(store: type[S]) -> type[S]:
@@ -136,12 +120,4 @@ def _took_place(engine: Engine, place: Place, number: int) -> bool:
             return bool(status == "committed")
         if time.monotonic() > until:
             raise StorageError(f"{place}: the server does not say whether it kept the last write")
-        time.sleep(_LOOK_S)
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds between tries: twice as long each time, up to a few seconds."""
-    pause = _FIRST_PAUSE_S
-    while True:
-        yield pause
-        pause = min(2.0 * pause, _LONGEST_PAUSE_S)
+        time.sleep(LOOK_S)

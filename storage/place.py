@@ -2,7 +2,8 @@
 
 SQLite URLs are `sqlite:///relative.db` or `sqlite:////absolute.db`; PostgreSQL ones are
 `postgresql://user:password@host/database`. On both, `?timeout=5` are the seconds to wait for a
-lock, and `patience=60` those that a running search waits for a database that cannot be used.
+lock, and `patience=60` those that a running search waits for a place that it writes to and that
+cannot be used: this database, or the folder of its artifacts.
 Passwords never appear in `str(place)`, which is what messages and logs show.
 """
 

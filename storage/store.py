@@ -108,6 +108,11 @@ class SqlStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def patience_s(self) -> float:
+        """See `Store.patience_s`."""
+        return self.place.patience_s
+
     def close(self) -> None:
         """Give back the connections."""
         _dispose(self._reader, self._writer)

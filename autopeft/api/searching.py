@@ -123,7 +123,7 @@ class _Sitting:
         prepared.check(store.study(self._name), self._listener)
         prepared.keep_importance(store)
         plain = self._definition.to_plain()
-        store.update_study(self._name, token, state=StudyState.RUNNING, definition=plain)
+        store.update_study(self._name, token, definition=plain)
         tuner = prepared.tuner(
             store,
             token,

@@ -56,6 +56,7 @@ def status(summary: StudySummary) -> dict[str, Any]:
         "attempts": dict(summary.attempts),
         "orphans": summary.orphans,
         "ended": record.facts.get("ended"),
+        "interrupted": record.facts.get("interrupted"),
         "held": summary.holder is not None,
         "confirmed": {
             **_confirmed(summary.confirmations),

@@ -13,19 +13,23 @@ from typer.core import TyperGroup
 from autopeft.cli.faults import report
 from autopeft.cli.usage import USAGE_ERROR, input_error, unknown_command
 from autopeft.errors import AutopeftError
+from autopeft.study.disk import disk_fault
 
 
 class CommandGroup(TyperGroup):
     """Commands whose errors, those of their use among them, end with a fault and an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
-        """Run a command line; an `AutopeftError` ends with its exit code."""
+        """Run a command line; an `AutopeftError` ends with its exit code, a full disk as one."""
         words = list(sys.argv[1:] if args is None else args)
         try:
             return super().main(words, *more, **extra)
-        except AutopeftError as error:
-            report(error, as_json=asks_for_json(words))
-            sys.exit(error.exit_code)
+        except (AutopeftError, OSError) as error:
+            told = error if isinstance(error, AutopeftError) else disk_fault(error)
+            if told is None:
+                raise
+            report(told, as_json=asks_for_json(words))
+            sys.exit(told.exit_code)
 
     def make_context(
         self, info_name: str | None, args: list[str], *more: Any, **extra: Any

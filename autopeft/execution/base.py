@@ -12,6 +12,10 @@ from autopeft.study.records import Measurement
 LOST, OUT_OF_MEMORY, TIMEOUT, ERROR = "lost", "out-of-memory", "timeout", "error"
 """Causes with which an attempt ends; "diverged" and "infeasible" are found in what it measures."""
 
+DISK = "disk"
+"""What a runner says of a full or broken disk: no cause, as the trial is tried again for nothing
+but space."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -57,7 +61,10 @@ class Run(Protocol):
         """Points of every lane's training loss since the last call, by trial number."""
 
     def save(self, folder: Path) -> None:
-        """Write every lane's state to its `state_path` in a folder."""
+        """Write every lane's state to its `state_path` in a folder.
+
+        Where the folder cannot be written (OSError, OutputError), the run is as it was before.
+        """
 
     def profile(self, number: int) -> dict[str, Any]:
         """What the training of a lane took so far, packs before this one included."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from autopeft.execution.channel import ChannelClosedError, Message
 from autopeft.execution.runner_log import log_path
 from autopeft.execution.runner_process import COMMAND, RunnerProcess
+from autopeft.study.disk import writing
 
 DECIDING = ("autopeft", "torch", "transformers", "numpy")
 """Packages whose versions decide what a runner finds."""
@@ -99,15 +100,17 @@ class Outpost:
     def put(self, place: str, content: bytes) -> str:
         """Write a file below this outpost's folder; where it lies now."""
         path = self._below(place)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         return str(path)
 
     def fresh(self, place: str) -> str:
         """An empty folder below this outpost's."""
         path = self._below(place)
         shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
+        with writing(path):
+            path.mkdir(parents=True)
         return str(path)
 
     def names(self, place: str) -> list[str]:

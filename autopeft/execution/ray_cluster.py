@@ -10,6 +10,8 @@ and tells when a node or a process is gone. It restarts nothing: an actor that h
 | its memory monitor has ended the actor                 | out-of-memory |
 | a call has no answer in time                           | timeout       |
 | an exception within the outpost                        | error         |
+
+A node's disk that is full or fails (`OutputError`) is no trial's fault, and waited for.
 """
 
 import logging
@@ -28,7 +30,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray is 
 import ray
 from ray import exceptions
 
-from autopeft.errors import AutopeftError, Fault, InputError, RunnerAwayError, TrialError
+from autopeft.errors import (
+    AutopeftError,
+    Fault,
+    InputError,
+    OutputError,
+    RunnerAwayError,
+    TrialError,
+)
 from autopeft.execution.base import ERROR, LOST, OUT_OF_MEMORY, TIMEOUT
 from autopeft.execution.outpost import Greeting, Outpost, installed
 from autopeft.execution.time_limits import Deadline
@@ -96,8 +105,8 @@ class Needs:
         return ", ".join(f"{amount:g} {name}" for name, amount in self.resources.items())
 
 
-def failure_of(error: Exception) -> TrialError:
-    """What an error of Ray's means for what was trained."""
+def failure_of(error: Exception) -> TrialError | OutputError:
+    """What an error of Ray's means for what was trained; a node's full disk means nothing."""
     text = " ".join(str(error).split())
     match error:
         case exceptions.OutOfMemoryError():
@@ -115,7 +124,7 @@ def failure_of(error: Exception) -> TrialError:
             return TrialError(f"the runner's outpost has died: {_why(error)}", cause=LOST)
         case exceptions.RayTaskError():
             cause = error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(cause, TrialError):
+            if isinstance(cause, TrialError | OutputError):
                 return cause
             return TrialError(f"{type(cause).__name__}: {cause}".splitlines()[0], cause=ERROR)
     return TrialError(f"{type(error).__name__}: {text}"[:500], cause=LOST)
@@ -288,6 +297,7 @@ class Post:
 
         Raises:
             TrialError: It failed, is gone, or took too long.
+            OutputError: Its node has no room for what it is to write.
         """
         deadline = None if limit_s is None else Deadline(limit_s)
         while not self.ready(asked, TICK_S):

@@ -5,6 +5,7 @@ two stands an outpost on the runner's node. Lane states travel as the bytes of t
 shared disk is needed, and only this process writes to the study's folder and database.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autopeft.errors import TrialError
+from autopeft.errors import OutputError, TrialError
 from autopeft.execution.base import LOST
 from autopeft.execution.channel import ChannelClosedError, Message
 from autopeft.execution.outpost import Heard
@@ -29,8 +30,11 @@ from autopeft.execution.runner_log import log_path, open_log
 from autopeft.execution.shipping import Parcel, beside, readdressed
 from autopeft.execution.supervised import Begun, SupervisedRunner, Terms
 from autopeft.execution.time_limits import TimeLimits
+from autopeft.study.disk import writing
 from autopeft.study.progress import Stopper
 from autopeft.study.search_blocks import RayBlock
+
+logger = logging.getLogger(__name__)
 
 HEAR_S = 5.0
 """An outpost is asked for news this often, and answers sooner where there are some."""
@@ -263,9 +267,16 @@ class RayHandle:
                 found = self._post.answer(self._post.ask(call), self._tick_quietly, limit_s)
         self._post.end()
         if self._lines:
-            with open_log(self._log) as log:
-                log.write(f"{self._lines}\n".encode())
+            self._keep_lines()
         return found
+
+    def _keep_lines(self) -> None:
+        """Write its last lines to the log of this machine."""
+        try:
+            with writing(self._log), open_log(self._log) as log:
+                log.write(f"{self._lines}\n".encode())
+        except OutputError as error:  # it has ended all the same, and attempts hold these lines
+            logger.warning("a runner's last lines are lost: %s", error.message)
 
     def _tick_quietly(self) -> None:
         """Nothing: what is ended is waited for, for seconds, whatever is asked meanwhile."""

@@ -11,8 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from autopeft.study.disk import writing
+
 KEPT_BYTES = 4 << 20
 """A log that has grown beyond this begins anew; the one before it is kept beside it."""
+
+UNUSED_S = 0.5
+"""How long what was killed may take to let go of its log."""
 
 TAIL_BYTES = 8192
 TAIL_LINES = 20
@@ -23,23 +28,24 @@ def log_path(folder: Path, index: int) -> Path:
     return folder / "logs" / f"runner-{index}.log"
 
 
-UNUSED_S = 0.5
-"""How long what was killed may take to let go of its log."""
-
-
 def open_log(path: Path) -> BinaryIO:
-    """A runner's log, open for appending and locked; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > KEPT_BYTES:
-        os.replace(path, path.with_suffix(".old.log"))
-    while True:
-        stream = path.open("ab", buffering=0)
-        with suppress(OSError):  # a file system without locks: then none is removed either
-            fcntl.flock(stream, fcntl.LOCK_SH)
-        if _names(path, stream):
-            return stream
-        stream.close()  # it was removed between the two calls
+    """A runner's log, open for appending and locked; makes the folder.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > KEPT_BYTES:
+            os.replace(path, path.with_suffix(".old.log"))
+        while True:
+            stream = path.open("ab", buffering=0)
+            with suppress(OSError):  # a file system without locks: then none is removed either
+                fcntl.flock(stream, fcntl.LOCK_SH)
+            if _names(path, stream):
+                return stream
+            stream.close()  # it was removed between the two calls
+            path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def remove_unused(path: Path) -> None:

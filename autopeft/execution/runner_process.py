@@ -39,14 +39,18 @@ class RunnerProcess:
         command: What to run.
         log: Where its standard error goes, and whatever libraries print.
 
+    Raises:
+        OutputError: The log cannot be written.
+
     Attributes:
         pid: Its process id, and its group's.
     """
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self._log = log
-        lifeline, self._lifeline = os.pipe()  # its end here goes with this process, and no other
         with open_log(log) as stream:
+            # Its end here goes with this process, and no other.
+            lifeline, self._lifeline = os.pipe()
             self._log_start = stream.tell()
             self._process = subprocess.Popen(
                 command,

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from autopeft.configuration import Configuration
-from autopeft.errors import AutopeftError, InterruptedStudyError, TrialError
-from autopeft.execution.base import LOST, TIMEOUT, Result, Run
+from autopeft.errors import AutopeftError, InterruptedStudyError, OutputError, TrialError
+from autopeft.execution.base import DISK, LOST, TIMEOUT, Result, Run
 from autopeft.execution.channel import ChannelClosedError, Message
 from autopeft.execution.time_limits import Deadline, TimeLimits
 from autopeft.study.confirmation import Opening
+from autopeft.study.disk import HINT
 from autopeft.study.progress import Stopper
 from autopeft.study.records import Measurement
 
@@ -171,6 +172,7 @@ class SupervisedRunner:
 
         Raises:
             TrialError: It failed, died or took too long.
+            OutputError: It has no room to write.
             InterruptedStudyError: It took too long after a signal.
         """
         self._living()
@@ -194,6 +196,7 @@ class SupervisedRunner:
 
         Raises:
             TrialError: It failed, died, or the deadline is over.
+            OutputError: It has no room to write.
             InterruptedStudyError: The study is to end sooner than this.
         """
         message = self._receive()
@@ -259,10 +262,12 @@ class SupervisedRunner:
         self._end(lambda handle: handle.kill())
         raise ended
 
-    def _failed(self, cause: str, message: str, *, fatal: bool) -> TrialError:
+    def _failed(self, cause: str, message: str, *, fatal: bool) -> TrialError | OutputError:
         """The error of a pack that failed; a runner that says it is past help is ended."""
         if fatal:
             self._end(lambda handle: handle.kill())
+        if cause == DISK:
+            return OutputError(message, hint=HINT)
         return TrialError(message, cause=cause)
 
     # -- beginning and ending -----------------------------------------------------------------
@@ -272,6 +277,7 @@ class SupervisedRunner:
 
         Raises:
             AutopeftError: It dies while it loads, whatever is trained.
+            OutputError: There is no room for what it writes.
             RunnerAwayError: There is no place for it at the moment.
         """
         for attempt in range(STARTS):
@@ -286,6 +292,9 @@ class SupervisedRunner:
                 logger.warning("%s does not start: %s\n%s", named, error, self.last_lines())
                 failure = error
                 self._end(lambda handle: handle.kill())
+            except OutputError:
+                self._end(lambda handle: handle.kill())
+                raise
         raise AutopeftError(
             f"{self._terms.named} failed {STARTS} times while it loaded: {failure}",
             hint=f"its log is {self._terms.log}",

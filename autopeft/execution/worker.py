@@ -29,10 +29,11 @@ from typing import Any, BinaryIO, NoReturn, TypeAlias
 
 from autopeft.configuration import Configuration
 from autopeft.errors import TrialError
-from autopeft.execution.base import ERROR, LOST, OUT_OF_MEMORY, Run, Runner
+from autopeft.execution.base import DISK, ERROR, LOST, OUT_OF_MEMORY, Run, Runner
 from autopeft.execution.channel import Message, decoded, encoded
 from autopeft.execution.runner_process import LIFELINE_VARIABLE
 from autopeft.study.confirmation import Opening
+from autopeft.study.disk import disk_fault
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +123,10 @@ class Worker:
             try:
                 answer = self._train(**message) if do == "train" else self._done(do, message)
             except Exception as error:
-                answer = {"failed": _failure(error)}
-                self._run = None  # its memory is needed by what is tried next
+                place = Path(message["folder"]) if do == "save" else None
+                answer = {"failed": _failure(error, place)}
+                if place is None or answer["failed"]["cause"] != DISK:
+                    self._run = None  # its memory is needed by what is tried next
                 logger.exception("%s failed", do)
             self._say(answer)
             if answer.get("failed", {}).get("fatal"):
@@ -207,8 +210,10 @@ class Worker:
         }
 
 
-def _failure(error: Exception) -> dict[str, Any]:
-    """What a coordinator needs to know of an error."""
+def _failure(error: Exception, place: Path | None) -> dict[str, Any]:
+    """What a coordinator needs to know of an error, in what was to write to a place or not."""
+    if fault := disk_fault(error, place):
+        return {"cause": DISK, "message": fault.message, "fatal": False}
     text = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, TrialError):
         return {"cause": error.cause, "message": text, "fatal": False}

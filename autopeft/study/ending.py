@@ -1,10 +1,14 @@
-"""How a search ended: why, and what of its budget was left; stored in a study's facts."""
+"""How a search or one of its sittings ended, and why; stored in a study's facts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from autopeft.errors import AutopeftError
+
 Reason = Literal["trials", "wall_clock", "gpu_hours", "optimizer_steps", "exhausted", "min_gain"]
+
+HINT = "the same command goes on"
 
 _WHY: Mapping[str, str] = {
     "trials": "its trials are spent",
@@ -94,3 +98,29 @@ class Ending:
         if self.optimizer_steps:
             parts.append(f"{self.optimizer_steps:,.0f} optimizer steps")
         return f"; {', '.join(parts)} were left" if self.trials and parts else ""
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """Why a sitting ended before the search did.
+
+    Attributes:
+        reason: One line.
+        hint: What to do about it.
+    """
+
+    reason: str
+    hint: str
+
+    @classmethod
+    def by(cls, error: BaseException) -> "Interruption":
+        """What an error says that ended it."""
+        if isinstance(error, AutopeftError):
+            return cls(" ".join(error.message.split()), error.hint or HINT)
+        text = " ".join(str(error).split())
+        named = type(error).__name__
+        return cls(f"{named}: {text}" if text else named, HINT)
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain JSON, as in the facts and in `status`."""
+        return {"reason": self.reason, "hint": self.hint}

@@ -29,6 +29,10 @@ class Store(Protocol):
     passed to another coordinator, and then change nothing.
     """
 
+    @property
+    def patience_s(self) -> float:
+        """Seconds that a search waits for a place that cannot be used, this one or another."""
+
     # -- studies ------------------------------------------------------------------------------
 
     def create_study(self, study: NewStudy) -> StudyRecord:

@@ -219,6 +219,7 @@ class ActivationCache:
         for suffix in (".json", TOKENS, BLOCKS):
             self._file(layer, suffix).unlink(missing_ok=True)
         _reserve(self._file(layer, TOKENS), needed)
+        _reserve(self._file(layer, BLOCKS), len(self._blocks))
         kept = self._map(layer, width, dtype)
         partial = self._file(layer, ".partial")
         facts = {"width": width, "dtype": str(dtype).split(".")[-1], "boot": machine.boot()}

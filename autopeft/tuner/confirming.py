@@ -7,13 +7,15 @@ lane states are kept: the test split may be opened later, without training anew.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from autopeft.errors import InterruptedStudyError, TrialError
+from autopeft.errors import StorageError, StudyHeldError, TrialError
 from autopeft.execution.base import Executor, Run
 from autopeft.execution.states import CohortStates
 from autopeft.searchers.base import Problem
 from autopeft.study.confirmation import Opening
+from autopeft.study.ending import Interruption
 from autopeft.study.progress import Listener, Progress, Stopper
 from autopeft.study.records import (
     TrialRecord,
@@ -23,9 +25,10 @@ from autopeft.study.store import Store
 from autopeft.tuner.away import first_there
 from autopeft.tuner.packing import grouped
 from autopeft.tuner.packs import PackTraining
-from autopeft.tuner.run_ledger import FULL, KeepingExecutor, RunLedger
+from autopeft.tuner.run_ledger import FULL, RunLedger, SeededExecutor
 from autopeft.tuner.run_progress import RunCounter, RunReporter
 from autopeft.tuner.settings import TunerSettings
+from autopeft.tuner.torn import drop_torn
 from autopeft.tuner.watch import BUSY_S, LEASE_S, Watch
 
 
@@ -72,6 +75,7 @@ class ConfirmationTraining:
 
         Raises:
             InterruptedStudyError: Stopped before the end, with everything saved.
+            OutputError: There was no room to save them for too long.
             AutopeftError: Several lone runs in a row failed with an error of the program.
         """
         numbers = [trial.number for trial in trials]
@@ -81,8 +85,9 @@ class ConfirmationTraining:
         try:
             for replicate in replicates:
                 self._replicate(trials, replicate, counter)
-        except InterruptedStudyError:
-            self._ledger.interrupt()
+        except (Exception, KeyboardInterrupt) as error:
+            with suppress(StorageError, StudyHeldError):
+                self._ledger.interrupt(Interruption.by(error))
             raise
         finally:
             self._watch.note()
@@ -99,7 +104,8 @@ class ConfirmationTraining:
             ledger, self._settings, self._problem.frame[0], self._watch, self._listener, counter
         )
         states = CohortStates(self._settings.states, replicate)
-        executor = KeepingExecutor(self._executor, replicate, states)
+        drop_torn(ledger, self._settings, reporter, [replicate])
+        executor = SeededExecutor(self._executor, replicate)
         packs = PackTraining(
             ledger, self._problem, executor, self._settings, self._watch, reporter
         )
@@ -228,4 +234,5 @@ def confirmation_settings(
         states=states / "confirmed",
         accuracy_like=False,
         stops=False,
+        keeps_last=True,
     )

@@ -5,6 +5,8 @@ from contextlib import suppress
 from typing import Any
 
 from autopeft.errors import StudyHeldError
+from autopeft.execution.base import LOST
+from autopeft.study.ending import Interruption
 from autopeft.study.records import (
     NewTrial,
     Snapshot,
@@ -30,6 +32,11 @@ class Ledger:
     def __init__(self, store: Store, name: str, token: int, replicate: int = 0) -> None:
         self._store, self.name, self._token = store, name, token
         self._replicate = replicate
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds to wait for a place that cannot be written."""
+        return self._store.patience_s
 
     def study(self) -> StudyRecord:
         """The study as it is now."""
@@ -57,13 +64,28 @@ class Ledger:
 
     def begin(self) -> list[int]:
         """Start a sitting: requeue what was lost; its numbers."""
-        self.set_state(StudyState.RUNNING)
+        self._store.update_study(
+            self.name,
+            self._token,
+            state=StudyState.RUNNING,
+            facts={"ended": None, "interrupted": None},  # those of the sitting before
+        )
         return self._store.requeue_trials(self.name, self._token)
 
-    def interrupt(self) -> None:
+    def interrupt(self, why: Interruption) -> None:
         """End a sitting before its time: what is in flight waits for the next one."""
-        self._store.requeue_trials(self.name, self._token, cause="interrupted")
-        self.set_state(StudyState.INTERRUPTED)
+        self._store.requeue_trials(self.name, self._token, cause="interrupted", message=why.reason)
+        self._store.update_study(
+            self.name,
+            self._token,
+            state=StudyState.INTERRUPTED,
+            facts={"interrupted": why.to_dict()},
+        )
+
+    def lose(self, number: int, message: str) -> None:
+        """Note an attempt of a waiting trial that was lost before anything ran."""
+        self.start([number], None)
+        self.requeue(cause=LOST, numbers=[number], message=message)
 
     def requeue(
         self,
@@ -99,7 +121,7 @@ class Ledger:
         """Add waiting trials."""
         return self._store.add_trials(self.name, self._token, trials)
 
-    def start(self, numbers: Sequence[int], runner: Mapping[str, Any]) -> None:
+    def start(self, numbers: Sequence[int], runner: Mapping[str, Any] | None) -> None:
         """Mark trials running, on a runner."""
         self._store.start_trials(self.name, self._token, numbers, runner=runner)
 

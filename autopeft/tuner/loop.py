@@ -8,17 +8,18 @@ trial numbers, trains what was left waiting in the same packs, and goes on askin
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from autopeft import counting
 from autopeft.configuration import Configuration
-from autopeft.errors import InterruptedStudyError
+from autopeft.errors import StorageError, StudyHeldError
 from autopeft.execution.base import Executor
 from autopeft.execution.states import keep_cohorts
 from autopeft.searchers import front as fronts
 from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
 from autopeft.searchers.dominance import hypervolume
-from autopeft.study.ending import Ending, Reason
+from autopeft.study.ending import Ending, Interruption, Reason
 from autopeft.study.placement import resolved_details
 from autopeft.study.progress import Listener, Stopper
 from autopeft.study.records import NewTrial, Origin, StudyState, TrialRecord, TrialState
@@ -31,6 +32,7 @@ from autopeft.tuner.packs import PackTraining
 from autopeft.tuner.probes import Probing
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
+from autopeft.tuner.torn import drop_torn
 from autopeft.tuner.watch import BUSY_S, LEASE_S, Clock, Watch
 
 
@@ -84,26 +86,33 @@ class Tuner:
     def run(self) -> None:
         """Search until the budget is spent, the space is exhausted, or nothing is promised.
 
+        Whatever ends it before its time, trials in flight wait for the next sitting, and the study
+        says why (where its store can still be written).
+
         Raises:
             InterruptedStudyError: Stopped before the end, with everything saved.
+            OutputError: There was no room to save it for too long.
+            AutopeftError: Several lone trials in a row failed with an error of the program.
         """
-        lost = self._ledger.begin()
-        if self._ledger.study().facts.get("ended"):
-            self._ledger.note(ended=None)  # its budget was raised
-        if lost:
-            shown = ", ".join(str(number) for number in lost)
-            self._reporter.event(f"taking up trials {shown} again")
-        self._catch_up()
         try:
+            self._take_up()
             self._search()
-        except InterruptedStudyError:
-            self._ledger.interrupt()
+        except (Exception, KeyboardInterrupt) as error:
+            with suppress(StorageError, StudyHeldError):
+                self._ledger.interrupt(Interruption.by(error))
             raise
         finally:
             self._executor.close()
             self._packs.close()
             self._watch.note()
         self._finish()
+
+    def _take_up(self) -> None:
+        """Go on where the last sitting ended."""
+        if lost := self._ledger.begin():
+            shown = ", ".join(str(number) for number in lost)
+            self._reporter.event(f"taking up trials {shown} again")
+        self._catch_up()
 
     def _search(self) -> None:
         while (cohort := self._next_cohort()) is not None:
@@ -240,7 +249,9 @@ class Tuner:
     def _catch_up(self) -> None:
         """Tell what earlier sittings found, and draw the front that a kill left out."""
         trials = self._ledger.trials()
-        keep_cohorts(self._settings.states, {t.pack for t in trials if not t.state.final})
+        open_cohorts = {trial.pack for trial in trials if not trial.state.final}
+        keep_cohorts(self._settings.states, open_cohorts)
+        drop_torn(self._ledger, self._settings, self._reporter, open_cohorts)
         self._tell(trials)
         last = self._ledger.last_snapshot()
         if sum(trial.state.final for trial in trials) != (last.trials if last else 0):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
 from queue import SimpleQueue
 from threading import RLock
 
@@ -12,6 +13,7 @@ from autopeft.study.records import TrialRecord, TrialState, TrialUpdate
 from autopeft.tuner.away import first_there, pass_over
 from autopeft.tuner.failures import Failure, FailuresInARow, Job, described, next_jobs
 from autopeft.tuner.ledger import Ledger
+from autopeft.tuner.patience import OutputPatience
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
 from autopeft.tuner.station import Station
@@ -34,6 +36,9 @@ class PackTraining:
         settings: Its rungs.
         watch: When to stop.
         reporter: Whom to tell.
+
+    Attributes:
+        patience: Waits where there is no room for what is written.
     """
 
     def __init__(
@@ -47,11 +52,14 @@ class PackTraining:
     ) -> None:
         self._ledger, self._settings = ledger, settings
         self._watch, self._reporter = watch, reporter
+        self.patience = OutputPatience(ledger, watch)
         self._waiting, self._in_a_row, self._lock = Waiting(), FailuresInARow(), RLock()
         self._most = min(settings.pack_size, settings.memory_limit or settings.pack_size)
         self._rows: dict[int, int] = {}
         self._stations = [
-            Station(runner, ledger, problem, settings, watch, reporter, self._waiting)
+            Station(
+                runner, ledger, problem, settings, watch, reporter, self._waiting, self.patience
+            )
             for runner in executor.runners
         ]
         self._free: SimpleQueue[Station] = SimpleQueue()
@@ -63,7 +71,7 @@ class PackTraining:
     def first(self) -> Station:
         """The station of the first runner that is there, for what is done by itself."""
         runners = [station.runner for station in self._stations]
-        return self._stations[first_there(runners, self._watch)]
+        return self._stations[self.patience.call(lambda: first_there(runners, self._watch))]
 
     def size(self, trials: int) -> int:
         """Most lanes of a pack: so that no runner is idle, and what memory has allowed so far.
@@ -93,6 +101,7 @@ class PackTraining:
 
         Raises:
             InterruptedStudyError: Asked to stop; the lanes are saved.
+            OutputError: There was no room to save them for too long.
             AutopeftError: Several lone trials in a row failed, whatever they train.
         """
         if len(self._stations) == 1:
@@ -118,7 +127,7 @@ class PackTraining:
         too_large: list[int] = []
         while jobs:
             job = jobs.pop(0)
-            failure = self._attempt(job, share)
+            failure = self.patience.call(partial(self._attempt, job, share))
             if failure is None:
                 self._in_a_row.went_well()
                 continue

@@ -93,7 +93,7 @@ class Probing:
         tries: Counter[str] = Counter()
         while True:
             try:
-                return self._runner.probe(trial.configuration)
+                return self._packs.patience.call(lambda: self._runner.probe(trial.configuration))
             except (TrialError, RuntimeError) as error:
                 logger.warning("probing trial %s failed: %s", trial.number, error, exc_info=error)
                 failure = Failure.of(error, self._runner.last_lines())

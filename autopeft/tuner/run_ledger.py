@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.configuration import Configuration
-from autopeft.execution.base import Executor, Result, Run, Runner
-from autopeft.execution.states import CohortStates
-from autopeft.study.confirmation import ConfirmationRun, Opening
-from autopeft.study.records import Measurement, TrialRecord, TrialState, TrialUpdate
+from autopeft.execution.base import Executor, Run, Runner
+from autopeft.study.confirmation import ConfirmationRun
+from autopeft.study.ending import Interruption
+from autopeft.study.records import TrialRecord, TrialState, TrialUpdate
 from autopeft.study.store import Store
 from autopeft.tuner.ledger import Ledger
 
@@ -56,7 +56,7 @@ class RunLedger(Ledger):
         states = [trial.state for trial in self.trials()]
         return {state: states.count(state) for state in TrialState}
 
-    def start(self, numbers: Sequence[int], runner: Mapping[str, Any]) -> None:
+    def start(self, numbers: Sequence[int], runner: Mapping[str, Any] | None) -> None:
         """Mark runs running, on a runner."""
         self._store.start_confirmations(
             self.name, self._token, self._replicate, numbers, runner=runner
@@ -83,7 +83,7 @@ class RunLedger(Ledger):
             self.name, self._token, numbers, cause=cause, message=message, log=log
         )
 
-    def interrupt(self) -> None:
+    def interrupt(self, why: Interruption) -> None:
         """End a sitting before its time; the study's own state stays."""
         self._store.requeue_confirmations(self.name, self._token, cause="interrupted")
 
@@ -109,17 +109,17 @@ class RunLedger(Ledger):
         )
 
 
-class KeepingExecutor:
-    """An executor whose runners train one replicate, and keep its last lane states."""
+class SeededExecutor:
+    """An executor whose runners train one replicate."""
 
-    def __init__(self, executor: Executor, replicate: int, states: CohortStates) -> None:
+    def __init__(self, executor: Executor, replicate: int) -> None:
         self.apart, self._executor = executor.apart, executor
-        self._keeping = [KeepingRunner(each, replicate, states) for each in executor.runners]
+        self._seeded = [SeededRunner(each, replicate) for each in executor.runners]
 
     @property
     def runners(self) -> Sequence[Runner]:
         """See `Executor.runners`."""
-        return self._keeping
+        return self._seeded
 
     def attend(self, call: Callable[[], object]) -> None:
         """See `Executor.attend`."""
@@ -130,11 +130,11 @@ class KeepingExecutor:
         self._executor.close()
 
 
-class KeepingRunner:
-    """A runner of one replicate, whose packs keep their last lane states."""
+class SeededRunner:
+    """A runner of one replicate."""
 
-    def __init__(self, runner: Runner, replicate: int, states: CohortStates) -> None:
-        self._runner, self._replicate, self._states = runner, replicate, states
+    def __init__(self, runner: Runner, replicate: int) -> None:
+        self._runner, self._replicate = runner, replicate
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -159,44 +159,10 @@ class KeepingRunner:
         micro_batch_size: int | None = None,
     ) -> Run:
         """See `Runner.start`; always of the own replicate."""
-        run = self._runner.start(
+        return self._runner.start(
             lanes,
             resume=resume,
             waited=waited,
             replicate=self._replicate,
             micro_batch_size=micro_batch_size,
         )
-        return _KeepingRun(run, [number for number, _ in lanes], self._states)
-
-
-class _KeepingRun:
-    """A run whose lane states are saved before they are measured."""
-
-    def __init__(self, run: Run, numbers: Sequence[int], states: CohortStates) -> None:
-        self._run, self._numbers, self._states = run, numbers, states
-
-    @property
-    def step(self) -> int:
-        """See `Run.step`."""
-        return self._run.step
-
-    def train(self, until: int, *, on_step: Callable[[int], bool]) -> bool:
-        """See `Run.train`."""
-        return self._run.train(until, on_step=on_step)
-
-    def measure(self, opening: Opening | None = None) -> list[Result]:
-        """See `Run.measure`."""
-        self._states.save(self._run, self._numbers)
-        return self._run.measure(opening)
-
-    def curve(self) -> dict[int, list[Measurement]]:
-        """See `Run.curve`."""
-        return self._run.curve()
-
-    def save(self, folder: Path) -> None:
-        """See `Run.save`."""
-        self._run.save(folder)
-
-    def profile(self, number: int) -> dict[str, Any]:
-        """See `Run.profile`."""
-        return self._run.profile(number)

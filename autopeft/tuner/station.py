@@ -9,10 +9,12 @@ from autopeft.errors import TrialError
 from autopeft.execution.base import Result, Run, Runner
 from autopeft.execution.states import CohortStates
 from autopeft.searchers.base import Problem
+from autopeft.study.disk import disk_fault
 from autopeft.study.records import Measurement, TrialRecord, TrialState, TrialUpdate
 from autopeft.tuner.costs import costs, kept, reached_costs
 from autopeft.tuner.failures import Failure, Job
 from autopeft.tuner.ledger import Ledger
+from autopeft.tuner.patience import OutputPatience
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
 from autopeft.tuner.waiting import Waiting
@@ -38,6 +40,7 @@ class Station:
         watch: When to stop.
         reporter: Whom to tell.
         waiting: Since when trials wait.
+        patience: Waits where there is no room to save.
 
     Attributes:
         runner: Trains.
@@ -52,10 +55,11 @@ class Station:
         watch: Watch,
         reporter: Reporter,
         waiting: Waiting,
+        patience: OutputPatience,
     ) -> None:
         self.runner, self._ledger, self._problem = runner, ledger, problem
         self._settings, self._watch, self._reporter = settings, watch, reporter
-        self._waiting = waiting
+        self._waiting, self._patience = waiting, patience
         self._run: Run | None = None
         self._numbers: list[int] = []
 
@@ -68,6 +72,7 @@ class Station:
 
         Raises:
             InterruptedStudyError: Asked to stop; the lanes are saved.
+            OutputError: There is no room for what is written; nothing of the pack is in memory.
         """
         if self._watch.stopping():
             raise self._watch.stopped()
@@ -77,6 +82,11 @@ class Station:
             self._ledger.start(fresh, self.runner.identity)
         try:
             self._to_rung(job, share)
+        except OSError as error:
+            self.release()
+            if fault := disk_fault(error):  # of this very process
+                raise fault from error
+            raise
         except (TrialError, RuntimeError) as error:
             self.release()
             # A runner's own traceback is in its log; one of this process is worth showing.
@@ -92,7 +102,7 @@ class Station:
         states = CohortStates(self._settings.states, trials[0].pack)
         run = self._started(job, states)
         self._train(run, numbers, self._settings.rung_steps[share], states)
-        if share < 1.0:
+        if share < 1.0 or self._settings.keeps_last:
             self._save(run, numbers, states)
         self._reporter.report("evaluating", numbers, run.step)
         self._watch.renew()
@@ -146,7 +156,7 @@ class Station:
                 for number, points in run.curve().items()
             ]
         )
-        states.save(run, numbers)
+        self._patience.call(lambda: states.save(run, numbers))
 
     # -- recording ----------------------------------------------------------------------------
 

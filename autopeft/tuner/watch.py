@@ -105,6 +105,15 @@ class Watch:
             self._ledger.spend(wall_seconds=now - self._noted)
             self._noted = now
 
+    @property
+    def reason(self) -> str:
+        """Why to stop, or "" while nobody asked."""
+        return self._stopper.reason
+
+    def request_stop(self, reason: str) -> None:
+        """Ask all that is under way to stop after its step."""
+        self._stopper.request(reason)
+
     def stopped(self) -> InterruptedStudyError:
         """The error that ends the sitting."""
         return InterruptedStudyError(

@@ -1,7 +1,9 @@
 """The entry: what `--help` costs, how errors are told, which exit codes there are."""
 
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -261,6 +263,24 @@ def test_debug_shows_the_traceback_wherever_it_stands(
     assert shown.out == ""
     assert "Traceback (most recent call last)" in shown.err
     assert shown.err.count("error: locked") == 1
+
+
+def test_a_full_disk_is_one_line_and_any_other_fault_its_traceback(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = [errno.ENOSPC, errno.ENOTTY]
+
+    def failing(*_: Any) -> None:
+        number = numbers.pop(0)
+        raise OSError(number, os.strerror(number), "/somewhere/file")
+
+    monkeypatch.setitem(vars(api), "list_studies", failing)
+    found = run("studies")
+    assert found.exit_code == 3
+    assert found.stderr.startswith("error: /somewhere/file: no space left on device (")
+    assert found.stderr.count("\n") == 1
+    with pytest.raises(OSError, match="ioctl"):
+        run("studies")
 
 
 def test_a_keyboard_interrupt_exits_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from typer.testing import Result
 
 import storage
 from autopeft.cli.options import ExportFormat, Pick
+from autopeft.errors import OutputError
 from autopeft.searchers.front import PICKS
-from autopeft.study.ending import Ending
+from autopeft.study.ending import Ending, Interruption
 from autopeft.study.records import Holder, StudyState, TrialUpdate
 
 Run = Callable[..., Result]
@@ -159,6 +160,18 @@ def test_status_says_how_a_search_ended(run: Run, stored: Path) -> None:
     assert "ended:        the search ended by itself: a full trial was expected to gain" in text
     assert "7 trials, 1.5 hours of wall clock were left" in text
     assert json.loads(run("status", "--json").stdout)["ended"]["reason"] == "min_gain"
+
+
+def test_status_says_what_interrupted_a_search(run: Run, stored: Path) -> None:
+    assert "interrupted:" not in run("status").stdout
+    why = Interruption.by(OutputError("no room", hint="make some"))
+    with storage.open_store("sqlite:///autopeft.db") as store:
+        token = store.claim("demo", Holder("here", 1, ""), 60.0)
+        store.update_study("demo", token, facts={"interrupted": why.to_dict()})
+        store.release("demo", token)
+    assert "interrupted:  no room; make some\n" in run("status").stdout
+    told = json.loads(run("status", "--json").stdout)["interrupted"]
+    assert told == {"reason": "no room", "hint": "make some"}
 
 
 def test_a_killed_study_does_not_count_as_running(

@@ -22,7 +22,7 @@ from autopeft.importance.stored import to_record
 from autopeft.searchers import front as fronts
 from autopeft.searchers.dominance import hypervolume
 from autopeft.study.definition import parse_definition
-from autopeft.study.ending import Ending
+from autopeft.study.ending import Ending, Interruption
 from autopeft.study.records import (
     Measurement,
     NewStudy,
@@ -224,6 +224,8 @@ def _failed_only(store: SqlStore, name: str = "failed") -> None:
         seeding.finish(
             number, TrialState.FAILED, cause="out-of-memory", message="no memory for *4* lanes"
         )
+    why = Interruption("/disk/*states*: no space left on device", "free some space there")
+    store.update_study(name, seeding.token, facts={"interrupted": why.to_dict()})
     seeding.end(StudyState.INTERRUPTED)
 
 

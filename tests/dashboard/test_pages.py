@@ -159,6 +159,13 @@ def test_a_killed_study_says_what_goes_on(page: str, seed: Seed, served: str) ->
     assert not _open(page, study="running").warning
 
 
+def test_an_interrupted_study_says_by_what(seed: Seed, served: str) -> None:
+    seed("failed")
+    (warning,) = _open("progress", study="failed").warning
+    told = r"Interrupted: /disk/\*states\*: no space left on device; free some space there"
+    assert str(warning.value).replace(r"\:", ":").replace(r"\;", ";") == told
+
+
 def test_the_list_tells_killed_from_running(seed: Seed, served: str) -> None:
     seed("killed", "running")
     badges = [str(m.value) for m in _open("studies").markdown if "-badge[" in str(m.value)]

@@ -1,11 +1,8 @@
 """Searches by the real command on databases that are contended, full, or away for a while."""
 
 import json
-import os
-import shutil
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 
 import pytest
 from postgres_server import PASSWORD, PostgresServer
+from small_disks import fill, make_room, mounted
 from warm_processes import WarmProcess
 
 from autopeft.errors import StorageError
@@ -123,35 +121,8 @@ def test_of_8_processes_that_start_a_study_one_runs_it(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("mounting a file system needs root")
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Takes all the space that is left."""
-    ballast = folder / "ballast"
-    with ballast.open("ab", buffering=0) as file:
-        for size in (4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue
-    return ballast
-
-
-def make_room(folder: Path, ballast: Path) -> None:
-    """What somebody does about it: the write-ahead log alone may take 4 MB."""
-    subprocess.run(["mount", "-o", "remount,size=32m", str(folder)], check=True)
-    ballast.unlink()
+    with mounted(tmp_path / "disk", "size=1m") as folder:
+        yield folder
 
 
 def test_a_full_disk_ends_a_search_with_one_line_and_the_same_command_goes_on(
@@ -171,7 +142,7 @@ def test_a_full_disk_ends_a_search_with_one_line_and_the_same_command_goes_on(
     assert "Traceback" not in err
     before = completed(url)
     assert before >= 1
-    make_room(small_disk, ballast)
+    make_room(small_disk, "size=32m", ballast)
     cli(tmp_path, *arguments)
     check_whole(url)
     with sqlite3.connect(path) as database:
@@ -188,7 +159,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(
     ballast = fill(small_disk)
     time.sleep(PATIENCE_S)
     assert process.poll() is None
-    make_room(small_disk, ballast)
+    make_room(small_disk, "size=32m", ballast)
     _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, err
     check_whole(url)

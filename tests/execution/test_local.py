@@ -17,7 +17,7 @@ import pytest
 import stand_in
 
 from autopeft.configuration import Configuration
-from autopeft.errors import AutopeftError, InterruptedStudyError, TrialError
+from autopeft.errors import AutopeftError, InterruptedStudyError, OutputError, TrialError
 from autopeft.execution import local, supervised
 from autopeft.execution import spare as spares
 from autopeft.execution.base import state_path
@@ -246,6 +246,30 @@ def test_what_takes_too_long_after_a_signal_is_cut_off(make: Make, stopper: Stop
     with pytest.raises(InterruptedStudyError, match="SIGTERM"):
         run.train(15, on_step=on)
     assert gone(pid)
+
+
+def test_a_runner_without_room_keeps_its_pack(make: Make, tmp_path: Path) -> None:
+    runner, folder = make(), tmp_path / "states"
+    folder.mkdir()
+    full = stand_in.marker(tmp_path, "full")
+    run = start(runner)
+    assert run.train(5, on_step=on)
+    full.touch()
+    with pytest.raises(OutputError, match=f"{folder}: no space left on device .* free"):
+        run.save(folder)
+    full.unlink()
+    run.save(folder)
+    assert state_path(folder, 2).exists()
+    assert run.train(8, on_step=on), "the pack is gone"
+
+
+def test_a_runner_without_a_log_is_begun_once_there_is_room(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where a folder is to be")
+    runner = make()
+    with pytest.raises(OutputError, match=r"logs/runner-0\.log"):
+        start(runner)
+    (tmp_path / "logs").unlink()
+    assert start(runner).train(3, on_step=on)
 
 
 def test_a_runner_that_cannot_load_says_why(make: Make, tmp_path: Path) -> None:

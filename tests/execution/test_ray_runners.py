@@ -4,6 +4,7 @@ What Ray itself does is tested in `tests/end_to_end/test_ray.py`.
 """
 
 import os
+import shutil
 import socket
 import sys
 import time
@@ -21,7 +22,13 @@ from outposts import FakeCluster
 from ray import exceptions
 
 from autopeft.configuration import Configuration
-from autopeft.errors import AutopeftError, InputError, RunnerAwayError, TrialError
+from autopeft.errors import (
+    AutopeftError,
+    InputError,
+    OutputError,
+    RunnerAwayError,
+    TrialError,
+)
 from autopeft.execution import outpost, shipping, supervised
 from autopeft.execution.base import state_path
 from autopeft.execution.ray_cluster import (
@@ -37,6 +44,7 @@ from autopeft.execution.ray_runners import RayExecutor, RayLaunch, workers_of
 from autopeft.execution.shipping import Parcel
 from autopeft.execution.supervised import SupervisedRunner
 from autopeft.execution.time_limits import TimeLimits
+from autopeft.study.disk import writing
 from autopeft.study.progress import Stopper
 from autopeft.study.search_blocks import RayBlock
 
@@ -266,6 +274,32 @@ def test_every_failure_of_rays_has_a_cause_of_ours(
     assert found.cause == cause
     assert told in str(found)
     assert "\n" not in str(found)
+
+
+def test_a_disk_without_room_is_no_trials_fault_on_this_side_or_that(
+    make: Make, cluster: FakeCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = OutputError("/tmp/x: no space left on device")
+    assert failure_of(exceptions.RayTaskError("put", "...", full)) is full
+    runner, folder = make(), tmp_path / "saved"
+    run = runner.start(LANES, resume={}, waited=WAITED)
+    assert run.train(5, on_step=on)
+    folder.write_text("a file where a folder is to be")
+    with pytest.raises(OutputError, match="saved: not a directory"), writing(folder):
+        run.save(folder)
+    there = Path(cluster.posts[0].root, "saved")
+    shutil.rmtree(there)
+    there.write_text("and on the node")
+    with pytest.raises(OutputError, match=f"{there}: file exists"):
+        run.save(folder)
+    there.unlink()
+    folder.unlink()
+    folder.mkdir()
+    run.save(folder)
+    assert run.train(8, on_step=on), "the pack is gone"
+    (tmp_path / "logs").write_text("no place for a log")
+    runner.close()
+    assert "a runner's last lines are lost" in caplog.text
 
 
 def test_a_node_with_other_versions_is_told_and_with_another_release_refused(

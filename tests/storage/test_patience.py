@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import StorageError
+from autopeft.study import patience
 from autopeft.study.progress import Stopper
 from autopeft.study.records import (
     Measurement,
@@ -27,7 +28,7 @@ from autopeft.study.records import (
     TrialState,
     TrialUpdate,
 )
-from storage import SqlStore, open_store, patience
+from storage import SqlStore, open_store
 from storage.faults import may_pass
 from storage.lease import this_process
 
@@ -123,7 +124,7 @@ def _cut(connection: Any) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries again almost at once."""
-    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.005)
 
 
 @pytest.mark.usefixtures("quick")

@@ -4,6 +4,7 @@ Obeys the contract of `autopeft.execution.base`, through the real `worker.serve`
 command carries `script`: what happens by trial number.
 """
 
+import errno
 import json
 import os
 import signal
@@ -74,6 +75,8 @@ class StandInRun:
 
     def save(self, folder: Path) -> None:
         """See `Run.save`."""
+        if self._runner.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for number, configuration in self._lanes:
             plain = {"step": self.step, "hash": configuration.hash}
             state_path(folder, number).write_text(json.dumps(plain))
@@ -90,6 +93,11 @@ class StandInRunner:
         self.script: Mapping[str, Any] = request["script"]
         self.step_s: float = request["step_s"]
         self._folder, self._device = Path(request["folder"]), request["device"]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room to save."""
+        return stand_in.marker(self._folder, "full").exists()
 
     @property
     def identity(self) -> Mapping[str, Any]:

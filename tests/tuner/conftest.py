@@ -94,6 +94,7 @@ class StandInRun:
         return {number: points for number, _ in self._lanes}
 
     def save(self, folder: Path) -> None:
+        self._runner.before_save(folder)
         for number, _ in self._lanes:
             state_path(folder, number).write_text(json.dumps({"step": self.step}))
 
@@ -109,6 +110,7 @@ class StandIn:
         self.before_step: Callable[[Sequence[tuple[int, Configuration]], int], None] = (
             lambda lanes, step: None
         )
+        self.before_save: Callable[[Path], object] = lambda folder: None
         self.diverges: Callable[[Configuration], bool] = lambda configuration: False
         self.resumed: list[int] = []
         self.replicates: list[int] = []
@@ -202,7 +204,7 @@ class Desk:
         self.searcher: Callable[[Problem], Searcher] = changes.pop(
             "searcher", lambda problem: make_searcher(self.definition.search.searcher, problem)
         )
-        self.runner, self.stopper = StandIn(), Stopper()
+        self.runner, self.stopper, self.listener = StandIn(), Stopper(), Silent()
         self._token: int | None = None
 
     def create(self) -> None:
@@ -246,7 +248,7 @@ class Desk:
             searcher=self.searcher(self.problem),
             executor=InProcessExecutor(self.runner),
             settings=TunerSettings(**(settings | self.changes)),
-            listener=Silent(),
+            listener=self.listener,
             stopper=self.stopper,
         )
 

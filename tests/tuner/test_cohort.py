@@ -206,7 +206,7 @@ def test_the_newest_state_of_each_lane_is_found_whatever_pack_saved_it(tmp_path:
         states.save(Saving(step, numbers), numbers)
     found = {n: saved.step for n in range(5) if (saved := states.newest(n))}
     assert found == {0: 20, 1: 12, 2: 30, 3: 12}
-    kept = sorted(path.name for path in tmp_path.glob("cohort-00003/*/*"))
+    kept = sorted(path.name for path in tmp_path.glob("cohort-00003/*/trial-*"))
     assert len(kept) == 8, "files of older states were left behind"
 
     class Dying(Saving):
@@ -219,5 +219,13 @@ def test_the_newest_state_of_each_lane_is_found_whatever_pack_saved_it(tmp_path:
     assert (states.newest(1).step, states.newest(3).step) == (12, 12)
     states.save(Saving(40, [1, 3]), [1, 3])
     assert not list(tmp_path.glob("cohort-00003/*.partial"))
+    assert states.drop_torn() == {}
+    (older,) = tmp_path.glob("cohort-00003/step-00000020-*")
+    state_path(older, 0).with_suffix(".json").write_text("")
+    (newer,) = tmp_path.glob("cohort-00003/step-00000040-*")
+    (newer / "sums.json").write_text('{"trial-00001')
+    assert states.drop_torn() == {0: 20, 1: 40, 3: 40}
+    assert [n for n in range(4) if states.newest(n)] == [2]
+    assert len(list(tmp_path.glob("cohort-00003/step-*"))) == 1, "an empty save was left behind"
     states.clear()
-    assert states.newest(0) is None
+    assert states.newest(2) is None

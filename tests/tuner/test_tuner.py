@@ -221,6 +221,9 @@ def test_errors_in_a_row_end_the_sitting_instead_of_the_budget(make_desk: Make) 
     with pytest.raises(AutopeftError, match=r"3 trials in a row .* the device is gone"):
         desk.tuner().run()
     assert len(desk.store.trials(NAME)) == 3
+    study = desk.store.study(NAME)
+    assert study.state is StudyState.INTERRUPTED
+    assert "the device is gone" in study.facts["interrupted"]["reason"]
     desk.runner.before_step = lambda lanes, step: None
     assert sum(t.state is TrialState.COMPLETED for t in finish(desk)) == 12
 

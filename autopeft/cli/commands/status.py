@@ -55,6 +55,8 @@ def _lines(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "time left", duration(plain["eta_seconds"])
     if plain["ended"]:
         yield "ended", plain["ended"]["text"]
+    if why := plain["interrupted"]:
+        yield "interrupted", f"{why['reason']}; {why['hint']}"
     yield "confirmed", _confirmed(plain["confirmed"])
     yield "test split", test_split(plain["test"])
     yield "failures", _by_cause(plain["failures"]) or "none"

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autopeft.errors import InputError
+from autopeft.study.disk import sync
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.rules import LaneRules
@@ -66,7 +67,11 @@ class LaneState:
         return self.weights() | fixed
 
     def save(self, path: Path) -> None:
-        """Write atomically: a reader sees the old file or the new one, never half of it."""
+        """Write atomically: a reader sees the old file or the new one, never half of it.
+
+        Raises:
+            OSError: The disk is full or fails; safetensors tells of it in an error of its own.
+        """
         meta = {
             "step": self.step,
             "updates": self.updates,
@@ -76,6 +81,7 @@ class LaneState:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         save_file(self.tensors, partial, metadata={"autopeft": json.dumps(meta)})
+        sync(partial)
         os.replace(partial, path)
 
     @classmethod
