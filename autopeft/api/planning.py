@@ -27,7 +27,8 @@ from autopeft.searchers.baselines import baselines
 from autopeft.searchers.rungs import KEEP, rung_steps
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.metrics import CAUSAL_LM, REGRESSION
-from autopeft.study.progress import Listener, Silent, Stopper
+from autopeft.study.progress import Listener, Silent
+from autopeft.study.sitting import Sitting
 from autopeft.training.data.examples import TaskData
 from autopeft.training.memory import MemoryEstimate
 
@@ -380,7 +381,7 @@ def _stored(definition: StudyDefinition, storage: str | None) -> _Measured | Non
 def _measured(definition: StudyDefinition, folder: Path, listener: Listener) -> _Measured:
     from autopeft.api.preparation import Preparation
 
-    prepared, stopper = Preparation(definition, folder, listener), Stopper()
-    calibration = prepared.calibrate(listener, stopper, timed=True)
-    probes = prepared.probe_space(calibration, listener, stopper)
+    prepared, sitting = Preparation(definition, folder, listener), Sitting()
+    calibration = prepared.calibrate(listener, sitting, timed=True)
+    probes = prepared.probe_space(calibration, listener, sitting)
     return _Measured(calibration.to_dict(), None if probes is None else probes.to_dict())

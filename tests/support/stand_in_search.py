@@ -94,9 +94,7 @@ class StandInPreparation:
     def release(self) -> None:
         """Nothing is held."""
 
-    def tuner(
-        self, store: Any, token: int, *, listener: Any, stopper: Any, stop_after: Any
-    ) -> Any:
+    def tuner(self, store: Any, token: int, *, listener: Any, sitting: Any) -> Any:
         """The real tuner over a real executor of stand-in workers."""
         from autopeft.execution.states import states_folder
         from autopeft.tuner import Tuner, TunerSettings
@@ -118,7 +116,6 @@ class StandInPreparation:
             bounds=[],
             wall_clock_s=budget.wall_clock,
             train_s=gpu_s,
-            stop_after_s=stop_after,
             states=states_folder(folder, store.study(name).created_at),
             accuracy_like=True,
             stops=False,
@@ -129,13 +126,13 @@ class StandInPreparation:
             Ledger(store, name, token),
             problem=self._problem(),
             searcher=StandInSearcher(),
-            executor=self._executor(stopper),
+            executor=self._executor(sitting.stopper),
             settings=settings,
             listener=listener,
-            stopper=stopper,
+            sitting=sitting,
         )
 
-    def confirmation(self, store: Any, token: int, *, listener: Any, stopper: Any) -> Any:
+    def confirmation(self, store: Any, token: int, *, listener: Any, sitting: Any) -> Any:
         """The real training of a confirmation, over the same executor."""
         from autopeft.execution.states import states_folder
         from autopeft.tuner.confirming import ConfirmationTraining, confirmation_settings
@@ -154,10 +151,10 @@ class StandInPreparation:
             name,
             token,
             problem=self._problem(),
-            executor=self._executor(stopper),
+            executor=self._executor(sitting.stopper),
             settings=settings,
             listener=listener,
-            stopper=stopper,
+            sitting=sitting,
         )
 
     def _problem(self) -> Problem:
