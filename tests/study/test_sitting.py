@@ -93,13 +93,13 @@ def test_everything_is_paid_once_and_what_cannot_be_added_stays_due() -> None:
     clock, paid = Clock(), []
 
     def broken(**spent: float) -> None:
-        raise OSError
+        raise OSError("no database")
 
     sitting = Sitting(clock=clock)
     clock.now += 5.0
     with sitting.on_device():
         clock.now += 3.0
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="no database"):
         sitting.pay(broken)
     clock.now += 1.0
     sitting.pay(lambda **spent: paid.append(spent))
