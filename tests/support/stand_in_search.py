@@ -2,12 +2,13 @@
 
 The store, the lease, the tuner, the executor with its processes and the command line are the real
 ones; only what would load a model is another (`stand_in`). The variable STAND_IN holds what tests
-set: `{"script", "step_s", "limit_s", "lease_s", "devices", "save_s"}`.
+set: `{"script", "step_s", "limit_s", "lease_s", "devices", "save_s", "loading_s"}`.
 """
 
 import json
 import os
 import sys
+import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,9 @@ class StandInPreparation:
 
     def __init__(self, definition: StudyDefinition, folder: Path, *_: Any, **__: Any) -> None:
         self._definition, self._folder = definition, folder
+        if loading_s := SETTINGS.get("loading_s"):
+            Path("loading").touch()
+            time.sleep(loading_s)
 
     def warm_start(self, *_: Any) -> list[Any]:
         """Nothing."""
