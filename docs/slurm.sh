@@ -12,7 +12,7 @@
 #SBATCH --output=autopeft-%j.log
 set -euo pipefail
 
-MARGIN_S=${MARGIN_S:-300}    # the search stops by itself so long before the job's end
+MARGIN_S=${MARGIN_S:-300}    # the search stops by itself so long before the job's end, loading counted in
 export RAY_USAGE_STATS_ENABLED=0
 
 # Head and workers. The search finds them by RAY_ADDRESS, so that no job's address is kept with it.

@@ -3,13 +3,16 @@
 from typing import TYPE_CHECKING
 
 from autopeft.configuration import Configuration
-from autopeft.errors import InterruptedStudyError
 from autopeft.study.definition import StudyDefinition
-from autopeft.study.progress import Listener, Stopper
+from autopeft.study.progress import Listener
+from autopeft.study.sitting import Sitting
 
 if TYPE_CHECKING:
     from autopeft.execution.calibration import Calibration, Question
     from autopeft.training.setup import Materials
+
+NOT_STORED = "nothing is stored"
+"""What there is of a study that was stopped before it was created."""
 
 
 def fitted(
@@ -55,7 +58,7 @@ def calibrated(
     largest: Configuration,
     probe: Configuration,
     listener: Listener,
-    stopper: Stopper,
+    sitting: Sitting,
     timed: bool,
 ) -> "Calibration":
     """Pack size and precision: the study's own, else what a short run on this machine finds.
@@ -66,7 +69,7 @@ def calibrated(
         largest: The configuration of its space that needs most memory.
         probe: What the lanes of the run train.
         listener: Told what was found.
-        stopper: Asks for an early end.
+        sitting: Asks for an early end, and counts what it takes.
         timed: Whether packs are timed even where the study says their size.
 
     Raises:
@@ -84,27 +87,18 @@ def calibrated(
         pack, precision = question.pack or 1, question.precision or "fp32"
         return Calibration(pack, precision, largest=question.largest)
     listener.on_event("calibrating: pack size and precision for this machine, once")
-    found = calibrate(
-        materials.trainer,
-        materials.data,
-        probe,
-        question,
-        go_on=lambda: not stopper.reason,
-        timed=timed,
-    )
-    go_on(definition, stopper)
+    with sitting.on_device():
+        found = calibrate(
+            materials.trainer,
+            materials.data,
+            probe,
+            question,
+            go_on=lambda: not sitting.stopping(),
+            timed=timed,
+        )
+    sitting.heed(definition.study.name, NOT_STORED)
     listener.on_event(found.sentence())
     return found
-
-
-def go_on(definition: StudyDefinition, stopper: Stopper) -> None:
-    """Raises InterruptedStudyError where somebody asked to stop before the study is stored."""
-    if stopper.reason:
-        raise InterruptedStudyError(
-            f"study {definition.study.name!r} was stopped ({stopper.reason}) before it "
-            "began; nothing is stored",
-            hint="the same command starts it",
-        )
 
 
 def _question(

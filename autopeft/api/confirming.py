@@ -24,6 +24,7 @@ from autopeft.study.definition import StudyDefinition, parse_definition
 from autopeft.study.overrides import with_overrides
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import TrialRecord, TrialState
+from autopeft.study.sitting import Sitting
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def confirm(  # noqa: PLR0913 - as many as the command has options
     if again and not open_test:
         allowed = "--open-test as well: it is what is done again"
         raise InputError(Fault("confirm", "--again", "without --open-test", allowed))
+    sitting = Sitting(stopper)
     store = open_store(storage)
     name = study_name(store, study)
     folder = output_folder(name, output_dir)
@@ -94,7 +96,7 @@ def confirm(  # noqa: PLR0913 - as many as the command has options
     if open_test:
         work.check_opening(again)
     if not work.done(open_test):
-        work.run(open_test, listener or Silent(), stopper or Stopper())
+        work.run(open_test, listener or Silent(), sitting)
     return found
 
 
@@ -241,7 +243,7 @@ class _Work:
                 )
             )
 
-    def run(self, open_test: bool, listener: Listener, stopper: Stopper) -> None:
+    def run(self, open_test: bool, listener: Listener, sitting: Sitting) -> None:
         """Train what lacks, and open the test split."""
         from autopeft.api.preparation import Preparation
 
@@ -249,12 +251,15 @@ class _Work:
         definition = self._definition()
         with leased(self.store, name) as token:
             listener.on_progress(Progress(name, "loading", 0, 0))
-            with renewed(self.store, name, token):
+            with (
+                sitting.preparing(name, "all is as it was saved"),
+                renewed(self.store, name, token),
+            ):
                 prepared = Preparation(
-                    definition, self.study.output_dir, listener, store=self.store, stopper=stopper
+                    definition, self.study.output_dir, listener, store=self.store, sitting=sitting
                 )
             prepared.check(record, listener)
-            training = prepared.confirmation(self.store, token, listener=listener, stopper=stopper)
+            training = prepared.confirmation(self.store, token, listener=listener, sitting=sitting)
             if definition.execution.executor != "in-process":
                 prepared.release()
             listener.on_event(self._announced())

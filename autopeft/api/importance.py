@@ -15,6 +15,7 @@ from autopeft.backbone.importance import ImportanceMap
 from autopeft.importance.settings import Head, ImportanceSettings
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
+from autopeft.study.sitting import Sitting
 from autopeft.study.store import Store
 
 
@@ -65,16 +66,18 @@ def importance_map(
     listener = listener or Silent()
     folder = output_folder(definition.study.name, output_dir)
     listener.on_progress(Progress(definition.study.name, "loading", 0, 0))
-    materials = study_materials(definition, folder, caches=False)
-    ensured = ensure_importance(
-        materials,
-        store,
-        settings=settings,
-        study=definition.study.name,
-        listener=listener,
-        stopper=stopper or Stopper(),
-        again=again,
-    )
+    sitting = Sitting(stopper)
+    with sitting.preparing(definition.study.name, "nothing is stored"):
+        materials = study_materials(definition, folder, caches=False)
+        ensured = ensure_importance(
+            materials,
+            store,
+            settings=settings,
+            study=definition.study.name,
+            listener=listener,
+            sitting=sitting,
+            again=again,
+        )
     if ensured.record is not None:
         store = store or open_store(storage, create=True)
         store.keep_importance(ensured.record)

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autopeft.backbone.importance import ImportanceMap
-from autopeft.errors import Fault, InputError, InterruptedStudyError
+from autopeft.errors import Fault, InputError
 from autopeft.importance.settings import ImportanceSettings
 from autopeft.importance.stored import from_record
 from autopeft.study.definition import StudyDefinition
-from autopeft.study.progress import MEASURING, Listener, Progress, Silent, Stopper
+from autopeft.study.progress import MEASURING, Listener, Progress, Silent
 from autopeft.study.records import ImportanceRecord
+from autopeft.study.sitting import Sitting
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def ensure_importance(
     settings: ImportanceSettings | None = None,
     study: str = "",
     listener: Listener | None = None,
-    stopper: Stopper | None = None,
+    sitting: Sitting | None = None,
     again: bool = False,
 ) -> Ensured:
     """The map of loaded materials with all its parts: from the store, else measured.
@@ -51,7 +52,7 @@ def ensure_importance(
         settings: What to measure; the default's where left out.
         study: Named to the listener.
         listener: Watches.
-        stopper: Asks for an early end.
+        sitting: Asks for an early end, and counts what a measurement takes.
         again: Measure even where the store has it.
 
     Raises:
@@ -63,6 +64,7 @@ def ensure_importance(
     from autopeft.importance.stored import to_record
 
     settings, listener = settings or ImportanceSettings(), listener or Silent()
+    sitting = sitting or Sitting()
     trainer, data = materials.trainer, materials.data.fingerprint
     key = fingerprint(trainer, settings, data=data, rows=scoring_batches(trainer, settings))
     stored = None if store is None or again else store.importance(key)
@@ -72,13 +74,14 @@ def ensure_importance(
         f"measuring the importance of every site on {min(settings.examples, len(trainer.train))} "
         "training examples, once for this backbone and these data"
     )
-    found = measure(
-        trainer,
-        settings,
-        data=data,
-        memory_bytes=_memory_bytes(materials),
-        on_batch=_telling(study, listener, stopper or Stopper()),
-    )
+    with sitting.on_device():
+        found = measure(
+            trainer,
+            settings,
+            data=data,
+            memory_bytes=_memory_bytes(materials),
+            on_batch=_telling(study, listener, sitting),
+        )
     record = to_record(
         found,
         settings,
@@ -149,13 +152,9 @@ def _memory_bytes(materials: "Materials") -> int:
     return MEMORY_BYTES if free is None else free // MEMORY_SHARE
 
 
-def _telling(study: str, listener: Listener, stopper: Stopper) -> Callable[[int, int], None]:
+def _telling(study: str, listener: Listener, sitting: Sitting) -> Callable[[int, int], None]:
     def on_batch(done: int, total: int) -> None:
-        if stopper.reason:
-            raise InterruptedStudyError(
-                f"stopped ({stopper.reason}) while importance was measured; nothing is stored",
-                hint="the same command starts it",
-            )
+        sitting.heed(study, "nothing of its importance is stored")
         listener.on_progress(Progress(study, MEASURING, 0, 0, step=done, total_steps=total))
 
     return on_batch

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.api import problem as problems
-from autopeft.api.calibrating import calibrated, fitted, go_on
+from autopeft.api.calibrating import NOT_STORED, calibrated, fitted
 from autopeft.api.executors import Ground, make_executor
 from autopeft.api.importance_need import study_needs_importance
 from autopeft.api.measuring import Ensured, ensure_importance, with_importance
@@ -26,6 +26,7 @@ from autopeft.searchers.warm_start import Carried
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import Listener, Stopper
 from autopeft.study.records import ImportanceRecord, NewStudy, StudyRecord
+from autopeft.study.sitting import Sitting
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Preparation:
         folder: Where artifacts go.
         listener: Told what was found.
         store: Where importance maps are kept; None where there is no database yet.
-        stopper: Asks for an early end of what takes long.
+        sitting: Asks for an early end of what takes long, and counts what that costs.
         spare: A runner's process that was begun before, for whatever executor can use it.
 
     Raises:
@@ -73,7 +74,7 @@ class Preparation:
         listener: Listener,
         *,
         store: Store | None = None,
-        stopper: Stopper | None = None,
+        sitting: Sitting | None = None,
         spare: "Spare | None" = None,
     ) -> None:
         from autopeft.api.materials import study_materials
@@ -88,7 +89,7 @@ class Preparation:
             listener.on_event(note)
         self._ensured: Ensured | None = None
         if study_needs_importance(definition):
-            materials = self._scored(materials, store, listener, stopper or Stopper())
+            materials = self._scored(materials, store, listener, sitting or Sitting())
         self._materials = materials
         anatomy = materials.backbone.anatomy
         self._space = problems.bind_space(definition, anatomy)
@@ -124,7 +125,7 @@ class Preparation:
         listener.on_event(self._summary())
 
     def _scored(
-        self, materials: "Materials", store: Store | None, listener: Listener, stopper: Stopper
+        self, materials: "Materials", store: Store | None, listener: Listener, sitting: Sitting
     ) -> "Materials":
         """The materials, whose backbone knows how much its sites matter for the data."""
         self._ensured = ensure_importance(
@@ -132,7 +133,7 @@ class Preparation:
             store,
             study=self._definition.study.name,
             listener=listener,
-            stopper=stopper,
+            sitting=sitting,
         )
         seed = self._definition.study.seed
         return with_importance(materials, self._ensured.importance, seed=seed)
@@ -160,13 +161,13 @@ class Preparation:
         return warmup_steps(problems.longest_warmup(self._definition, self._space), total_steps)
 
     def calibrate(
-        self, listener: Listener, stopper: Stopper, *, timed: bool = False
+        self, listener: Listener, sitting: Sitting, *, timed: bool = False
     ) -> "Calibration":
         """Pack size and precision: the study's own, else what a short run on this machine finds.
 
         Args:
             listener: Told what was found.
-            stopper: Asks for an early end.
+            sitting: Asks for an early end, and counts what it takes.
             timed: Whether packs are timed even where the study says their size.
 
         Raises:
@@ -178,12 +179,12 @@ class Preparation:
             largest=self.largest_configuration(),
             probe=self.probe_configuration(),
             listener=listener,
-            stopper=stopper,
+            sitting=sitting,
             timed=timed,
         )
 
     def probe_space(
-        self, calibration: "Calibration", listener: Listener, stopper: Stopper
+        self, calibration: "Calibration", listener: Listener, sitting: Sitting
     ) -> "SpaceProbes | None":
         """What the study's measured costs are at the ends of its space; None without such costs.
 
@@ -195,9 +196,13 @@ class Preparation:
             return None
         probe = self._solo_probe(self._trainer_of(calibration.precision))
         ends = problems.probed_ends(self._problem)
-        return probe_ends(
-            probe, ends, self._definition, listener, go_on=lambda: go_on(self._definition, stopper)
-        )
+        name = self._definition.study.name
+
+        def go_on() -> None:
+            sitting.heed(name, NOT_STORED)
+
+        with sitting.on_device():
+            return probe_ends(probe, ends, self._definition, listener, go_on=go_on)
 
     def _solo_probe(self, trainer: "Trainer") -> "SoloProbe":
         from autopeft.execution.probe import SoloProbe
@@ -351,8 +356,7 @@ class Preparation:
         token: int,
         *,
         listener: Listener,
-        stopper: Stopper,
-        stop_after: float | None,
+        sitting: Sitting,
     ) -> "Tuner":
         """The tuner of one sitting."""
         from autopeft.searchers.registry import make_searcher
@@ -381,7 +385,6 @@ class Preparation:
             bounds=bounds(record),
             wall_clock_s=budget.wall_clock,
             train_s=None if budget.gpu_hours is None else budget.gpu_hours * 3600.0,
-            stop_after_s=stop_after,
             states=self._states(record),
             accuracy_like=self._quality in ACCURACY_LIKE,
             stops=definition.search.stopping != "none",
@@ -391,7 +394,7 @@ class Preparation:
             optimizer_steps=budget.optimizer_steps,
             micro_batch_size=micro_batch_size,
         )
-        executor = self._executor(store, record, stopper, probes=probes is not None)
+        executor = self._executor(store, record, sitting.stopper, probes=probes is not None)
         return Tuner(
             Ledger(store, definition.study.name, token),
             problem=problem,
@@ -399,11 +402,11 @@ class Preparation:
             executor=executor,
             settings=settings,
             listener=listener,
-            stopper=stopper,
+            sitting=sitting,
         )
 
     def confirmation(
-        self, store: Store, token: int, *, listener: Listener, stopper: Stopper
+        self, store: Store, token: int, *, listener: Listener, sitting: Sitting
     ) -> "ConfirmationTraining":
         """What trains chosen trials of the study again, as the search trained them."""
         from autopeft.tuner.confirming import ConfirmationTraining, confirmation_settings
@@ -423,10 +426,10 @@ class Preparation:
             name,
             token,
             problem=self._problem,
-            executor=self._executor(store, record, stopper, probes=False),
+            executor=self._executor(store, record, sitting.stopper, probes=False),
             settings=settings,
             listener=listener,
-            stopper=stopper,
+            sitting=sitting,
         )
 
     def _as_trained(self, record: StudyRecord) -> tuple[str, int]:

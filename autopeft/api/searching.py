@@ -4,11 +4,12 @@ What trains is imported once there is something to train: a study that is finish
 one that is stored, is told at once.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autopeft.api.calibrating import NOT_STORED
 from autopeft.api.definitions import resolve_definition, stored_plain
 from autopeft.api.leasing import leased, renewed
 from autopeft.api.loading import open_existing, open_store
@@ -17,7 +18,8 @@ from autopeft.api.study import Study
 from autopeft.errors import StudyMismatchError
 from autopeft.study.definition import StudyDefinition, difference
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
-from autopeft.study.records import StudyRecord, StudyState
+from autopeft.study.records import NewStudy, StudyRecord, StudyState
+from autopeft.study.sitting import Sitting
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def search(
         overrides: `key.path=value` texts that replace what the study says.
         listener: Watches the search.
         stopper: Asks for an early end.
-        stop_after: Seconds after which this sitting ends.
+        stop_after: Seconds after which this sitting ends, what it prepares counted in.
 
     Raises:
         InputError: Faults of the study, its model, data or space, all at once.
@@ -58,17 +60,15 @@ def search(
         InterruptedStudyError: Stopped before the end; everything is saved.
         StorageError: The database cannot be used.
     """
+    sitting = Sitting(stopper, stop_after_s=stop_after)
     definition = resolve_definition(study, name=name, overrides=overrides)
     folder = output_folder(definition.study.name, output_dir)
-    sitting = _Sitting(
-        definition, storage, folder, listener or Silent(), stopper or Stopper(), stop_after
-    )
-    store = sitting.run()
+    store = _Coordinator(definition, storage, folder, listener or Silent(), sitting).run()
     url = storage_url(storage)
     return Study(store, definition.study.name, output_dir=folder, storage=url)
 
 
-class _Sitting:
+class _Coordinator:
     """One run of a study's coordinator, from load to release."""
 
     def __init__(
@@ -77,11 +77,10 @@ class _Sitting:
         storage: str | None,
         folder: Path,
         listener: Listener,
-        stopper: Stopper,
-        stop_after: float | None,
+        sitting: Sitting,
     ) -> None:
         self._definition, self._storage, self._folder = definition, storage, folder
-        self._listener, self._stopper, self._stop_after = listener, stopper, stop_after
+        self._listener, self._sitting, self._stopper = listener, sitting, sitting.stopper
         self._name = definition.study.name
         self._spare: Spare | None = None
 
@@ -97,26 +96,48 @@ class _Sitting:
         store = open_existing(self._storage, stopper=self._stopper)
         existing = self._existing(store) if store is not None else None
         if store is None or existing is None:
-            from autopeft.api.warm_start import sources
-
-            earlier = sources(self._definition, store)
-            prepared = self._prepare(store)
-            known = prepared.warm_start(earlier, self._listener)
-            if self._spare is not None:
-                self._spare.settle()
-            calibration = prepared.calibrate(self._listener, self._stopper)
-            probes = prepared.probe_space(calibration, self._listener, self._stopper)
+            with self._sitting.preparing(self._name, NOT_STORED):
+                prepared, created = self._new_study(store)
             store = store or open_store(self._storage, create=True, stopper=self._stopper)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
-                store.create_study(prepared.new_study(calibration, known, probes))
-            with leased(store, self._name) as token:
+                store.create_study(created)
+            with self._lease(store) as token:
                 self._search(prepared, store, token)
         elif not self._is_finished(existing):
-            with leased(store, self._name) as token:
-                with renewed(store, self._name, token):
+            with self._lease(store) as token:
+                with (
+                    self._sitting.preparing(self._name, "all is as it was saved"),
+                    renewed(store, self._name, token),
+                ):
                     prepared = self._prepare(store)
                 self._search(prepared, store, token)
         return store
+
+    def _new_study(self, store: Store | None) -> "tuple[Preparation, NewStudy]":
+        """What a study is made from that is not stored yet, and what is stored of it."""
+        from autopeft.api.warm_start import sources
+
+        earlier = sources(self._definition, store)
+        prepared = self._prepare(store)
+        known = prepared.warm_start(earlier, self._listener)
+        if self._spare is not None:
+            self._spare.settle()
+        calibration = prepared.calibrate(self._listener, self._sitting)
+        probes = prepared.probe_space(calibration, self._listener, self._sitting)
+        return prepared, prepared.new_study(calibration, known, probes)
+
+    @contextmanager
+    def _lease(self, store: Store) -> Iterator[int]:
+        """The study's lease; what was prepared before and within it is paid, whatever happens."""
+        from autopeft.tuner.ledger import Ledger
+
+        with leased(store, self._name) as token:
+            spend = Ledger(store, self._name, token).spend
+            self._sitting.pay(spend)
+            try:
+                yield token
+            finally:
+                self._sitting.pay(spend)
 
     def _search(self, prepared: "Preparation", store: Store, token: int) -> None:
         self._existing(store)
@@ -124,13 +145,7 @@ class _Sitting:
         prepared.keep_importance(store)
         plain = self._definition.to_plain()
         store.update_study(self._name, token, definition=plain)
-        tuner = prepared.tuner(
-            store,
-            token,
-            listener=self._listener,
-            stopper=self._stopper,
-            stop_after=self._stop_after,
-        )
+        tuner = prepared.tuner(store, token, listener=self._listener, sitting=self._sitting)
         if self._definition.execution.executor != "in-process":
             prepared.release()
         tuner.run()
@@ -163,6 +178,6 @@ class _Sitting:
             self._folder,
             self._listener,
             store=store,
-            stopper=self._stopper,
+            sitting=self._sitting,
             spare=self._spare,
         )

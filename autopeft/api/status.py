@@ -47,6 +47,7 @@ def status(summary: StudySummary) -> dict[str, Any]:
         "spent": {
             "trials": begun,
             "train_seconds": record.spent.get("train_seconds", 0.0),
+            "preparation_seconds": record.spent.get("preparation_seconds", 0.0),
             "optimizer_steps": int(record.spent.get("optimizer_steps", 0)),
             "suggest_seconds": record.spent.get("suggest_seconds", 0.0),
             "wall_seconds": wall,

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from autopeft.api.definitions import stored_plain
 from autopeft.api.loading import open_existing
 from autopeft.study.definition import StudyDefinition, difference
-from autopeft.study.progress import Listener, Stopper
+from autopeft.study.progress import Listener
 from autopeft.study.records import StudyRecord
+from autopeft.study.sitting import Sitting
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def probed_timing(definition: StudyDefinition, folder: Path, listener: Listener)
     """What a short run finds now."""
     from autopeft.api.preparation import Preparation
 
-    prepared, stopper = Preparation(definition, folder, listener), Stopper()
-    calibration = prepared.calibrate(listener, stopper, timed=True)
-    probes = prepared.probe_space(calibration, listener, stopper)
+    prepared, sitting = Preparation(definition, folder, listener), Sitting()
+    calibration = prepared.calibrate(listener, sitting, timed=True)
+    probes = prepared.probe_space(calibration, listener, sitting)
     plain = None if probes is None else probes.to_dict()
     return Timed("probe", calibration.to_dict(), plain)

@@ -39,6 +39,8 @@ class Received:
 def stop_on_signals(stopper: Stopper, notice: Callable[[str], None]) -> Iterator[Received]:
     """Turn the first SIGINT or SIGTERM into a request to stop, the second into an exit.
 
+    What the stopper says may be cut short is, by a KeyboardInterrupt within it.
+
     Args:
         stopper: What the training loop reads.
         notice: Shows one line; called within a signal handler, so it must neither lock nor
@@ -55,6 +57,8 @@ def stop_on_signals(stopper: Stopper, notice: Callable[[str], None]) -> Iterator
         received.number = number
         stopper.request(signal.Signals(number).name, within_s=STEP_S)
         notice(NOTICE)
+        if stopper.cuts:
+            raise KeyboardInterrupt
 
     previous = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -41,7 +41,7 @@ WARM_STEPS = 3
 """Steps before: on a GPU the first runs eagerly, the second is captured."""
 
 LIMIT_S = 20.0
-"""Seconds after which no further size, repeat or precision is begun."""
+"""Seconds after which no further step is taken."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def calibrate(
         data: The study's.
         configuration: What every lane trains.
         question: What is open.
-        go_on: Asked before every repeat; False ends it with what there is.
+        go_on: Asked before every step; False ends it with what there is.
         timed: Whether packs are timed although their size is given.
     """
     clock = _Clock(go_on)
@@ -184,7 +184,7 @@ class _Clock:
         return time.monotonic() - self._began
 
     def more(self) -> bool:
-        """Whether there is time for another piece of work."""
+        """Whether there is time for another step."""
         self.cut = self.cut or self.seconds >= LIMIT_S or not self._go_on()
         return not self.cut
 
@@ -213,42 +213,59 @@ class _Probe:
             if not self._clock.more():
                 break
             try:
-                runs[lanes] = self._warm(lanes)
-                timed[lanes] = self.steps(runs[lanes])
+                run, taken = self._first(lanes)
             except TrialError:  # the memory model was too hopeful: nothing larger is tried
                 break
+            if not taken:
+                break
+            runs[lanes], timed[lanes] = run, taken
             if lanes > LEAST_PACK and not _gained(timed, lanes):
                 break
         for _ in range(REPEATS - 1):
             for lanes in list(timed):
-                if self._clock.more():
-                    try:
-                        timed[lanes] += self.steps(runs[lanes])
-                    except TrialError:  # beside the other sizes there is no room for it
-                        del timed[lanes], runs[lanes]
+                try:
+                    timed[lanes] += self.steps(runs[lanes], STEPS)
+                except TrialError:  # beside the other sizes there is no room for it
+                    del timed[lanes], runs[lanes]
         return {lanes: median(seconds) for lanes, seconds in timed.items()}
 
     def precisions(self, lanes: int, other: "_Probe") -> tuple[float, tuple[float, float]] | None:
-        """Speed-up and mean losses of the other probe's precision, steps taken in turns."""
+        """Speed-up and mean losses of the other probe's precision, steps taken in turns.
+
+        None where it cannot be run, or time did not suffice for one turn of each.
+        """
+        own: list[float] = []
+        others: list[float] = []
         try:
-            mine, theirs = self._warm(lanes), other._warm(lanes)
-            own, others = self.steps(mine), other.steps(theirs)
-            for _ in range(REPEATS - 1):
-                if self._clock.more():
-                    own += self.steps(mine)
-                    others += other.steps(theirs)
+            mine, theirs = self._begun(lanes), other._begun(lanes)
+            self.steps(mine, WARM_STEPS)
+            other.steps(theirs, WARM_STEPS)
+            for _ in range(REPEATS):
+                own += self.steps(mine, STEPS)
+                others += other.steps(theirs, STEPS)
         except TrialError:
             return None
-        return bf16_speedup(own, others), (_mean_loss(mine), _mean_loss(theirs))
+        both = min(len(own), len(others))
+        if both < STEPS:
+            return None
+        steps = WARM_STEPS + both
+        losses = _mean_loss(mine, steps), _mean_loss(theirs, steps)
+        return bf16_speedup(own[:both], others[:both]), losses
 
-    def _warm(self, lanes: int) -> PackRun:
-        run = self._trainer.start([Lane(n, self._configuration) for n in range(lanes)])
-        run.train(WARM_STEPS)
-        return run
+    def _begun(self, lanes: int) -> PackRun:
+        return self._trainer.start([Lane(n, self._configuration) for n in range(lanes)])
 
-    def steps(self, run: PackRun) -> list[float]:
-        """Seconds of each of the next steps."""
-        return timed_steps(run, STEPS, self._trainer.device)
+    def _first(self, lanes: int) -> tuple[PackRun, list[float]]:
+        """A pack and its first repeat; where time is short, its last step of warming up."""
+        run = self._begun(lanes)
+        warm = self.steps(run, WARM_STEPS)
+        return run, self.steps(run, STEPS) or warm[-1:]
+
+    def steps(self, run: PackRun, count: int) -> list[float]:
+        """Seconds of each of the next steps, as far as there is time."""
+        if not self._clock.more():
+            return []
+        return timed_steps(run, count, self._trainer.device, go_on=self._clock.more)
 
 
 def _doubling(largest: int) -> Iterator[int]:
@@ -265,8 +282,8 @@ def _gained(timed: Mapping[int, Sequence[float]], lanes: int) -> bool:
     return speeds[lanes] > (1.0 + GAIN) * before
 
 
-def _mean_loss(run: PackRun) -> float:
-    """The first lane's mean training loss; nan where a step's was not finite."""
-    points = next(iter(run.drain_curve().values()))
+def _mean_loss(run: PackRun, steps: int) -> float:
+    """The first lane's mean training loss of the first steps; nan where one was not finite."""
+    points = [point for point in next(iter(run.drain_curve().values())) if point.step <= steps]
     values = [float("nan") if point.value is None else point.value for point in points]
     return fmean(values) if values else float("nan")

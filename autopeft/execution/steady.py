@@ -5,6 +5,7 @@ replays what it has captured.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import TypeAlias
@@ -57,16 +58,29 @@ def steady_trainer(
     return Trainer(trainer.backbone, only, settings, study_seed=trainer.study_seed)
 
 
-def timed_steps(run: PackRun, steps: int, device: torch.device) -> list[float]:
-    """Seconds of each of the next steps."""
-    marks = [time.perf_counter()]
+def timed_steps(
+    run: PackRun,
+    steps: int,
+    device: torch.device,
+    *,
+    go_on: Callable[[], bool] = lambda: True,
+) -> list[float]:
+    """Seconds of each of the next steps.
 
-    def mark(_: int) -> bool:
+    Args:
+        run: Takes them.
+        steps: How many.
+        device: Waited for after each.
+        go_on: Asked between two of them; False leaves the rest out.
+    """
+    until, marks = run.step + steps, [time.perf_counter()]
+
+    def mark(step: int) -> bool:
         wait_for(device)  # else a step's time is that of its launches
         marks.append(time.perf_counter())
-        return True
+        return step == until or go_on()
 
-    run.train(run.step + steps, on_step=mark)
+    run.train(until, on_step=mark)
     return [after - before for before, after in pairwise(marks)]
 
 

@@ -13,7 +13,7 @@ HINT = "the same command goes on"
 _WHY: Mapping[str, str] = {
     "trials": "its trials are spent",
     "wall_clock": "its wall clock is spent",
-    "gpu_hours": "its hours of training are spent",
+    "gpu_hours": "its hours of devices are spent",
     "optimizer_steps": "its optimizer steps are spent",
     "exhausted": "every feasible configuration of the space has been tried",
 }
@@ -45,7 +45,7 @@ class Ending:
             not worth their cost any more.
         trials: Trials left.
         wall_clock: Seconds left, or None without such a budget.
-        gpu_hours: Hours of training left, or None without such a budget.
+        gpu_hours: Hours of devices left, or None without such a budget.
         optimizer_steps: Steps left, or None without such a budget.
         waiting: Trials that were begun and wait for a larger budget.
         min_gain: What a full trial had to promise, where that ended the search.
@@ -94,7 +94,7 @@ class Ending:
         if self.wall_clock:
             parts.append(f"{self.wall_clock / 3600.0:.3g} hours of wall clock")
         if self.gpu_hours:
-            parts.append(f"{self.gpu_hours:.3g} hours of training")
+            parts.append(f"{self.gpu_hours:.3g} hours of devices")
         if self.optimizer_steps:
             parts.append(f"{self.optimizer_steps:,.0f} optimizer steps")
         return f"; {', '.join(parts)} were left" if self.trials and parts else ""

@@ -72,10 +72,13 @@ class Stopper:
     Attributes:
         reason: Why to stop, or "" while nobody asked.
         until: The moment (`time.monotonic`) by which it must have stopped, or None.
+        cuts: Whether a signal may end at once what runs, by a KeyboardInterrupt: nothing of it
+            needs to be saved.
     """
 
     reason: str = ""
     until: float | None = None
+    cuts: bool = False
 
     def request(self, reason: str, *, within_s: float | None = None) -> None:
         """Ask for a stop after the running step, or within some seconds if that takes longer."""

@@ -258,7 +258,8 @@ class StudyRecord:
         facts: What the study found out and must not change (label names, step counts, parameter
             range of the space, constant-predictor values, ...), plain JSON.
         spent: `{"train_seconds", "evaluation_seconds", "suggest_seconds", "wall_seconds",
-            "optimizer_steps"}` so far, floats; work that was lost counts, absent keys are 0.
+            "preparation_seconds", "optimizer_steps"}` so far, floats; work that was lost counts,
+            absent keys are 0.
         stop_requested: Whether `autopeft stop` was called.
         created_at: When.
         updated_at: When something last changed.
@@ -279,8 +280,12 @@ class StudyRecord:
 
     @property
     def device_seconds(self) -> float:
-        """Seconds that devices have trained and evaluated, of all devices together."""
-        kinds = ("train_seconds", "evaluation_seconds")
+        """Seconds that devices have worked for it, of all devices together.
+
+        Training, evaluation, and what they did before the first trial: importance, calibration,
+        probes of the space's ends.
+        """
+        kinds = ("train_seconds", "evaluation_seconds", "preparation_seconds")
         return sum(float(self.spent.get(kind, 0.0)) for kind in kinds)
 
 

@@ -16,11 +16,12 @@ from autopeft.execution.states import CohortStates
 from autopeft.searchers.base import Problem
 from autopeft.study.confirmation import Opening
 from autopeft.study.ending import Interruption
-from autopeft.study.progress import Listener, Progress, Stopper
+from autopeft.study.progress import Listener, Progress
 from autopeft.study.records import (
     TrialRecord,
     TrialState,
 )
+from autopeft.study.sitting import Sitting
 from autopeft.study.store import Store
 from autopeft.tuner.away import first_there
 from autopeft.tuner.packing import grouped
@@ -43,7 +44,7 @@ class ConfirmationTraining:
         executor: Its runners train.
         settings: What a pack needs to know, see `confirmation_settings`.
         listener: Watches.
-        stopper: Asks for an early end.
+        sitting: Asks for an early end.
     """
 
     def __init__(
@@ -56,14 +57,14 @@ class ConfirmationTraining:
         executor: Executor,
         settings: TunerSettings,
         listener: Listener,
-        stopper: Stopper,
+        sitting: Sitting,
     ) -> None:
         self._store, self._name, self._token = store, name, token
         self._problem, self._executor, self._settings = problem, executor, settings
         self._listener = listener
         self._ledger = RunLedger(store, name, token, {}, 0)
         lease_s = LEASE_S if executor.apart else BUSY_S
-        self._watch = Watch(self._ledger, settings, stopper, lease_s=lease_s)
+        self._watch = Watch(self._ledger, settings, sitting, lease_s=lease_s)
         executor.attend(self._watch.stopping)
 
     def close(self) -> None:
@@ -230,7 +231,6 @@ def confirmation_settings(
         bounds=(),
         wall_clock_s=None,
         train_s=None,
-        stop_after_s=None,
         states=states / "confirmed",
         accuracy_like=False,
         stops=False,

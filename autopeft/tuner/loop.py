@@ -21,8 +21,9 @@ from autopeft.searchers.base import Observation, Problem, Proposal, Searcher
 from autopeft.searchers.dominance import hypervolume
 from autopeft.study.ending import Ending, Interruption, Reason
 from autopeft.study.placement import resolved_details
-from autopeft.study.progress import Listener, Stopper
+from autopeft.study.progress import Listener
 from autopeft.study.records import NewTrial, Origin, StudyState, TrialRecord, TrialState
+from autopeft.study.sitting import Sitting
 from autopeft.tuner.cohort import CohortTraining
 from autopeft.tuner.costs import costs
 from autopeft.tuner.failures import AGAINST_THE_CONFIGURATION
@@ -46,7 +47,7 @@ class Tuner:
         executor: Trains; closed at the end.
         settings: Fixed by the study.
         listener: Watches.
-        stopper: Asks for an early end.
+        sitting: Asks for an early end.
     """
 
     def __init__(
@@ -58,13 +59,13 @@ class Tuner:
         executor: Executor,
         settings: TunerSettings,
         listener: Listener,
-        stopper: Stopper,
+        sitting: Sitting,
     ) -> None:
         self._ledger, self._problem, self._searcher = ledger, problem, searcher
         self._settings, self._quality = settings, problem.frame[0]
         self._executor = executor
         lease_s = LEASE_S if executor.apart else BUSY_S
-        self._watch = Watch(ledger, settings, stopper, lease_s=lease_s)
+        self._watch = Watch(ledger, settings, sitting, lease_s=lease_s)
         executor.attend(self._watch.stopping)
         self._reporter = Reporter(ledger, settings, self._quality, self._watch, listener)
         self._packs = PackTraining(

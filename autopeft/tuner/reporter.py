@@ -102,4 +102,4 @@ class Reporter:
         if progress <= 0:
             return None
         left = max(0.0, total - self._done_before - progress)
-        return self._watch.sitting_s / progress * left
+        return self._watch.working_s / progress * left

@@ -16,7 +16,13 @@ from autopeft.tuner.ledger import Ledger
 FULL = 1.0
 """The one rung of a confirmation."""
 
-SPENT = {"train_seconds", "evaluation_seconds", "optimizer_steps", "wall_seconds"}
+SPENT = {
+    "train_seconds",
+    "evaluation_seconds",
+    "preparation_seconds",
+    "optimizer_steps",
+    "wall_seconds",
+}
 """What a confirmation spends is counted beside the search's budget, under `confirm_...`."""
 
 

@@ -83,5 +83,5 @@ class RunReporter(Reporter):
         running = len(pack) * step / steps
         worked = counter.done - counter.before + running
         left = counter.total - counter.before - worked
-        eta = self._watch.sitting_s / worked * left if worked > 0 else None
+        eta = self._watch.working_s / worked * left if worked > 0 else None
         self._listener.on_progress(counter.progress(what, steps, step, eta_seconds=eta))

@@ -27,8 +27,7 @@ class TunerSettings:
         head_params: Parameters of the task head.
         bounds: Caps and floors of the front.
         wall_clock_s: Seconds over all sittings, or None.
-        train_s: Device seconds of training and evaluation, or None.
-        stop_after_s: Seconds of this sitting, or None.
+        train_s: Device seconds (`StudyRecord.device_seconds`), or None.
         states: Folder of the lane states.
         accuracy_like: Whether quality is a share of examples answered rightly (binomial noise).
         stops: Whether rungs end trials, or only measure them.
@@ -52,7 +51,6 @@ class TunerSettings:
     bounds: Sequence[Bound]
     wall_clock_s: float | None
     train_s: float | None
-    stop_after_s: float | None
     states: Path
     accuracy_like: bool
     stops: bool = True

@@ -1,11 +1,10 @@
 """The time of a sitting: budgets, the lease's renewal, requests to stop."""
 
-import time
 from threading import RLock
 from typing import Literal, TypeAlias
 
 from autopeft.errors import InterruptedStudyError, StudyHeldError
-from autopeft.study.progress import Stopper
+from autopeft.study.sitting import Sitting
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.settings import TunerSettings
 
@@ -30,23 +29,21 @@ class Watch:
     Args:
         ledger: The study.
         settings: Its budgets.
-        stopper: Set by signal handlers, and here.
+        sitting: Lasts since the command began.
         lease_s: Seconds of a lease that is renewed at every look.
     """
 
     def __init__(
-        self, ledger: Ledger, settings: TunerSettings, stopper: Stopper, *, lease_s: float
+        self, ledger: Ledger, settings: TunerSettings, sitting: Sitting, *, lease_s: float
     ) -> None:
-        self._ledger, self._settings, self._stopper = ledger, settings, stopper
+        self._ledger, self._settings, self._sitting = ledger, settings, sitting
         self._lease_s, self._lock = lease_s, RLock()
-        self._wall_before = float(ledger.study().spent.get("wall_seconds", 0.0))
-        self._began = self._noted = time.monotonic()
-        self._polled = 0.0
+        self._began, self._polled = sitting.seconds, float("-inf")
 
     @property
-    def sitting_s(self) -> float:
-        """Seconds of this sitting."""
-        return time.monotonic() - self._began
+    def working_s(self) -> float:
+        """Seconds of this sitting since all was prepared."""
+        return self._sitting.seconds - self._began
 
     def renew(self) -> None:
         """Extend the lease, before something that takes long."""
@@ -57,24 +54,21 @@ class Watch:
             self._ledger.renew(ttl_s)
         except StudyHeldError:
             # The next write is refused, and what it holds is kept apart: only let it come.
-            self._stopper.request("another coordinator has taken over")
+            self._sitting.stopper.request("another coordinator has taken over")
 
     def stopping(self) -> bool:
         """Whether somebody or something asked for an end; looks at the database now and then."""
         with self._lock:
-            if time.monotonic() - self._polled >= POLL_S:
-                self._polled = time.monotonic()
+            if self._sitting.seconds - self._polled >= POLL_S:
+                self._polled = self._sitting.seconds
                 self._look()
-        return bool(self._stopper.reason)
+        return self._sitting.stopping()
 
     def _look(self) -> None:
         self._extend(self._lease_s)
         self.note()
-        limit = self._settings.stop_after_s
         if self._ledger.study().stop_requested:
-            self._stopper.request("asked to stop")
-        elif limit is not None and self.sitting_s >= limit:
-            self._stopper.request("the time of this sitting is over")
+            self._sitting.stopper.request("asked to stop")
 
     def spent(self) -> Clock | None:
         """Which of the study's clocks has run out, if any."""
@@ -82,9 +76,10 @@ class Watch:
 
     def left(self) -> dict[Clock, float | None]:
         """Seconds of wall clock, hours of devices, steps left; None without such a budget."""
+        self.note()
         settings, study = self._settings, self._ledger.study()
         used = {
-            "wall_clock": self._wall_before + self.sitting_s,
+            "wall_clock": study.spent.get("wall_seconds", 0.0),
             "gpu_hours": study.device_seconds / 3600.0,
             "optimizer_steps": study.spent.get("optimizer_steps", 0.0),
         }
@@ -100,10 +95,7 @@ class Watch:
 
     def note(self) -> None:
         """Add the seconds since the last note to what the study has spent."""
-        with self._lock:
-            now = time.monotonic()
-            self._ledger.spend(wall_seconds=now - self._noted)
-            self._noted = now
+        self._sitting.pay(self._ledger.spend)
 
     @property
     def reason(self) -> str:
@@ -116,7 +108,8 @@ class Watch:
 
     def stopped(self) -> InterruptedStudyError:
         """The error that ends the sitting."""
+        reason = self._sitting.stopper.reason
         return InterruptedStudyError(
-            f"study {self._ledger.name!r} was stopped ({self._stopper.reason}); all is saved",
+            f"study {self._ledger.name!r} was stopped ({reason}); all is saved",
             hint="the same command goes on",
         )

@@ -204,6 +204,18 @@ def _losses(place: Place, number: int) -> list[Any]:
         return [point for point in store.curve("toy", number) if point.split == "train"]
 
 
+def test_a_signal_is_heard_while_the_backbone_loads(place: Place) -> None:
+    process = place.start(loading_s=60.0)
+    while not (place.folder / "loading").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=SIGNALS_S)
+    assert process.returncode == 143
+    assert "stopped (SIGTERM) while it was prepared; nothing is stored" in out
+    assert not (place.folder / "autopeft.db").exists()
+
+
 @pytest.mark.slow
 def test_a_second_signal_stops_now(place: Place) -> None:
     pid, terminal = in_terminal(place, step_s=30.0)

@@ -2,12 +2,13 @@
 
 The store, the lease, the tuner, the executor with its processes and the command line are the real
 ones; only what would load a model is another (`stand_in`). The variable STAND_IN holds what tests
-set: `{"script", "step_s", "limit_s", "lease_s", "devices", "save_s"}`.
+set: `{"script", "step_s", "limit_s", "lease_s", "devices", "save_s", "loading_s"}`.
 """
 
 import json
 import os
 import sys
+import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,9 @@ class StandInPreparation:
 
     def __init__(self, definition: StudyDefinition, folder: Path, *_: Any, **__: Any) -> None:
         self._definition, self._folder = definition, folder
+        if loading_s := SETTINGS.get("loading_s"):
+            Path("loading").touch()
+            time.sleep(loading_s)
 
     def warm_start(self, *_: Any) -> list[Any]:
         """Nothing."""
@@ -94,9 +98,7 @@ class StandInPreparation:
     def release(self) -> None:
         """Nothing is held."""
 
-    def tuner(
-        self, store: Any, token: int, *, listener: Any, stopper: Any, stop_after: Any
-    ) -> Any:
+    def tuner(self, store: Any, token: int, *, listener: Any, sitting: Any) -> Any:
         """The real tuner over a real executor of stand-in workers."""
         from autopeft.execution.states import states_folder
         from autopeft.tuner import Tuner, TunerSettings
@@ -118,7 +120,6 @@ class StandInPreparation:
             bounds=[],
             wall_clock_s=budget.wall_clock,
             train_s=gpu_s,
-            stop_after_s=stop_after,
             states=states_folder(folder, store.study(name).created_at),
             accuracy_like=True,
             stops=False,
@@ -129,13 +130,13 @@ class StandInPreparation:
             Ledger(store, name, token),
             problem=self._problem(),
             searcher=StandInSearcher(),
-            executor=self._executor(stopper),
+            executor=self._executor(sitting.stopper),
             settings=settings,
             listener=listener,
-            stopper=stopper,
+            sitting=sitting,
         )
 
-    def confirmation(self, store: Any, token: int, *, listener: Any, stopper: Any) -> Any:
+    def confirmation(self, store: Any, token: int, *, listener: Any, sitting: Any) -> Any:
         """The real training of a confirmation, over the same executor."""
         from autopeft.execution.states import states_folder
         from autopeft.tuner.confirming import ConfirmationTraining, confirmation_settings
@@ -154,10 +155,10 @@ class StandInPreparation:
             name,
             token,
             problem=self._problem(),
-            executor=self._executor(stopper),
+            executor=self._executor(sitting.stopper),
             settings=settings,
             listener=listener,
-            stopper=stopper,
+            sitting=sitting,
         )
 
     def _problem(self) -> Problem:

@@ -20,6 +20,7 @@ from autopeft.study.confirmation import Opening
 from autopeft.study.definition import parse_definition
 from autopeft.study.progress import Silent, Stopper
 from autopeft.study.records import Measurement, NewStudy
+from autopeft.study.sitting import Sitting
 from autopeft.tuner import Tuner, TunerSettings
 from autopeft.tuner.ledger import Ledger
 from storage import SqlStore, open_store
@@ -220,7 +221,7 @@ class Desk:
             )
         )
 
-    def tuner(self) -> Tuner:
+    def tuner(self, sitting: Sitting | None = None) -> Tuner:
         if self._token is not None:  # the holder is this very process: it would count as alive
             self.store.release(NAME, self._token)
         self._token = token = self.store.claim(NAME, this_process(), 100.0)
@@ -238,7 +239,6 @@ class Desk:
             "bounds": [],
             "wall_clock_s": None,
             "train_s": None,
-            "stop_after_s": None,
             "states": self.folder / "states",
             "accuracy_like": True,
         }
@@ -249,7 +249,7 @@ class Desk:
             executor=InProcessExecutor(self.runner),
             settings=TunerSettings(**(settings | self.changes)),
             listener=self.listener,
-            stopper=self.stopper,
+            sitting=sitting or Sitting(self.stopper),
         )
 
 

@@ -1,6 +1,8 @@
 """Budgets of time and steps: what is in flight when they run out, and what deaths cost."""
 
+import itertools
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,13 +11,29 @@ from hypothesis import strategies as st
 
 from autopeft.configuration import Configuration
 from autopeft.study.records import StudyState, TrialState
+from autopeft.study.sitting import Sitting
+from autopeft.tuner.ledger import Ledger
+from autopeft.tuner.station import SPEND_S
 
 Lanes = Sequence[tuple[int, Configuration]]
 Make = Callable[..., Any]
 NAME, STEPS = "toy", 30
 RUNGS = {0.4: 12, 1.0: STEPS}
-IN_FLIGHT = 4 * (STEPS - 12)
-"""Steps of the longest pack from rung to rung."""
+EVALUATION_S, LOADING_S, PROBES_S = 2.0, 5.0, 3.0
+"""Of a pack, and of every sitting before its first one, in all and on the device; a step takes a
+second."""
+
+IN_FLIGHT = {
+    "trials": 0,
+    "optimizer_steps": 4 * (STEPS - 12),
+    "wall_clock_s": STEPS - 12 + EVALUATION_S + LOADING_S + PROBES_S,
+    "train_s": STEPS - 12 + EVALUATION_S + PROBES_S,
+}
+"""Of the longest pack from rung to rung, and of what is prepared to find out that all is spent."""
+
+UNNOTED_S = SPEND_S + 1.0
+WHOLE = {"proposals": 8, "rung_steps": RUNGS, "trials": 12}
+FRESH = itertools.count()
 
 
 class Killed(BaseException):
@@ -45,47 +63,100 @@ def test_a_cohort_waits_where_its_budget_ends_and_goes_on_with_a_larger_one(
     assert found == expected
 
 
+class World:
+    """Sittings on a clock that only work moves; deaths at given steps, which tidy nothing up."""
+
+    def __init__(self, desk: Any, deaths: Sequence[int], patch: pytest.MonkeyPatch) -> None:
+        self.desk, self._deaths, self._dead = desk, list(deaths), False
+        self.now = self.device_s = 0.0
+        self.lane_steps = self.killed = 0
+        desk.runner.before_step, desk.runner.diverges = self._before_step, self._evaluated
+        clock = SimpleNamespace(monotonic=self._clock, perf_counter=self._clock)
+        patch.setattr("autopeft.tuner.station.time", clock)
+        spend = Ledger.spend
+        patch.setattr(
+            Ledger, "spend", lambda *ledger, **spent: self._spend(spend, *ledger, **spent)
+        )
+
+    def _clock(self) -> float:
+        return self.now
+
+    def _work(self, seconds: float) -> None:
+        self.now, self.device_s = self.now + seconds, self.device_s + seconds
+
+    def _before_step(self, lanes: Lanes, _: int) -> None:
+        if self._deaths:
+            self._deaths[0] -= 1
+            if self._deaths[0] == 0:
+                self._deaths.pop(0)
+                self._dead = True
+                raise Killed
+        self.lane_steps += len(lanes)
+        self._work(1.0)
+
+    def _evaluated(self, _: Configuration) -> bool:
+        self._work(EVALUATION_S / 8)  # asked twice for each of four lanes
+        return False
+
+    def _spend(self, spend: Callable[..., None], ledger: Ledger, **spent: float) -> None:
+        if self._dead:
+            raise Killed
+        spend(ledger, **spent)
+
+    def to_the_end(self) -> None:
+        """Sit down again after every death."""
+        while self.desk.store.study(NAME).state is not StudyState.FINISHED:
+            sitting, self._dead = Sitting(self.desk.stopper, clock=self._clock), False
+            self.now += LOADING_S
+            with sitting.on_device():
+                self._work(PROBES_S)
+            try:
+                self.desk.tuner(sitting).run()
+            except Killed:
+                self.killed += 1
+
+
+@pytest.mark.parametrize(
+    ("key", "budgets"),
+    [
+        ("trials", st.integers(1, 12)),
+        ("optimizer_steps", st.integers(60, 500)),
+        ("wall_clock_s", st.integers(20, 200)),
+        ("train_s", st.integers(20, 150)),
+    ],
+)
 @settings(
-    max_examples=8,
+    max_examples=3,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_steps_are_never_passed_by_more_than_what_was_in_flight(
-    make_desk: Make, data: st.DataObject
+def test_a_budget_is_never_passed_by_more_than_what_was_in_flight(
+    make_desk: Make, key: str, budgets: st.SearchStrategy[int], data: st.DataObject
 ) -> None:
-    budget = data.draw(st.integers(60, 500), label="budget")
-    deaths = data.draw(st.lists(st.integers(1, 60), max_size=3), label="calls between deaths")
-    name = f"b{budget}-{'-'.join(map(str, deaths))}"
-    desk = make_desk(name, proposals=8, rung_steps=RUNGS, trials=12, optimizer_steps=budget)
-    if not desk.store.studies():
-        desk.create()
-    taken = 0
-
-    def before_step(lanes: Lanes, at: int) -> None:
-        nonlocal taken
-        if deaths:
-            deaths[0] -= 1
-            if deaths[0] == 0:
-                deaths.pop(0)
-                raise Killed
-        taken += len(lanes)
-
-    desk.runner.before_step = before_step
-    killed = 0
-    while desk.store.study(NAME).state is not StudyState.FINISHED:
-        try:
-            desk.tuner().run()
-        except Killed:
-            killed += 1
-    spent = desk.store.study(NAME).spent["optimizer_steps"]
-    assert spent < budget + IN_FLIGHT
-    # A death may take with it what was not noted yet: no more than what was in flight.
-    assert taken <= spent + killed * IN_FLIGHT
-    if all(t.state.final for t in desk.store.trials(NAME)):
-        assert len(desk.store.trials(NAME)) <= 15
-    else:
-        assert spent >= budget
+    budget = data.draw(budgets, label=key)
+    deaths = data.draw(
+        st.lists(st.integers(1, 60), min_size=1, max_size=3), label="calls between deaths"
+    )
+    desk = make_desk(f"{key}-{next(FRESH)}", **WHOLE | {key: budget})
+    desk.create()
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(desk, deaths, patch)
+        world.to_the_end()
+    study, trials = desk.store.study(NAME), desk.store.trials(NAME)
+    spent = {
+        "trials": sum(trial.baseline is None for trial in trials),
+        "optimizer_steps": study.spent["optimizer_steps"],
+        "wall_clock_s": study.spent["wall_seconds"],
+        "train_s": study.device_seconds,
+    }
+    assert spent[key] <= budget + IN_FLIGHT[key]
+    # A death may take with it what was not noted yet: some seconds.
+    assert world.lane_steps - spent["optimizer_steps"] <= world.killed * 4 * UNNOTED_S
+    assert 0.0 <= world.device_s - spent["train_s"] <= world.killed * UNNOTED_S
+    assert 0.0 <= world.now - spent["wall_clock_s"] <= world.killed * UNNOTED_S
+    if not all(trial.state.final for trial in trials):
+        assert spent[key] >= budget
     desk.store.close()
 
 

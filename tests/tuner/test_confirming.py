@@ -12,6 +12,7 @@ from autopeft.execution.inprocess import InProcessExecutor
 from autopeft.study.confirmation import ConfirmationRun
 from autopeft.study.progress import Progress, Silent
 from autopeft.study.records import Holder, StudyState, TrialState
+from autopeft.study.sitting import Sitting
 from autopeft.tuner.confirming import ConfirmationTraining, confirmation_settings
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.run_ledger import RunLedger
@@ -74,7 +75,7 @@ def training(desk: Any, listener: Any = None, pack_size: int = 4) -> Confirmatio
             states=desk.folder / "states",
         ),
         listener=listener or Silent(),
-        stopper=desk.stopper,
+        sitting=Sitting(desk.stopper),
     )
 
 
