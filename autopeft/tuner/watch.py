@@ -100,11 +100,11 @@ class Watch:
     @property
     def reason(self) -> str:
         """Why to stop, or "" while nobody asked."""
-        return self._stopper.reason
+        return self._sitting.stopper.reason
 
     def request_stop(self, reason: str) -> None:
         """Ask all that is under way to stop after its step."""
-        self._stopper.request(reason)
+        self._sitting.stopper.request(reason)
 
     def stopped(self) -> InterruptedStudyError:
         """The error that ends the sitting."""
