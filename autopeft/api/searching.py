@@ -5,7 +5,7 @@ one that is stored, is told at once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,10 +105,10 @@ class _Coordinator:
             store = store or open_store(self._storage, create=True, stopper=self._stopper)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
                 store.create_study(created)
-            with self._lease(store) as token:
+            with self._lease(store) as token, self._paying(store, token):
                 self._search(prepared, store, token)
         elif not self._is_finished(existing):
-            with self._lease(store) as token:
+            with self._lease(store) as token, self._paying(store, token):
                 with self._sitting.preparing(self._name, "all is as it was saved"):
                     prepared = self._prepare(store)
                 self._search(prepared, store, token)
@@ -129,16 +129,12 @@ class _Coordinator:
 
     @contextmanager
     def _lease(self, store: Store) -> Iterator[int]:
-        """The study's lease; what was prepared before and within it is paid, whatever happens."""
         from autopeft.tuner import BUSY_S
-        from autopeft.tuner.ledger import Ledger
         from storage.lease import this_process
 
         token = store.claim(self._name, this_process(), BUSY_S)
         store.request_stop(self._name, False)  # what was asked of an earlier sitting
-        spend = Ledger(store, self._name, token).spend
         try:
-            self._sitting.pay(spend)
             yield token
         except StudyHeldError as error:
             raise StudyTakenOverError(
@@ -147,10 +143,13 @@ class _Coordinator:
                 hint=f"`autopeft status {self._name}` tells how it goes on",
             ) from error
         finally:
-            try:
-                self._sitting.pay(spend)
-            finally:
-                store.release(self._name, token)
+            store.release(self._name, token)
+
+    def _paying(self, store: Store, token: int) -> AbstractContextManager[None]:
+        """Preparation, before or within, is paid by the study."""
+        from autopeft.tuner.ledger import Ledger
+
+        return self._sitting.paying(Ledger(store, self._name, token).spend)
 
     def _search(self, prepared: "Preparation", store: Store, token: int) -> None:
         self._existing(store)
