@@ -252,8 +252,8 @@ class _Work:
         with leased(self.store, name) as token:
             listener.on_progress(Progress(name, "loading", 0, 0))
             with (
-                sitting.preparing(name, "all is as it was saved"),
                 renewed(self.store, name, token),
+                sitting.preparing(name, "all is as it was saved"),
             ):
                 prepared = Preparation(
                     definition, self.study.output_dir, listener, store=self.store, sitting=sitting

@@ -4,8 +4,8 @@ What trains is imported once there is something to train: a study that is finish
 one that is stored, is told at once.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,13 +101,13 @@ class _Coordinator:
             store = store or open_store(self._storage, create=True, stopper=self._stopper)
             with suppress(StudyMismatchError):  # made meanwhile: the lease tells by whom
                 store.create_study(created)
-            with self._lease(store) as token:
+            with leased(store, self._name) as token, self._paying(store, token):
                 self._search(prepared, store, token)
         elif not self._is_finished(existing):
-            with self._lease(store) as token:
+            with leased(store, self._name) as token, self._paying(store, token):
                 with (
-                    self._sitting.preparing(self._name, "all is as it was saved"),
                     renewed(store, self._name, token),
+                    self._sitting.preparing(self._name, "all is as it was saved"),
                 ):
                     prepared = self._prepare(store)
                 self._search(prepared, store, token)
@@ -126,18 +126,11 @@ class _Coordinator:
         probes = prepared.probe_space(calibration, self._listener, self._sitting)
         return prepared, prepared.new_study(calibration, known, probes)
 
-    @contextmanager
-    def _lease(self, store: Store) -> Iterator[int]:
-        """The study's lease; what was prepared before and within it is paid, whatever happens."""
+    def _paying(self, store: Store, token: int) -> AbstractContextManager[None]:
+        """Preparation, before or within, is paid by the study."""
         from autopeft.tuner.ledger import Ledger
 
-        with leased(store, self._name) as token:
-            spend = Ledger(store, self._name, token).spend
-            self._sitting.pay(spend)
-            try:
-                yield token
-            finally:
-                self._sitting.pay(spend)
+        return self._sitting.paying(Ledger(store, self._name, token).spend)
 
     def _search(self, prepared: "Preparation", store: Store, token: int) -> None:
         self._existing(store)

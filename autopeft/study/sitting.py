@@ -119,3 +119,12 @@ class Sitting:
                 due["preparation_seconds"] = self._device_s
             spend(**due)
             self._paid_until, self._device_s = now, 0.0
+
+    @contextmanager
+    def paying(self, spend: Callable[..., None]) -> Iterator[None]:
+        """What came before is paid at once, what comes within at its end, whatever happens."""
+        self.pay(spend)
+        try:
+            yield
+        finally:
+            self.pay(spend)
