@@ -5,6 +5,7 @@ What Ray itself does is tested in `tests/end_to_end/test_ray.py`.
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -298,7 +299,8 @@ def test_a_disk_without_room_is_no_trials_fault_on_this_side_or_that(
     run.save(folder)
     assert run.train(8, on_step=on), "the pack is gone"
     (tmp_path / "logs").write_text("no place for a log")
-    runner.close()
+    os.kill(runner.identity["pid"], signal.SIGKILL)
+    assert failure(lambda: run.train(60, on_step=on)).cause == "lost"
     assert "a runner's last lines are lost" in caplog.text
 
 
