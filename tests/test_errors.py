@@ -49,6 +49,7 @@ def test_every_error_survives_pickling(kind: type[AutopeftError]) -> None:
         ("ExportError", 2, ValueError),
         ("StorageError", 3, OSError),
         ("StorageVersionError", 3, OSError),
+        ("OutputError", 3, OSError),
         ("StudyHeldError", 4, Exception),
         ("InterruptedStudyError", 75, Exception),
         ("TrialError", 1, RuntimeError),

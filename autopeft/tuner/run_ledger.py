@@ -91,7 +91,9 @@ class RunLedger(Ledger):
 
     def interrupt(self, why: Interruption) -> None:
         """End a sitting before its time; the study's own state stays."""
-        self._store.requeue_confirmations(self.name, self._token, cause="interrupted")
+        self._store.requeue_confirmations(
+            self.name, self._token, cause="interrupted", message=why.reason
+        )
 
     def _runs(self) -> list[ConfirmationRun]:
         runs = self._store.confirmations(self.name)
