@@ -17,9 +17,22 @@ import yaml
 from warm_processes import WarmProcess
 
 import autopeft
+from autopeft.errors import InterruptedStudyError
+from autopeft.study.progress import Progress, Silent, Stopper
 
 Cli = Callable[..., str]
 MakePath = Callable[..., Path]
+
+
+class StopsWithinTraining(Silent):
+    """Asks for a stop once some steps are taken."""
+
+    def __init__(self) -> None:
+        self.stopper = Stopper()
+
+    def on_progress(self, progress: Progress) -> None:
+        if progress.phase == "training" and progress.step:
+            self.stopper.request("test")
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +254,15 @@ def test_saved_states_of_another_study_are_never_taken_up(
     data = make_data(tmp_path / "data")
     blocks: dict[str, Any] = {"training": {"epochs": 60}, "budget": {"trials": 1}}
     study = make_study(tmp_path, bert_folder, data, **blocks)
-    cli(tmp_path, "search", str(study), "--stop-after", "1s", code=75)
+    listener = StopsWithinTraining()
+    with pytest.raises(InterruptedStudyError):
+        autopeft.search(
+            study,
+            storage=f"sqlite:///{tmp_path / 'autopeft.db'}",
+            output_dir=tmp_path / "autopeft-runs" / "toy",
+            listener=listener,
+            stopper=listener.stopper,
+        )
     assert list((tmp_path / "autopeft-runs").rglob("trial-00000.safetensors")), "nothing saved"
     for file in tmp_path.glob("autopeft.db*"):
         file.unlink()

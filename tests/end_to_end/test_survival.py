@@ -249,7 +249,7 @@ def test_lanes_are_saved_between_rungs_too(place: Place) -> None:
 
 @pytest.mark.slow
 def test_a_sitting_ends_when_it_is_told_to(place: Place) -> None:
-    out = place.search("--stop-after", "1s", step_s=0.05, code=75)
+    out = place.search("--stop-after", "5s", step_s=0.4, code=75)
     assert "the time of this sitting is over" in out
     assert place.trials()
     place.search()

@@ -219,15 +219,13 @@ def observe() -> Callable[..., Observation]:
 @pytest.fixture
 def make_trial() -> Callable[..., TrialRecord]:
     def make(number: int, accuracy: float | None, n_params: int, **changes: Any) -> TrialRecord:
-        configuration = Configuration.of(
+        made = Configuration.of(
             [Group.of("lora", [0], ["query"], rank=number + 1, alpha=1, dropout=0.0)],
             training={"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0},
         )
+        configuration = changes.pop("configuration", made)
         objectives = {"accuracy": accuracy, "trainable_params": float(n_params)}
-        return completed_trial(
-            number,
-            configuration,
-            **({"objectives": objectives, "trainable_params": n_params} | changes),
-        )
+        fields: dict[str, Any] = {"objectives": objectives, "trainable_params": n_params}
+        return completed_trial(number, configuration, **(fields | changes))
 
     return make
