@@ -5,14 +5,11 @@ from typing import TYPE_CHECKING
 from autopeft.configuration import Configuration
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import Listener
-from autopeft.study.sitting import Sitting
+from autopeft.study.sitting import NOT_STORED, Sitting
 
 if TYPE_CHECKING:
     from autopeft.execution.calibration import Calibration, Question
     from autopeft.training.setup import Materials
-
-NOT_STORED = "nothing is stored"
-"""What there is of a study that was stopped before it was created."""
 
 
 def fitted(

@@ -24,7 +24,7 @@ from autopeft.study.definition import StudyDefinition, parse_definition
 from autopeft.study.overrides import with_overrides
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import TrialRecord, TrialState
-from autopeft.study.sitting import Sitting
+from autopeft.study.sitting import AS_SAVED, Sitting
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class _Work:
             listener.on_progress(Progress(name, "loading", 0, 0))
             with (
                 renewed(self.store, name, token),
-                sitting.preparing(name, "all is as it was saved"),
+                sitting.preparing(name, AS_SAVED),
             ):
                 prepared = Preparation(
                     definition, self.study.output_dir, listener, store=self.store, sitting=sitting

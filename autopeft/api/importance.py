@@ -15,7 +15,7 @@ from autopeft.backbone.importance import ImportanceMap
 from autopeft.importance.settings import Head, ImportanceSettings
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
-from autopeft.study.sitting import Sitting
+from autopeft.study.sitting import NOT_STORED, Sitting
 from autopeft.study.store import Store
 
 
@@ -67,7 +67,7 @@ def importance_map(
     folder = output_folder(definition.study.name, output_dir)
     listener.on_progress(Progress(definition.study.name, "loading", 0, 0))
     sitting = Sitting(stopper)
-    with sitting.preparing(definition.study.name, "nothing is stored"):
+    with sitting.preparing(definition.study.name, NOT_STORED):
         materials = study_materials(definition, folder, caches=False)
         ensured = ensure_importance(
             materials,

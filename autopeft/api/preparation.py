@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.api import problem as problems
-from autopeft.api.calibrating import NOT_STORED, calibrated, fitted
+from autopeft.api.calibrating import calibrated, fitted
 from autopeft.api.executors import Ground, make_executor
 from autopeft.api.importance_need import study_needs_importance
 from autopeft.api.measuring import Ensured, ensure_importance, with_importance
@@ -26,7 +26,7 @@ from autopeft.searchers.warm_start import Carried
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import Listener, Stopper
 from autopeft.study.records import ImportanceRecord, NewStudy, StudyRecord
-from autopeft.study.sitting import Sitting
+from autopeft.study.sitting import NOT_STORED, Sitting
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:

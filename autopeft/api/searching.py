@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopeft.api.calibrating import NOT_STORED
 from autopeft.api.definitions import resolve_definition, stored_plain
 from autopeft.api.leasing import leased, renewed
 from autopeft.api.loading import open_existing, open_store
@@ -19,7 +18,7 @@ from autopeft.errors import StudyMismatchError
 from autopeft.study.definition import StudyDefinition, difference
 from autopeft.study.progress import Listener, Progress, Silent, Stopper
 from autopeft.study.records import NewStudy, StudyRecord, StudyState
-from autopeft.study.sitting import Sitting
+from autopeft.study.sitting import AS_SAVED, NOT_STORED, Sitting
 from autopeft.study.store import Store
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class _Coordinator:
             with leased(store, self._name) as token, self._paying(store, token):
                 with (
                     renewed(store, self._name, token),
-                    self._sitting.preparing(self._name, "all is as it was saved"),
+                    self._sitting.preparing(self._name, AS_SAVED),
                 ):
                     prepared = self._prepare(store)
                 self._search(prepared, store, token)

@@ -14,6 +14,12 @@ from autopeft.study.progress import Stopper
 
 OVER = "the time of this sitting is over"
 
+NOT_STORED = "nothing is stored"
+"""What is left of the preparation of a study that was not created yet."""
+
+AS_SAVED = "all is as it was saved"
+"""The same, of one that was."""
+
 
 class Sitting:
     """Knows since when it lasts, when it is to end, and what is not paid for yet.
