@@ -63,8 +63,9 @@ def same_place(environment: dict[str, str]) -> int:
 @GLIBC
 def test_a_tensor_s_hole_takes_the_next_one_of_its_size() -> None:
     bare = {name: value for name, value in os.environ.items() if name != VARIABLE}
-    assert same_place(with_heap(bare)) >= 5
-    assert same_place(bare) <= 1
+    closed = same_place(with_heap(bare))
+    assert closed >= 5
+    assert same_place(bare) < closed
 
 
 def test_what_the_user_has_set_comes_last_and_stays() -> None:
