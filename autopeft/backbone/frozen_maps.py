@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autopeft.backbone import quantization
 from autopeft.backbone.anatomy import Site
+from autopeft.backbone.products import product
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class FrozenMap:
             made = made if module.bias is None else made - module.bias
             return made[..., site.start : site.start + site.out_features].to(x.dtype)
         weight = self.weight
-        return functional.linear(x.to(weight.dtype), weight.T).to(x.dtype)
+        return product(x.to(weight.dtype), weight).to(x.dtype)
 
     def svd(self, like: Tensor) -> Svd:
         """The SVD of W where a tensor lies and in its type."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import Kept, Start, registry
 from autopeft.methods.bottleneck import ACTIVATIONS
@@ -50,8 +51,8 @@ class AdaLinkOperator(LaneOperator):
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """act(x D) U."""
-        low = torch.bmm(self.dropout(x, call).flatten(1, 2), self.down)
-        return torch.bmm(self._activation(low), self.up).view(x.shape)
+        low = lane_product(self.dropout(x, call).flatten(1, 2), self.down)
+        return lane_product(self._activation(low), self.up).view(x.shape)
 
 
 class AdaLink(Unfolded):

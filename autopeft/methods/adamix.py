@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import Kept, Start, registry
 from autopeft.methods.bottleneck import ACTIVATIONS
@@ -60,8 +61,8 @@ class AdamixOperator(LaneOperator):
         down, down_bias = self._expert("down", call)
         up, up_bias = self._expert("up", call)
         z = self.dropout(y, call)
-        hidden = torch.baddbmm(down_bias.unsqueeze(1), z.flatten(1, 2), down)
-        out = torch.baddbmm(up_bias.unsqueeze(1), self.activation(hidden), up)
+        hidden = lane_product(z.flatten(1, 2), down, down_bias)
+        out = lane_product(self.activation(hidden), up, up_bias)
         return out.view(*z.shape[:3], -1)
 
     def _expert(self, name: str, call: Call) -> tuple[Tensor, Tensor]:

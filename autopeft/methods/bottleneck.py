@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import Kept
 from autopeft.methods.inherited import Unchosen, sublayer_places
@@ -77,8 +78,8 @@ class BottleneckOperator(LaneOperator):
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """scale * f(y) for the serial adapter, scale * f(x) for the parallel one."""
         z = self.dropout(y if self.reads_output else x, call)
-        hidden = torch.baddbmm(self.down_bias.unsqueeze(1), z.flatten(1, 2), self.down)
-        out = torch.baddbmm(self.up_bias.unsqueeze(1), self.activation(hidden), self.up)
+        hidden = lane_product(z.flatten(1, 2), self.down, self.down_bias)
+        out = lane_product(self.activation(hidden), self.up, self.up_bias)
         out = out * self.scale.to(out.dtype).view(-1, 1, 1)
         if "learned_scale" in self.stacked_names:
             out = out * self.learned_scale.unsqueeze(1)

@@ -6,10 +6,6 @@ smallest number of directions that hold the share `energy` of W's squared singul
 all but one. The factors are projected in place of the activations, which is the same and costs
 r k d per step and no token. A is drawn kaiming-uniform(a = sqrt 5) and B is zero.
 
-A gradient is what the projection leaves of it: of an entry that lies close to the main directions,
-a small difference that is mostly rounding in float32, of which AdamW makes a step all the same.
-Single scalars may thus end over 1e-5 apart in a packed and a solo run, by 1e-4 at most in tests.
-
 No code was released, and the paper's choice of k could not be checked: the energy of 0.9 and
 projecting both sides are this project's.
 """
@@ -22,6 +18,7 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.frozen_maps import Svd
+from autopeft.backbone.products import lane_product, product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
@@ -50,21 +47,24 @@ class CompLoraOperator(LoraOperator):
         """(alpha / r) x (Q A) (B P)."""
         svd, side = self.frozen.svd(self.A), str(self._group["side"])
         a, b = complement(self.A, self.B, svd, self._n_main, side)
-        low = torch.bmm(self.dropout(x, call).flatten(1, 2), a)
+        low = lane_product(self.dropout(x, call).flatten(1, 2), a)
         scaled = low * self.scale.to(low.dtype).view(-1, 1, 1)
-        return torch.bmm(scaled, b).view(*x.shape[:3], -1)
+        return lane_product(scaled, b).view(*x.shape[:3], -1)
 
 
 def complement(a: Tensor, b: Tensor, svd: Svd, k: int, side: str) -> tuple[Tensor, Tensor]:
     """Q A and B P of A [..., d_in, r] and B [..., r, d_out]."""
     with torch.autocast(a.device.type, enabled=False):
         if side != "output":
-            main = svd.inputs[:, :k]
-            a = a - main @ (main.T @ a)
+            a = a - _along(a.mT, svd.inputs[:, :k]).mT
         if side != "input":
-            main = svd.outputs[:, :k]
-            b = b - (b @ main) @ main.T
+            b = b - _along(b, svd.outputs[:, :k])
     return a, b
+
+
+def _along(rows: Tensor, main: Tensor) -> Tensor:
+    """The part of rows [..., d] along directions [d, k]."""
+    return product(product(rows, main), main.T)
 
 
 def n_main(values: Tensor, energy: float) -> int:

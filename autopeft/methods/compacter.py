@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.errors import Fault
 from autopeft.methods.base import Kept, Start, registry
@@ -64,8 +65,8 @@ class CompacterOperator(LaneOperator):
         down = kronecker_sum(rule, self.down_left @ self.down_right)
         up = kronecker_sum(rule, self.up_left @ self.up_right)
         z = self.dropout(y, call)
-        hidden = torch.baddbmm(self.down_bias.unsqueeze(1), z.flatten(1, 2), down)
-        out = torch.baddbmm(self.up_bias.unsqueeze(1), self.activation(hidden), up)
+        hidden = lane_product(z.flatten(1, 2), down, self.down_bias)
+        out = lane_product(self.activation(hidden), up, self.up_bias)
         return out.view(*z.shape[:3], -1)
 
 

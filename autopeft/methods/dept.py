@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.errors import Fault
 from autopeft.methods.base import Kept, Start, registry
@@ -64,7 +65,7 @@ class DeptOperator(PromptOperator):
         known = min(call.mask.shape[1], self.A.shape[1])
         a = self.A[:, :known] * self.get_buffer("own")[:, :known, None]
         scale = self.get_buffer("scale").to(a.dtype).view(-1, 1, 1)
-        change = functional.pad(torch.bmm(a, self.B) * scale, (0, 0, 0, x.shape[2] - known))
+        change = functional.pad(lane_product(a, self.B) * scale, (0, 0, 0, x.shape[2] - known))
         return change.unsqueeze(1).expand(-1, x.shape[1], -1, -1)
 
 

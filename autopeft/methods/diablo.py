@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps, divisors
@@ -33,7 +34,7 @@ class DiabloOperator(LaneOperator):
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """x_i D_i, side by side."""
         parts = in_parts(self.dropout(x, call), self.blocks.shape[1])
-        return side_by_side(torch.bmm(parts, self.blocks.flatten(0, 1)), x)
+        return side_by_side(lane_product(parts, self.blocks.flatten(0, 1)), x)
 
 
 class Diablo(OnLinearMaps):

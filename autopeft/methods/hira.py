@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.dense import DenseOperator, dense_kept
@@ -36,7 +37,7 @@ class HiraOperator(DenseOperator):
     def change(self, *trained: Tensor) -> Tensor:
         """W * (A B)."""
         a, b = trained
-        return torch.bmm(a, b) * self.frozen.weight.to(a.dtype)
+        return lane_product(a, b) * self.frozen.weight.to(a.dtype)
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """x (W * (A B))."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import lane_product, product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
@@ -72,19 +73,18 @@ class KasaOperator(LaneOperator):
         svd = self.frozen.svd(self.A)
         start = len(svd.values) - self._rank
         weakest = svd.values[start:] * self.own.flip(1).to(svd.values.dtype)
-        taken = ((x.flatten(1, 2) @ svd.inputs[:, start:]) * weakest.unsqueeze(1)) @ (
-            svd.outputs[:, start:].T
-        )
-        low = torch.bmm(self.dropout(x, call).flatten(1, 2), self.A)
+        within = product(x.flatten(1, 2), svd.inputs[:, start:]) * weakest.unsqueeze(1)
+        taken = product(within, svd.outputs[:, start:].T)
+        low = lane_product(self.dropout(x, call).flatten(1, 2), self.A)
         scaled = self.s * self.scale.to(self.s.dtype).unsqueeze(1)
-        made = torch.bmm(low * scaled.unsqueeze(1), self.B)
+        made = lane_product(low * scaled.unsqueeze(1), self.B)
         return (made - taken).view(*x.shape[:3], -1)
 
     def auxiliary_loss(self) -> Tensor:
         """beta |s|^2 + gamma (|B B^T - I| + |A^T A - I|)."""
         one = torch.diag_embed(self.own)
-        across = torch.bmm(self.B, self.B.transpose(1, 2)) - one
-        along = torch.bmm(self.A.transpose(1, 2), self.A) - one
+        across = lane_product(self.B, self.B.transpose(1, 2)) - one
+        along = lane_product(self.A.transpose(1, 2), self.A) - one
         apart = torch.linalg.matrix_norm(across) + torch.linalg.matrix_norm(along)
         loss: Tensor = self.beta * self.s.square().sum(1) + self.gamma * apart
         return loss

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import Kept, Start, registry
 from autopeft.methods.bottleneck import ACTIVATIONS
@@ -57,9 +58,9 @@ class LinearAdapterOperator(LaneOperator):
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """scale * act(z D) U, z the map's input, or a copy of its output."""
         z = self.dropout(y.clone() if self._series else x, call)
-        hidden = self.activation(torch.bmm(z.flatten(1, 2), self.down))
+        hidden = self.activation(lane_product(z.flatten(1, 2), self.down))
         scaled = hidden * self.scale.to(hidden.dtype).view(-1, 1, 1)
-        return torch.bmm(scaled, self.up).view(*y.shape)
+        return lane_product(scaled, self.up).view(*y.shape)
 
 
 class LinearAdapter(OnLinearMaps):

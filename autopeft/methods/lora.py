@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
@@ -55,9 +56,9 @@ class LoraOperator(LaneOperator):
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """s x A B per lane."""
         x = self.dropout(x, call)
-        low = torch.bmm(x.flatten(1, 2), self.A)
+        low = lane_product(x.flatten(1, 2), self.A)
         scaled = low * self.scale.to(low.dtype).view(-1, 1, 1)
-        return torch.bmm(scaled, self.B).view(*x.shape[:3], -1)
+        return lane_product(scaled, self.B).view(*x.shape[:3], -1)
 
 
 class DoraOperator(LoraOperator):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import Kept, Start, registry
 from autopeft.methods.bottleneck import ACTIVATIONS, OF_OUTPUT
@@ -50,8 +51,8 @@ class LorettaAdapterOperator(LaneOperator):
         down = product(cores_of(dict(self.named_parameters()), "down"), self._d)
         up = product(cores_of(dict(self.named_parameters()), "up"), self._bottleneck)
         z = self.dropout(y, call)
-        hidden = torch.baddbmm(self.down_bias.unsqueeze(1), z.flatten(1, 2), down)
-        out = torch.baddbmm(self.up_bias.unsqueeze(1), self.activation(hidden), up)
+        hidden = lane_product(z.flatten(1, 2), down, self.down_bias)
+        out = lane_product(self.activation(hidden), up, self.up_bias)
         return out.view(*z.shape[:3], -1)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
@@ -47,9 +48,9 @@ class LorettaRepOperator(LaneOperator):
         """(alpha / m) x A B."""
         a = product(cores_of(dict(self.named_parameters()), "A"), self._d_in)
         b = product(cores_of(dict(self.named_parameters()), "B"), self._bottleneck)
-        low = torch.bmm(self.dropout(x, call).flatten(1, 2), a)
+        low = lane_product(self.dropout(x, call).flatten(1, 2), a)
         scaled = low * self.scale.to(low.dtype).view(-1, 1, 1)
-        return torch.bmm(scaled, b).view(*x.shape[:3], -1)
+        return lane_product(scaled, b).view(*x.shape[:3], -1)
 
 
 def cores_of(tensors: Mapping[str, Tensor], name: str) -> list[Tensor]:

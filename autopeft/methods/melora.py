@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps, divisors
@@ -46,8 +47,8 @@ class MeloraOperator(LaneOperator):
         """(alpha / r) x_i A_i B_i, the parts side by side."""
         n = self.A.shape[1]
         parts = in_parts(self.dropout(x, call), n)
-        low = torch.bmm(parts, self.A.flatten(0, 1)) * self._scales(n)
-        return side_by_side(torch.bmm(low, self.B.flatten(0, 1)), x)
+        low = lane_product(parts, self.A.flatten(0, 1)) * self._scales(n)
+        return side_by_side(lane_product(low, self.B.flatten(0, 1)), x)
 
     def _scales(self, n: int) -> Tensor:
         return self.scale.repeat_interleave(n).view(-1, 1, 1)

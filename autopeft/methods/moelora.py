@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.errors import Fault
 from autopeft.methods.base import Kept, Start, registry
@@ -84,13 +85,13 @@ class MoeLoraOperator(LaneOperator):
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """What the chosen experts make of x, weighed; in training with both losses hung on it."""
         shape = x.shape[:3]
-        gates = torch.bmm(x.flatten(1, 2), self.router).softmax(-1).view(*shape, -1)
+        gates = lane_product(x.flatten(1, 2), self.router).softmax(-1).view(*shape, -1)
         experts = gates.topk(self._top_k, dim=-1).indices
         chosen = torch.zeros_like(gates).scatter(3, experts, 1.0)
-        low = torch.bmm(self.dropout(x, call).flatten(1, 2), self.A.flatten(2))
+        low = lane_product(self.dropout(x, call).flatten(1, 2), self.A.flatten(2))
         low = low.view(*gates.shape, -1) * self.scale.to(low.dtype).view(-1, 1, 1, 1, 1)
         weighed = (low * (gates * chosen).unsqueeze(-1)).view(len(low), -1, low[0, 0, 0].numel())
-        out = torch.bmm(weighed, self.B.flatten(1, 2)).view(*shape, -1)
+        out = lane_product(weighed, self.B.flatten(1, 2)).view(*shape, -1)
         if call.row_share is None or shape[2] == 1:
             return out
         real = real_tokens(call, shape[2])
@@ -112,8 +113,8 @@ class MoeLoraOperator(LaneOperator):
         slots = (experts.unsqueeze(-1) == every).to(low.dtype)
         apart = (slots.unsqueeze(-1) * own.unsqueeze(-2)).flatten(4).flatten(2, 3)
         flat = self.B.flatten(1, 2)
-        gram = torch.bmm(flat, flat.transpose(1, 2))
-        across = torch.bmm(apart.flatten(1, 2), gram).view_as(apart)
+        gram = lane_product(flat, flat.transpose(1, 2))
+        across = lane_product(apart.flatten(1, 2), gram).view_as(apart)
         dots = across @ apart.transpose(2, 3)
         each = real.repeat_interleave(self._top_k, 1)
         lengths = dots.diagonal(dim1=2, dim2=3) + floor.repeat_interleave(self._top_k, 2)

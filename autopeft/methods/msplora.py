@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
@@ -54,9 +55,9 @@ class MspLoraOperator(LaneOperator):
         """All scales at once, as one LoRA of their ranks side by side."""
         a = torch.cat([self.trained(f"A_{name}") for name in SCALES], dim=2)
         b = torch.cat([self.trained(f"B_{name}") / times for name, times in SCALES.items()], dim=1)
-        low = torch.bmm(self.dropout(x, call).flatten(1, 2), a)
+        low = lane_product(self.dropout(x, call).flatten(1, 2), a)
         scaled = low * self.get_buffer("scale").to(low.dtype).view(-1, 1, 1)
-        return torch.bmm(scaled, b).view(*x.shape[:3], -1)
+        return lane_product(scaled, b).view(*x.shape[:3], -1)
 
 
 class MspLora(OnLinearMaps):

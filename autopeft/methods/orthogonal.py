@@ -5,6 +5,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from autopeft.backbone.products import lane_product
+
 
 def skew(upper: Tensor, size: int) -> Tensor:
     """Q with Q^T = -Q of its entries above the diagonal, row by row: [..., m] -> [..., b, b]."""
@@ -42,6 +44,6 @@ def blockwise(x: Tensor, blocks: Tensor) -> Tensor:
     size = blocks.shape[-1]
     parts = x.view(k, rows, -1, size)
     if blocks.shape[1] == 1:
-        return torch.bmm(parts.flatten(1, 2), blocks[:, 0]).view(k, rows, -1)
-    turned = torch.matmul(parts.transpose(1, 2), blocks)
+        return lane_product(parts.flatten(1, 2), blocks[:, 0]).view(k, rows, -1)
+    turned = torch.matmul(parts.transpose(1, 2).contiguous(), blocks)
     return turned.transpose(1, 2).reshape(k, rows, -1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import Draw, Kept, Start, registry
 from autopeft.methods.inherited import Unchosen
@@ -73,8 +74,8 @@ class ReparametrisedPrefix(PrefixOperator):
 
 def fold(source: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """tanh(E W_1 + b_1) W_2 + b_2: [k, P, e] -> [k, P, 2 n_kv_heads head_dim]."""
-    hidden = torch.tanh(torch.baddbmm(b1.unsqueeze(1), source, w1))
-    return torch.baddbmm(b2.unsqueeze(1), hidden, w2)
+    hidden = torch.tanh(lane_product(source, w1, b1))
+    return lane_product(hidden, w2, b2)
 
 
 class Prefix(Unchosen):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import lane_product, product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
@@ -44,10 +45,10 @@ class PsoftOperator(LaneOperator):
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """(x V_r) (R' - I) S_r U_r^T; keeps x V_r."""
         svd, rank = self.frozen.svd(self.Q), self._rank
-        low = self.dropout(x, call).flatten(1, 2) @ svd.inputs[:, :rank]
+        low = product(self.dropout(x, call).flatten(1, 2), svd.inputs[:, :rank])
         trained = {name: self.get_parameter(name) for name in self.stacked_names}
-        made = torch.bmm(low, within(trained, rank))
-        return (made @ (svd.outputs[:, :rank] * svd.values[:rank]).T).view(*x.shape[:3], -1)
+        made = lane_product(low, within(trained, rank))
+        return product(made, (svd.outputs[:, :rank] * svd.values[:rank]).T).view(*x.shape[:3], -1)
 
 
 def within(tensors: Mapping[str, Tensor], rank: int) -> Tensor:

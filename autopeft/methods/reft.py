@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.errors import Fault
 from autopeft.methods.base import Kept, Start, registry
@@ -70,8 +71,8 @@ class ReftOperator(LaneOperator):
         """What the edit changes at the chosen tokens."""
         rows, h = self.rows(), y.flatten(1, 2)
         source = self.weight - rows if self._differs else self.weight
-        low = torch.baddbmm(self.bias.unsqueeze(1), h, source)
-        change = torch.bmm(low, rows.transpose(1, 2)).view(y.shape)
+        low = lane_product(h, source, self.bias)
+        change = lane_product(low, rows.transpose(1, 2)).view(y.shape)
         if self._drops and call.training:
             change = self.dropout(y + change, call) - y
         if self._everywhere:
@@ -109,12 +110,12 @@ def orthonormal(vectors: Tensor) -> Tensor:
     size = vectors.shape[-1]
     one = torch.eye(*vectors.shape[-2:], dtype=vectors.dtype, device=vectors.device)
     v = vectors.tril(-1) + one
-    products = v.transpose(-2, -1) @ v
+    products = lane_product(v.transpose(-2, -1), v)
     half = torch.diag_embed(products.diagonal(dim1=-2, dim2=-1) / 2.0)
     solved = torch.linalg.solve_triangular(
         products.triu(1) + half, v[..., :size, :].transpose(-2, -1), upper=True
     )
-    columns: Tensor = one - v @ solved
+    columns: Tensor = one - lane_product(v, solved)
     return columns
 
 

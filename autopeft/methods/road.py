@@ -8,9 +8,6 @@ RoAd_1 has one angle and one scale for a pair, RoAd_2 one of each for an output,
 for an entry of the pair's 2 x 2 matrix. Angles start at 0 and scales at 1, where R is the
 identity. Pairs are those of HF `peft`: within a group of g outputs, output i goes with output
 i + g/2; g = 2 are the paper's own neighbours, g = 64 is `peft`'s default.
-
-A scale's gradient is a sum of products of y, which may cancel to little more than rounding in
-float32, of which AdamW makes a step all the same.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

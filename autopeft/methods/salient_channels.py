@@ -14,6 +14,7 @@ from torch import Tensor, randperm
 
 from autopeft.backbone.anatomy import EXIT, SUBLAYERS, Anatomy
 from autopeft.backbone.importance import Floats, ImportanceMap
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.errors import Fault
 from autopeft.methods.base import Kept, Start, registry
@@ -51,7 +52,7 @@ class SalientOperator(LaneOperator):
         rows, valid = y.flatten(1, 2), self.valid.to(y.dtype).unsqueeze(1)
         at = self.index.unsqueeze(1).expand(-1, rows.shape[1], -1)
         read = taken(rows, 2, at) * valid
-        made = torch.baddbmm(self.bias.unsqueeze(1), read, self.linear) * valid.to(read.dtype)
+        made = lane_product(read, self.linear, self.bias) * valid.to(read.dtype)
         return torch.zeros_like(rows, dtype=made.dtype).scatter_add_(2, at, made).view(y.shape)
 
 

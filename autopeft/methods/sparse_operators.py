@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autopeft.backbone.products import lane_product
 from autopeft.methods.lane_operator import Call, LaneOperator, Stack
 
 NORMAL_LIMIT = 1.0 - 2.0**-24
@@ -74,7 +75,7 @@ class OutputColumns(SparseOperator):
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """x V at the chosen outputs, zero elsewhere."""
-        made = torch.bmm(x.flatten(1, 2), self.values)
+        made = lane_product(x.flatten(1, 2), self.values)
         made = self.silenced(made, (len(self.valid), 1, -1))
         out = made.new_zeros(*made.shape[:2], self.d_out)
         out.scatter_add_(2, self.index.unsqueeze(1).expand_as(made), made)
@@ -89,7 +90,7 @@ class InputRows(SparseOperator):
         rows = x.flatten(1, 2)
         at = self.index.unsqueeze(1).expand(-1, rows.shape[1], -1)
         read = self.silenced(taken(rows, 2, at), (len(self.valid), 1, -1))
-        return torch.bmm(read, self.values).view(*x.shape[:3], self.d_out)
+        return lane_product(read, self.values).view(*x.shape[:3], self.d_out)
 
 
 class NoisyInputRows(InputRows):
@@ -188,7 +189,7 @@ class Blocks(SparseOperator):
         reads = (self.index // self._columns).view(k, -1, 1, 1).expand(shape)
         writes = (self.index % self._columns).view(k, -1, 1, 1).expand(shape)
         read = taken(parts, 1, reads)
-        made = torch.bmm(read.flatten(0, 1), self.values.flatten(0, 1)).view(read.shape)
+        made = lane_product(read.flatten(0, 1), self.values.flatten(0, 1)).view(read.shape)
         made = self.silenced(made, (k, -1, 1, 1))
         out = made.new_zeros(k, self._columns, tokens, b)
         out.scatter_add_(1, writes, made)

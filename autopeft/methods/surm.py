@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, fft
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps, divisors
@@ -76,9 +77,9 @@ def _kronecker(t: Tensors, x: Tensor) -> Tensor:
     (k, rows, _), a, b = x.shape, t["A"].squeeze(1), t["B"].squeeze(1)
     rank = b.shape[2]
     parts = x.reshape(k, rows, -1, rank).transpose(2, 3)
-    low = torch.bmm(parts.reshape(k, rows * rank, -1), a.transpose(1, 2))  # A first: r^2 a row
+    low = lane_product(parts.reshape(k, rows * rank, -1), a.transpose(1, 2))  # A first: r^2 a row
     turned = low.view(k, rows, rank, rank).transpose(2, 3).reshape(k, rows * rank, rank)
-    return torch.bmm(turned, b.transpose(1, 2)).view(k, rows, -1)
+    return lane_product(turned, b.transpose(1, 2)).view(k, rows, -1)
 
 
 def _circular(kernel: Tensor, x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.frozen_maps import Svd, decomposed
+from autopeft.backbone.products import lane_product, product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
@@ -54,13 +55,13 @@ class SvftOperator(LaneOperator):
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """g (x V) M^T U^T; keeps x V."""
         svd = self.frozen.svd(self.values)
-        within = x.flatten(1, 2) @ svd.inputs
+        within = product(x.flatten(1, 2), svd.inputs)
         values = torch.sigmoid(self.gate) * self.values
         if self.fixed_names:
-            made = torch.bmm(within, _spread(values, self.index, self._rank).transpose(1, 2))
+            made = lane_product(within, _spread(values, self.index, self._rank).transpose(1, 2))
         else:
             made = _banded(within, values, self._bands)
-        return (made @ svd.outputs.T).view(*x.shape[:3], -1)
+        return product(made, svd.outputs.T).view(*x.shape[:3], -1)
 
 
 def _spread(values: Tensor, index: Tensor, rank: int) -> Tensor:

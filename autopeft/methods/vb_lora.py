@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
+from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.errors import Fault
 from autopeft.methods.base import DenseMap, Kept, Start, registry
@@ -45,9 +46,9 @@ class VbLoraOperator(LaneOperator):
         """x A B."""
         bank = self.trained("bank")
         a, b = (self._mixed(name, bank) for name in ("A", "B"))
-        low = torch.bmm(self.dropout(x, call).flatten(1, 2), a.flatten(2).transpose(1, 2))
+        low = lane_product(self.dropout(x, call).flatten(1, 2), a.flatten(2).transpose(1, 2))
         high = b.transpose(2, 3).flatten(1, 2).transpose(1, 2)
-        return torch.bmm(low, high).view(*x.shape[:3], -1)
+        return lane_product(low, high).view(*x.shape[:3], -1)
 
     def _mixed(self, name: str, bank: Tensor) -> Tensor:
         logits = self.get_parameter(f"logits_{name}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.frozen_maps import decomposed
+from autopeft.backbone.products import product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
@@ -31,8 +32,8 @@ class VectorFitOperator(LaneOperator):
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """(x V) diag(ds) U^T + db; keeps x V."""
         svd = self.frozen.svd(self.values)
-        within = (x.flatten(1, 2) @ svd.inputs) * self.values.unsqueeze(1)
-        made = within @ svd.outputs.T
+        within = product(x.flatten(1, 2), svd.inputs) * self.values.unsqueeze(1)
+        made = product(within, svd.outputs.T)
         if "bias" in self.stacked_names:
             made = made + self.bias.unsqueeze(1)
         return made.view(*x.shape[:3], -1)

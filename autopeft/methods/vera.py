@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.products import product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
@@ -70,9 +71,9 @@ class VeraOperator(LaneOperator):
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """b * ((d * (x A)) B)."""
-        low: Tensor = self.dropout(x, call) @ self.inputs
+        low = product(self.dropout(x, call), self.inputs)
         scaled = low * (self.d * self.scale)[:, None, None]
-        return (scaled @ self.outputs) * self.b[:, None, None]
+        return product(scaled, self.outputs) * self.b[:, None, None]
 
 
 def directions(seed: int, rank: int, width: int) -> Tensor:

@@ -19,8 +19,6 @@ from autopeft.training.lanes.state import LaneState, take_state
 STEPS = 4
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.01, "warmup_ratio": 0.1}
 BATCHES = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
-BY_ROUNDING = {"comp_lora": 1}
-"""Scalars a lane that float32 may part: Adam makes a step of a gradient that is all rounding."""
 UNREAD = "reft.2."
 """Edits of some tokens alone, at the last layer: the head reads the first one."""
 
@@ -84,5 +82,4 @@ def test_packed_equals_solo_in_float32(name: str) -> None:
         solo = Training(backbone, [lane], torch.float32).run(BATCHES, 0, STEPS)[lane.number]
         together = packed[lane.number].weights()
         apart = torch.cat([(t - together[n]).abs().ravel() for n, t in solo.weights().items()])
-        assert int((apart > 1e-5).sum()) <= BY_ROUNDING.get(name, 0), lane
-        assert float(apart.max()) < 1e-4, lane
+        assert float(apart.max()) < 1e-5, lane

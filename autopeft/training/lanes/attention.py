@@ -7,6 +7,7 @@ without one would get no mask, silently wrong on padded batches.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,14 @@ from autopeft.errors import BackboneError, Fault
 from autopeft.methods.aligner import AlignerOperator
 from autopeft.methods.lane_operator import LaneOperator
 from autopeft.methods.prefix import PrefixOperator
+from autopeft.training.lanes.scaled_products import (
+    ALIGNED,
+    Apart,
+    Asked,
+    additive,
+    answered,
+    full_mask,
+)
 from autopeft.training.lanes.slots import LayerSlots
 from autopeft.training.lanes.stream import Members, Stream
 
@@ -60,6 +69,7 @@ class LayerAttention:
         self._operators = [(o, who) for o, who in operators if isinstance(o, PrefixOperator)]
         self._aligners = [(o, who) for o, who in operators if isinstance(o, AlignerOperator)]
         self._layer, self._dropout, self._slots = layer, dropout, slots
+        self._apart: dict[int, Apart] = {}
         self._phase: Literal["whole", "taking", "giving"] = "whole"
         self._taken: tuple[Tensor, Tensor] | None = None
 
@@ -108,6 +118,11 @@ class LayerAttention:
         return (kept / (1.0 - self._dropout)).repeat(shape[0] // rows, 1, 1, 1)
 
     @property
+    def lanes(self) -> int:
+        """Lanes in the running call."""
+        return self._stream.lanes
+
+    @property
     def slots(self) -> int:
         """Slots behind the text in the rows of the running lanes."""
         return 0 if self._slots is None or not self._stream.lanes else self._slots.valid.shape[1]
@@ -130,7 +145,7 @@ class LayerAttention:
         seen = slots.lengthened(seen, call.mask, lanes=lanes, whole=whole, causal=causal)
         if mask.dtype == torch.bool and call.gains is None:
             return seen
-        bias = _additive(seen, query.dtype)
+        bias = additive(seen, query.dtype)
         text, least = bias[:, :, : mask.shape[2]], torch.finfo(bias.dtype).min
         if mask.dtype != torch.bool:
             text[..., : mask.shape[3]] += mask.expand(len(bias), -1, -1, -1)
@@ -140,7 +155,7 @@ class LayerAttention:
             text[..., mask.shape[3] :] += logs.view(-1, 1, 1, 1)
         return bias.clamp(min=least)
 
-    def prefix_gains(self, rows: int) -> Tensor | None:
+    def _prefix_gains(self, rows: int) -> Tensor | None:
         """`Call.gains` of the running lanes' prefixes here, once per row, [n * B]; or None."""
         call, lanes = self._stream.call, self._stream.lanes
         if call is None or call.gains is None:
@@ -168,7 +183,22 @@ class LayerAttention:
             members.add_(added, own)
         return out + added.flatten(0, 1).transpose(1, 2)
 
-    def assemble(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def prefixed(self, asked: Asked, *, causal: bool) -> Asked:
+        """What is asked of the text, with the running lanes' prefixes before it."""
+        keys, values, valid = self._assembled(asked.key)
+        gains = self._prefix_gains(len(valid))
+        return asked.after(keys, values, valid, causal=causal, gains=gains)
+
+    @property
+    def apart(self) -> Apart:
+        """The running lanes with a prefix here, and those without."""
+        lanes, device = self._stream.lanes, self._operators[0][1].index.device
+        if lanes not in self._apart:
+            owners = {position for _, who in self._operators for position in who.positions}
+            self._apart[lanes] = Apart(owners, lanes, device)
+        return self._apart[lanes]
+
+    def _assembled(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prefix keys and values for the running lanes, and which of them count.
 
         Args:
@@ -181,6 +211,7 @@ class LayerAttention:
         lanes, (_, heads, _, width) = self._stream.lanes, key.shape
         rows = key.shape[0] // lanes
         longest = max(operator.valid.shape[1] for operator, _ in self._operators)
+        longest = -(-longest // ALIGNED) * ALIGNED
         keys = key.new_zeros(lanes, longest, heads * width)
         values = torch.zeros_like(keys)
         valid = torch.zeros(lanes, longest, dtype=torch.bool, device=key.device)
@@ -250,75 +281,26 @@ def lane_attention(
     causal = _causal(module, is_causal)
     text = layer.text_of(query, key)
     mask, bias, keep = attention_mask, position_bias, layer.keep([*query.shape[:2], *text])
-    if mask is None and (layer.slots or layer.has_prefixes or keep is not None):
-        mask = _full_mask(*text, device=query.device, causal=causal)
+    if mask is None and (layer.slots or keep is not None):
+        mask = full_mask(*text, device=query.device, causal=causal)
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     if layer.slots and mask is not None:
         mask = layer.with_slots(mask.expand(-1, -1, text[0], -1), query, causal=causal)
         more = (0, layer.slots, 0, query.shape[2] - text[0])
         bias = None if bias is None else nn.functional.pad(bias[..., : text[0], : text[1]], more)
         keep = None if keep is None else nn.functional.pad(keep, more, value=1.0)
-    if layer.has_prefixes and mask is not None:
-        prefix_keys, prefix_values, valid = layer.assemble(key)
-        bias = None if bias is None else nn.functional.pad(bias, (valid.shape[1], 0))
-        key = torch.cat([prefix_keys, key], dim=2)
-        value = torch.cat([prefix_values, value], dim=2)
-        gains = layer.prefix_gains(len(valid))
-        mask = mask if gains is None else _additive(mask, query.dtype)
-        mask = _with_prefix(mask, valid, gains)
-    if keep is not None and mask is not None:
-        scores = _additive(mask, query.dtype)
-        scores = scores if bias is None else scores + bias
-        keep = nn.functional.pad(keep, (key.shape[2] - keep.shape[3], 0), value=1.0)
-        out = _dropped(query * scale, key, value, scores, keep)
-    else:
-        out, _ = sdpa_attention_forward(
-            module, query, key, value, mask, position_bias=bias, **settings
-        )
-    return layer.aligned(out, query, scale), None
-
-
-def _dropped(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, keep: Tensor) -> Tensor:
-    """Attention with factors on its probabilities, written out: [n * B, T, n_heads, head_dim]."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
-    scores = query @ key.transpose(2, 3) + bias
-    return (scores.softmax(-1) * keep.to(scores.dtype) @ value).transpose(1, 2).contiguous()
+    asked = Asked(query, key, value, mask, bias, keep)
+    asked = asked.with_first(layer.slots) if layer.slots else asked
+    answer = partial(answered, module, scale=scale, settings=settings)
+    if not layer.has_prefixes:
+        return layer.aligned(answer(asked), query, scale), None
+    sides = zip(layer.apart.parts, (layer.prefixed(asked, causal=causal), asked), strict=True)
+    outputs = [answer(each.of(who, layer.lanes)) for who, each in sides if who is not None]
+    return layer.aligned(layer.apart.joined(outputs), query, scale), None
 
 
 def _causal(module: nn.Module, is_causal: bool | None) -> bool:
     return bool(is_causal if is_causal is not None else getattr(module, "is_causal", False))
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-
-
-def _full_mask(tokens: int, seen: int, *, device: torch.device, causal: bool) -> Tensor:
-    mask = torch.ones(tokens, seen, dtype=torch.bool, device=device)
-    if causal and tokens > 1:
-        mask = mask.tril(seen - tokens)
-    return mask[None, None]
-
-
-def _with_prefix(mask: Tensor, valid: Tensor, gains: Tensor | None) -> Tensor:
-    """A mask over [prefix, keys]: prefixes are seen by every query of their lane.
-
-    Gains [n * B], with an additive mask only, multiply what a prefix gets before the softmax
-    normalises it: log(gain) is added to its scores.
-    """
-    rows, prefix = valid.shape
-    mask = mask.expand(rows, *mask.shape[1:])
-    seen = valid[:, None, None, :].expand(rows, *mask.shape[1:3], prefix)
-    if mask.dtype != torch.bool:
-        hidden = torch.finfo(mask.dtype).min
-        bias = torch.zeros_like(seen, dtype=mask.dtype)
-        if gains is not None:
-            bias += gains.to(mask.dtype).log().clamp(min=hidden).view(-1, 1, 1, 1)
-        seen = bias.masked_fill(~seen, hidden)
-    return torch.cat([seen, mask], dim=3)
 
 
 AttentionInterface.register(ATTENTION, lane_attention)

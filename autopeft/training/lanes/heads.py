@@ -6,6 +6,7 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from autopeft.backbone.heads import HeadRecipe, HeadStep
+from autopeft.backbone.products import lane_product
 from autopeft.training.lanes.seeds import Seeds
 
 
@@ -38,7 +39,7 @@ class LaneHead(nn.Module):
         return x
 
     def _step(self, index: int, step: HeadStep, x: Tensor) -> Tensor:
-        x = torch.bmm(x, self.get_parameter(f"{index}_weight").to(x.dtype))
+        x = lane_product(x, self.get_parameter(f"{index}_weight").to(x.dtype))
         if step.bias:
             x = x + self.get_parameter(f"{index}_bias").to(x.dtype).unsqueeze(1)
         if step.activation != "none":
