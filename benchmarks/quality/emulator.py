@@ -45,6 +45,7 @@ class Table:
         deviations: `[m, seeds, 2 rungs]` of the `m` configurations that were repeated, from their
             means, scaled to be of the variance of one seed.
         levels: `[m]` mean final accuracies of those.
+        bounds: `[2, 2 rungs]`: the lowest and the highest value that any training measured.
         seconds: Mean seconds of training of a trial.
     """
 
@@ -53,6 +54,7 @@ class Table:
     curves: Curves
     deviations: NDArray[np.float64]
     levels: NDArray[np.float64]
+    bounds: NDArray[np.float64]
     seconds: float
 
     @classmethod
@@ -79,6 +81,7 @@ class Table:
             curves=means.to_numpy(),
             deviations=deviations,
             levels=means.loc[repeated, ("accuracy", 1.0)].to_numpy(),
+            bounds=np.array([wide.min(), wide.max()]),
             seconds=float(rows.drop_duplicates(["hash", "seed"])["train_seconds"].mean()),
         )
 
@@ -112,6 +115,9 @@ class Emulator:
     def measured(self, configuration: Configuration, seed: int) -> Curves:
         """What a training with a seed measures at every rung, `[2 rungs]`; always the same.
 
+        Nothing is better than the best that was recorded: where one seed of a configuration
+        collapses, the others lie far above its mean, and no higher than others of the task.
+
         Raises:
             ValueError: No configuration of the table was repeated.
         """
@@ -123,8 +129,8 @@ class Emulator:
         drawn = self.table.deviations[
             rng.choice(near), rng.integers(self.table.deviations.shape[1])
         ]
-        n, found = self._problem.n_validation, mean + drawn
-        found[:rungs] = np.clip(np.round(found[:rungs] * n) / n, 0.0, 1.0)
+        n, found = self._problem.n_validation, np.clip(mean + drawn, *self.table.bounds)
+        found[:rungs] = np.round(found[:rungs] * n) / n
         return np.asarray(found)
 
     def held_out(self, folds: int = 10) -> dict[str, float]:

@@ -38,6 +38,9 @@ FULL = (1.0,)
 DEFAULT_RUNGS = (0.1, 0.2, 0.33, 1.0)
 """As a study has them that says nothing: in these short trainings 5 % is no rung."""
 
+ONE_RUNG = (0.2, 1.0)
+"""What a search gains or loses by stopping trials once instead of three times."""
+
 PACK = 8
 """Proposals of an ask of ours."""
 
@@ -103,6 +106,7 @@ def _stopping(rungs: tuple[float, ...]) -> Setup:
 CONTENDERS: Mapping[str, Contender] = {
     OURS: Contender(_named("gp"), _stopping(DEFAULT_RUNGS)),
     "autopeft (portfolio)": Contender(_named("gp"), _stopping(DEFAULT_RUNGS), portfolio=True),
+    "autopeft (one rung)": Contender(_named("gp"), _stopping(ONE_RUNG)),
     "autopeft (no rungs)": Contender(_named("gp"), _full(PACK)),
     WITHOUT_PRIOR: Contender(
         _named("gp"), _stopping(DEFAULT_RUNGS), prior=False, spaces=(IMPORTANCE,)
