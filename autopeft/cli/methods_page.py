@@ -15,7 +15,7 @@ _HEAD = """\
 <!-- Written by `make docs` from the files of the methods: edit those. -->
 
 Trained weights of packed and solo runs agree within 1e-9 in float64 and within 1e-5 in float32
-(on a CPU mostly bit for bit). Where several methods sit at one map, [lanes](lanes.md) says in
+on a CPU (mostly bit for bit). Where several methods sit at one map, [lanes](lanes.md) says in
 which order they act.
 
 All methods train as lanes of one pack, in any mixture. Every one is held by the same tests

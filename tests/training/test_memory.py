@@ -71,6 +71,10 @@ def _adalink(rank: int) -> Group:
     return Group.of("adalink", [0], rank=rank, activation="gelu", dropout=0.0)
 
 
+def _prefix(length: int) -> Group:
+    return Group.of("prefix", ALL, length=length, reparametrise=False)
+
+
 PACKS = {
     "one lora": [lane(lora(ALL, ["query", "value"]))],
     "four alike": [lane(lora(ALL, ["query", "value"]))] * 4,
@@ -98,6 +102,9 @@ PACKS = {
     "experts": [beside_lora("moelora", ["query", "up"])] * 2,
     "experts at random": [beside_lora("adamix", ["ffn"], consistency=0.0)] * 2,
     "prompts": [lane(Group.of("prompt", [0], length=n, initial="random")) for n in (5, 9)],
+    "prefixes": [lane(_prefix(length)) for length in (3, 9)],
+    "a prefix beside": [lane(_prefix(5)), *[lane(lora(ALL, ["query", "value"]))] * 3],
+    "prefixes among": [lane(_prefix(5)), lane(lora(ALL, ["up"])), lane(_prefix(20))],
     "edits": [lane(_reft(rank), _adalink(2 * rank)) for rank in (3, 4)],
     "aligners": [lane(Group.of("aligner", ALL, length=3))] * 2,
     "masked": [lane(lora(ALL, ["query", "down"]), ffn_masking=0.1, ffn_dropping=0.1)] * 2,

@@ -22,12 +22,13 @@ from autopeft.methods.aligner import AlignerOperator
 from autopeft.methods.lane_operator import LaneOperator
 from autopeft.methods.prefix import PrefixOperator
 from autopeft.training.lanes.scaled_products import (
-    ALIGNED,
     Apart,
     Asked,
     additive,
+    aligned,
     answered,
     full_mask,
+    taken,
 )
 from autopeft.training.lanes.slots import LayerSlots
 from autopeft.training.lanes.stream import Members, Stream
@@ -183,19 +184,23 @@ class LayerAttention:
             members.add_(added, own)
         return out + added.flatten(0, 1).transpose(1, 2)
 
-    def prefixed(self, asked: Asked, *, causal: bool) -> Asked:
-        """What is asked of the text, with the running lanes' prefixes before it."""
-        keys, values, valid = self._assembled(asked.key)
-        gains = self._prefix_gains(len(valid))
-        return asked.after(keys, values, valid, causal=causal, gains=gains)
+    def prefixed(self, asked: Asked, who: Members, *, causal: bool) -> Asked:
+        """What some of the running lanes ask of the text, with their prefixes before it."""
+        lanes = self._stream.lanes
+        prefixes = self._assembled(asked.key)
+        keys, values, valid = (taken(each, who, lanes) for each in prefixes)
+        gains = self._prefix_gains(len(prefixes[0]))
+        gains = None if gains is None else taken(gains, who, lanes)
+        return asked.of(who, lanes).after(keys, values, valid, causal=causal, gains=gains)
 
     @property
     def apart(self) -> Apart:
-        """The running lanes with a prefix here, and those without."""
+        """The running lanes with a prefix here, and those without; all in one part on a GPU."""
         lanes, device = self._stream.lanes, self._operators[0][1].index.device
         if lanes not in self._apart:
             owners = {position for _, who in self._operators for position in who.positions}
-            self._apart[lanes] = Apart(owners, lanes, device)
+            together = device.type != "cpu"
+            self._apart[lanes] = Apart(range(lanes) if together else owners, lanes, device)
         return self._apart[lanes]
 
     def _assembled(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,12 +211,12 @@ class LayerAttention:
 
         Returns:
             Keys and values [n * B, n_kv_heads, P, head_dim], and bool [n * B, P]; lanes without a
-            prefix here, or with a shorter one, have False.
+            prefix here, or with a shorter one, have False. P is the longest, see `aligned`.
         """
         lanes, (_, heads, _, width) = self._stream.lanes, key.shape
         rows = key.shape[0] // lanes
         longest = max(operator.valid.shape[1] for operator, _ in self._operators)
-        longest = -(-longest // ALIGNED) * ALIGNED
+        longest = aligned(longest, key.device.type)
         keys = key.new_zeros(lanes, longest, heads * width)
         values = torch.zeros_like(keys)
         valid = torch.zeros(lanes, longest, dtype=torch.bool, device=key.device)
@@ -290,12 +295,14 @@ def lane_attention(
         bias = None if bias is None else nn.functional.pad(bias[..., : text[0], : text[1]], more)
         keep = None if keep is None else nn.functional.pad(keep, more, value=1.0)
     asked = Asked(query, key, value, mask, bias, keep)
-    asked = asked.with_first(layer.slots) if layer.slots else asked
+    if layer.slots and query.device.type == "cpu":
+        asked = asked.with_first(layer.slots)
     answer = partial(answered, module, scale=scale, settings=settings)
     if not layer.has_prefixes:
         return layer.aligned(answer(asked), query, scale), None
-    sides = zip(layer.apart.parts, (layer.prefixed(asked, causal=causal), asked), strict=True)
-    outputs = [answer(each.of(who, layer.lanes)) for who, each in sides if who is not None]
+    owners, others = layer.apart.parts
+    outputs = [] if owners is None else [answer(layer.prefixed(asked, owners, causal=causal))]
+    outputs += [] if others is None else [answer(asked.of(others, layer.lanes))]
     return layer.aligned(layer.apart.joined(outputs), query, scale), None
 
 

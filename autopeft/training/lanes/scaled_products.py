@@ -1,8 +1,7 @@
 """Scaled dot products of lanes' rows, with what comes before their keys and what is dropped.
 
-On a CPU a row's result is the same bit for bit whatever stands beside it: lanes with a prefix are
-computed apart from those without, and prefixes are padded to a multiple of `ALIGNED`, so that the
-sums over keys are taken in one order whatever the longest prefix of the pack.
+On a CPU a row's sums over keys are taken in one order whatever the longest prefix of the pack:
+lanes with a prefix are computed apart from those without, and prefixes are padded, see `aligned`.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,7 +15,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from autopeft.training.lanes.stream import Members
 
 ALIGNED = 16
-"""Keys before a layer's own come in multiples of this: of the widest vector that sums them."""
+"""Numbers of the widest vector that sums keys."""
+
+
+def aligned(length: int, device: str) -> int:
+    """The keys that so many before a layer's own take up: whole vectors on a CPU."""
+    return -(-length // ALIGNED) * ALIGNED if device == "cpu" else length
+
+
+def taken(tensor: Tensor, members: Members, lanes: int) -> Tensor:
+    """The rows [k * B, ...] of some of `lanes` lanes, of all rows [n * B, ...]."""
+    return members.take(tensor.reshape(lanes, -1, *tensor.shape[1:])).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,8 @@ class Asked:
         value: As `key`.
         mask: Bool (True = seen) or additive, [R or 1, 1 or n_heads, T, S], or None.
         bias: Additive, [R or 1, n_heads, T, S], or None.
-        keep: Factors on probabilities, [R, n_heads, T, up to S], of the last keys; or None.
+        keep: Factors on probabilities, [R, n_heads, T, up to S], of the last keys (and of the
+            room for prompts, where there is any); or None.
     """
 
     query: Tensor
@@ -93,12 +103,11 @@ class Asked:
         """The rows of some of `lanes` lanes."""
         rows = len(self.query)
 
-        def taken(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None or len(tensor) != rows:
-                return tensor
-            return members.take(tensor.reshape(lanes, -1, *tensor.shape[1:])).flatten(0, 1)
+        def own(tensor: Tensor | None) -> Tensor | None:
+            every = tensor is None or len(tensor) != rows
+            return tensor if every else taken(tensor, members, lanes)  # type: ignore[arg-type]
 
-        return Asked(*(taken(each) for each in vars(self).values()))  # type: ignore[arg-type]
+        return Asked(*(own(each) for each in vars(self).values()))  # type: ignore[arg-type]
 
 
 def answered(module: nn.Module, asked: Asked, *, scale: float, settings: dict[str, Any]) -> Tensor:
