@@ -101,7 +101,7 @@ class ReftOperator(LaneOperator):
 
 
 def orthonormal(vectors: Tensor) -> Tensor:
-    """The first r columns of the product of r Householder reflections, [..., d, r].
+    """The first r columns of the product of r Householder reflections, [k, d, r].
 
     Vector i has a one at i and below it what is given, the rest of `vectors` means nothing. With
     all vectors in V, the product is I - V S^-1 V^T, where S is the upper half of V^T V with half

@@ -25,10 +25,10 @@ from autopeft.training.lanes.scaled_products import (
     Apart,
     Asked,
     additive,
-    aligned,
     answered,
     full_mask,
-    taken,
+    rows_of,
+    whole_vectors,
 )
 from autopeft.training.lanes.slots import LayerSlots
 from autopeft.training.lanes.stream import Members, Stream
@@ -188,10 +188,10 @@ class LayerAttention:
         """What some of the running lanes ask of the text, with their prefixes before it."""
         lanes = self._stream.lanes
         prefixes = self._assembled(asked.key)
-        keys, values, valid = (taken(each, who, lanes) for each in prefixes)
+        keys, values, valid = (rows_of(each, who, lanes) for each in prefixes)
         gains = self._prefix_gains(len(prefixes[0]))
-        gains = None if gains is None else taken(gains, who, lanes)
-        return asked.of(who, lanes).after(keys, values, valid, causal=causal, gains=gains)
+        gains = None if gains is None else rows_of(gains, who, lanes)
+        return asked.rows_of(who, lanes).after(keys, values, valid, causal=causal, gains=gains)
 
     @property
     def apart(self) -> Apart:
@@ -211,12 +211,12 @@ class LayerAttention:
 
         Returns:
             Keys and values [n * B, n_kv_heads, P, head_dim], and bool [n * B, P]; lanes without a
-            prefix here, or with a shorter one, have False. P is the longest, see `aligned`.
+            prefix here, or with a shorter one, have False. P is the longest, see `whole_vectors`.
         """
         lanes, (_, heads, _, width) = self._stream.lanes, key.shape
         rows = key.shape[0] // lanes
         longest = max(operator.valid.shape[1] for operator, _ in self._operators)
-        longest = aligned(longest, key.device.type)
+        longest = whole_vectors(longest, key.device.type)
         keys = key.new_zeros(lanes, longest, heads * width)
         values = torch.zeros_like(keys)
         valid = torch.zeros(lanes, longest, dtype=torch.bool, device=key.device)
@@ -302,7 +302,7 @@ def lane_attention(
         return layer.aligned(answer(asked), query, scale), None
     owners, others = layer.apart.parts
     outputs = [] if owners is None else [answer(layer.prefixed(asked, owners, causal=causal))]
-    outputs += [] if others is None else [answer(asked.of(others, layer.lanes))]
+    outputs += [] if others is None else [answer(asked.rows_of(others, layer.lanes))]
     return layer.aligned(layer.apart.joined(outputs), query, scale), None
 
 

@@ -1,7 +1,8 @@
 """Scaled dot products of lanes' rows, with what comes before their keys and what is dropped.
 
 On a CPU a row's sums over keys are taken in one order whatever the longest prefix of the pack:
-lanes with a prefix are computed apart from those without, and prefixes are padded, see `aligned`.
+lanes with a prefix are computed apart from those without, and prefixes are padded (see
+`whole_vectors`).
 """
 
 from collections.abc import Collection, Sequence
@@ -18,12 +19,12 @@ ALIGNED = 16
 """Numbers of the widest vector that sums keys."""
 
 
-def aligned(length: int, device: str) -> int:
+def whole_vectors(length: int, device: str) -> int:
     """The keys that so many before a layer's own take up: whole vectors on a CPU."""
     return -(-length // ALIGNED) * ALIGNED if device == "cpu" else length
 
 
-def taken(tensor: Tensor, members: Members, lanes: int) -> Tensor:
+def rows_of(tensor: Tensor, members: Members, lanes: int) -> Tensor:
     """The rows [k * B, ...] of some of `lanes` lanes, of all rows [n * B, ...]."""
     return members.take(tensor.reshape(lanes, -1, *tensor.shape[1:])).flatten(0, 1)
 
@@ -99,13 +100,13 @@ class Asked:
             keep=turned(self.keep, 1.0),
         )
 
-    def of(self, members: Members, lanes: int) -> "Asked":
+    def rows_of(self, members: Members, lanes: int) -> "Asked":
         """The rows of some of `lanes` lanes."""
         rows = len(self.query)
 
         def own(tensor: Tensor | None) -> Tensor | None:
             every = tensor is None or len(tensor) != rows
-            return tensor if every else taken(tensor, members, lanes)  # type: ignore[arg-type]
+            return tensor if every else rows_of(tensor, members, lanes)  # type: ignore[arg-type]
 
         return Asked(*(own(each) for each in vars(self).values()))  # type: ignore[arg-type]
 
