@@ -18,7 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
+
+from autopeft.backbone.pointwise import pointwise
+
+ACTIVATIONS = {each[0] if isinstance(each, tuple) else each for each in ACT2CLS.values()}
+"""Classes of the functions that transformers' models name in their configurations."""
 
 ENOUGH = 16
 """Rows from which on their number does not matter (MKL 2024 with AVX2: from 4 on with one thread,
@@ -37,7 +43,8 @@ def lane_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     """Every lane's x [k, m, d_in] times its weight [k, d_in, d_out], plus its bias [k, d_out].
 
     A single column of a single lane would be a product of a matrix and a vector, forward or
-    backward.
+    backward. The result is contiguous, as a lane's own would be: of slices, torch computes some
+    functions (GELU) otherwise.
     """
     rows, columns = x.shape[1], weight.shape[2]
     if x.device.type == "cpu":
@@ -47,28 +54,36 @@ def lane_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
         x = functional.pad(x, (0, one_in, 0, more)) if one_in or more else x
         weight = functional.pad(weight, (0, one_out, 0, one_in)) if one_in or one_out else weight
     if bias is None:
-        return torch.bmm(x, weight)[:, :rows, :columns]
+        return torch.bmm(x, weight)[:, :rows, :columns].contiguous()
     if columns > 1:
-        return torch.baddbmm(bias.unsqueeze(1), x, weight)[:, :rows]
+        return torch.baddbmm(bias.unsqueeze(1), x, weight)[:, :rows].contiguous()
     return torch.bmm(x, weight)[:, :rows, :columns] + bias.unsqueeze(1)
 
 
 @contextmanager
-def padded_products(model: nn.Module) -> Iterator[None]:
-    """Inside, the model's linear maps on a CPU compute at least `ENOUGH` rows.
+def padded_model(model: nn.Module) -> Iterator[None]:
+    """Inside, a model on a CPU pads: linear maps to `ENOUGH` rows, activations to whole vectors.
 
-    Those that are quantised, or whose forward somebody has replaced, stay as they are.
+    Modules that are quantised, or whose forward somebody has replaced, stay as they are.
     """
-    every: list[Any] = [each for each in model.modules() if type(each) in (nn.Linear, Conv1D)]
-    plain = [each for each in every if "forward" not in vars(each)]
-    maps = [each for each in plain if each.weight.device.type == "cpu"]
-    for module in maps:
+    every: list[Any] = [each for each in model.modules() if "forward" not in vars(each)]
+    maps = [each for each in every if type(each) in (nn.Linear, Conv1D)]
+    here = [each for each in maps if each.weight.device.type == "cpu"]
+    activations = [each for each in every if type(each) in ACTIVATIONS and not _has_weights(each)]
+    for module in here:
         module.forward = partial(_padded, module.forward)
+    for module in activations:
+        module.forward = partial(pointwise, module.forward)
     try:
         yield
     finally:
-        for module in maps:
+        for module in here + activations:
             del module.forward
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether it is no function of single numbers alone: PReLU's slopes are one a channel."""
+    return any(True for _ in module.parameters())
 
 
 def _padded(forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:  # noqa: A002

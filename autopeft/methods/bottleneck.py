@@ -10,6 +10,7 @@ and is folded into U and b_U once training ends. `linear_adapter` sits on single
 """
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autopeft.backbone.anatomy import SUBLAYERS, Anatomy
+from autopeft.backbone.pointwise import pointwise
 from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import Kept
@@ -35,7 +37,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "gelu": functional.gelu,
     "tanh": torch.tanh,
-    "silu": functional.silu,
+    "silu": partial(pointwise, functional.silu),
 }
 """All are zero at zero, which is what keeps padded bottlenecks silent."""
 OF_OUTPUT = ("relu", "tanh")

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.frozen_maps import Svd, decomposed
+from autopeft.backbone.pointwise import pointwise
 from autopeft.backbone.products import lane_product, product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
@@ -56,7 +57,7 @@ class SvftOperator(LaneOperator):
         """g (x V) M^T U^T; keeps x V."""
         svd = self.frozen.svd(self.values)
         within = product(x.flatten(1, 2), svd.inputs)
-        values = torch.sigmoid(self.gate) * self.values
+        values = pointwise(torch.sigmoid, self.gate) * self.values
         if self.fixed_names:
             made = lane_product(within, _spread(values, self.index, self._rank).transpose(1, 2))
         else:

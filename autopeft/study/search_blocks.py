@@ -152,7 +152,7 @@ class SearchBlock(Block):
         )
     )
     rungs: tuple[float, ...] = Field(
-        default=(0.05, 0.1, 0.2, 0.33, 1.0),
+        default=(0.05, 0.1, 0.2, 1.0),
         description="shares of the budget at which some trials stop",
     )
     stopping: Annotated[Literal["pareto", "none"], read_with(one_of("pareto", "none"))] = Field(

@@ -35,11 +35,17 @@ TRACES = "traces.parquet"
 
 FULL = (1.0,)
 
-DEFAULT_RUNGS = (0.1, 0.2, 0.33, 1.0)
+DEFAULT_RUNGS = (0.1, 0.2, 1.0)
 """As a study has them that says nothing: in these short trainings 5 % is no rung."""
 
 ONE_RUNG = (0.2, 1.0)
-"""What a search gains or loses by stopping trials once instead of three times."""
+"""What a search gains or loses by stopping trials once instead of twice ..."""
+
+THREE_RUNGS = (0.1, 0.2, 0.33, 1.0)
+"""... or three times."""
+
+FEW_SEEDS = 3
+"""Of what is only there to show what a default does."""
 
 PACK = 8
 """Proposals of an ask of ours."""
@@ -106,8 +112,9 @@ def _stopping(rungs: tuple[float, ...]) -> Setup:
 CONTENDERS: Mapping[str, Contender] = {
     OURS: Contender(_named("gp"), _stopping(DEFAULT_RUNGS)),
     "autopeft (portfolio)": Contender(_named("gp"), _stopping(DEFAULT_RUNGS), portfolio=True),
-    "autopeft (one rung)": Contender(_named("gp"), _stopping(ONE_RUNG)),
-    "autopeft (no rungs)": Contender(_named("gp"), _full(PACK)),
+    "autopeft (one rung)": Contender(_named("gp"), _stopping(ONE_RUNG), seeds=FEW_SEEDS),
+    "autopeft (three rungs)": Contender(_named("gp"), _stopping(THREE_RUNGS), seeds=FEW_SEEDS),
+    "autopeft (no rungs)": Contender(_named("gp"), _full(PACK), seeds=FEW_SEEDS),
     WITHOUT_PRIOR: Contender(
         _named("gp"), _stopping(DEFAULT_RUNGS), prior=False, spaces=(IMPORTANCE,)
     ),

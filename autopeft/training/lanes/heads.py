@@ -6,6 +6,7 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from autopeft.backbone.heads import HeadRecipe, HeadStep
+from autopeft.backbone.pointwise import pointwise
 from autopeft.backbone.products import lane_product
 from autopeft.training.lanes.seeds import Seeds
 
@@ -43,7 +44,7 @@ class LaneHead(nn.Module):
         if step.bias:
             x = x + self.get_parameter(f"{index}_bias").to(x.dtype).unsqueeze(1)
         if step.activation != "none":
-            x = ACT2FN[step.activation](x)
+            x = pointwise(ACT2FN[step.activation], x)
         if step.norm is not None:
             x = functional.layer_norm(x, x.shape[-1:], eps=step.norm.eps)
             x = x * self.get_parameter(f"{index}_norm_weight").unsqueeze(1)

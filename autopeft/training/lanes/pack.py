@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe, pool_rows
 from autopeft.backbone.loading import Backbone
-from autopeft.backbone.products import padded_products
+from autopeft.backbone.products import padded_model
 from autopeft.configuration import Configuration, Group
 from autopeft.counting import (
     consistency,
@@ -310,7 +310,7 @@ class Pack(nn.Module):
         if self._dropout is not None:
             handles += self._dropout.install()
         handles += self._ffn.install(model)
-        few = padded_products(model) if gates is not None else nullcontext()
+        few = padded_model(model) if gates is not None else nullcontext()
         try:
             with few:
                 yield
