@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autopeft.api.catalogue import methods, passed_types
+    from autopeft.api.catalogue import left_out, methods, passed_types
     from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
     from autopeft.api.confirming import confirm
     from autopeft.api.environment import doctor
@@ -46,6 +46,7 @@ _HOME = {
     "fetch": "checking",
     "importance_map": "importance",
     "init": "checking",
+    "left_out": "catalogue",
     "list_studies": "loading",
     "load": "trained",
     "load_adapter": "peft_loading",
@@ -76,6 +77,7 @@ __all__ = [
     "fetch",
     "importance_map",
     "init",
+    "left_out",
     "list_studies",
     "load",
     "load_adapter",
