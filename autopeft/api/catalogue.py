@@ -63,11 +63,11 @@ def passed_types() -> tuple[MethodCard, ...]:
     return tuple(cards)
 
 
-def left_out() -> dict[str, str]:
+def absent_methods() -> dict[str, str]:
     """What a space may not name though it is published, or `peft` has it: name -> reason."""
     from autopeft.space import method_names
 
-    return method_names.left_out()
+    return method_names.absent_methods()
 
 
 def _card(method: "Method") -> MethodCard:

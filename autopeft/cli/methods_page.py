@@ -55,7 +55,9 @@ def page() -> str:
     theirs = [line for card in passed for line in _settings(card)]
     lines = [_HEAD, *rows, "", "## Settings", "", *settings, "", _PASSED, *types, ""]
     lines += ["### Their settings", "", *theirs, "", _LEFT_OUT]
-    return "\n".join([*lines, *(f"- `{n}`: {why}" for n, why in api.left_out().items())]) + "\n"
+    return (
+        "\n".join([*lines, *(f"- `{n}`: {why}" for n, why in api.absent_methods().items())]) + "\n"
+    )
 
 
 def _row(card: MethodCard, *, of_peft: bool = False) -> str:

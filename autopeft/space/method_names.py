@@ -31,7 +31,7 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join([*own, *([f"{PREFIX}<TYPE> (see `autopeft methods`)"] if passed else [])])
 
 
-def left_out() -> dict[str, str]:
+def absent_methods() -> dict[str, str]:
     """What a space may not name though it is published, or `peft` has it: name -> reason."""
     return NOT_HELD | {PREFIX + kind: why for kind, why in NOT_PASSED.items()}
 

@@ -192,7 +192,7 @@ def test_a_method_of_the_literature_that_has_no_file_is_refused_with_the_nearest
     entry = {name: [{"layers": [0]}]}
     shape = anatomy.shape(registry.carried_by(anatomy))
     (written,) = check_configuration(entry, shape=shape, where="c", **problems.registered())
-    assert fault.hint == written.hint == api.left_out()["hut"] == NOT_HELD["hut"]
+    assert fault.hint == written.hint == api.absent_methods()["hut"] == NOT_HELD["hut"]
     assert "`hira`" in fault.hint
     assert not set(NOT_HELD) & set(registry.names())
 
