@@ -46,6 +46,19 @@ def passed_faults(configuration: Configuration) -> list[Fault]:
     return [Fault("export", "", given, "one type with one set of parameters", hint)]
 
 
+def language_model_faults(configuration: Configuration) -> list[Fault]:
+    """What HF peft holds of classifiers alone; [] where that is nothing.
+
+    Embeddings of tokens: a language model's head may share them, and `peft` trains both then.
+    """
+    given = "tokens of a language model, whose head peft trains with them where it is tied"
+    return [
+        Fault("export", name, given, "a classifier's tokens", "use --format yaml")
+        for name in configuration.methods
+        if isinstance(registry[name], PassedEmbedding)
+    ]
+
+
 def passed_config(
     configuration: Configuration, anatomy: Anatomy, head: HeadRecipe, *, base_model: str
 ) -> dict[str, Any]:
@@ -106,11 +119,9 @@ def _options(configuration: Configuration, head: HeadRecipe, base_model: str) ->
         ExportError: No transformers task class has such a head; or embeddings are trained that
             a language model's head may share with them.
     """
-    method = registry[configuration.groups[0].method]
-    if isinstance(method, PassedEmbedding) and head.pool == "all":
-        given = "tokens of a language model, whose head peft trains with them where it is tied"
-        hint = "use --format yaml"
-        raise ExportError(Fault("export", method.name, given, "a classifier's tokens", hint))
+    faults = language_model_faults(configuration) if head.pool == "all" else []
+    if faults:
+        raise ExportError(faults)
     return shared_options(head, base_model)
 
 
