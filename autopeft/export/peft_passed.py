@@ -19,7 +19,7 @@ from autopeft.export.peft_options import plain_config, shared_options
 from autopeft.methods import registry
 from autopeft.methods.passed.adapter import TokensAdapter, passed_adapters
 from autopeft.methods.passed.build import ROOT, Target, config_of
-from autopeft.methods.passed.counts import PassedPlace
+from autopeft.methods.passed.counts import target_of
 from autopeft.methods.passed.embedding import PassedEmbedding
 from autopeft.methods.passed.encoder import Widths, encoder_config
 from autopeft.methods.passed.method import Passed
@@ -71,7 +71,7 @@ def passed_config(
     if is_prefixed(configuration):
         return _tokens_config(configuration, anatomy, head, base_model)
     places = [place for _, place in placed_groups(configuration, anatomy)]
-    targets = tuple(_target(place) for place in places)
+    targets = tuple(target_of(place) for place in places)
     return _config(configuration, targets, _options(configuration, head, base_model))
 
 
@@ -138,12 +138,6 @@ def _tokens_config(
         options["task_type"] = _CLASSIFIES_BY_CACHE
     widths = Widths.of(method.kind, anatomy)
     return plain_config(encoder_config(method.kind, dict(group.settings), widths, **options))
-
-
-def _target(place: Any) -> Target:
-    if not isinstance(place, PassedPlace):
-        raise TypeError("not a place of peft's own types")
-    return place.modules[place.index].target
 
 
 def _config(
