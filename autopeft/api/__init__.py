@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autopeft.api.catalogue import methods, passed_types
+    from autopeft.api.catalogue import absent_methods, methods, passed_types
     from autopeft.api.checking import fetch, init, load_configuration, render, sites, validate
     from autopeft.api.confirming import confirm
     from autopeft.api.environment import doctor
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Study": "study",
     "TrainedModel": "trained",
+    "absent_methods": "catalogue",
     "copy_studies": "loading",
     "confirm": "confirming",
     "delete": "loading",
@@ -69,6 +70,7 @@ _HOME = {
 __all__ = [
     "Study",
     "TrainedModel",
+    "absent_methods",
     "confirm",
     "copy_studies",
     "delete",

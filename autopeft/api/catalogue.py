@@ -63,6 +63,13 @@ def passed_types() -> tuple[MethodCard, ...]:
     return tuple(cards)
 
 
+def absent_methods() -> dict[str, str]:
+    """What a space may not name though it is published, or `peft` has it: name -> reason."""
+    from autopeft.space import method_names
+
+    return method_names.absent_methods()
+
+
 def _card(method: "Method") -> MethodCard:
     text = sys.modules[type(method).__module__].__doc__ or ""
     about = _first_paragraph(text).partition(": ")[2].strip()

@@ -8,6 +8,7 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration
 from autopeft.errors import BackboneError, Fault
 from autopeft.export.peft_config import peft_faults
+from autopeft.export.peft_passed import language_model_faults
 from autopeft.export.peft_prompt import classifier_faults
 
 
@@ -21,7 +22,8 @@ def undeployable(configuration: Configuration, anatomy: Anatomy, *, causal: bool
     """
     try:
         faults = peft_faults(counting.resolved(configuration, anatomy), anatomy)
-        return faults or ([] if causal else classifier_faults(configuration))
+        held_elsewhere = language_model_faults if causal else classifier_faults
+        return faults or held_elsewhere(configuration)
     except BackboneError as error:
         return list(error.faults)
 

@@ -35,6 +35,12 @@ Passed through as `peft` builds them, with `peft`'s own parameters: one adapter 
 parameters. They have no lane axis, so their trials are packs of one. See [peft](peft.md).
 """
 
+_LEFT_OUT = """\
+## Not there
+
+A space that names one of these is refused with the reason.
+"""
+
 
 def page() -> str:
     """The whole page, as Markdown."""
@@ -48,7 +54,10 @@ def page() -> str:
     types += [_row(card, of_peft=True) for card in passed]
     theirs = [line for card in passed for line in _settings(card)]
     lines = [_HEAD, *rows, "", "## Settings", "", *settings, "", _PASSED, *types, ""]
-    return "\n".join([*lines, "### Their settings", "", *theirs]) + "\n"
+    lines += ["### Their settings", "", *theirs, "", _LEFT_OUT]
+    return (
+        "\n".join([*lines, *(f"- `{n}`: {why}" for n, why in api.absent_methods().items())]) + "\n"
+    )
 
 
 def _row(card: MethodCard, *, of_peft: bool = False) -> str:

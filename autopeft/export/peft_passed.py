@@ -19,7 +19,7 @@ from autopeft.export.peft_options import plain_config, shared_options
 from autopeft.methods import registry
 from autopeft.methods.passed.adapter import TokensAdapter, passed_adapters
 from autopeft.methods.passed.build import ROOT, Target, config_of
-from autopeft.methods.passed.counts import PassedPlace
+from autopeft.methods.passed.counts import target_of
 from autopeft.methods.passed.embedding import PassedEmbedding
 from autopeft.methods.passed.encoder import Widths, encoder_config
 from autopeft.methods.passed.method import Passed
@@ -46,6 +46,19 @@ def passed_faults(configuration: Configuration) -> list[Fault]:
     return [Fault("export", "", given, "one type with one set of parameters", hint)]
 
 
+def language_model_faults(configuration: Configuration) -> list[Fault]:
+    """What HF peft holds of classifiers alone; [] where that is nothing.
+
+    Embeddings of tokens: a language model's head may share them, and `peft` trains both then.
+    """
+    given = "tokens of a language model, whose head peft trains with them where it is tied"
+    return [
+        Fault("export", name, given, "a classifier's tokens", "use --format yaml")
+        for name in configuration.methods
+        if isinstance(registry[name], PassedEmbedding)
+    ]
+
+
 def passed_config(
     configuration: Configuration, anatomy: Anatomy, head: HeadRecipe, *, base_model: str
 ) -> dict[str, Any]:
@@ -58,7 +71,7 @@ def passed_config(
     if is_prefixed(configuration):
         return _tokens_config(configuration, anatomy, head, base_model)
     places = [place for _, place in placed_groups(configuration, anatomy)]
-    targets = tuple(_target(place) for place in places)
+    targets = tuple(target_of(place) for place in places)
     return _config(configuration, targets, _options(configuration, head, base_model))
 
 
@@ -106,11 +119,9 @@ def _options(configuration: Configuration, head: HeadRecipe, base_model: str) ->
         ExportError: No transformers task class has such a head; or embeddings are trained that
             a language model's head may share with them.
     """
-    method = registry[configuration.groups[0].method]
-    if isinstance(method, PassedEmbedding) and head.pool == "all":
-        given = "tokens of a language model, whose head peft trains with them where it is tied"
-        hint = "use --format yaml"
-        raise ExportError(Fault("export", method.name, given, "a classifier's tokens", hint))
+    faults = language_model_faults(configuration) if head.pool == "all" else []
+    if faults:
+        raise ExportError(faults)
     return shared_options(head, base_model)
 
 
@@ -127,12 +138,6 @@ def _tokens_config(
         options["task_type"] = _CLASSIFIES_BY_CACHE
     widths = Widths.of(method.kind, anatomy)
     return plain_config(encoder_config(method.kind, dict(group.settings), widths, **options))
-
-
-def _target(place: Any) -> Target:
-    if not isinstance(place, PassedPlace):
-        raise TypeError("not a place of peft's own types")
-    return place.modules[place.index].target
 
 
 def _config(

@@ -5,9 +5,12 @@ LLM-Adapters attach bottlenecks to single maps of attention and FFN:
     series    y + scale * act(dropout(y) D) U
     parallel  y + scale * act(dropout(x) D) U
 
-x and y the map's input and output. As released: no biases, tanh, D kaiming-uniform(a = sqrt 5) and
-U zero, in both forms (their `mam_adapter`, which is the default), scale 1. Their defaults are a
-bottleneck of 256; series adapters on the FFN's maps, parallel ones on attention's and the FFN's.
+x and y the map's input and output. As released: no biases, tanh, scale 1, and a bottleneck of 256.
+Here, D is kaiming-uniform(a = sqrt 5) and U zero in both forms; that is their `mam_adapter`, while
+their default, `bert`, draws both from N(0, 0.02), which does not begin at the backbone. Their best
+placements (`math_running_commands`) are in series after the FFN's last map and in parallel to its
+`up` and `down`. Where none are named, theirs in series also stand before `gate` and `up`, on what
+these read: that is not here.
 """
 
 from collections.abc import Hashable

@@ -46,19 +46,11 @@ def _sites(anatomy: Anatomy, *roles: str) -> list[str]:
     return [role for role in roles if role in anatomy.roles]
 
 
-def _adapter(
-    method: str, anatomy: Anatomy, share: int, *, scale: float, activation: str = "relu"
-) -> Group:
+def _adapter(method: str, anatomy: Anatomy, share: int, *, scale: float) -> Group:
     size = max(1, anatomy.hidden_size // share)
     sites = [name for name in ("ffn",) if name in anatomy.sublayers]
     return Group.of(
-        method,
-        _all(anatomy),
-        sites,
-        size=size,
-        activation=activation,
-        scale=scale,
-        dropout=0.0,
+        method, _all(anatomy), sites, size=size, activation="relu", scale=scale, dropout=0.0
     )
 
 
@@ -95,11 +87,21 @@ def _llm_lora(anatomy: Anatomy, rank: str) -> tuple[Group, ...]:
     return (_lora(_all(anatomy), sites, int(rank)),)
 
 
-def _llm_adapter(method: str) -> Callable[[Anatomy, str], tuple[Group, ...]]:
-    """At the FFN; there around each of its linear maps and without biases."""
+def _llm_adapter(form: str, *roles: str) -> Callable[[Anatomy, str], tuple[Group, ...]]:
+    """At single maps of the FFN, as released; U begins at zero (see `linear_adapter`)."""
 
     def make(anatomy: Anatomy, _: str) -> tuple[Group, ...]:
-        return (_adapter(method, anatomy, LLM_BOTTLENECK, scale=1.0, activation="tanh"),)
+        group = Group.of(
+            "linear_adapter",
+            _all(anatomy),
+            _sites(anatomy, *roles),
+            size=max(1, anatomy.hidden_size // LLM_BOTTLENECK),
+            form=form,
+            activation="tanh",
+            scale=1.0,
+            dropout=0.0,
+        )
+        return (group,)
 
     return make
 
@@ -125,7 +127,7 @@ def _spafit(anatomy: Anatomy, rank: str) -> tuple[Group, ...]:
 
 
 _AUTOPEFT = "the baselines of AutoPEFT, arXiv 2301.12132, Table 1"
-_LLM = "LLM-Adapters, arXiv 2304.01933: its best placements"
+_LLM = "LLM-Adapters, arXiv 2304.01933: its best placements, by its `math_running_commands`"
 
 PUBLISHED: Mapping[str, Published] = {
     "autopeft-serial": Published(lambda anatomy, _: (_serial(anatomy),), _AUTOPEFT),
@@ -136,7 +138,7 @@ PUBLISHED: Mapping[str, Published] = {
     "autopeft-unipelt": Published(_unipelt, _AUTOPEFT),
     "autopeft-mam": Published(_mam, _AUTOPEFT),
     "llm-adapters-lora": Published(_llm_lora, _LLM, rank=str(LLM_RANK)),
-    "llm-adapters-series": Published(_llm_adapter("serial_adapter"), _LLM),
-    "llm-adapters-parallel": Published(_llm_adapter("parallel_adapter"), _LLM),
+    "llm-adapters-series": Published(_llm_adapter("series", "down"), _LLM),
+    "llm-adapters-parallel": Published(_llm_adapter("parallel", "up", "down"), _LLM),
     "spafit": Published(_spafit, "SPAFIT, arXiv 2405.00201: SPAFIT-4-9", rank="8"),
 }

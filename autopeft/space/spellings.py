@@ -15,7 +15,6 @@ METHOD_SPELLINGS = {
     "PREFIX_TUNING": "prefix",
     "BEFT": "bitfit",
     "dora": "lora",
-    "hut": "hira",
     "rslora": "lora",
     "IA3": "ia3",
     "ln_tuning": "norm",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny_causal as tiny
 import torch
+from passed_cases import passed_group
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
@@ -110,6 +111,23 @@ def test_a_classifiers_prompt_or_prefix_is_refused() -> None:
             peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
         assert undeployable(configuration, backbone.anatomy, causal=False)
         assert not undeployable(configuration, backbone.anatomy, causal=True)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied"])
+def test_a_language_models_tokens_are_refused(name: str) -> None:
+    """`deploy: [peft]` and the export refuse the same."""
+    backbone = backbone_of(tiny.tiny_causal(name))
+    group = passed_group("peft:TRAINABLE_TOKENS", token_indices="3 5-7")
+    configuration = Configuration.of([group], training=TRAINING)
+    with pytest.raises(ExportError, match="tokens of a language model") as caught:
+        peft_config(configuration, backbone.anatomy, backbone.recipe(1), base_model="b")
+    faults = undeployable(configuration, backbone.anatomy, causal=True)
+    assert list(caught.value.faults) == faults
+    assert not undeployable(configuration, backbone.anatomy, causal=False)
+    assert peft_config(configuration, backbone.anatomy, backbone.head(2), base_model="b")
+    beside = Configuration.of([group, *_configuration().groups], training=TRAINING)
+    (mixed,) = undeployable(beside, backbone.anatomy, causal=True)
+    assert "3 adapters" in mixed.given
 
 
 def _logits(name: str, configuration: Configuration, tmp_path: Path) -> tuple[torch.Tensor, ...]:

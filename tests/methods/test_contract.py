@@ -1,5 +1,6 @@
 """One suite over the registry: a new method is tested by existing."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import tiny_backbones as tiny
 import torch
 from importance_maps import with_importance
-from method_cases import TRAINING, sizes, variants
+from method_cases import TRAINING, every_setting, fits, sizes
 from method_cases import configuration as case
 
 from autopeft import counting
@@ -20,9 +21,23 @@ from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
 
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
-NEAR, FARTHER = 0.05, {"kasa": 0.8, "salient_channels": 0.1, "snell": 0.2}
+NEAR, FARTHER = 0.05, {"kasa": 0.8, "salient_channels": 0.1, "snell": 0.2, "snell, dense": 0.8}
 """How far outputs of a method that starts near the backbone may be, in their own deviations; at
 these tiny widths a weight's smallest components, for one, are a large part of it."""
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_setting_is_tried_at_another_value(name: str) -> None:
+    """On a BERT, which carries all methods, so that nothing of one goes unheld here."""
+    anatomy = _measured_backbone("bert").anatomy
+    schema, every = registry[name].schema, every_setting(name)
+    assert all(fits(name, anatomy, **given) for given in every)
+    for parameter in schema.parameters:
+        if parameter.name == schema.size:
+            assert len(sizes(name, anatomy)) > 1
+        else:
+            tried = {given.get(parameter.name, parameter.default) for given in every}
+            assert tried - {parameter.default}, parameter.name
 
 
 def _measured_backbone(architecture: str) -> Backbone:
@@ -35,7 +50,7 @@ def _measured_backbone(architecture: str) -> Backbone:
 def test_counts_are_those_of_the_tensors(name: str, architecture: str) -> None:
     backbone = _measured_backbone(architecture)
     method = registry[name]
-    for size, given in product(sizes(name, backbone.anatomy), variants(name)):
+    for size, given in _sized(name, backbone, everything=architecture == "bert"):
         configuration = case(name, backbone.anatomy, size, **given)
         lane = Lane(0, configuration)
         pack = Pack(backbone, backbone.head(3), [lane], seeds=Seeds(0))
@@ -52,6 +67,16 @@ def test_counts_are_those_of_the_tensors(name: str, architecture: str) -> None:
         assert counting.trainable_params(configuration, backbone.anatomy) == kept
         per_site = counting.site_params(configuration, backbone.anatomy)
         assert sum(per_site.values()) == kept
+
+
+def _sized(name: str, backbone: Backbone, *, everything: bool) -> Iterator[tuple[Any, Any]]:
+    """Sizes with settings that the backbone allows: all with all, or the middle size with all."""
+    offered, every = sizes(name, backbone.anatomy), every_setting(name)
+    middle = offered[len(offered) // 2]
+    for size, given in product(offered, every):
+        tried = everything or size == middle or given == every[0]
+        if tried and fits(name, backbone.anatomy, size, **given):
+            yield size, given
 
 
 def _folded(pack: Pack, group: Group) -> dict[str, torch.Tensor]:
@@ -76,7 +101,7 @@ def _solo(backbone: Backbone, configuration: Configuration, seed: int, **setting
 def test_what_an_adapter_stores_runs_alike_on_another_start(name: str) -> None:
     """Re-parametrisations folded, indices in int32, where another seed would have begun."""
     backbone, batch = _measured_backbone("bert"), tiny.tiny_batch("bert")
-    for given in variants(name):
+    for given in every_setting(name):
         configuration = case(name, backbone.anatomy, **given)
         trained = _solo(backbone, configuration, 0)
         generator = torch.Generator().manual_seed(1)
@@ -107,23 +132,24 @@ def test_what_an_adapter_stores_runs_alike_on_another_start(name: str) -> None:
 @pytest.mark.parametrize("name", registry.names())
 def test_identity_at_initialisation_is_what_the_method_says(name: str, architecture: str) -> None:
     backbone = _measured_backbone(architecture)
-    batch = tiny.tiny_batch(architecture)
-    lanes = [
-        Lane(0, Configuration.of([], training=TRAINING)),
-        Lane(1, case(name, backbone.anatomy)),
-    ]
-    outputs = []
-    for lane in lanes:
-        pack = Pack(backbone, backbone.head(3), [lane], seeds=Seeds(0), dtype=torch.float64)
-        with torch.no_grad(), pack.running():
-            outputs.append(pack(batch, tiny_call()))
-    distance = float((outputs[0] - outputs[1]).abs().max())
-    if registry[name].identity == "exact":
-        assert distance < 1e-12
-    else:
-        assert distance > 1e-9
-    if registry[name].identity.startswith("near:"):
-        assert distance < FARTHER.get(name, NEAR) * float(outputs[0].std())
+    plain = _outputs(backbone, Configuration.of([], training=TRAINING))
+    every = every_setting(name)
+    for given in every if architecture == "bert" else every[:1]:
+        found = _outputs(backbone, case(name, backbone.anatomy, **given))
+        distance = float((found - plain).abs().max())
+        if registry[name].identity == "exact":
+            assert distance < 1e-12, given
+        else:
+            assert distance > 1e-9, given
+        if registry[name].identity.startswith("near:"):
+            kind = "snell, dense" if given.get("sparsity") == 0.0 else name
+            assert distance < FARTHER.get(kind, NEAR) * float(plain.std()), given
+
+
+def _outputs(backbone: Backbone, configuration: Configuration) -> torch.Tensor:
+    pack = _solo(backbone, configuration, 0)
+    with torch.no_grad(), pack.running():
+        return pack(tiny.tiny_batch(backbone.anatomy.architecture), tiny_call())
 
 
 def tiny_call() -> Any:

@@ -23,14 +23,15 @@ BOTTLENECK = 6
 
 
 def _matrix(tensors: dict[str, Tensor], name: str) -> Tensor:
-    """All cores contracted in one sum, [d, BOTTLENECK] or [BOTTLENECK, d]."""
+    """All cores contracted in one sum, [d, m] or [m, d], m the bottleneck."""
     cores = [
         tensors[key] for key in sorted(tensors) if key.startswith(f"{name}_") and "bias" not in key
     ]
     inner, own = "abcdefghij", "ABCDEFGHIJ"
     terms = ",".join(f"{inner[j]}{own[j]}{inner[j + 1]}" for j in range(len(cores)))
     flat = torch.einsum(f"{terms}->{own[: len(cores)]}", *cores).flatten()
-    return flat.view(-1, BOTTLENECK) if name == "down" else flat.view(BOTTLENECK, -1)
+    bottleneck = len(tensors["down_bias"])
+    return flat.view(-1, bottleneck) if name == "down" else flat.view(bottleneck, -1)
 
 
 def _adapter(tensors: dict[str, Tensor], activation: str) -> Callable[..., Tensor]:
@@ -53,7 +54,9 @@ def _adapter(tensors: dict[str, Tensor], activation: str) -> Callable[..., Tenso
 def test_outputs_and_gradients_are_those_of_written_out_adapters(architecture: str) -> None:
     backbone, batch = tiny.tiny_backbone(architecture), tiny.tiny_batch(architecture)
     for given in variants("loretta_adp"):
-        case = configuration("loretta_adp", backbone.anatomy, bottleneck=BOTTLENECK, **given)
+        case = configuration(
+            "loretta_adp", backbone.anatomy, **({"bottleneck": BOTTLENECK} | given)
+        )
         pack = Pack(
             backbone, backbone.head(3), [Lane(0, case)], seeds=Seeds(1), dtype=torch.float64
         )

@@ -103,6 +103,25 @@ def test_shares_of_bert_base_are_those_of_the_paper() -> None:
         assert 100 * count / 109.5e6 == pytest.approx(percent, abs=0.02), name
 
 
+def test_llm_adapters_sit_on_single_maps() -> None:
+    """LLaMA-7B: the shares are those of DoRA's Table 1 (arXiv 2402.09353), adapters counted in."""
+    llama, whole = _wide(4096, 11008), 6_738_415_616
+    for name, sites, percent in (
+        ("llm-adapters-series", {"down"}, 0.99),
+        ("llm-adapters-parallel", {"up", "down"}, 3.54),
+        ("llm-adapters-lora", {"query", "key", "value", "up", "down"}, 0.83),
+    ):
+        configuration = _configuration(name, llama)
+        (group,) = configuration.groups
+        assert set(group.sites) == sites
+        count = 32 * counting.trainable_params(configuration, llama)
+        assert 100 * count / (whole + count) == pytest.approx(percent, abs=0.005), name
+    for form in ("series", "parallel"):
+        (group,) = _configuration(f"llm-adapters-{form}", llama).groups
+        assert group.method == "linear_adapter"
+        assert (group["form"], group["activation"], group["size"]) == (form, "tanh", 256)
+
+
 def test_spafits_strata() -> None:
     """Of 24 layers: 4 frozen, 5 with biases, 15 with LoRA and the biases that it leaves."""
     one = _wide(768, 3072)

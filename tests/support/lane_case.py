@@ -36,7 +36,8 @@ class LaneCase:
     def of(cls, backbone: Backbone, case: Configuration, *, moved: float = 0.1) -> Self:
         """Every trained tensor moved by N(0, moved) from where it starts."""
         lanes, seeds = [Lane(0, case)], Seeds(3)
-        pack = Pack(backbone, backbone.head(3), lanes, seeds=seeds, dtype=torch.float64)
+        head = backbone.recipe(3)
+        pack = Pack(backbone, head, lanes, seeds=seeds, dtype=torch.float64)
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
             for parameter in pack.operators.parameters():
@@ -64,7 +65,7 @@ class LaneCase:
         return dict(self.group.settings) | {"site": site}
 
     def logits(self, batch: Batch, *, training: bool = False) -> Tensor:
-        """The lane's; in training, its row losses hang on it."""
+        """The lane's, or hidden states of a language model; in training with its row losses."""
         draws = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
         share = torch.tensor(1.0 / len(batch)) if training else None
         with self.pack.running():

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from autopeft import counting
 from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
@@ -27,7 +28,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"granularity": "head", "score": "magnitude", "sites": ["query", "value", "output"]},
         {"score": "magnitude", "smallest": True},
     ],
-    "salient_channels": [{}],
+    "salient_channels": [{}, {"score": "gradient"}, {"score": "random"}],
     "surm": [
         {},
         {"structure": "circulant", "sites": ["query", "output"]},
@@ -41,37 +42,51 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"orthonormal": False, "positions": "all"},
         {"kind": "direft", "orthonormal": False, "first": 0, "last": 1},
     ],
-    "prompt": [{}],
     "dept": [{"positions": 5, "rank": 2}],
     "boft": [{}, {"block_size": 4, "factors": 3}, {"block_size": 8, "factors": 2}],
-    "snell": [{"sparsity": 0.9}, {"sparsity": 0.0}],
+    "snell": [{"sparsity": 0.9}, {"sparsity": 0.0}, {"sparsity": 0.45}],
     "svft": [{}, {"pattern": "random"}, {"pattern": "top_k", "sites": ["query", "output"]}],
 }
 """Settings that go together, where not any do."""
 
 
 def variants(name: str) -> list[dict[str, Any]]:
-    """Every flag, every choice and every real off its default once, the others at theirs."""
+    """Every setting but the size and dropout off its default once, the others at theirs.
+
+    A flag is turned, of choices each has its turn, numbers are halved. What `VARIANTS` varies is
+    varied as it says.
+    """
     schema = registry[name].schema
-    numbers = {
-        parameter.name: _other(parameter)
-        for parameter in schema.parameters
-        if parameter.kind == "float" and parameter.default and not parameter.when
-    }
-    reals = [{key: value} for key, value in numbers.items() if key not in ("dropout", schema.size)]
-    if name in VARIANTS:
-        return VARIANTS[name] + [VARIANTS[name][0] | real for real in reals]
-    found: list[dict[str, Any]] = [{}, *reals]
-    for parameter in registry[name].schema.parameters:
-        given: Sequence[Scalar] = (True, False) if parameter.kind == "bool" else parameter.choices
-        found += [{parameter.name: value} for value in given if value != parameter.default]
+    found = list(VARIANTS.get(name, [{}]))
+    varied = {key for given in found for key in given}
+    for parameter in schema.parameters:
+        if parameter.name not in {*varied, schema.size, "dropout"}:
+            meant = dict([parameter.when]) if parameter.when else {}
+            found += [found[0] | meant | {parameter.name: value} for value in _others(parameter)]
     return found
 
 
-def _other(parameter: ParameterSchema) -> float:
-    """A legal value that is not the default: half of it."""
-    value = float(parameter.default or 0.0) / 2
-    return max(value, float(parameter.minimum or 0.0)) if parameter.minimum else value
+def _others(parameter: ParameterSchema) -> Iterator[Scalar]:
+    """Legal values that are not the default."""
+    default = parameter.default
+    if parameter.kind == "bool":
+        yield not default
+    elif parameter.kind == "str":
+        yield from (value for value in parameter.choices if value != default)
+    else:
+        least = parameter.minimum or 0.0
+        half = type(default)(default / 2)
+        yield half if half >= least and half != default else default * 2
+
+
+def every_setting(name: str) -> list[dict[str, Any]]:
+    """The variants, and dropout where there is one."""
+    return variants(name) + [given for given in [dropout(name, 0.2)] if given]
+
+
+def fits(name: str, anatomy: Anatomy, size: Scalar | None = None, **given: Any) -> bool:
+    """Whether a backbone carries a method as `configuration` sets it up."""
+    return not counting.faults(configuration(name, anatomy, size, **given), anatomy)
 
 
 def carried(anatomy: Anatomy) -> list[str]:

@@ -281,7 +281,11 @@ def _random_case(
         for given in method_cases.variants(method)
         for sites in [[site for site in given.get("sites", schema.sites) if site in offered]]
     ]
-    every = [(given, sites) for given, sites in every if sites or not schema.sites]
+    every = [
+        (given, sites)
+        for given, sites in every
+        if sites or (not schema.sites and method_cases.fits(method, anatomy, **given))
+    ]
     variant, sites = every[int(rng.integers(len(every)))]
     given = method_cases.dropout(method, float(rng.choice([0.0, 0.2]))) | dict(variant)
     sizes = method_cases.sizes(method, anatomy)

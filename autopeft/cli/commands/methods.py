@@ -28,6 +28,8 @@ def methods(as_json: JsonOption = False) -> None:
     table = plain_table("method", "what it is, and where")
     for card in cards:
         table.add_row(card.name, "\n".join(_told(card)))
+    for name, why in api.absent_methods().items():
+        table.add_row(name, f"not there: {why}")
     print_table(console(), table)
 
 

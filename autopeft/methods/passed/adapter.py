@@ -4,7 +4,8 @@ Groups of a configuration that differ in their places alone are one adapter.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,29 +16,51 @@ from autopeft.errors import BackboneError, Fault
 from autopeft.methods.base import registry
 from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.build import ROOT, Target, build
-from autopeft.methods.passed.counts import PassedPlace
+from autopeft.methods.passed.counts import target_of
 from autopeft.methods.passed.encoder import Widths, build_encoder
 from autopeft.methods.passed.method import Passed
 from autopeft.methods.passed.tokens import PassedTokens
 from autopeft.space.schema import Scalar
 
 
+@dataclass(frozen=True)
+class AdapterRequest:
+    """What an adapter is built of: one type with one set of parameters.
+
+    Attributes:
+        method: `peft:<TYPE>`.
+        settings: Its parameters.
+        places: Where: one per module, or per layer.
+        backbone: What it sits on, or stands before.
+        seed: Gives the seed of what `peft` draws, by name.
+        saved: Tensors by saved name, perhaps among others, that it starts from.
+        dtype: Of the trained tensors.
+    """
+
+    method: str
+    settings: Mapping[str, Scalar]
+    places: Sequence[Place]
+    backbone: Backbone
+    seed: Callable[[str], int]
+    saved: Mapping[str, Tensor]
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def name(self) -> str:
+        """`method.layer.site` of its first place."""
+        return f"{self.method}.{self.places[0].layer}.{self.places[0].site}"
+
+
 class PassedAdapter:
     """An adapter on a backbone, of which nothing is written.
 
     Args:
-        method: `peft:<TYPE>`.
-        settings: Its parameters.
-        places: Where, one per module.
-        backbone: What it sits on.
-        seed: Gives the seed of what `peft` draws, by name.
-        saved: Tensors by saved name, perhaps among others, that it starts from.
-        dtype: Of the trained tensors.
+        request: What it is built of.
 
     Attributes:
         name: `method.layer.site` of its first place.
-        method: As given.
-        settings: As given.
+        method: `peft:<TYPE>`.
+        settings: Its parameters.
         kind: Its type.
         places: By what sits there.
         modules: The backbone's own modules that are adapted.
@@ -47,29 +70,20 @@ class PassedAdapter:
         BackboneError: `peft` cannot build it there.
     """
 
-    def __init__(
-        self,
-        method: str,
-        settings: Mapping[str, Scalar],
-        places: Sequence[PassedPlace],
-        backbone: Backbone,
-        *,
-        seed: Callable[[str], int],
-        saved: Mapping[str, Tensor],
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        passed = registry[method]
+    def __init__(self, request: AdapterRequest) -> None:
+        passed = registry[request.method]
         if not isinstance(passed, Passed):
-            raise TypeError(f"{method} is no type of peft")
-        self.method, self.settings, self.kind = method, settings, passed.kind
-        self.places: dict[Target, Place] = {p.modules[p.index].target: p for p in places}
-        self.modules = {t: backbone.model.get_submodule(t.name) for t in self.places}
+            raise TypeError(f"{request.method} sits on no modules")
+        self.name, self.method, self.settings = request.name, request.method, request.settings
+        self.kind = passed.kind
+        self.places: dict[Target, Place] = {target_of(place): place for place in request.places}
+        self.modules = {t: request.backbone.model.get_submodule(t.name) for t in self.places}
         self._refuse_quantised()
-        self.name = f"{method}.{places[0].layer}.{places[0].site}"
-        self.built = build(self.kind, settings, self.modules, seed=seed(self.name))
+        seed = request.seed(self.name)
+        self.built = build(self.kind, self.settings, self.modules, seed=seed)
         for parameter in self.built.trained().values():
-            parameter.data = parameter.data.to(dtype)
-        held = {self._peft_name(n): t for n, t in saved.items() if self._is_own(n)}
+            parameter.data = parameter.data.to(request.dtype)
+        held = {self._peft_name(n): t for n, t in request.saved.items() if self._is_own(n)}
         if held:
             self.built.load(held)
         self._saved_as = self._saved_names()
@@ -143,18 +157,12 @@ class TokensAdapter:
     """An adapter that stands before every text of a backbone.
 
     Args:
-        method: `peft:<TYPE>`.
-        settings: Its parameters.
-        places: Where, one per layer.
-        backbone: What it stands before.
-        seed: Gives the seed of what `peft` draws, by name.
-        saved: Tensors by saved name, perhaps among others, that it starts from.
-        dtype: Of the trained tensors.
+        request: What it is built of.
 
     Attributes:
         name: `method.layer.site` of its first place.
-        method: As given.
-        settings: As given.
+        method: `peft:<TYPE>`.
+        settings: Its parameters.
         kind: Its type.
         length: Tokens, or keys and values, before every text.
         built: What `peft` made.
@@ -163,31 +171,21 @@ class TokensAdapter:
         BackboneError: `peft` cannot build it there.
     """
 
-    def __init__(
-        self,
-        method: str,
-        settings: Mapping[str, Scalar],
-        places: Sequence[Place],
-        backbone: Backbone,
-        *,
-        seed: Callable[[str], int],
-        saved: Mapping[str, Tensor],
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        passed = registry[method]
+    def __init__(self, request: AdapterRequest) -> None:
+        passed = registry[request.method]
         if not isinstance(passed, PassedTokens):
-            raise TypeError(f"{method} puts nothing before a text")
-        self.method, self.settings, self.kind = method, settings, passed.kind
-        self.length = int(settings["num_virtual_tokens"])
-        self._place = places[0]
-        self.name = f"{method}.{self._place.layer}.{self._place.site}"
+            raise TypeError(f"{request.method} puts nothing before a text")
+        self.name, self.method, self.settings = request.name, request.method, request.settings
+        self.kind = passed.kind
+        self.length = int(self.settings["num_virtual_tokens"])
+        self._place = request.places[0]
+        backbone, seed = request.backbone, request.seed(self.name)
         widths = Widths.of(self.kind, backbone.anatomy)
-        self.built = build_encoder(
-            self.kind, settings, widths, backbone.model, seed=seed(self.name)
-        )
-        self.built.encoder.to(dtype)
+        self.built = build_encoder(self.kind, self.settings, widths, backbone.model, seed=seed)
+        self.built.encoder.to(request.dtype)
         at = f"{self.name}."
-        self.built.load({n.removeprefix(at): t for n, t in saved.items() if n.startswith(at)})
+        held = {n.removeprefix(at): t for n, t in request.saved.items() if n.startswith(at)}
+        self.built.load(held)
 
     def place_of(self, name: str) -> Place:
         """Its first place, for all that it trains."""
@@ -225,9 +223,9 @@ def passed_adapters(
 
     Args:
         placed: Groups and places of a configuration, see `counting.placed_groups`.
-        backbone: See `PassedAdapter`, as for the rest.
-        seed: Gives seeds by name.
-        saved: Tensors to start from.
+        backbone: What they sit on, or stand before.
+        seed: Gives the seed of what `peft` draws, by name.
+        saved: Tensors by saved name that they start from.
         dtype: Of the trained tensors.
     """
     by_adapter: dict[tuple[str, tuple[tuple[str, Scalar], ...]], list[Place]] = {}
@@ -236,11 +234,7 @@ def passed_adapters(
             by_adapter.setdefault((group.method, group.settings), []).append(place)
     made: list[AnyAdapter] = []
     for (method, settings), places in by_adapter.items():
-        own = [place for place in places if isinstance(place, PassedPlace)]
-        known: dict[str, Scalar] = dict(settings)
-        told: dict[str, Any] = {"seed": seed, "saved": saved, "dtype": dtype}
-        if own:
-            made.append(PassedAdapter(method, known, own, backbone, **told))
-        else:
-            made.append(TokensAdapter(method, known, places, backbone, **told))
+        request = AdapterRequest(method, dict(settings), places, backbone, seed, saved, dtype)
+        stands_before = isinstance(registry[method], PassedTokens)
+        made.append(TokensAdapter(request) if stands_before else PassedAdapter(request))
     return made

@@ -64,6 +64,13 @@ class PassedPlace(Place):
     index: int = 0
 
 
+def target_of(place: Place) -> Target:
+    """The module of a passed method's place; TypeError for a place of any other."""
+    if not isinstance(place, PassedPlace):
+        raise TypeError("not a place of peft's own types")
+    return place.modules[place.index].target
+
+
 Settings = tuple[tuple[str, Scalar], ...]
 
 
