@@ -97,7 +97,7 @@ def _spread(
 
 
 def solo_packed(bench: Bench, *, epochs: int, mixes: Sequence[int]) -> Plan:
-    """Packs against our own solo runs: random mixes of several sizes, and the top third."""
+    """Packs against our own solo runs: random mixes, nothing to share, and the top third."""
     arms: list[Arm] = []
     lines: list[Line | Fact] = []
     once = Ours(epochs=1)
@@ -108,7 +108,14 @@ def solo_packed(bench: Bench, *, epochs: int, mixes: Sequence[int]) -> Plan:
         lines.append(
             Line(f"random mix {seed} of {size} lanes", Work(solo), Work(packed), bar=0.95)
         )
-    eight = dict(enumerate(trials.top_third_eight(bench.anatomy)))
+    whole = dict(enumerate(trials.eight(range(len(bench.anatomy.layers)))))
+    arms += [
+        bench.packed("all layers solo", whole, once, size=1),
+        bench.packed("all layers packed", whole, once, size=8),
+    ]
+    nothing = "8 lanes in all layers, no trunk to share: solo / packed"
+    lines.append(Line(nothing, Work("all layers solo"), Work("all layers packed"), bar=0.95))
+    eight = dict(enumerate(trials.eight(trials.top_third(bench.anatomy))))
     off, on = Ours(epochs=epochs), Ours(epochs=epochs, cache_bytes=CACHE_BYTES)
     arms += [
         bench.packed("top solo", eight, off, size=1),

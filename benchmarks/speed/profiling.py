@@ -45,7 +45,7 @@ def profiles(bench: Bench) -> Iterator[str]:
     packs: dict[str, Sequence[Configuration]] = {
         "solo LoRA, all layers": [everywhere],
         "solo LoRA, top third": [trials.lora(anatomy, trials.top_third(anatomy))],
-        "pack of 8 LoRA, top third": trials.top_third_eight(anatomy),
+        "pack of 8 LoRA, top third": trials.eight(trials.top_third(anatomy)),
         "pack of 8 of the 16 trials": trials.sixteen(anatomy)[::2],
     }
 

@@ -84,14 +84,14 @@ def top_third(anatomy: Anatomy) -> range:
     return range(n - max(1, n // 3), n)
 
 
-def top_third_eight(anatomy: Anatomy) -> list[Configuration]:
-    """Eight LoRA lanes in the top third that differ in rank and learning rate."""
+def eight(layers: Sequence[int]) -> list[Configuration]:
+    """Eight LoRA lanes at these layers that differ in rank and learning rate."""
     found = []
     for index in range(8):
         rank = (2, 4, 8, 16)[index % 4]
         group = Group.of(
             "lora",
-            top_third(anatomy),
+            layers,
             ["query", "value"],
             rank=rank,
             alpha=2.0 * rank,

@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 import tiny_backbones as tiny
 import torch
-from every_method import TRAINING, lanes_of_each, measured_backbone
-from lane_training import Training, furthest, without_cache
-from method_cases import carried, configuration, sizes
-from same_bits import ROWS_ARE_APART
+from every_method import lanes_of_each, measured_backbone
+from lane_training import Training, without_cache
+from method_cases import carried
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import autopeft
 from autopeft.methods.comp_lora import n_main
-from autopeft.training.lanes.pack import Lane, in_passes
+from autopeft.training.lanes.pack import Lane
 
 HOME = str(Path(autopeft.__file__).parent)
 WAITING = (
@@ -123,31 +122,6 @@ def test_a_sick_lane_leaves_its_neighbours_bit_for_bit() -> None:
         }
         assert not still, "they are still trained"
         assert {found[twin.number].updates for twin in twins} == {1}
-
-
-@pytest.mark.skipif(not ROWS_ARE_APART, reason="products of other numbers of rows round otherwise")
-def test_float32_is_the_solo_run_bit_for_bit() -> None:
-    """Each method's largest size, three rows; all in one pack but for prompts, which run apart.
-
-    Prefixes and prompts are there in several lengths.
-    """
-    backbone = measured_backbone("bert", torch.float32)
-    anatomy = backbone.anatomy
-    cases = [
-        configuration(name, anatomy, size, training=TRAINING)
-        for name in carried(anatomy)
-        for size in sizes(name, anatomy)[0 if name in ("prefix", "prompt") else -1 :]
-    ]
-    lanes = [Lane(number, case) for number, case in enumerate(cases)]
-    make = without_cache(lambda step: tiny.tiny_batch("bert", seed=step))
-    apart = set()
-    for together in in_passes(lanes, anatomy, len(lanes)):
-        packed = Training(backbone, together, torch.float32).run(make, 0, 3)
-        for lane in together:
-            solo = Training(backbone, [lane], torch.float32).run(make, 0, 3)[lane.number]
-            if furthest(solo, packed[lane.number]) > 0.0:
-                apart.add(lane.configuration.groups[0].method)
-    assert not apart
 
 
 def _poison(training: Training, numbers: Collection[int], poison: float) -> None:

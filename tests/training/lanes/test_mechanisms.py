@@ -37,8 +37,6 @@ UNKEPT = ("vit", "t5")
 """Architectures of which nothing is kept: images, and layers that hand on a position bias."""
 TURNS = 9
 """One of this many of the methods is trained on an architecture in the fast suite."""
-WITHIN = {torch.float64: 1e-9, torch.float32: 1e-5}
-"""How far weights and moments of a pack may be from those of solo runs after all steps."""
 DECODERS = ("llama", "qwen3", "gemma3", "gpt2", "opt")
 ROWS, BATCH = 12, 4
 
@@ -90,10 +88,10 @@ def _cache(examples: PaddedExamples, n_layers: int, home: str, folder: Path) -> 
     return ActivationCache(examples, blocks, homes=homes, width=32, folder=folder)  # type: ignore[arg-type]
 
 
-def _backbone(name: str, dtype: torch.dtype = torch.float64) -> Backbone:
+def _backbone(name: str) -> Backbone:
     if name.startswith("causal-"):
-        return backbone_of(tiny_causal.tiny_causal(name.removeprefix("causal-"), dtype))
-    return tiny.tiny_backbone(name, dtype)
+        return backbone_of(tiny_causal.tiny_causal(name.removeprefix("causal-")))
+    return tiny.tiny_backbone(name)
 
 
 def _lanes(
@@ -122,12 +120,8 @@ QUICK = ("bert", "modernbert", "gpt2", "causal-llama")
 EVERY = (*PACKABLE, *(f"causal-{name}" for name in DECODERS))
 
 
-def _solo(
-    backbone: Backbone, lanes: list[Lane], make: Make, dtype: torch.dtype = torch.float64
-) -> dict[int, LaneState]:
-    return {
-        lane.number: Training(backbone, [lane], dtype).run(make)[lane.number] for lane in lanes
-    }
+def _solo(backbone: Backbone, lanes: list[Lane], make: Make) -> dict[int, LaneState]:
+    return {lane.number: Training(backbone, [lane]).run(make)[lane.number] for lane in lanes}
 
 
 @dataclass(frozen=True)
@@ -258,24 +252,22 @@ def test_every_way_on_every_architecture(
     _hold(name, way, tmp_path_factory.mktemp("cache"))
 
 
-def _hold_methods(
-    name: str, names: Sequence[str], folder: Path, dtype: torch.dtype = torch.float64
-) -> None:
+def _hold_methods(name: str, names: Sequence[str], folder: Path) -> None:
     """Hold a pack of lanes of one method each, on kept activations, against solo runs."""
-    backbone = measured(_backbone(name, dtype))
+    backbone = measured(_backbone(name))
     own = [each for each in carried(backbone.anatomy) if each in names]
     lanes = lanes_of_each(backbone, own, turn=EVERY.index(name))
     make = _uncached(name, backbone)
-    solo = _solo(backbone, lanes, make, dtype)
+    solo = _solo(backbone, lanes, make)
     if name not in UNKEPT:
         examples = _examples(answers=backbone.lm_head is not None)
         make = _make(examples, _cache(examples, len(backbone.anatomy.layers), "memory", folder))
-    packed = Training(backbone, lanes, dtype).run(make)
+    packed = Training(backbone, lanes).run(make)
     apart = {
         lane.configuration.groups[0].method: furthest(packed[lane.number], solo[lane.number])
         for lane in lanes
     }
-    assert not {method: each for method, each in apart.items() if not each < WITHIN[dtype]}
+    assert not {method: each for method, each in apart.items() if not each < 1e-9}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -286,10 +278,9 @@ def test_methods_alone_in_turns(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", WITHIN, ids=str)
 @pytest.mark.parametrize("name", EVERY)
-def test_each_method_alone(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    _hold_methods(name, sorted(registry.names()), tmp_path, dtype)
+def test_each_method_alone(name: str, tmp_path: Path) -> None:
+    _hold_methods(name, sorted(registry.names()), tmp_path)
 
 
 def test_kept_activations_are_computed_once_and_do_not_depend_on_who_asks(
