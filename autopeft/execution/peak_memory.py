@@ -131,4 +131,6 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    """Of all tensors but sparse ones, which have none: their parts are tensors of their own."""
+    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    return [tensor.untyped_storage() for tensor in tensors if tensor.layout is torch.strided]

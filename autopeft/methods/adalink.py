@@ -88,7 +88,8 @@ class AdaLink(Unfolded):
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """x, and the activation's output, its input too where ReLU is not enough."""
         rank = int(group["rank"])
-        return Kept(rank if group["activation"] in ("none", "relu") else 2 * rank)
+        inner = rank if group["activation"] in ("none", "relu") else 2 * rank
+        return Kept(inner, products_only=True)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """D uniform in +-1/sqrt(d) (kaiming-uniform with a = sqrt 5), U zero."""

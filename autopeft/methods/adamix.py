@@ -126,7 +126,7 @@ class Adamix(Unchosen):
         """What the activation keeps, and y; one expert's maps while it runs."""
         size = int(group["size"])
         inner = size if group["activation"] == "relu" else 2 * size
-        return Kept(inner, of_output=True, weights=self.count(group, place))
+        return Kept(inner, of_output=True, weights=self.count(group, place), products_only=True)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Both maps N(0, 0.02), the same for all experts, biases zero."""

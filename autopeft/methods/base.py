@@ -65,6 +65,11 @@ class Kept:
         weights: Scalars per lane that exist while it runs, whatever the number of tokens.
         shared: Scalars that exist as long as the backbone, once for all lanes at the place: the
             decomposition of its weight.
+        exact: Scalars per token more that stay float32 under autocast, which casts factors of
+            matrix products alone: those that are scaled number by number, say.
+        reads_exactly: Whether the input stays float32 under autocast too.
+        products_only: As the operator's: its input and output come in any type; others are given
+            copies in float32 where they come in another.
     """
 
     inner: int = 0
@@ -72,6 +77,9 @@ class Kept:
     of_output: bool = False
     weights: int = 0
     shared: int = 0
+    exact: int = 0
+    reads_exactly: bool = False
+    products_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class Boft(OnLinearMaps):
         """x before every factor, block by block, and both parts of the output; Q, R."""
         size, factors = int(group["block_size"]), int(group["factors"])
         matrices = 4 * factors * place.d_in * size
-        return Kept(factors * place.d_in + 2 * place.d_out, reads=False, weights=matrices)
+        return Kept(factors * place.d_in, reads=False, weights=matrices, exact=2 * place.d_out)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Q zero, scales one."""

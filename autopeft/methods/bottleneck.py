@@ -143,7 +143,7 @@ class Bottleneck(Unchosen):
         size = int(group["size"])
         inner = size if group["activation"] in OF_OUTPUT else 2 * size
         inner += place.d_out if scaling_of(group) != "fixed" else 0
-        return Kept(inner, of_output=self.operator_type.reads_output)
+        return Kept(inner, of_output=self.operator_type.reads_output, products_only=True)
 
     def folded_group(self, group: Group) -> Group:
         """The same adapter at a fixed scale."""

@@ -126,7 +126,8 @@ class Compacter(Unfolded):
         """What the activation keeps, and y; both factors while it runs."""
         bottleneck = int(group["bottleneck"])
         inner = bottleneck if group["activation"] in OF_OUTPUT else 2 * bottleneck
-        return Kept(inner, of_output=True, weights=2 * bottleneck * place.d_in)
+        weights = 2 * bottleneck * place.d_in
+        return Kept(inner, of_output=True, weights=weights, products_only=True)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """S and T uniform as Glorot's, C normal, biases zero."""

@@ -42,7 +42,7 @@ def dense_product(x: Tensor, change: Change, trained: Sequence[Tensor]) -> Tenso
 
 def dense_kept(place: Place) -> Kept:
     """What such an operator keeps: x; and W's size while it runs."""
-    return Kept(weights=place.d_in * place.d_out)
+    return Kept(weights=place.d_in * place.d_out, reads_exactly=True)
 
 
 class _Product(torch.autograd.Function):

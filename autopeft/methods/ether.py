@@ -75,7 +75,7 @@ class Ether(OnLinearMaps):
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """x, and its inner products with the directions."""
-        return Kept(int(group["blocks"]))
+        return Kept(exact=int(group["blocks"]), reads_exactly=True)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Random directions."""

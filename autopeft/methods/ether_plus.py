@@ -83,7 +83,8 @@ class EtherPlus(OnLinearMaps):
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """x and what is reflected of the output, and their inner products with the directions."""
         blocks = 2 * int(group["blocks"])
-        return Kept(2 * blocks + place.d_out if group["both_sides"] else blocks)
+        inner = 2 * blocks + place.d_out if group["both_sides"] else blocks
+        return Kept(exact=inner, reads_exactly=True)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Random directions u, and v = -u."""

@@ -67,7 +67,8 @@ class Ia3(OnLinearMaps):
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """The input where it is scaled, else a copy of the output."""
-        return Kept() if place.site in READS_INPUT else Kept(place.d_out, reads=False)
+        reads = place.site in READS_INPUT
+        return Kept(exact=0 if reads else place.d_out, reads=reads, reads_exactly=True)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Factors of 1."""

@@ -94,8 +94,8 @@ class LinearAdapter(OnLinearMaps):
         """What D makes and the activation's output, scaled; x, or a copy of y."""
         inner = int(group["size"]) * (2 if group["activation"] in ("relu", "tanh") else 3)
         if group["form"] == "series":
-            return Kept(inner + place.d_out, reads=False)
-        return Kept(inner)
+            return Kept(inner + place.d_out, reads=False, products_only=True)
+        return Kept(inner, products_only=True)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """D uniform in +-1/sqrt(its inputs), U zero."""

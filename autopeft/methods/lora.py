@@ -131,8 +131,10 @@ class Lora(OnLinearMaps):
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """x A, and x; with DoRA, the output and the branch's output too."""
-        outputs = 2 * place.d_out if group.get("dora") else 0
-        return Kept(int(group["rank"]) + outputs)
+        rank = int(group["rank"])
+        if not group.get("dora"):
+            return Kept(rank, products_only=True)
+        return Kept(rank + place.d_out, exact=place.d_out)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """A uniform in +-1/sqrt(d_in) (kaiming-uniform with a = sqrt 5), B zero, m = |W|."""

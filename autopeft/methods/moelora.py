@@ -215,7 +215,7 @@ class MoeLora(OnLinearMaps):
         inner = experts * (3 + 2 * rank)
         if float(group["contrast"]):
             inner += 2 * top_k * experts * rank + round(PAIR_TENSORS * top_k**2 * ANCHOR_TOKENS)
-        return Kept(inner)
+        return Kept(exact=inner)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """A and W_g uniform in +-1/sqrt(d_in), B zero."""

@@ -92,7 +92,8 @@ class MspLora(OnLinearMaps):
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """x, and what all scales make of it, before and behind alpha; the factors side by side."""
         rank = sum(SCALES.values()) * int(group["rank"])
-        return Kept(rank, weights=rank * (place.d_in + 2 * place.d_out))
+        weights = rank * (place.d_in + 2 * place.d_out)
+        return Kept(rank, weights=weights, products_only=True)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Every A uniform in +-1/sqrt(d_in), every B zero."""

@@ -127,7 +127,9 @@ class Sparse(Unfolded):
         if own.axis == "input":
             weights = place.d_in * place.d_out if group.get("noise") else 0
             return Kept(number * own.lines, reads=False, weights=weights)
-        return Kept(weights=0 if own.axis else place.d_in * place.d_out)
+        return Kept(
+            weights=0 if own.axis else place.d_in * place.d_out, reads_exactly=not own.axis
+        )
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Values zero, indices by score (or as they were saved), steps of the frozen weights."""

@@ -52,7 +52,7 @@ class Ssf(OnLinearMaps):
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """A copy of the output."""
-        return Kept(place.d_out, reads=False)
+        return Kept(exact=place.d_out, reads=False)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Zeros."""

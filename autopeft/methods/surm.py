@@ -173,7 +173,7 @@ class Surm(OnLinearMaps):
             "toeplitz": 2 * (padded + padded + 2),
             "ldr": 2 * n + terms * (2 * n + n + 2),
         }
-        return Kept(widths[structure], reads=structure == "circulant")
+        return Kept(exact=widths[structure], reads=structure == "circulant", reads_exactly=True)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """One factor drawn, the other zero."""

@@ -112,7 +112,7 @@ def estimate(
         for at, size in each.shared_params().items():
             shared[at] = max(size, shared.get(at, 0))
     kept = max(each.kept() for each in passes.values())
-    running = max(each.kept() + each.running() + each.logits() for each in passes.values())
+    running = max(each.peak() + each.logits() for each in passes.values())
     updated = max(trained.values()) * UPDATE_BYTES
     others = max(updated, *(each.evaluating() for each in passes.values()))
     working = max(running, others) - kept

@@ -5,12 +5,18 @@ keeps no input (its gradient needs the weight alone), so a layer keeps its queri
 and attention output, what its activation function and its norms read, and what the lanes'
 operators read. Below a lane's branch point nothing of it exists but the trunk's running layer.
 
+Under autocast what maps make is bfloat16, and so are copies of maps and of what meets them in a
+product; the residual stream, a sum with what the embeddings give, stays as wide as the weights.
+
 Notation: `n` lanes that have branched off at a layer, `B` rows (examples) per lane at once, `T`
 tokens, `d` the residual width, `I` the FFN's. Sizes are in bytes.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from operator import add
 
 from autopeft.backbone.anatomy import Anatomy, Layer
 from autopeft.configuration import Configuration, Group
@@ -25,6 +31,9 @@ _ATTENTION = (
 )  # fmt: skip
 _BEHIND_ATTENTION = ("output", "attention", "aligner")
 """Where nothing of the layer's attention itself trains, but its norms see gradients."""
+_FFN = ("up", "gate", "down", "ffn")
+_MADE = ("output", "down")
+"""Maps that read what other maps make, in its type; the others read the residual stream's."""
 _AT_THE_END = ("adapter_plus", "reft")
 """Where gradients reach nothing of the layer itself."""
 
@@ -54,8 +63,10 @@ class PassMemory:
                 stack = str(registry[group.method].stack_key(group))
                 key = (place.layer, place.site, group.method, stack)
                 self._uses[key].append((position, group, place))
-        low = BFLOAT16 if shape.compute == "bf16" else weights.bytes_each
-        self._activation, self._operator = low, FLOAT32
+        autocast = shape.compute == "bf16"
+        self._stream = weights.bytes_each
+        self._activation = BFLOAT16 if autocast else weights.bytes_each
+        self._operator = BFLOAT16 if autocast else FLOAT32
 
     @property
     def _tokens(self) -> int:
@@ -67,9 +78,13 @@ class PassMemory:
 
     def trained_params(self) -> int:
         """Scalars of all stacked tensors, padded to the largest member of each stack."""
+        return sum(map(self._trained_in, range(len(self._anatomy.layers))))
+
+    def _trained_in(self, index: int) -> int:
         return sum(
             len(uses) * max(registry[key[2]].training_count(g, place) for _, g, place in uses)
             for key, uses in self._uses.items()
+            if key[0] == index
         )
 
     def fixed_params(self) -> int:
@@ -92,21 +107,53 @@ class PassMemory:
     # -- kept for the backward pass -----------------------------------------------------------
 
     def kept(self) -> int:
-        """Bytes that the forward pass leaves for the backward pass."""
-        compared = max(passes(lane, self._anatomy) for lane in self.lanes)
-        return compared * self._kept_of_one()
+        """Bytes that the forward pass leaves for the backward pass, and a recomputed layer's."""
+        return round(self._compared * max(self._held, default=0.0))
 
-    def _kept_of_one(self) -> int:
-        """Of one pass; where two are compared, both are there at once."""
-        layers = range(self._branches[0], len(self._anatomy.layers))
-        each = [self._kept_in(layer) for layer in layers]
+    def peak(self) -> int:
+        """What is kept and what runs beside it, at the moment when both together are most."""
+        lanes = max(map(add, self._held, map(self._running_in, self._layers)), default=0.0)
+        others = (self._compared - 1) * max(self._held, default=0.0)
+        running = self._dequantised() + self._weights_at_once()
+        return round(max(others + lanes, self._trunk()) + running)
+
+    @property
+    def _layers(self) -> range:
+        """Those that lanes run through."""
+        return range(self._branches[0], len(self._anatomy.layers))
+
+    @property
+    def _compared(self) -> int:
+        """Passes that are there at once: two where a lane compares them."""
+        return max(passes(lane, self._anatomy) for lane in self.lanes)
+
+    @cached_property
+    def _held(self) -> list[float]:
+        """What a pass holds when its backward pass comes to a layer, for every layer."""
         if not self._shape.checkpointing:
-            return round(sum(each) + self._cast_weights(layers))
-        width = self._anatomy.hidden_size * max(self._activation, BFLOAT16)
-        inputs = sum(self._joined(layer) * self._tokens * width for layer in layers)
-        return round(inputs + max(each, default=0.0))
+            return self._left
+        return list(map(add, self._left, map(self._kept_in, self._layers)))
+
+    @cached_property
+    def _left(self) -> list[float]:
+        """What the forward pass leaves of all layers up to each."""
+        own = self._given_to if self._shape.checkpointing else self._kept_in
+        return list(accumulate(map(own, self._layers)))
+
+    def _given_to(self, index: int) -> int:
+        """What a checkpoint holds of a layer: its input, and its mask where lanes repeat it."""
+        anatomy, joined = self._anatomy, self._joined(index)
+        width = anatomy.hidden_size * self._stream
+        if joined > 1:
+            each = anatomy.n_heads * FLOAT32 if anatomy.memory.head_masks else 1
+            width += each * (self._shape.tokens + self._slots)
+        return joined * self._tokens * width
 
     def _kept_in(self, index: int) -> float:
+        """What a layer's backward pass reads."""
+        return self._activations_in(index) + self._cast_weights(index)
+
+    def _activations_in(self, index: int) -> float:
         layer, rows = self._anatomy.layers[index], self._joined(index) * self._tokens
         if self._trains_at_the_end(index):
             seen = self._shape.tokens + self._slots if self._is_cut(index) else 1
@@ -122,10 +169,12 @@ class PassMemory:
         if not self._is_cut(index):
             return kept
         # Of every token but the first: keys, values and what made them, and the layer's input,
-        # which the first token's view keeps alive.
+        # which the first token's view keeps alive, unless all that read it are copies in another
+        # type, or a checkpoint has it already.
         keys_values = 2 * self._anatomy.n_kv_heads * self._anatomy.head_dim
-        others = (keys_values + self._anatomy.hidden_size) * self._activation
-        others += self._rotated_slices()
+        others = keys_values * self._activation + self._rotated_slices()
+        if self._operator == self._stream and not self._shape.checkpointing:
+            others += self._anatomy.hidden_size * self._stream
         return (
             rows * others
             + self._operators_in(index, only=("key", "value", "attention_norm"))
@@ -203,6 +252,8 @@ class PassMemory:
     def _operators_in(self, index: int, *, only: Sequence[str] = ()) -> float:
         """What the operators of a layer keep: their inputs, and their narrow sides."""
         kept, shared = 0.0, set()
+        if self._attention_trains(index):  # it keeps what the output map reads
+            shared = {(position, "output") for position in range(len(self.lanes))}
         for (layer, site, method, _), uses in self._uses.items():
             if layer != index:
                 continue
@@ -212,34 +263,72 @@ class PassMemory:
             together = positions[-1] - positions[0] + 1 == len(positions)
             for position, group, place in uses:
                 own = registry[method].kept_widths(group, place)
-                kept += self._tokens * self._operator * own.inner
-                if not own.reads:
-                    continue
-                source = (position, f"output of {site}" if own.of_output else _source(site))
+                kept += self._tokens * (self._operator * own.inner + FLOAT32 * own.exact)
                 dropout = float(group.get("dropout") or 0.0) > 0.0
                 if dropout:
                     kept += self._tokens * place.d_in  # which entries were kept, a byte each
-                elif together and self._activation == FLOAT32:
+                if not own.reads:
+                    continue
+                size = FLOAT32 if own.reads_exactly else self._operator
+                read = self._activation if own.of_output or site in _MADE else self._stream
+                source = (position, f"output of {site}" if own.of_output else _source(site))
+                if not dropout and together and size == read:
                     if source in shared:
                         continue  # a view of what another operator keeps
                     shared.add(source)
-                kept += self._tokens * self._operator * place.d_in
+                kept += self._tokens * size * place.d_in
         return kept
 
-    def _cast_weights(self, layers: Iterable[int]) -> int:
-        """Autocast keeps its copy of every frozen map that gradients pass."""
-        if self._shape.compute != "bf16" or self._weights.bytes_each == BFLOAT16:
+    def _cast_weights(self, index: int) -> int:
+        """Autocast's copies of a layer's maps: of frozen ones that gradients pass, of lanes'."""
+        if self._shape.compute != "bf16":
             return 0
-        return sum(_linear_weights(self._anatomy.layers[layer]) * BFLOAT16 for layer in layers)
+        held = self._weights.bytes_each == BFLOAT16
+        frozen = 0 if held else _linear_weights(self._anatomy.layers[index])
+        return (frozen + self._trained_in(index)) * BFLOAT16
 
     # -- comes and goes -----------------------------------------------------------------------
 
-    def running(self) -> int:
-        """The lanes' running layer with its gradients, or the trunk's, whichever is larger."""
-        last = len(self._anatomy.layers) - 1
-        lanes = self._joined(last) * self._tokens * self._layer_width(gradients=True)
-        trunk = self._tokens * self._layer_width(gradients=False) if self._branches[-1] else 0
-        return round(max(lanes, trunk) + self._dequantised() + self._weights_at_once())
+    def _running_in(self, index: int) -> float:
+        """The lanes' running layer, with its gradients."""
+        joined, hidden = self._joined(index) * self._tokens, self._anatomy.hidden_size
+        width = max(self._layer_width(gradients=True), self._copied_in(index))
+        if not self._is_cut(index):
+            return joined * width
+        # Most is there when its keys and values are taken: queries too, the layer's input and what
+        # it is cast to; and of all lanes together the trunk's output and the embeddings.
+        every = self._anatomy.n_heads * self._anatomy.head_dim * self._activation
+        if self._operator != self._stream:
+            every += hidden * (self._activation + self._operator)
+            every += 0 if self._shape.checkpointing else hidden * self._stream
+        below = hidden * self._stream * (2 if self._branches[-1] else 1)
+        below *= not self._shape.checkpointing
+        return joined * (every + width / (self._shape.tokens + self._slots)) + self._tokens * below
+
+    def _copied_in(self, index: int) -> int:
+        """Per token: the FFN's running tensors while an operator there holds copies in float32."""
+        if self._activation == FLOAT32:
+            return 0
+        anatomy = self._anatomy
+        autocast = self._shape.compute == "bf16"
+        copied = [
+            place.d_out + (place.d_in if site in _MADE or self._stream < FLOAT32 else 0)
+            for (layer, site, method, _), uses in self._uses.items()
+            for _, group, place in uses[:1]
+            if layer == index and site in _FFN
+            if not (autocast and registry[method].kept_widths(group, place).products_only)
+        ]
+        held = self._activation * anatomy.intermediate_size
+        held += 2 * self._stream * anatomy.hidden_size
+        return held + FLOAT32 * max(copied) if copied else 0
+
+    def _trunk(self) -> float:
+        """The trunk's last running layer, beside what lanes that have left it keep by then."""
+        last = self._branches[-1] - 1
+        if last < 0:
+            return 0.0
+        left = self._left[: max(0, last - self._branches[0])]
+        return self._tokens * self._layer_width(gradients=False) + max(left, default=0.0)
 
     def evaluating(self) -> int:
         """An evaluation batch: no layer's tensors outlive it."""
@@ -257,9 +346,10 @@ class PassMemory:
         """Bytes per token of a running layer at its widest, the FFN."""
         anatomy = self._anatomy
         wide = 3 if "gate" in anatomy.layers[-1].sites else 2
-        residual = 2 if gradients else 3
-        return self._activation * (
-            wide * anatomy.intermediate_size + residual * anatomy.hidden_size
+        streams = self._stream if gradients else 2 * self._stream
+        return (
+            self._activation * wide * anatomy.intermediate_size
+            + (self._activation + streams) * anatomy.hidden_size
         )
 
     def _weights_at_once(self) -> int:

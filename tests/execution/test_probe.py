@@ -67,6 +67,19 @@ def test_storages_are_counted_while_they_live() -> None:
         assert added() == 4 * 2**20, "a peak falls no more"
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_of_sparse_tensors_the_parts_are_counted() -> None:
+    rows, columns = torch.tensor([0, 1, 2]), torch.tensor([0, 1])
+    with added_peak(CPU) as added:
+        values = torch.ones(2)
+        sparse = torch.sparse_csr_tensor(rows, columns, values, (2, 2), check_invariants=True)
+        dense = torch.ones(2, 1)
+        assert added() == 2 * 8
+        made = sparse @ dense
+        assert added() >= 3 * 8
+        assert made.tolist() == [[1.0], [1.0]]
+
+
 def test_a_peak_that_is_not_known_is_refused() -> None:
     with pytest.raises(ValueError, match="meta"), added_peak(torch.device("meta")):
         pass
