@@ -167,9 +167,13 @@ def prompt_tokens(configuration: Configuration, anatomy: Anatomy) -> int:
     return max((registry[group.method].tokens(group) for group in groups), default=0)
 
 
-def pass_kind(configuration: Configuration, anatomy: Anatomy) -> tuple[int, bool]:
-    """What lanes of one pass have in common: how often they run, and whether rows are longer."""
-    return passes(configuration, anatomy), prompt_tokens(configuration, anatomy) > 0
+def pass_kind(configuration: Configuration, anatomy: Anatomy) -> tuple[int, int]:
+    """What lanes of one pass have in common: how often they run, and by how much rows are longer.
+
+    In longer rows a lane would pay for tokens that it has not got, and its sums over all tokens
+    would be taken in another order.
+    """
+    return passes(configuration, anatomy), prompt_tokens(configuration, anatomy)
 
 
 def training_flops(configuration: Configuration, anatomy: Anatomy, tokens: int) -> float:

@@ -88,7 +88,7 @@ def evaluation_tokens(device: str) -> int:
     return EVALUATION_TOKENS.get(device, DEFAULT_EVALUATION_TOKENS)
 
 
-def lanes_of_passes(kinds: Sequence[tuple[int, bool]], size: int) -> list[list[int]]:
+def lanes_of_passes(kinds: Sequence[tuple[int, int]], size: int) -> list[list[int]]:
     """Which lanes of a pack run together: at most so many, of one kind.
 
     Args:

@@ -62,9 +62,9 @@ def in_stream_order(lanes: Sequence[Lane], anatomy: Anatomy) -> list[Lane]:
 def in_passes(lanes: Sequence[Lane], anatomy: Anatomy, size: int) -> list[list[Lane]]:
     """The lanes of each pass, at most `size`, in stream order.
 
-    Those with prompts run apart from those without, since rows of a pass have one length, and
-    those that compare two passes apart from those that do not. Those without a lane axis have
-    passes of their own, the last ones.
+    Those with prompts run with those that have as many tokens of them, since rows of a pass have
+    one length, and those that compare two passes apart from those that do not. Those without a
+    lane axis have passes of their own, the last ones.
     """
     order = in_stream_order(lanes, anatomy)
     stacked = [lane for lane in order if not is_passed(lane.configuration)]

@@ -156,7 +156,7 @@ def test_lanes_that_compare_passes_run_apart_from_those_that_do_not() -> None:
             assert float((tensor - states[number].weights()[name]).abs().max()) < 1e-5, name
         loss = alone.evaluate()[number].values["loss"]
         assert values[number].values["loss"] == pytest.approx(loss, abs=1e-5)
-    kinds = [(1, False), (2, False), (1, False), (1, True)]
+    kinds = [(1, 0), (2, 0), (1, 0), (1, 4)]
     assert lanes_of_passes(kinds, 0) == [[0, 2], [3], [1]]
 
 
