@@ -139,9 +139,11 @@ def prepare(model: nn.Module, kind: str) -> None:
             continue
         if kind == "int8":
             packed.forward = MethodType(_int8_forward, packed)
-        else:
-            # Some CPUs repack weights in passes without gradients into a form that has none.
-            packed.support_avx512bf16_for_cpu = False
+            continue
+        # Some CPUs repack weights in passes without gradients into a form that has none.
+        packed.support_avx512bf16_for_cpu = False
+        if _splits_blocks(packed.weight):
+            packed.forward = MethodType(_nf4_forward, packed)
 
 
 def is_packed(module: nn.Module) -> bool:
@@ -157,6 +159,8 @@ def dense_weight(module: nn.Module) -> Tensor:
         return plain
     if hasattr(kept.weight, "SCB"):
         return _unpacked(kept.weight.data, kept.weight.SCB, torch.float32)
+    if _splits_blocks(kept.weight):
+        return _nf4_unpacked(kept.weight, torch.float32)
     import bitsandbytes as bnb
 
     unpacked: Tensor = bnb.functional.dequantize_4bit(kept.weight.data, kept.weight.quant_state)
@@ -196,6 +200,49 @@ class _Int8Product(torch.autograd.Function):
 def _unpacked(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """[out, in] weights; the scale is folded in at full precision."""
     return (codes * (scales / 127.0).unsqueeze(1)).to(dtype)
+
+
+class _Nf4Product(torch.autograd.Function):
+    """x W^T + b with W unpacked forth and back and never kept, where the kernel must not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+        ctx.weight, ctx.dtype = weight, x.dtype
+        return functional.linear(x, _nf4_unpacked(weight, x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        grad: Tensor = grads[0]
+        return torch.matmul(grad, _nf4_unpacked(ctx.weight, grad.dtype)).to(ctx.dtype), None, None
+
+
+def _splits_blocks(weight: Any) -> bool:
+    """Whether rows on a CPU are no whole blocks of nf4: its kernel (0.50, AVX-512) misreads them.
+
+    It takes every row to begin with a scale of its own.
+    """
+    return weight.device.type == "cpu" and bool(weight.quant_state.shape[-1] % BLOCK)
+
+
+def _nf4_unpacked(weight: Any, dtype: torch.dtype) -> Tensor:
+    """[out, in] weights: each code's value times its block's scale, of any width."""
+    import bitsandbytes as bnb
+
+    state = weight.quant_state
+    scales = state.absmax
+    if state.nested:
+        scales = bnb.functional.dequantize_blockwise(scales, state.state2) + state.offset
+    packed = weight.data.flatten()
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[: state.shape.numel()]
+    each = scales.float().repeat_interleave(state.blocksize)[: len(codes)]
+    weights: Tensor = (state.code[codes.int()] * each).reshape(state.shape).to(dtype)
+    return weights
+
+
+def _nf4_forward(self: Any, x: Tensor) -> Tensor:
+    apply: Any = _Nf4Product.apply
+    product: Tensor = apply(x, self.weight, self.bias)
+    return product
 
 
 def _int8_forward(self: Any, x: Tensor) -> Tensor:

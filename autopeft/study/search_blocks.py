@@ -152,8 +152,8 @@ class SearchBlock(Block):
         )
     )
     rungs: tuple[float, ...] = Field(
-        default=(0.05, 0.1, 0.2, 1.0),
-        description="shares of the budget at which some trials stop",
+        default=(0.2, 1.0),
+        description="shares of the budget at which some trials stop, and 1.0",
     )
     stopping: Annotated[Literal["pareto", "none"], read_with(one_of("pareto", "none"))] = Field(
         default="pareto",

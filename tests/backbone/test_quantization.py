@@ -1,6 +1,7 @@
 """Quantised backbones: exact on dequantised weights, known by their true sizes, or refused."""
 
 import importlib.util
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ def load(folder: str, kind: str, **settings: Any) -> Backbone:
 
 
 def dequantised(module: Any) -> Tensor:
-    """A packed map's weight by bitsandbytes' own kernel."""
+    """A packed map's weight by bitsandbytes' own kernel, of nf4 in rows of whole blocks."""
     if isinstance(module, bnb.nn.Linear8bitLt):
         return bnb.functional.int8_vectorwise_dequant(module.weight.data, module.weight.SCB)
-    return bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+    state = copy(module.weight.quant_state)
+    shape, state.shape = state.shape, torch.Size((state.shape.numel() // 64, 64))
+    return bnb.functional.dequantize_4bit(module.weight.data, state).reshape(shape)
 
 
 def reference(folder: str, backbone: Backbone, **settings: Any) -> Backbone:

@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert definition.data.splits.test is None
     assert definition.training.learning_rate == 2e-4
     assert definition.training.warmup_ratio == 0.06
-    assert definition.search.rungs == (0.05, 0.1, 0.2, 1.0)
+    assert definition.search.rungs == (0.2, 1.0)
     assert definition.search.baselines == ("lora-r8",)
     assert definition.budget.trials == 100
     assert definition.budget.wall_clock == 24 * 3600
