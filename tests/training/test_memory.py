@@ -325,7 +325,7 @@ def test_lanes_with_prompts_run_apart_and_do_not_lengthen_others() -> None:
     assert both == max(estimated(each, backbone).activations for each in (prompts, others))
     lanes = [Lane(number, each) for number, each in enumerate([*prompts, *others])]
     passes = [[n.number for n in each] for each in in_passes(lanes[::-1], backbone.anatomy, 3)]
-    assert passes == [[2, 3, 4], [5], [0, 1]]
+    assert passes == [[2, 3, 4], [5], [0], [1]]  # prompts of five and of nine tokens
 
 
 def test_checkpointing_the_math_kernel_and_logits_go_the_right_way() -> None:
