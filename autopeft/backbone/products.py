@@ -2,9 +2,9 @@
 
 A product's every entry is a sum, whose order libraries choose by the shape of the whole. On CPUs,
 MKL's order is mostly one and the same from `ENOUGH` rows on, and for a lane from two columns on;
-smaller products are padded up to there. So a lane's steps are mostly bit for bit those of its solo
-run, however many lanes run beside it; odd widths and slices that are not aligned still round
-otherwise. Elsewhere nothing is padded: a GPU picks its kernels by shape.
+smaller products are padded up to there, so that a lane's steps are bit for bit those of its solo
+run wherever a test looked, however many lanes run beside it. Elsewhere nothing is padded: a GPU
+picks its kernels by shape.
 
 Adam makes this matter: it turns a gradient that is all rounding into a step of the learning rate's
 size, so that single weights end far apart where a sum was merely taken in another order.
