@@ -10,9 +10,9 @@ from autopeft.training.data.examples import TaskData
 from autopeft.training.lanes.pack import Lane
 from autopeft.training.loop import Trainer
 from benchmarks.speed import trials
-from benchmarks.speed.lanes import Ours, run_lanes, trainer_of
+from benchmarks.speed.lanes import Ours, lane_turns, trainer_of
 from benchmarks.speed.lines import Fact, Line
-from benchmarks.speed.measuring import Arm, Measured, Part
+from benchmarks.speed.measuring import Arm, Part, Turns, finished
 from benchmarks.speed.reference import Recipe, run_reference
 from benchmarks.speed.shapes import Subject
 
@@ -65,7 +65,7 @@ class Bench:
         run_reference(self.subject, self.data, one, Recipe(max_steps=2, evaluate=False))
         ours = Ours(max_steps=2, evaluate=False)
         trainer = trainer_of(self.subject, self.data, ours)
-        run_lanes(self.subject, trainer, [Lane(0, one)], ours)
+        finished(lane_turns(self.subject, trainer, [Lane(0, one)], ours))
 
     def reference(
         self, name: str, configurations: Mapping[int, Configuration], recipe: Recipe
@@ -73,7 +73,8 @@ class Bench:
         """HF Trainer and peft, trial by trial."""
 
         def part(number: int, configuration: Configuration) -> Part:
-            def run(repeat: int) -> Measured:
+            def run(repeat: int) -> Turns:
+                yield
                 return run_reference(self.subject, self.data, configuration, recipe)
 
             return Part(f"trial {number}", (number,), run)
@@ -88,6 +89,7 @@ class Bench:
         *,
         size: int,
         warm: bool = False,
+        abreast: str = "",
     ) -> Arm:
         """Packs of at most `size` lanes.
 
@@ -98,15 +100,15 @@ class Bench:
         trainers: dict[int, Trainer] = {}
 
         def part(lanes: Sequence[Lane]) -> Part:
-            def run(repeat: int) -> Measured:
+            def run(repeat: int) -> Turns:
                 if repeat not in trainers:
                     trainers.clear()
                     trainers[repeat] = trainer_of(self.subject, self.data, ours)
                 if warm:
-                    run_lanes(self.subject, trainers[repeat], lanes, ours)
-                return run_lanes(self.subject, trainers[repeat], lanes, ours)
+                    finished(lane_turns(self.subject, trainers[repeat], lanes, ours))
+                return (yield from lane_turns(self.subject, trainers[repeat], lanes, ours))
 
             numbers = tuple(lane.number for lane in lanes)
             return Part(f"trials {','.join(map(str, numbers))}", numbers, run)
 
-        return Arm(name, tuple(part(lanes) for lanes in groups))
+        return Arm(name, tuple(part(lanes) for lanes in groups), abreast)

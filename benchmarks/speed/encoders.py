@@ -97,22 +97,28 @@ def _spread(
 
 
 def solo_packed(bench: Bench, *, epochs: int, mixes: Sequence[int]) -> Plan:
-    """Packs against our own solo runs: random mixes, nothing to share, and the top third."""
+    """Packs against our own solo runs: random mixes, nothing to share, and the top third.
+
+    Where little is to be gained, a solo run's steps and the pack's take turns: minutes apart, the
+    machines that this runs on differ by more than what is measured.
+    """
     arms: list[Arm] = []
     lines: list[Line | Fact] = []
-    once = Ours(epochs=1)
+    once = Ours(epochs=1, by_step=True)
+
+    def abreast(name: str, lanes: Mapping[int, Configuration]) -> list[Arm]:
+        return [
+            bench.packed(f"{name} {how}", lanes, once, size=size, abreast=name)
+            for how, size in (("solo", 1), ("packed", len(lanes)))
+        ]
+
     for seed, size in enumerate(mixes):
         mix = dict(enumerate(trials.random_mix(bench.anatomy, size, seed)))
-        solo, packed = f"mix {seed} solo", f"mix {seed} packed"
-        arms += [bench.packed(solo, mix, once, size=1), bench.packed(packed, mix, once, size=size)]
-        lines.append(
-            Line(f"random mix {seed} of {size} lanes", Work(solo), Work(packed), bar=0.95)
-        )
+        arms += abreast(f"mix {seed}", mix)
+        solo, packed = (Work(arm.name) for arm in arms[-2:])
+        lines.append(Line(f"random mix {seed} of {size} lanes", solo, packed, bar=0.95))
     whole = dict(enumerate(trials.eight(range(len(bench.anatomy.layers)))))
-    arms += [
-        bench.packed("all layers solo", whole, once, size=1),
-        bench.packed("all layers packed", whole, once, size=8),
-    ]
+    arms += abreast("all layers", whole)
     nothing = "8 lanes in all layers, no trunk to share: solo / packed"
     lines.append(Line(nothing, Work("all layers solo"), Work("all layers packed"), bar=0.95))
     eight = dict(enumerate(trials.eight(trials.top_third(bench.anatomy))))

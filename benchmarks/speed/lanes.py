@@ -19,7 +19,7 @@ from autopeft.training.lanes.seeds import StepUniform
 from autopeft.training.lanes.wiring import Placed
 from autopeft.training.loop import PackRun, Trainer
 from autopeft.training.settings import LoopSettings
-from benchmarks.speed.measuring import Measured, Stopwatch
+from benchmarks.speed.measuring import Measured, Span, Stopwatch, Turns
 from benchmarks.speed.shapes import Subject
 
 CACHE_BYTES = 2 << 30
@@ -46,6 +46,7 @@ class Ours:
         max_steps: Ends the training there; 0 for all epochs.
         uncounted_steps: Steps at the start that are not timed.
         evaluate: Whether to evaluate once at the end.
+        by_step: Whether others may take a turn between steps, for which the device is waited for.
     """
 
     epochs: int = 3
@@ -60,6 +61,7 @@ class Ours:
     max_steps: int = 0
     uncounted_steps: int = 0
     evaluate: bool = True
+    by_step: bool = False
 
     def total_steps(self, data: TaskData) -> int:
         """Optimizer steps of a trial."""
@@ -81,25 +83,35 @@ def trainer_of(subject: Subject, data: TaskData, ours: Ours) -> Trainer:
     return Trainer(subject.backbone, data, settings, study_seed=0)
 
 
-def run_lanes(subject: Subject, trainer: Trainer, lanes: Sequence[Lane], ours: Ours) -> Measured:
-    """Make a pack, train it and evaluate it."""
-    with _without(ours), _compiled(subject.device) if ours.compiled else nullcontext():
-        watch = Stopwatch(subject.device)
+def lane_turns(subject: Subject, trainer: Trainer, lanes: Sequence[Lane], ours: Ours) -> Turns:
+    """Make a pack, train it and evaluate it, in turns."""
+    nothing: Span = (0.0, 0.0)
+    train, evaluation = nothing, nothing
+    watch = Stopwatch(subject.device)
+    with _as_asked(ours, subject.device):
         run = trainer.start(lanes)
         setup = watch.lap()
-        if ours.uncounted_steps:
-            run.train(ours.uncounted_steps)
-            watch.lap()
-        uncounted = run.profile.samples
-        run.train(trainer.settings.total_steps)
-        trained = watch.lap()
-        found = run.evaluate() if ours.evaluate else {}
+        run.train(ours.uncounted_steps)
+    uncounted, total = run.profile.samples, trainer.settings.total_steps
+    while run.step < total:
+        yield
+        watch.lap()
+        with _as_asked(ours, subject.device):
+            run.train(run.step + 1 if ours.by_step else total)
+        wall, cpu = watch.lap()
+        train = train[0] + wall, train[1] + cpu
+    found = {}
+    if ours.evaluate:
+        yield
+        watch.lap()
+        with _as_asked(ours, subject.device):
+            found = run.evaluate()
         evaluation = watch.lap()
     accuracies = {str(number): each.values.get("accuracy") for number, each in found.items()}
     return Measured(
-        setup=(0.0, 0.0) if ours.uncounted_steps else setup,
-        train=trained,
-        evaluation=evaluation if ours.evaluate else (0.0, 0.0),
+        setup=nothing if ours.uncounted_steps else setup,
+        train=train,
+        evaluation=evaluation,
         samples=(run.profile.samples - uncounted) * len(lanes),
         details={
             "accuracy": accuracies,
@@ -115,6 +127,13 @@ def _curves(run: PackRun) -> Mapping[str, list[tuple[int, float | None]]]:
         str(number): [(point.step, point.value) for point in points]
         for number, points in run.drain_curve().items()
     }
+
+
+@contextmanager
+def _as_asked(ours: Ours, device: torch.device) -> Iterator[None]:
+    """For the time of one turn: others' are not to be touched."""
+    with _without(ours), _compiled(device) if ours.compiled else nullcontext():
+        yield
 
 
 @contextmanager

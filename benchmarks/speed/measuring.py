@@ -2,15 +2,17 @@
 
 A measurement is one part of one arm of one scenario in one repeat. Parts of different arms take
 turns, so that a machine that slows down slows all of them; each is appended to a JSON lines file
-as soon as it is done, and what that file holds is not measured again.
+as soon as it is done, and what that file holds is not measured again. Where a part of a second is
+to be told apart, arms share their turns step by step (`Arm.abreast`).
 """
 
 import gc
 import json
+import random
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,10 @@ class Measured:
         return sum(wall for wall, _ in spans), sum(cpu for _, cpu in spans)
 
 
+Turns = Generator[None, None, Measured]
+"""A part in progress: where it yields, others may take a turn."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One thing to run: a trial, or a pack of trials.
@@ -80,7 +86,7 @@ class Part:
 
     label: str
     trials: tuple[int, ...]
-    run: Callable[[int], Measured]
+    run: Callable[[int], Turns]
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,13 @@ class Arm:
     Attributes:
         name: Unique in its scenario.
         parts: What it consists of.
+        abreast: Names the arms whose parts run at the same time, turn by turn; "" = one part
+            after the other.
     """
 
     name: str
     parts: tuple[Part, ...]
+    abreast: str = ""
 
 
 Key = tuple[str, str, str, int]
@@ -151,35 +160,66 @@ class Records:
             file.write(json.dumps(plain) + "\n")
 
 
-def interleaved(arms: Sequence[Arm], repeat: int) -> list[tuple[Arm, Part]]:
-    """All parts of all arms, spread evenly over each other; odd repeats run backwards."""
+def finished(turns: Turns) -> Measured:
+    """What a part measures that shares its turns with nobody."""
+    return taken_in_turns([turns], seed=0)[0]
+
+
+def taken_in_turns(parts: Sequence[Turns], *, seed: int) -> list[Measured]:
+    """What parts measure that take turns, in another order every round."""
+    done: dict[int, Measured] = {}
+    left, order = list(range(len(parts))), random.Random(seed)
+    while left:
+        order.shuffle(left)
+        for index in left:
+            try:
+                next(parts[index])
+            except StopIteration as end:
+                done[index] = end.value
+        left = [index for index in left if index not in done]
+    return [done[index] for index in range(len(parts))]
+
+
+def interleaved(arms: Sequence[Arm], repeat: int) -> list[list[tuple[Arm, Part]]]:
+    """All parts of all arms, spread evenly over each other; odd repeats run backwards.
+
+    Parts of arms that run abreast are one entry, at the place of the first of them.
+    """
     placed = [
         ((position + 0.5) / len(arm.parts), index, arm, part)
         for index, arm in enumerate(arms)
         for position, part in enumerate(arm.parts)
     ]
     placed.sort(key=lambda item: item[:2])
-    order = [(arm, part) for _, _, arm, part in placed]
+    groups: dict[str, list[tuple[Arm, Part]]] = {}
+    for number, (_, _, arm, part) in enumerate(placed):
+        groups.setdefault(arm.abreast or f"alone {number}", []).append((arm, part))
+    order = list(groups.values())
     return order[::-1] if repeat % 2 else order
 
 
 def measure(scenario: str, arms: Sequence[Arm], repeats: int, records: Records) -> None:
     """Measure every part of every arm `repeats` times, telling the progress on stderr."""
     todo = [
-        ((scenario, arm.name, part.label, repeat), part)
+        [((scenario, arm.name, part.label, repeat), part) for arm, part in group]
         for repeat in range(repeats)
-        for arm, part in interleaved(arms, repeat)
+        for group in interleaved(arms, repeat)
     ]
-    left = [(key, part) for key, part in todo if key not in records]
+    left = [group for group in todo if any(key not in records for key, _ in group)]
     if len(left) < len(todo):
         _say(f"{scenario}: {len(todo) - len(left)} of {len(todo)} measurements are recorded")
     began = time.perf_counter()
-    for done, (key, part) in enumerate(left):
+    for done, group in enumerate(left):
         so_far = time.perf_counter() - began
         eta = f", {so_far / done * (len(left) - done):.0f} s to go" if done else ""
-        _say(f"{scenario} {done + 1}/{len(left)} {key[1]} {key[2]}: {so_far:.0f} s{eta}")
+        names = " and ".join(dict.fromkeys(key[1] for key, _ in group))
+        labels = group[0][0][2] if len(group) == 1 else f"({len(group)} parts, turn by turn)"
+        _say(f"{scenario} {done + 1}/{len(left)} {names} {labels}: {so_far:.0f} s{eta}")
         gc.collect()
-        records.add(key, part.run(key[3]))
+        repeat = group[0][0][3]
+        found = taken_in_turns([part.run(repeat) for _, part in group], seed=repeat)
+        for (key, _), measured in zip(group, found, strict=True):
+            records.add(key, measured)
 
 
 def _say(text: str) -> None:

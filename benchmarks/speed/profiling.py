@@ -23,8 +23,8 @@ from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.wiring import Placed
 from benchmarks.speed import trials
 from benchmarks.speed.bench import Bench
-from benchmarks.speed.lanes import Ours, run_lanes, trainer_of
-from benchmarks.speed.measuring import Measured
+from benchmarks.speed.lanes import Ours, lane_turns, trainer_of
+from benchmarks.speed.measuring import Measured, finished
 from benchmarks.speed.reference import Recipe, run_reference
 
 PARTS: Mapping[str, tuple[Any, str]] = {
@@ -71,7 +71,7 @@ def _packed(
 ) -> Callable[[], Measured]:
     ours = replace(ours or Ours(), max_steps=STEPS, uncounted_steps=UNCOUNTED, evaluate=False)
     trainer = trainer_of(bench.subject, bench.data, ours)
-    return lambda: run_lanes(bench.subject, trainer, lanes, ours)
+    return lambda: finished(lane_turns(bench.subject, trainer, lanes, ours))
 
 
 def _one(name: str, run: Callable[[], Measured], *, lanes: int) -> str:

@@ -1,5 +1,6 @@
 """The parts of the packing benchmark."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -24,9 +25,18 @@ from autopeft.training.lanes.pack import Lane
 from benchmarks.speed import rows, trials
 from benchmarks.speed.bench import Bench, Plan
 from benchmarks.speed.encoders import curve_distance, same_recipe
-from benchmarks.speed.lanes import Ours, run_lanes, trainer_of
+from benchmarks.speed.lanes import Ours, lane_turns, trainer_of
 from benchmarks.speed.lines import Fact, Line, Repeat, Work, evaluate
-from benchmarks.speed.measuring import Arm, Measured, Part, Records, interleaved, measure
+from benchmarks.speed.measuring import (
+    Arm,
+    Measured,
+    Part,
+    Records,
+    Turns,
+    finished,
+    interleaved,
+    measure,
+)
 from benchmarks.speed.nearest import lora_config
 from benchmarks.speed.profiling import mixed_profile
 from benchmarks.speed.reference import run_reference
@@ -98,7 +108,8 @@ def test_without_dropout_nothing_in_the_reference_is_random(bench: Bench) -> Non
 
 def _ours(bench: Bench, configurations: dict[int, Configuration], ours: Ours) -> Measured:
     lanes = [Lane(*item) for item in configurations.items()]
-    return run_lanes(bench.subject, trainer_of(bench.subject, bench.data, ours), lanes, ours)
+    trainer = trainer_of(bench.subject, bench.data, ours)
+    return finished(lane_turns(bench.subject, trainer, lanes, ours))
 
 
 def test_the_reference_follows_our_trajectory_from_our_start_only(bench: Bench) -> None:
@@ -183,33 +194,74 @@ def _measured(seconds: float, samples: int = 10) -> Measured:
     return Measured((0.0, 0.0), (seconds, 2 * seconds), (1.0, 1.0), samples)
 
 
-def _arm(name: str, seconds: list[float], log: list[str]) -> Arm:
+def _arm(name: str, seconds: list[float], log: list[str], abreast: str = "") -> Arm:
     def part(number: int, each: float) -> Part:
-        def run(repeat: int) -> Measured:
-            log.append(f"{name}{number}")
+        def run(repeat: int) -> Turns:
+            for turn in range(3):
+                log.append(f"{name}{number} {turn}")
+                yield
             return _measured(each * (repeat + 1))
 
         return Part(f"trial {number}", (number,), run)
 
-    return Arm(name, tuple(part(*item) for item in enumerate(seconds)))
+    return Arm(name, tuple(part(*item) for item in enumerate(seconds)), abreast)
+
+
+def _names(arms: list[Arm], repeat: int) -> list[str]:
+    groups = interleaved(arms, repeat)
+    return ["".join(f"{arm.name}{part.trials[0]}" for arm, part in group) for group in groups]
 
 
 def test_parts_take_turns_and_repeats_turn_round() -> None:
     arms = [_arm("a", [1.0] * 4, []), _arm("b", [1.0] * 2, [])]
-    order = [f"{arm.name}{part.trials[0]}" for arm, part in interleaved(arms, 0)]
+    order = _names(arms, 0)
     assert order == ["a0", "b0", "a1", "a2", "b1", "a3"]
-    assert [f"{arm.name}{part.trials[0]}" for arm, part in interleaved(arms, 1)] == order[::-1]
+    assert _names(arms, 1) == order[::-1]
+
+
+def test_arms_abreast_take_turns_within_their_parts() -> None:
+    log: list[str] = []
+    arms = [_arm("a", [1.0] * 2, log, "x"), _arm("b", [5.0], log, "x"), _arm("c", [1.0], log)]
+    assert _names(arms, 0) == ["a0b0a1", "c0"]
+    records = Records(None, {})
+    measure("s", arms, 1, records)
+    rounds = [set(log[start : start + 3]) for start in range(0, 9, 3)]
+    assert rounds == [{f"{part} {turn}" for part in ("a0", "a1", "b0")} for turn in range(3)]
+    assert log[9:] == ["c0 0", "c0 1", "c0 2"]
+    assert records["s", "b", "trial 0", 0].measured.span("train")[0] == 5.0
+
+
+def test_others_turns_are_not_in_a_parts_time(bench: Bench) -> None:
+    ours = Ours(max_steps=3, by_step=True)
+    lanes = [Lane(0, trials.lora(bench.anatomy, (0, 1)))]
+    turns = lane_turns(bench.subject, trainer_of(bench.subject, bench.data, ours), lanes, ours)
+    count = 0
+
+    def with_pauses() -> Turns:
+        nonlocal count
+        while True:
+            try:
+                next(turns)
+            except StopIteration as end:
+                return end.value
+            count += 1
+            time.sleep(1.0)
+            yield
+
+    measured = finished(with_pauses())
+    assert count == 4, "before each of three steps and before the evaluation"
+    assert measured.span("total")[0] < 2.0
 
 
 def test_what_is_recorded_is_measured_once(tmp_path: Path) -> None:
     path, log = tmp_path / "record.jsonl", []
     arms = [_arm("a", [1.0, 3.0], log)]
     measure("s", arms, 1, Records(path, {"code": "1"}))
-    assert len(log) == 2
+    assert len(log) == 2 * 3
     measure("s", arms, 2, Records(path, {"code": "1"}))
-    assert len(log) == 4, "the first repeat is on file, the second is not"
+    assert len(log) == 4 * 3, "the first repeat is on file, the second is not"
     measure("s", arms, 1, Records(path, {"code": "2"}))
-    assert len(log) == 6, "other code's measurements do not count"
+    assert len(log) == 6 * 3, "other code's measurements do not count"
     kept = Records(path, {"code": "1"})["s", "a", "trial 1", 0].measured
     assert kept.span("train") == (3.0, 6.0)
     assert kept.span("total") == (4.0, 7.0)
