@@ -1,8 +1,8 @@
 """Functions of single numbers that do not depend on where in a tensor a number stands.
 
-On a CPU, torch computes some functions (SiLU, sigmoid, GELU's tanh form) by whole vectors, and
-what is left over at the end of each thread's share one by one, by another formula. So a number at
-the end of a lane would round otherwise within a pack.
+On a CPU, torch computes some functions (SiLU, sigmoid, GELU's tanh form, angles) by whole
+vectors, and what is left over at the end of each thread's share one by one, by another formula. So
+a number at the end of a lane would round otherwise within a pack.
 """
 
 from collections.abc import Callable

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 from lane_training import Training
 
 from autopeft.backbone.loading import Backbone, backbone_of
@@ -80,3 +81,27 @@ def test_without_the_convolution_the_gates_have_nothing_to_refuse(
     backbone = _forced(backbone_of(by_name["deberta-v2"].base()))
     states = Training(backbone, _lanes(0, 1)).run(lambda step, pack: (batch, {}), 0, 2)
     assert all(state.updates == 2 for state in states.values())
+
+
+def test_layers_that_pass_several_streams_on_are_refused() -> None:
+    """Gemma 3n's; the published ones share keys and values too, which discovery refuses."""
+    config = tf.Gemma3nTextConfig(
+        vocab_size=64,
+        vocab_size_per_layer_input=64,
+        hidden_size=16,
+        hidden_size_per_layer_input=8,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        num_kv_shared_layers=0,
+        laurel_rank=4,
+        activation_sparsity_pattern=[0.0] * 2,
+    )
+    backbone = backbone_of(tf.Gemma3nTextModel(config))
+    mask = torch.ones(3, 6, dtype=torch.long)
+    batch = Batch({"input_ids": mask, "attention_mask": mask}, mask, torch.tensor([0, 1, 2]))
+    for lanes in (_lanes(0), _lanes(0, 1)):
+        with pytest.raises(BackboneError, match="one stream"):
+            Training(backbone, lanes).run(lambda step, pack: (batch, {}))

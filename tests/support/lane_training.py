@@ -147,8 +147,11 @@ def task_of(backbone: Backbone) -> Task:
 
 
 def furthest(one: LaneState, other: LaneState) -> float:
-    """The largest difference of any tensor: weights and both moments."""
-    assert one.tensors.keys() == other.tensors.keys()
+    """The largest difference of any tensor, weights and both moments; empty ones have none."""
+    shapes = [{name: each.shape for name, each in state.tensors.items()} for state in (one, other)]
+    assert shapes[0] == shapes[1]
     return max(
-        float((tensor - other.tensors[name]).abs().max()) for name, tensor in one.tensors.items()
+        float((tensor - other.tensors[name]).abs().max())
+        for name, tensor in one.tensors.items()
+        if tensor.numel()
     )

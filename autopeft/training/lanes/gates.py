@@ -75,7 +75,8 @@ class Gates:
     """The gates of all layers of a backbone.
 
     A gate raises `BackboneError` unless its input *is* what the gate below returned: a backbone
-    that works between its layers would otherwise be trained wrongly, in silence.
+    that works between its layers would otherwise be trained wrongly, in silence. Nor does it take
+    layers that pass several streams on, as Gemma 3n's (AltUp, arXiv 2301.13310).
 
     Args:
         layers: The layer modules, bottom up.
@@ -151,6 +152,16 @@ class Gates:
 
     def _enter(self, index: int, hidden: Tensor) -> None:
         if index == 0:
+            if hidden.dim() != 3:
+                raise BackboneError(
+                    Fault(
+                        "backbone",
+                        "",
+                        f"a model whose layers take hidden states of shape {tuple(hidden.shape)}",
+                        "models whose layers take one stream [examples, tokens, hidden size]",
+                        "this architecture cannot be trained here; please report it",
+                    )
+                )
             self._trunk, self._tokens = hidden, hidden.shape[1]
         elif hidden is not self._passed or hidden._version != self._version:
             raise BackboneError(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autopeft.backbone.pointwise import pointwise
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods.lane_operator import Uniform
 from autopeft.methods.prompt import PromptOperator
@@ -161,7 +162,8 @@ def _before(cosine: Tensor, sine: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if known < 1:
         raise RuntimeError("one token alone does not tell how fast positions turn")
     wide = torch.promote_types(cosine.dtype, torch.float32)
-    scale, angle = cosine[:, :1].to(wide), torch.atan2(sine.to(wide), cosine.to(wide))
+    scale = cosine[:, :1].to(wide)
+    angle = pointwise(torch.angle, torch.complex(cosine.to(wide), sine.to(wide)))
     at = torch.arange(1, count + 1, device=cosine.device)
     turned = angle[:, -1:] * (at // known)[None, :, None] + angle[:, at % known]
     return (turned.cos() * scale).to(cosine.dtype), -(turned.sin() * scale).to(sine.dtype)

@@ -176,6 +176,11 @@ def test_random_packs(name: str, case: Case) -> None:
     _random_pack(name, case)
 
 
+def test_prompts_longer_than_a_lone_row() -> None:
+    """On rotary positions: angles beyond those of the text are extrapolated (DEPT, two lanes)."""
+    _random_pack("llama", Case(4649, rows=1, longest=3, checkpointing=False))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 @settings(max_examples=10, deadline=None)
