@@ -63,7 +63,7 @@ def build_runner(request: Mapping[str, Any]) -> InProcessRunner:
     elif runners > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // runners))
     definition = parse_definition(asked.definition, where="study", base=None)
-    materials = _materials(asked, definition, device, index)
+    materials = _materials(asked, definition, device, index, runners)
     trainer = materials.trainer
     probe = SoloProbe(
         trainer,
@@ -75,7 +75,7 @@ def build_runner(request: Mapping[str, Any]) -> InProcessRunner:
 
 
 def _materials(
-    asked: Request, definition: StudyDefinition, device: str, index: int
+    asked: Request, definition: StudyDefinition, device: str, index: int, runners: int
 ) -> setup.Materials:
     execution, folder = definition.execution, Path(asked.activations)
     budget = cache_budget(
@@ -83,6 +83,7 @@ def _materials(
         execution.cache_disk,
         device=device,
         folder=folder / f"runner-{index}" if index else folder,
+        runners=runners,
     )
     materials = setup.load_materials(
         definition.model,

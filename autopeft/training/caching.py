@@ -29,19 +29,28 @@ DISK_BYTES = 8 << 30
 
 
 def cache_budget(
-    memory: int | Literal["auto"], disk: int | Literal["auto"], *, device: str, folder: Path
+    memory: int | Literal["auto"],
+    disk: int | Literal["auto"],
+    *,
+    device: str,
+    folder: Path,
+    runners: int = 1,
 ) -> CacheBudget:
-    """What `execution.cache_memory` and `execution.cache_disk` allow on a device.
+    """What `execution.cache_memory` and `execution.cache_disk` allow one runner on a device.
 
     Args:
         memory: Bytes, or `auto` for `MEMORY_SHARE` of the device's memory.
         disk: Bytes, or `auto` for `DISK_BYTES`.
         device: A torch device's name.
         folder: Where files go.
+        runners: Of the study. All share the disk, and the machine's memory where that is the
+            device's; a GPU has memory of its own.
     """
     if memory == "auto":
         memory = int(MEMORY_SHARE * _memory_bytes(device))
-    return CacheBudget(memory, DISK_BYTES if disk == "auto" else disk, folder)
+    disk = DISK_BYTES if disk == "auto" else disk
+    sharing = 1 if device.startswith("cuda") else runners
+    return CacheBudget(memory // sharing, disk // runners, folder)
 
 
 def _memory_bytes(device: str) -> int:

@@ -15,6 +15,7 @@ from autopeft.backbone.loading import Backbone, backbone_of
 from autopeft.configuration import Configuration, Group
 from autopeft.training.activations import CacheBudget
 from autopeft.training.batches import Batch
+from autopeft.training.caching import cache_budget
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
@@ -167,3 +168,20 @@ def test_the_deepest_layers_are_kept_and_nothing_without_a_budget(tmp_path: Path
     with pack.running():
         for examples, layers in ((trainer.train, [3]), (trainer.validation, [])):
             assert list(trainer.caches[examples].known(pack, np.arange(12))) == layers
+
+
+def test_runners_of_a_machine_share_its_memory_and_its_disk(tmp_path: Path) -> None:
+    """Together they keep what one may; a GPU has memory of its own."""
+
+    def of(device: str, runners: int) -> CacheBudget:
+        return cache_budget(1200, 900, device=device, folder=tmp_path, runners=runners)
+
+    assert of("cpu", 1) == CacheBudget(1200, 900, tmp_path)
+    assert of("cpu", 3) == CacheBudget(400, 300, tmp_path)
+    assert of("cuda:1", 3) == CacheBudget(1200, 300, tmp_path)
+    whole = cache_budget("auto", "auto", device="cpu", folder=tmp_path)
+    half = cache_budget("auto", "auto", device="cpu", folder=tmp_path, runners=2)
+    assert (half.memory_bytes, half.disk_bytes) == (
+        whole.memory_bytes // 2,
+        whole.disk_bytes // 2,
+    )
