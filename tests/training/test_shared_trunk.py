@@ -20,6 +20,7 @@ from autopeft.configuration import NO_SPARSITY, Configuration, Group
 from autopeft.methods.lane_operator import SILENT
 from autopeft.training.activations import CacheBudget
 from autopeft.training.data.examples import Examples, TaskData
+from autopeft.training.lanes.density import activation_densities
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.state import LaneState
@@ -193,7 +194,9 @@ def test_every_layer_of_the_trunk_runs_once_a_batch_or_is_kept(way: str, tmp_pat
     run.scores(trainer.validation)
     with _counted(trainer.backbone) as again:
         run.scores(trainer.validation)
-    assert again[0] == 1, "the validation examples are one batch"
+    with _counted(trainer.backbone) as dense:
+        activation_densities(run.packs, trainer.validation)
+    assert again[0] == dense[0] == 1, "the validation examples are one batch"
 
 
 def test_what_is_scored_runs_the_trunk_once_for_all_candidates(tmp_path: Path) -> None:
