@@ -6,6 +6,7 @@ runs, and weights that a checkpoint lacks are an error, not random numbers.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from autopeft.backbone.fingerprint import (
     quantised_fingerprint,
 )
 from autopeft.backbone.frozen_maps import Decompositions, FrozenMap
+from autopeft.backbone.handed_on import HandedOn, find_handed_on
 from autopeft.backbone.heads import HeadRecipe, head_recipe, lm_recipe
 from autopeft.backbone.lm_head import LmHead, lm_head_of
 from autopeft.backbone.norms import FrozenNorm
@@ -82,6 +84,11 @@ class Backbone:
     lm_head: LmHead | None = None
     quantization: str = quantization.NONE
     decompositions: Decompositions = field(default_factory=Decompositions, repr=False)
+
+    @cached_property
+    def handed_on(self) -> HandedOn:
+        """What layers return behind hidden states; the model is run when this is first read."""
+        return find_handed_on(self.model, self.anatomy)
 
     def frozen_map(self, layer: int, role: str) -> FrozenMap:
         """A linear site's frozen map."""

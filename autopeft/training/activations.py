@@ -148,8 +148,9 @@ class ActivationCache:
         width = batch.mask.shape[1]
         below = [k for k in self._layers if k < max(wanted) and self._has(k, block)]
         known = {layer: self._padded(layer, rows, width) for layer in below}
-        for layer, hidden in pack.trunk(batch, wanted, known).items():
-            self._keep(layer, block, hidden)
+        given = pack.trunk(batch, wanted, known)
+        for layer in wanted:
+            self._keep(layer, block, given[layer])
 
     def _has(self, layer: int, block: int) -> bool:
         if layer not in self._layers and self._homes.get(layer) == "disk":

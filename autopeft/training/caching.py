@@ -1,7 +1,6 @@
 """Which frozen activations a study keeps, and under what name."""
 
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,14 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
-from torch import Tensor, nn
 
 from autopeft.backbone.loading import Backbone
 from autopeft.training import machine
 from autopeft.training.activations import ActivationCache, CacheBudget, planned_homes
 from autopeft.training.batches import PaddedExamples, evaluation_order
-
-logger = logging.getLogger(__name__)
 
 BLOCK_ROWS = 64
 """Examples of a block where no training order says which are met together."""
@@ -71,7 +67,7 @@ def make_caches(
     """A cache for each set of examples; none where nothing can be kept.
 
     Args:
-        backbone: Whose activations they are; its layers can be left out (`skips_layers`).
+        backbone: Whose activations they are; its layers can be left out (`HandedOn`).
         sets: Examples, with the batches of an epoch in which they are first met; None = by length.
         budget: Shared by all sets.
         max_rows: Examples of a pass.
@@ -129,31 +125,3 @@ def _key(
         transformers.__version__,
     )
     return "/".join(str(fact) for fact in facts)
-
-
-@torch.no_grad()
-def skips_layers(backbone: Backbone) -> bool:
-    """Whether layers hand on hidden states and nothing else, so that lower ones can be left out.
-
-    T5's first layer computes a position bias that all others read. Runs two tokens.
-    """
-    anatomy = backbone.anatomy
-    model: Any = backbone.model
-    if not anatomy.packable or anatomy.modality != "text":
-        return False
-    alone: list[bool] = []
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        alone.append(isinstance(output, Tensor))
-
-    hooks = [
-        model.get_submodule(layer.module).register_forward_hook(note) for layer in anatomy.layers
-    ]
-    try:
-        model(input_ids=torch.ones(1, 2, dtype=torch.long, device=model.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not all(alone):
-        logger.info("%s: layers hand on more than hidden states; none is left out", backbone.name)
-    return all(alone)

@@ -12,12 +12,13 @@ from torch import Tensor
 from autopeft.backbone.heads import HeadRecipe, lm_recipe
 from autopeft.backbone.loading import Backbone
 from autopeft.errors import TrialError
+from autopeft.methods.lane_operator import Call
 from autopeft.study.confirmation import Opening
 from autopeft.study.metrics import CAUSAL_LM, DENSITY, REGRESSION
 from autopeft.study.records import Measurement
 from autopeft.training.activations import ActivationCache, CacheBudget
 from autopeft.training.batches import Batch, PaddedExamples, steps_per_epoch, training_order
-from autopeft.training.caching import make_caches, skips_layers
+from autopeft.training.caching import make_caches
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.density import activation_densities
 from autopeft.training.lanes.pack import Lane, in_passes
@@ -65,7 +66,6 @@ class Trainer:
         train: The examples that train.
         validation: The examples that choose.
         caches: Kept activations, by examples.
-        skips_layers: Whether layers can be left out below what is known.
     """
 
     def __init__(
@@ -81,8 +81,7 @@ class Trainer:
         epoch = steps_per_epoch(len(self.train), settings.batch_size)
         if settings.cache.folder is not None and settings.cache.disk_bytes:
             backbone.decompositions.keep_in(settings.cache.folder, backbone.fingerprint)
-        self.skips_layers = skips_layers(backbone)
-        keeps = self.skips_layers and not settings.backbone_dropout
+        keeps = backbone.handed_on.from_first and not settings.backbone_dropout
         self.caches: dict[PaddedExamples, ActivationCache] = make_caches(
             backbone,
             {self.train: self.order(0, epoch), self.validation: None},
@@ -263,8 +262,8 @@ class PackRun:
         for start in range(0, rows, micro):
             part = numbers[start : start + micro]
             batch = examples.batch(part, width)
-            known = self._known(batch, part)
             draws = StepUniform(self._seeds, self.step, start, rows, self._trainer.device)
+            known = self._known(batch, part, draws)
             total += torch.cat(
                 [each.accumulate(batch, known, draws, weight=weight) for each in self._passes]
             )
@@ -282,7 +281,7 @@ class PackRun:
         def answer(size: int, turn: int, gains: Tensor) -> np.ndarray:
             rows = scoring_rows(self._seeds, len(trainer.train), size, turn)
             cache = trainer.caches.get(trainer.train)
-            trunk = SharedTrunk([own.pack], cache, skips=trainer.skips_layers)
+            trunk = SharedTrunk([own.pack], cache)
             with (
                 self._timed("scoring_seconds"),
                 autocast(trainer.device, self._settings.precision),
@@ -314,16 +313,13 @@ class PackRun:
         return seconds
 
     def _trunk_of(self, examples: PaddedExamples) -> SharedTrunk:
-        trainer = self._trainer
-        cache = trainer.caches.get(examples)
-        return SharedTrunk(self.packs, cache, skips=trainer.skips_layers)
+        return SharedTrunk(self.packs, self._trainer.caches.get(examples))
 
-    def _known(self, batch: Batch, rows: np.ndarray) -> dict[int, Tensor]:
-        """Trunk inputs for all passes; none where dropout makes every pass its own."""
-        if self._settings.backbone_dropout:
-            return {}
+    def _known(self, batch: Batch, rows: np.ndarray, draws: StepUniform) -> dict[int, Tensor]:
+        """What all passes share of the trunk, which drops what each of them would have dropped."""
+        call = Call(training=self._settings.backbone_dropout, uniform=draws)
         with autocast(self._trainer.device, self._settings.precision):
-            return self._trunk.known(batch, rows)
+            return self._trunk.known(batch, rows, call=call)
 
     def drain_curve(self) -> dict[int, list[Measurement]]:
         """Points of every lane's training loss since the last call, by trial number."""

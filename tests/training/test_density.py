@@ -71,7 +71,7 @@ def _reference(trainer: Trainer, run: PackRun, number: int) -> float:
     return float(np.mean(rows))
 
 
-@pytest.mark.parametrize("architecture", ["bert", "opt"])
+@pytest.mark.parametrize("architecture", ["bert", "opt", "t5", "deberta-v2"])
 def test_density_is_that_of_merged_weights_and_its_penalty_lowers_it(architecture: str) -> None:
     trainer = _trainer(architecture, density=True)
     penalty = {"density_weight": 10.0, "density_epsilon": 0.1}

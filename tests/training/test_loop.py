@@ -244,23 +244,6 @@ def test_checkpointing_changes_nothing() -> None:
     assert _apart(run, plain) < 1e-7
 
 
-def test_t5_hands_on_more_than_hidden_states_and_keeps_nothing() -> None:
-    backbone = tiny.tiny_backbone("t5", torch.float32)
-    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
-    data = TaskData(_examples(16, 0), _examples(8, 1), ("a", "b", "c"), "", ())
-    settings = LoopSettings(
-        "sequence-classification",
-        ("loss",),
-        total_steps=2,
-        batch_size=8,
-        micro_batch_size=8,
-        cache=CacheBudget(memory_bytes=1 << 20),
-    )
-    trainer = Trainer(backbone, data, settings, study_seed=3)
-    assert not trainer.caches
-    trainer.start(_lanes(1e-3)).train(2)
-
-
 @pytest.mark.parametrize("budget", [{}, {"memory_bytes": 1 << 20}])
 @pytest.mark.parametrize("size", [1, 2])
 def test_lanes_that_run_in_turns_share_the_trunk_and_end_in_the_same_place(
@@ -309,35 +292,6 @@ def test_lanes_that_cannot_share_a_pass_run_in_turns() -> None:
     assert len(pack.packs) == 2
     for name, tensor in alone.states()[1].weights().items():
         assert torch.equal(tensor, pack.states()[1].weights()[name])
-
-
-@pytest.mark.parametrize("size", [1, 2])
-def test_t5_in_turns_is_t5_together(size: int) -> None:
-    """Its layers hand on a position bias, so every pass runs its own trunk."""
-    backbone = tiny.tiny_backbone("t5", torch.float32)
-    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
-    data = TaskData(_examples(16, 0), _examples(9, 1), ("a", "b", "c"), "", ())
-
-    def trained(size: int) -> PackRun:
-        settings = LoopSettings(
-            "sequence-classification",
-            ("accuracy", "loss"),
-            total_steps=4,
-            batch_size=3,
-            micro_batch_size=3,
-            cache=CacheBudget(memory_bytes=1 << 20),
-            lanes_per_pass=size,
-        )
-        run = Trainer(backbone, data, settings, study_seed=3).start(_lanes(1e-3, 2e-3, 1e-3))
-        run.train(4)
-        return run
-
-    together, in_turns = trained(3), trained(size)
-    assert {lane.configuration.layers[0] for lane in together.lanes} == {0, 1, 2}
-    assert _apart(together, in_turns) < 1e-5
-    one, other = together.evaluate(), in_turns.evaluate()
-    for number, found in one.items():
-        assert found.values["loss"] == pytest.approx(other[number].values["loss"], abs=1e-5)
 
 
 RULES: list[dict[str, Any]] = [

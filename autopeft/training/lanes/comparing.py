@@ -1,8 +1,9 @@
 """Lanes whose loss holds how far two passes over the same rows, with other draws, are apart.
 
 The first pass is the lane's pass as ever: its loss, its draws, its row losses. The second draws
-under other names. Lanes that compare nothing ride along where they share a pack with others (the
-loop puts them in passes of their own): nothing of the second pass reaches them, bit for bit.
+under other names, and so does its trunk where the backbone's own dropout runs: it is not the one
+that all passes share. Lanes that compare nothing ride along where they share a pack with others
+(the loop puts them in passes of their own): nothing of the second pass reaches them, bit for bit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +30,14 @@ class Comparison:
         divergence: Of the task.
         positions: Which of them compare two passes, int64 [k].
         weights: What that counts in their losses, [k].
+        apart: Whether the second pass has a trunk of its own, since the backbone drops too.
     """
 
     pack: Pack
     divergence: Divergence
     positions: Tensor
     weights: Tensor
+    apart: bool = False
 
     @classmethod
     def of(cls, pack: Pack, divergence: Divergence) -> "Comparison | None":
@@ -44,7 +47,7 @@ class Comparison:
             return None
         weights = [pack.consistency[position] for position in positions]
         at, of = (torch.tensor(each, device=pack.device) for each in (positions, weights))
-        return cls(pack, divergence, at, of)
+        return cls(pack, divergence, at, of, pack.drops)
 
     def loss(
         self, outputs: Tensor, batch: Batch, call: Call, known: Mapping[int, Tensor]
@@ -55,13 +58,13 @@ class Comparison:
             outputs: Of the first pass, [K, B, ...].
             batch: Its rows.
             call: Its call.
-            known: Trunk inputs, see `Pack.forward`.
+            known: Of the first pass's trunk, see `Pack.forward`.
         """
         again = replace(call, uniform=_Again(call.uniform), row_share=None)
-        second = self.pack(batch, again, known)
+        second = self.pack(batch, again, {} if self.apart else known)
         first, second = (each.index_select(0, self.positions) for each in (outputs, second))
-        apart: Tensor = self.weights * self.divergence(first, second, batch)
-        return apart.sum()
+        summed: Tensor = self.weights * self.divergence(first, second, batch)
+        return summed.sum()
 
 
 class _Again:

@@ -23,6 +23,7 @@ from autopeft.methods.row_losses import real_tokens
 from autopeft.training.batches import PaddedExamples, token_batches
 from autopeft.training.lanes.pack import Pack
 from autopeft.training.lanes.stream import Stream
+from autopeft.training.lanes.trunk import SharedTrunk
 from autopeft.training.step_shape import evaluation_tokens
 
 NEGLIGIBLE = TRAINING_OPTIONS["density_epsilon"]
@@ -33,7 +34,8 @@ NEGLIGIBLE = TRAINING_OPTIONS["density_epsilon"]
 def activation_densities(packs: Sequence[Pack], examples: PaddedExamples) -> Tensor:
     """Every lane's `activation_density`, float64 [K].
 
-    Nothing kept of the trunk is used: its layers are looked at as well.
+    Nothing kept of the trunk is used: its layers are looked at as well, in the one run of it that
+    the packs share.
 
     Args:
         packs: The lanes, in packs that run one after the other over each batch.
@@ -41,13 +43,18 @@ def activation_densities(packs: Sequence[Pack], examples: PaddedExamples) -> Ten
     """
     lanes = max(len(pack.lanes) for pack in packs)
     order = token_batches(examples.lengths, evaluation_tokens(examples.device.type) // lanes)
-    taps = [_Tap(pack) for pack in packs]
+    taps, trunk = [_Tap(pack) for pack in packs], SharedTrunk(packs)
     for numbers in order:
         batch = examples.batch(numbers)
+        with packs[0].running(), taps[0].looking():
+            known = trunk.known(batch, numbers)
         for pack, tap in zip(packs, taps, strict=True):
             with pack.running(), tap.looking():
-                pack(batch, SILENT)
-    return torch.cat([tap.means() for tap in taps]) / len(examples)
+                pack(batch, SILENT, known)
+    frozen = torch.stack([tap.trunk for tap in taps]).amax(
+        0
+    )  # each saw all of a layer, or nothing
+    return torch.cat([tap.means(frozen) for tap in taps]) / len(examples)
 
 
 class _Tap:
@@ -55,13 +62,16 @@ class _Tap:
 
     Args:
         pack: Whose passes are looked at.
+
+    Attributes:
+        trunk: Sums of the layers that ran without lanes, [n_layers].
     """
 
     def __init__(self, pack: Pack) -> None:
         self._pack, n_layers = pack, pack.n_layers
         shape, device = (len(pack.lanes), n_layers), pack.device
         self._lanes = torch.zeros(shape, device=device)
-        self._trunk = torch.zeros(n_layers, device=device)
+        self.trunk = torch.zeros(n_layers, device=device)
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -79,16 +89,20 @@ class _Tap:
     def add(self, layer: int, rows: Tensor, *, trunk: bool) -> None:
         """Densities of rows, [n, B]; of the trunk, [1, B]."""
         if trunk:
-            self._trunk[layer] += rows.sum()
+            self.trunk[layer] += rows.sum()
         else:
             self._lanes[: len(rows), layer] += rows.sum(1)
 
-    def means(self) -> Tensor:
-        """Every lane's sum over rows of the mean over layers, [K]."""
-        layers = torch.arange(self._pack.n_layers, device=self._trunk.device)
-        firsts = torch.tensor(self._pack.branch_points, device=self._trunk.device)
-        own = layers.unsqueeze(0) >= firsts.unsqueeze(1)
-        return torch.where(own, self._lanes, self._trunk).mean(1).double().cpu()
+    def means(self, trunk: Tensor) -> Tensor:
+        """Every lane's sum over rows of the mean over layers, [K].
+
+        Args:
+            trunk: Sums of the frozen layers that lanes share, [n_layers]; 0 where none do.
+        """
+        layers = torch.arange(self._pack.n_layers, device=trunk.device)
+        firsts = torch.tensor(self._pack.branch_points, device=trunk.device)
+        below = layers.unsqueeze(0) < firsts.unsqueeze(1)
+        return (self._lanes + below * trunk).mean(1).double().cpu()
 
 
 class _LayerTap:

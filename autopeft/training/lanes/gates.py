@@ -6,7 +6,8 @@ rides on it, and the lanes that have branched off (with gradient), stacked along
 modules would hide attributes that a loop may read, so the module stays what it is.
 
 What the trunk gives at a layer is the frozen backbone's, whatever the lanes are: it may be handed
-in (`known`) in place of being computed, and taken out (`wanted`) to be kept.
+in (`known`) in place of being computed, and taken out (`wanted`) to be kept or shared. What layers
+hand on beside hidden states goes with it, under the keys of `HandedOn`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from autopeft.backbone.handed_on import HandedOn
 from autopeft.errors import BackboneError, Fault
 from autopeft.training.lanes.attention import LayerAttention, Taken
 from autopeft.training.lanes.ends import LayerEnds
@@ -56,11 +58,11 @@ class Route:
         Args:
             n_layers: Layers of the backbone.
             branch_points: Each lane's first layer; `n_layers` for one that trains its head alone.
-            known: See the attributes.
+            known: See the attributes; negative keys are none of layers.
             wanted: See the attributes.
         """
         joining = tuple(branch_points.count(index) for index in range(n_layers + 1))
-        trunk = [False] * n_layers
+        trunk, known = [False] * n_layers, [index for index in known if index >= 0]
         for needed in {*branch_points, *wanted}:
             start = max((index for index in known if index <= needed), default=0)
             trunk[start:needed] = [True] * (needed - start)
@@ -68,7 +70,10 @@ class Route:
 
 
 class TrunkEnd(Exception):  # noqa: N818
-    """Ends a pass that has no lanes once the trunk has given all that was wanted: its argument."""
+    """Ends a pass that has no lanes once the trunk has given all that was wanted: its argument.
+
+    What layers hand on is in it too, as far as it is known.
+    """
 
 
 class Gates:
@@ -105,6 +110,7 @@ class Gates:
         self._last_attention = last_attention
         self._route = Route.of(len(layers), [])
         self._known: Mapping[int, Tensor] = {}
+        self._handed_on, self._handed = HandedOn(), dict[int, Tensor]()
         self._taken: dict[int, Tensor] = {}
         self._joined = 0
         self._trunk: Tensor | None = None
@@ -112,8 +118,13 @@ class Gates:
         self._passed: Tensor | None = None
         self._version = 0
 
-    def install(self) -> None:
-        """Patch every layer's forward."""
+    def install(self, handed_on: HandedOn) -> None:
+        """Patch every layer's forward.
+
+        Args:
+            handed_on: What the layers hand on.
+        """
+        self._handed_on = handed_on
         for index, layer in enumerate(self._layers):
             layer.forward = self._gate(index, layer.forward)
 
@@ -123,8 +134,9 @@ class Gates:
             del layer.forward
 
     def prepare(self, route: Route, known: Mapping[int, Tensor]) -> None:
-        """Before a pass: its way, and the trunk inputs that are known, each [B, T, d]."""
+        """Before a pass: its way, and what is known of the trunk, see `Pack.forward`."""
         self._route, self._known, self._taken = route, known, {}
+        self._handed = {key: known[key] for key in self._handed_on.keys if key in known}
         self._joined, self._trunk, self._lanes, self._passed = 0, None, None, None
 
     def finish(self) -> None:
@@ -143,9 +155,12 @@ class Gates:
             trunk = self._route.trunk[index]
             if trunk:
                 others = self._run_trunk(inner, args, kwargs)
+                self._handed = self._handed or self._handed_on.by_key(others)
             if self._lanes is not None:
                 lane_others = self._run_lanes(index, inner, args, kwargs)
                 others = lane_others if others is None else others
+            elif not trunk:
+                others = self._handed_on.in_place(self._handed)
             return self._leave(index, hidden, others, trunk=trunk)
 
         return gated
@@ -182,7 +197,7 @@ class Gates:
         if index in self._route.wanted:
             self._taken[index] = self._trunk_here()
             if len(self._taken) == len(self._route.wanted) and not any(self._route.joining):
-                raise TrunkEnd(self._taken)
+                raise TrunkEnd(self._taken | self._handed)
         count = self._route.joining[index]
         if count:
             trunk = self._trunk_here()

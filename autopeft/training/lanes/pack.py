@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.handed_on import HandedOn
 from autopeft.backbone.heads import HeadRecipe, pool_rows
 from autopeft.backbone.loading import Backbone
 from autopeft.backbone.products import padded_model
@@ -236,6 +237,16 @@ class Pack(nn.Module):
         return [lane.model for lane in self._passed]
 
     @property
+    def handed_on(self) -> HandedOn:
+        """What the backbone's layers hand on; first read while no pack runs."""
+        return self._backbone.handed_on
+
+    @property
+    def drops(self) -> bool:
+        """Whether the backbone's own dropout runs in training."""
+        return self._dropout is not None
+
+    @property
     def passes_on(self) -> bool:
         """Whether its lane is (also) one of `peft`'s own types."""
         return bool(self._passed)
@@ -297,6 +308,7 @@ class Pack(nn.Module):
     def _wired(self, *, gated: bool = True) -> Iterator[None]:
         model: Any = self._backbone.model
         anatomy = self._backbone.anatomy
+        handed_on = self.handed_on if gated else HandedOn()
         handles = wire(model, anatomy, self._placed, self._stream)
         implementation = str(model.config._attn_implementation)
         own = frozenset(name for item in self._placed for name in _modules(item, anatomy))
@@ -304,7 +316,7 @@ class Pack(nn.Module):
         bound = self._bind_attention()
         gates = self._gates if gated else None
         if gates is not None:
-            gates.install()
+            gates.install(handed_on)
         else:
             handles += hook_ends(model, anatomy, self._ends)
         if self._dropout is not None:
@@ -386,7 +398,8 @@ class Pack(nn.Module):
         Args:
             batch: B rows of T tokens.
             call: The pass it runs in.
-            known: Trunk inputs [B, T, d] of some layers, computed before.
+            known: Trunk inputs [B, T, d] of some layers, computed before, and what layers hand
+                on, under the keys of `HandedOn`.
 
         Returns:
             Logits (or values) [K, B, n_outputs]; hidden states [K, B, T, d] where the head's
@@ -407,17 +420,22 @@ class Pack(nn.Module):
 
     @torch.no_grad()
     def trunk(
-        self, batch: Batch, wanted: Collection[int], known: Mapping[int, Tensor]
+        self,
+        batch: Batch,
+        wanted: Collection[int],
+        known: Mapping[int, Tensor],
+        call: Call = SILENT,
     ) -> dict[int, Tensor]:
         """The frozen backbone's hidden states at the input of layers, without any lane.
 
         Args:
             batch: B rows of T tokens.
             wanted: Layer indices; the number of layers stands for the last one's output.
-            known: Those of lower layers that are known.
+            known: Those of lower layers that are known, see `forward`.
+            call: Whether the backbone's own dropout runs, and its draws.
 
         Returns:
-            By layer, [B, T, d].
+            By layer, [B, T, d], with what layers hand on.
 
         Raises:
             BackboneError: The backbone cannot share a pass.
@@ -426,7 +444,7 @@ class Pack(nn.Module):
         if self._gates is None:
             raise BackboneError(Fault("trunk", "", "no gates", "a packable backbone"))
         try:
-            self._run(batch, SILENT, [], known, wanted=wanted)
+            self._run(batch, call, [], known, wanted=wanted)
         except TrunkEnd as end:
             taken: dict[int, Tensor] = end.args[0]
             return taken
