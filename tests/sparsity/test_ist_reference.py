@@ -1,4 +1,4 @@
-"""IST in tensors against the same round by round, in plain numbers: sets, gains, scores, layers."""
+"""IST in tensors against the same in plain numbers, round by round: gains, scores, layers."""
 
 import math
 from typing import Any
