@@ -51,6 +51,13 @@ class Uniform(Protocol):
                 same numbers.
         """
 
+    def seed(self, name: str) -> int:
+        """63 bits for what draws by itself, a pure function of name and step: the host knows it.
+
+        Args:
+            name: Names the draw.
+        """
+
 
 @dataclass(frozen=True)
 class Call:
@@ -76,11 +83,17 @@ class Call:
     row_share: Tensor | None = None
 
 
-def _no_draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
-    raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} outside training")
+class _NoDraws:
+    """What `Uniform` is outside training."""
+
+    def __call__(self, name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
+        raise RuntimeError(f"{name} drew random numbers of shape {tuple(shape)} outside training")
+
+    def seed(self, name: str) -> int:
+        raise RuntimeError(f"{name} asked for a seed outside training")
 
 
-SILENT = Call(training=False, uniform=_no_draws)
+SILENT = Call(training=False, uniform=_NoDraws())
 """The call of every pass outside training: nothing is dropped, and who draws is at fault."""
 
 

@@ -11,12 +11,16 @@ Around optimizer step t (from 0), the machinery (`autopeft.training.lanes.rules`
 
 A rule's file overrides what it needs; the base does nothing. Whatever it draws is a pure function
 of (study seed, replicate, purpose, step), so that a lane's way does not depend on its pack.
+
+No step waits for the device. A rule that draws on the host, whatever the losses, says its layers
+as numbers (`lisa.py`); one that learns from losses keeps what it learns in tensors (`ist.py`).
 """
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from autopeft.configuration import Configuration
@@ -57,6 +61,11 @@ class Subject:
         """The layers that the configuration occupies."""
         return self.configuration.layers
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are; the CPU where it has none."""
+        return next((tensor.device for tensor in self.weights.values()), torch.device("cpu"))
+
 
 @dataclass(frozen=True)
 class Question:
@@ -70,7 +79,7 @@ class Question:
 
     examples: int
     turn: int
-    gains: np.ndarray
+    gains: Tensor
 
 
 class Acting:
@@ -86,11 +95,15 @@ class Acting:
         """The passes that it wants before this step."""
         return None
 
-    def score_losses(self, step: int, losses: np.ndarray) -> None:
-        """Learn from the mean loss of every candidate, float64 [candidates]."""
+    def score_losses(self, step: int, losses: Tensor) -> None:
+        """Learn from the mean loss of every candidate, [candidates], on the lane's device."""
 
-    def schedule(self, step: int) -> Collection[int] | None:
-        """The layers that train at this step; None for all."""
+    def schedule(self, step: int) -> Collection[int] | Tensor | None:
+        """The layers that train at this step; None for all.
+
+        A rule that chooses by what it has learnt on the device gives a mask, bool [n_layers],
+        so that nobody waits to hear which they are.
+        """
         return None
 
     def score_gradients(self, step: int) -> None:

@@ -127,8 +127,8 @@ class MovingRanks(Acting):
             count = budget_at(
                 done, len(values), self._kept[price], begins=self._begins, ends=self._ends
             )
-            stays = torch.zeros_like(values, dtype=torch.bool)
-            stays[values.topk(count, sorted=False).indices] = True
+            highest = values.topk(count, sorted=False).indices
+            stays = torch.zeros_like(values, dtype=torch.bool).index_fill_(0, highest, True)
             ranks = [len(scores[site]) for site in sites]
             chosen |= dict(zip(sites, torch.split(stays, ranks), strict=True))
         return chosen

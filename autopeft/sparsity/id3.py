@@ -76,7 +76,7 @@ class GrowingMask(Acting):
         if self._exponent:
             scores = scores / (self._epsilon + _flat(self._weights).abs()) ** self._exponent
         best = scores.masked_fill_(self._open, -1.0).topk(count, sorted=False).indices
-        self._open[best] = True
+        self._open.index_fill_(0, best, True)  # a number for [best] would be copied there
         self._freeze()
 
     def _freeze(self) -> None:

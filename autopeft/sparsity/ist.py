@@ -20,11 +20,18 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from autopeft.backbone.devices import on_device, with_float64
 from autopeft.space.schema import ParameterSchema, RuleSchema
 from autopeft.sparsity.acting import Acting, Question, Subject
 from autopeft.sparsity.base import Plain, rules
-from autopeft.sparsity.sampling import log_sigmoid, weighted_subset
+from autopeft.sparsity.sampling import (
+    first_different,
+    gumbels,
+    weighted_subset,
+    weighted_subsets,
+)
 
 MAX_DRAWS = 100
 """Of sets per candidate: where scores have become extreme, a different one may never come."""
@@ -33,26 +40,24 @@ _KEEP = ParameterSchema("keep", "float", default=0.25, minimum=0.0, maximum=1.0)
 
 
 def updated_scores(
-    scores: np.ndarray, sets: list[tuple[int, ...]], losses: np.ndarray, step: float
-) -> np.ndarray:
-    """One round of the update above.
+    scores: Tensor, sets: Tensor, losses: Tensor, step: float, counts: Tensor | None = None
+) -> Tensor:
+    """One round of the update above, without waiting for the device.
 
     Args:
         scores: s, [n].
-        sets: Positions that each candidate suppressed.
-        losses: Of the candidates; where one is not finite, nothing is learnt.
+        sets: What each candidate suppressed, bool [candidates, n].
+        losses: Of the candidates, in the scores' type; where one is not finite, nothing is learnt.
         step: Its size.
+        counts: Which candidates there are, bool [candidates]; None for all.
     """
-    if not np.isfinite(losses).all():
-        return scores
-    rewards = np.exp(-losses)
-    rewards = rewards - rewards.mean()
-    p = 1.0 / (1.0 + np.exp(-scores))
-    new = scores.copy()
-    for positions, reward in zip(sets, rewards, strict=True):
-        chosen = list(positions)
-        new[chosen] += step * reward * p[chosen] * (1.0 - p[chosen])
-    return new
+    absent = torch.zeros_like(losses, dtype=torch.bool) if counts is None else ~counts
+    rewards = torch.exp(-losses).masked_fill(absent, 0.0)
+    mean = rewards.sum() / (~absent).sum()
+    rewards = (rewards - mean).masked_fill(absent, 0.0)
+    p = torch.sigmoid(scores)
+    new = scores + step * (rewards.unsqueeze(1) * sets).sum(0) * p * (1.0 - p)
+    return torch.where((torch.isfinite(losses) | absent).all(), new, scores)
 
 
 def share_of(n: int, share: float) -> int:
@@ -67,23 +72,29 @@ class RandomLayers(Acting):
         self._layers, self._n_layers = subject.layers, subject.n_layers
         self._draws = subject.draws
         self._kept = share_of(len(self._layers), keep)
-        self.scores = np.zeros(len(self._layers))
 
-    def schedule(self, step: int) -> Collection[int] | None:
-        """Layers drawn with weights sigmoid(-s)."""
+    def schedule(self, step: int) -> Collection[int] | Tensor | None:
+        """Layers drawn with equal weights."""
         if not self._layers:
             return None
-        uniforms = self._uniforms(self._draws("ist train", step))
-        chosen = weighted_subset(log_sigmoid(-self.scores), self._kept, uniforms)
+        alike = np.zeros(len(self._layers))
+        chosen = weighted_subset(alike, self._kept, self._uniforms("ist train", step)[0])
         return [self._layers[index] for index in chosen]
 
-    def _uniforms(self, generator: np.random.Generator) -> np.ndarray:
-        """One number per occupied layer, which depends on the layer and not on the others."""
-        return generator.random(self._n_layers)[list(self._layers)]
+    def _uniforms(self, purpose: str, step: int, draws: int = 1) -> np.ndarray:
+        """[draws, n] numbers, which depend on the layer and not on the others."""
+        return self._draws(purpose, step).random((draws, self._n_layers))[:, list(self._layers)]
 
 
 class ImportantLayers(RandomLayers):
-    """IST: scores are learnt from losses with some layers suppressed."""
+    """IST: scores are learnt from losses with some layers suppressed.
+
+    All of it is on the lane's device, but for the numbers that are drawn, since a step that asked
+    for losses or scores would wait.
+
+    Attributes:
+        scores: float64 [n], of the layers that the configuration occupies.
+    """
 
     def __init__(self, subject: Subject, settings: Mapping[str, float]) -> None:
         super().__init__(subject, settings["keep"])
@@ -93,43 +104,54 @@ class ImportantLayers(RandomLayers):
         possible = math.comb(n, self._suppressed) if n else 0
         self._candidates = min(int(settings["candidates"]), possible)
         self.period = int(settings["interval"]) if self._candidates > 1 else 0
-        self._sets: list[tuple[int, ...]] = []
+        self._device = with_float64(subject.device)
+        self._places = torch.tensor(self._layers, dtype=torch.long, device=self._device)
+        self.scores = torch.zeros(n, dtype=torch.float64, device=self._device)
+        self._sets = torch.zeros(0, n, dtype=torch.bool, device=self._device)
+        self._counts = self._sets.any(1)
 
     def question(self, step: int) -> Question | None:
-        """A pass per candidate at every `interval`-th step; none where there is but one set."""
+        """A pass per candidate at every `interval`-th step; none where there is but one set.
+
+        Candidates that are no different sets, where these do not come, suppress nothing.
+        """
         if not self.period or step == 0 or step % self.period:
             return None
-        self._sets = self._different_sets(step)
-        if len(self._sets) < 2:
-            return None
-        gains = np.ones((len(self._sets), self._n_layers))
-        for row, positions in zip(gains, self._sets, strict=True):
-            row[[self._layers[index] for index in positions]] = self._settings["beta"]
+        noise = self._noise("ist suppress", step, self._candidates * MAX_DRAWS)
+        drawn = weighted_subsets(logsigmoid(self.scores), self._suppressed, noise)
+        self._sets, self._counts = first_different(drawn, self._candidates)
+        suppressed = self._by_layer(self._sets & self._counts.unsqueeze(1))
+        gains = torch.ones_like(suppressed, dtype=torch.float32)
+        gains.masked_fill_(suppressed, self._settings["beta"])
         return Question(int(self._settings["batch"]), step // self.period - 1, gains)
 
-    def _different_sets(self, step: int) -> list[tuple[int, ...]]:
-        generator = self._draws("ist suppress", step)
-        sets: list[tuple[int, ...]] = []
-        for _ in range(self._candidates * MAX_DRAWS):
-            if len(sets) == self._candidates:
-                break
-            uniforms = self._uniforms(generator)
-            drawn = weighted_subset(log_sigmoid(self.scores), self._suppressed, uniforms)
-            if drawn not in sets:
-                sets.append(drawn)
-        return sets
-
-    def score_losses(self, step: int, losses: np.ndarray) -> None:
+    def score_losses(self, step: int, losses: Tensor) -> None:
         """See the module."""
-        self.scores = updated_scores(self.scores, self._sets, losses, self._settings["step"])
+        own = losses.to(self._device).to(self.scores.dtype)
+        size = self._settings["step"]
+        self.scores = updated_scores(self.scores, self._sets, own, size, self._counts)
+
+    def schedule(self, step: int) -> Collection[int] | Tensor | None:
+        """Layers drawn with weights sigmoid(-s)."""
+        if not self._layers:
+            return None
+        noise = self._noise("ist train", step)
+        return self._by_layer(weighted_subsets(logsigmoid(-self.scores), self._kept, noise))[0]
+
+    def _noise(self, purpose: str, step: int, draws: int = 1) -> Tensor:
+        return on_device(gumbels(self._uniforms(purpose, step, draws)), self._device)
+
+    def _by_layer(self, sets: Tensor) -> Tensor:
+        """bool [m, n] -> of all layers of the backbone, [m, n_layers]."""
+        return sets.new_zeros(len(sets), self._n_layers).index_copy_(1, self._places, sets)
 
     def state(self) -> dict[str, Tensor]:
         """The scores, float64 [n]."""
-        return {"scores": torch.from_numpy(self.scores.copy())}
+        return {"scores": self.scores.clone()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """See `state`."""
-        self.scores = state["scores"].numpy().copy()
+        self.scores = state["scores"].to(self._device, copy=True)
 
 
 class Ist(Plain):

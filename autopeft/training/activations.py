@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autopeft.backbone.devices import on_device
 from autopeft.training import machine
-from autopeft.training.batches import Batch, PaddedExamples, on_device
+from autopeft.training.batches import Batch, PaddedExamples
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +257,7 @@ class ActivationCache:
         index = self._starts[rows][:, None] + steps
         index[steps >= self._examples.lengths[rows][:, None]] = len(tokens) - 1
         flat = tokens.index_select(0, on_device(index.ravel(), tokens.device))
-        return flat.view(len(rows), width, -1).to(self._examples.device, non_blocking=True)
+        return on_device(flat.view(len(rows), width, -1), self._examples.device)
 
 
 @dataclass(frozen=True)

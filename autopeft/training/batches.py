@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autopeft.backbone.devices import on_device
 from autopeft.training.data.examples import Examples
 from autopeft.training.lanes.seeds import Seeds
 
@@ -195,14 +196,6 @@ class PaddedExamples:
         tokens = self._ids[on_device(rows, self.device)[number], column]
         weights = (torch.arange(where.shape[1], device=self.device) < count).float()
         return Targets(positions, tokens, number, weights, count)
-
-
-def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A host array as a tensor on the device, without waiting for the device."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def _padded(rows: Sequence[np.ndarray], fill: int, step: int) -> Tensor:

@@ -30,7 +30,7 @@ from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.state import LaneState, put_state, take_state
 from autopeft.training.lanes.steps import autocast
 from autopeft.training.lanes.trunk import SharedTrunk
-from autopeft.training.profile import Profile
+from autopeft.training.profile import DeviceTime, Profile
 from autopeft.training.settings import LoopSettings
 from autopeft.training.step_shape import lanes_per_pass
 from autopeft.training.tasks import CausalTask, SequenceTask, Task
@@ -205,6 +205,7 @@ class PackRun:
         self._trunk = self._trunk_of(trainer.train)
         self.step = 0
         self.profile = Profile()
+        self._scoring = DeviceTime(trainer.device)
         self._curve: list[tuple[int, Tensor]] = []
         self._losses: list[Tensor] = []
         if states is not None:
@@ -249,6 +250,7 @@ class PackRun:
                     self._close_curve()
                 if on_step is not None and not on_step(self.step):
                     break
+        self.profile.scoring_seconds += self._scoring.taken()
         return self.step >= until
 
     def _one_step(self) -> Tensor:
@@ -278,15 +280,12 @@ class PackRun:
         """What gives the losses that the rules of a pass ask for."""
         trainer = self._trainer
 
-        def answer(size: int, turn: int, gains: Tensor) -> np.ndarray:
+        def answer(size: int, turn: int, gains: Tensor) -> Tensor:
             rows = scoring_rows(self._seeds, len(trainer.train), size, turn)
             cache = trainer.caches.get(trainer.train)
             trunk = SharedTrunk([own.pack], cache)
-            with (
-                self._timed("scoring_seconds"),
-                autocast(trainer.device, self._settings.precision),
-            ):
-                losses = scored_losses(
+            with self._scoring.running(), autocast(trainer.device, self._settings.precision):
+                return scored_losses(
                     own.pack,
                     trainer.task,
                     trainer.train,
@@ -295,7 +294,6 @@ class PackRun:
                     trunk=trunk,
                     micro=self._settings.micro_batch_size,
                 )
-                return losses.double().cpu().numpy()
 
         return answer
 
@@ -309,6 +307,7 @@ class PackRun:
             for period in sorted(set(each.rules.periods)):
                 before = self.profile.scoring_seconds
                 each.rules.ask(period, self._answer_of(each))
+                self.profile.scoring_seconds += self._scoring.taken()
                 seconds += (self.profile.scoring_seconds - before) / period
         return seconds
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from autopeft.configuration import Configuration, Group
 from autopeft.sparsity import rules
@@ -28,10 +29,21 @@ def _acting(rule: str, layers: list[int], *, n_layers: int = 32, seed: int = 0, 
     return acting
 
 
+def _sets(n: int, positions: list[tuple[int, ...]]) -> torch.Tensor:
+    return torch.tensor([[place in own for place in range(n)] for own in positions])
+
+
+def _scheduled(acting: Any, step: int) -> list[int]:
+    """The layers that train, whether they are said as numbers or as a mask."""
+    layers = acting.schedule(step)
+    return layers.nonzero().flatten().tolist() if isinstance(layers, torch.Tensor) else layers
+
+
 def test_one_round_of_ist_is_the_hand_computed_one() -> None:
     """Losses 0.5, 1.0, 2.0: exp(-l) = 0.606531, 0.367879, 0.135335, of mean 0.369915."""
-    scores = np.array([0.0, 1.0, -1.0, 0.0])
-    found = updated_scores(scores, [(0, 1), (1, 2), (0, 2)], np.array([0.5, 1.0, 2.0]), 10.0)
+    scores = torch.tensor([0.0, 1.0, -1.0, 0.0], dtype=torch.float64)
+    losses = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    found = updated_scores(scores, _sets(4, [(0, 1), (1, 2), (0, 2)]), losses, 10.0)
     # p (1 - p) is 0.25 at 0 and 0.196612 at +-1; centred rewards 0.236616, -0.002036, -0.234580
     expected = [
         10 * 0.25 * (0.236616 - 0.234580),
@@ -39,13 +51,13 @@ def test_one_round_of_ist_is_the_hand_computed_one() -> None:
         -1.0 + 10 * 0.196612 * (-0.002036 - 0.234580),
         0.0,
     ]
-    assert found == pytest.approx(expected, abs=2e-5)
-    assert updated_scores(scores, [(0,)], np.array([np.nan]), 10.0) is scores
+    assert found.tolist() == pytest.approx(expected, abs=2e-5)
+    assert torch.equal(updated_scores(scores, _sets(4, [(0,)]), losses[:1] * np.nan, 10.0), scores)
 
 
 def test_the_released_constants_on_32_layers() -> None:
     acting = _acting("ist", list(range(32)))
-    assert all(len(acting.schedule(step)) == 8 for step in range(50))
+    assert all(len(_scheduled(acting, step)) == 8 for step in range(50))
     asked = [step for step in range(41) if acting.question(step) is not None]
     assert asked == [10, 20, 30, 40]
     question = acting.question(10)
@@ -59,16 +71,16 @@ def test_the_released_constants_on_32_layers() -> None:
 
 def test_a_round_reaches_the_scores_through_the_question() -> None:
     acting = _acting("ist", [3, 5, 6, 9], n_layers=12)
-    gains = acting.question(10).gains
+    gains = acting.question(10).gains.numpy()
     losses = np.array([0.5, 1.0, 2.0])
-    acting.score_losses(10, losses)
+    acting.score_losses(10, torch.from_numpy(losses))
     rewards = np.exp(-losses) - np.exp(-losses).mean()
     expected = [
         sum(2.5 * r for r, row in zip(rewards, gains, strict=True) if row[layer] == 0.25)
         for layer in (3, 5, 6, 9)
     ]
-    assert acting.scores == pytest.approx(expected)
-    assert np.abs(acting.scores).max() > 0.1
+    assert acting.scores.tolist() == pytest.approx(expected)
+    assert float(acting.scores.abs().max()) > 0.1
     assert set(np.flatnonzero((gains != 1).any(axis=0))) <= {3, 5, 6, 9}
 
 
@@ -100,12 +112,12 @@ def test_subsets_are_drawn_in_turn_without_replacement(weights: tuple[float, ...
 
 def test_unimportant_layers_train_less_and_are_suppressed_more() -> None:
     acting = _acting("ist", [0, 1, 2, 3], n_layers=4, interval=1)
-    acting.scores = np.array([3.0, 0.0, 0.0, 0.0])
-    trained = Counter(layer for step in range(2000) for layer in acting.schedule(step))
+    acting.scores = torch.tensor([3.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    trained = Counter(layer for step in range(2000) for layer in _scheduled(acting, step))
     suppressed = Counter(
         layer
         for step in range(1, 300)
-        for layer in np.flatnonzero(acting.question(step).gains[0] < 1).tolist()
+        for layer in np.flatnonzero(acting.question(step).gains[0].numpy() < 1).tolist()
     )
     p = 1 / (1 + np.exp(3.0))
     assert trained[0] / 2000 == pytest.approx(p / (p + 1.5), abs=0.02)
@@ -124,11 +136,12 @@ def test_ist_continues_from_its_state() -> None:
     acting = _acting("ist", list(range(8)))
     for step in (10, 20):
         acting.question(step)
-        acting.score_losses(step, np.array([0.1, 0.5, 0.9]))
+        acting.score_losses(step, torch.tensor([0.1, 0.5, 0.9]))
     again = _acting("ist", list(range(8)))
     again.restore(acting.state())
-    assert np.array_equal(again.scores, acting.scores)
-    assert again.schedule(25) == acting.schedule(25)
+    assert acting.state()["scores"].dtype == torch.float64
+    assert torch.equal(again.scores, acting.scores)
+    assert again.schedule(25).tolist() == acting.schedule(25).tolist()
 
 
 def test_lisa_switches_every_interval() -> None:

@@ -123,7 +123,7 @@ class Training:
     def answer(self, make: Make) -> Answer:
         """Losses of the batch of a step that does not train."""
 
-        def losses(size: int, turn: int, gains: torch.Tensor) -> np.ndarray:
+        def losses(size: int, turn: int, gains: torch.Tensor) -> torch.Tensor:
             batch, known = make(SCORING + turn, self.pack)
             loss = task_of(self._backbone).loss_sums
             weight = len(batch) if batch.targets is None else batch.targets.count
@@ -133,7 +133,7 @@ class Training:
                     loss(self.pack(batch, Call(False, uniform, gain), known), batch)
                     for gain in gains
                 ]
-            return (torch.stack(each) / weight).double().cpu().numpy()
+            return torch.stack(each) / weight
 
         return losses
 

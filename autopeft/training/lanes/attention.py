@@ -2,7 +2,9 @@
 
 `ATTENTION` is registered as an attention implementation (scaled dot-product attention with the
 stream's prefixes put before keys and values) together with a mask function: an implementation
-without one would get no mask, silently wrong on padded batches.
+without one would get no mask, silently wrong on padded batches. It is transformers' own, except
+that masks on a GPU are made without a look at whether the batch is padded, for which the host
+would wait.
 """
 
 from collections.abc import Iterator, Sequence
@@ -310,5 +312,24 @@ def _causal(module: nn.Module, is_causal: bool | None) -> bool:
     return bool(is_causal if is_causal is not None else getattr(module, "is_causal", False))
 
 
+def looks_at_masks(device: torch.device) -> bool:
+    """Whether masks that hide nothing are left out: where it costs nothing to see that they do."""
+    return device.type == "cpu"
+
+
+def lane_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """transformers' mask [B, 1, T, S]; whole ones where nobody looks, as in captured passes.
+
+    Args:
+        *args: Passed on.
+        attention_mask: [B, S], true or 1 for real tokens; None for no padding.
+        **kwargs: Passed on.
+    """
+    if attention_mask is not None and not looks_at_masks(attention_mask.device):
+        kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    mask: Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    return mask
+
+
 AttentionInterface.register(ATTENTION, lane_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+AttentionMaskInterface.register(ATTENTION, lane_mask)

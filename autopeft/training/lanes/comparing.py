@@ -76,3 +76,7 @@ class _Again:
     def __call__(self, name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
         """See `Uniform`."""
         return self._uniform(f"{name}/again", shape, per_row=per_row)
+
+    def seed(self, name: str) -> int:
+        """See `Uniform`."""
+        return self._uniform.seed(f"{name}/again")

@@ -285,8 +285,7 @@ class Pack(nn.Module):
         self._served = ExitStack()
         self._served.enter_context(self._wired(gated=False))
 
-        def draws(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
-            return torch.rand(*shape, device=model.device)
+        draws = _Fresh(model.device)
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
@@ -313,7 +312,7 @@ class Pack(nn.Module):
         implementation = str(model.config._attn_implementation)
         own = frozenset(name for item in self._placed for name in _modules(item, anatomy))
         patches = [patch for group in self._passed for patch in group.install(self._stream, own)]
-        bound = self._bind_attention()
+        bound = self._bind_attention(unasked=gated and not attention.looks_at_masks(self.device))
         gates = self._gates if gated else None
         if gates is not None:
             gates.install(handed_on)
@@ -335,7 +334,7 @@ class Pack(nn.Module):
                 handle.remove()
             for module in bound:
                 attention.unbind(module)
-            if bound:
+            if str(model.config._attn_implementation) != implementation:
                 model.set_attn_implementation(implementation)
 
     def _make_gates(self, checkpointing: bool) -> Gates:
@@ -351,12 +350,17 @@ class Pack(nn.Module):
             slots=self._slots,
         )
 
-    def _bind_attention(self) -> list[nn.Module]:
-        """Give attention modules what lanes add to them; the modules that got any."""
-        if not self._attention:
-            return []
+    def _bind_attention(self, *, unasked: bool) -> list[nn.Module]:
+        """Give attention modules what lanes add to them; the modules that got any.
+
+        Args:
+            unasked: Masks are to be made without a look at them (`attention.lane_mask`), also
+                where nothing is added.
+        """
         model: Any = self._backbone.model
-        model.set_attn_implementation(attention.ATTENTION)
+        plain = model.config._attn_implementation == "sdpa"
+        if self._attention or (unasked and plain and self._backbone.anatomy.carries_prefix):
+            model.set_attn_implementation(attention.ATTENTION)
         modules = []
         for layer, own in self._attention.items():
             module = model.get_submodule(self._backbone.anatomy.layers[layer].attention)
@@ -586,6 +590,21 @@ class Pack(nn.Module):
     def parameters_by_name(self) -> dict[str, Tensor]:
         """All stacked parameters by `Stacked.name`, detached."""
         return {item.name: item.parameter.detach() for item in self.stacked()}
+
+
+class _Fresh:
+    """New draws at every call, of torch's own generators; see `Uniform`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __call__(self, name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
+        """See `Uniform`."""
+        return torch.rand(*shape, device=self._device)
+
+    def seed(self, name: str) -> int:
+        """See `Uniform`."""
+        return int(torch.randint(1 << 62, ()))
 
 
 def _modules(item: Placed, anatomy: Anatomy) -> list[str]:

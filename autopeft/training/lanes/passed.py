@@ -144,9 +144,9 @@ class PassedLane:
         if not (call.training and self._random):
             yield
             return
-        drawn = call.uniform(f"{self._adapter.method}.{name}", (1,), per_row=False)
+        # A GPU's generator keeps its state on the host: nothing here waits for the device.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(drawn.double().item() * 2**53))
+            torch.manual_seed(call.uniform.seed(f"{self._adapter.method}.{name}"))
             yield
 
 

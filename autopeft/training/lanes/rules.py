@@ -5,21 +5,21 @@ draws and the losses it asks for, and what it decides reaches the optimizer.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from autopeft.backbone.devices import on_device
 from autopeft.sparsity import rules
 from autopeft.sparsity.acting import Acting, Question, Subject
-from autopeft.training.batches import on_device
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
 
-Answer = Callable[[int, int, Tensor], np.ndarray]
-"""(examples, turn, gains [candidates, K, n_layers]) -> mean losses, float64 [candidates, K]."""
+Answer = Callable[[int, int, Tensor], Tensor]
+"""(examples, turn, gains [candidates, K, n_layers]) -> mean losses, [candidates, K]."""
 
 COUNTS = "steps"
 """Name under which a lane's step counts by layer are kept with its rule's state."""
@@ -44,7 +44,8 @@ class LaneRules:
         total_steps: Of the full budget.
         seeds: Of the replicate.
         spares: Whether gradients of layers in which no lane trains are left out of the backward
-            pass. Not where passes are replayed: a graph has the same gradients every time.
+            pass, where the host knows these without waiting. Not where passes are replayed: a
+            graph has the same gradients every time.
     """
 
     def __init__(
@@ -110,10 +111,11 @@ class LaneRules:
     def _gains(self, questions: Mapping[int, Question]) -> Tensor:
         """[candidates, K, n_layers]: 1 for lanes that did not ask, or have fewer candidates."""
         candidates = max(len(question.gains) for question in questions.values())
-        gains = np.ones((candidates, len(self._pack.lanes), self._pack.n_layers), dtype=np.float32)
+        shape = (candidates, len(self._pack.lanes), self._pack.n_layers)
+        gains = torch.ones(shape, device=self._pack.device)
         for position, question in questions.items():
-            gains[: len(question.gains), position] = question.gains
-        return on_device(gains, self._pack.device)
+            gains[: len(question.gains), position].copy_(question.gains)
+        return gains
 
     def schedule(self, step: int) -> None:
         """Tell the optimizer, and the backward pass, which layers train."""
@@ -122,12 +124,18 @@ class LaneRules:
             return
         n_layers = self._pack.n_layers
         trains = np.ones((len(self._pack.lanes), n_layers + 1), dtype=bool)
+        masks: dict[int, Tensor] = {}
         for position, acting in self._actings.items():
             layers = acting.schedule(step)
-            if layers is not None:
+            if isinstance(layers, Tensor) and not (self._spares and layers.device.type == "cpu"):
+                masks[position] = layers
+            elif layers is not None:
                 trains[position, :n_layers] = False
-                trains[position, list(layers)] = True
+                trains[position, _numbers(layers)] = True
         moving.copy_(on_device(trains.reshape(-1), self._pack.device), non_blocking=True)
+        by_lane = moving.view(len(trains), -1)
+        for position, mask in masks.items():
+            by_lane[position, :n_layers].copy_(mask)
         if not self._spares:
             return
         for item in self._stacked:
@@ -166,3 +174,8 @@ class LaneRules:
         if rules.of(self._pack.lanes[position].configuration).by_layer:
             self._optimizer.steps_of(position).copy_(state[COUNTS])
         self._actings[position].restore(state)
+
+
+def _numbers(layers: Collection[int] | Tensor) -> list[int]:
+    """Layers by number, of a collection or of a mask on the CPU."""
+    return layers.nonzero().flatten().tolist() if isinstance(layers, Tensor) else list(layers)

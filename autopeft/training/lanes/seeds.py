@@ -62,3 +62,7 @@ class StepUniform:
             return torch.rand(*shape, generator=generator, device=device).to(self.device)
         draw = torch.rand(self.batch_rows, *shape[1:], generator=generator, device=device)
         return draw[self.first_row : self.first_row + shape[0]].to(self.device)
+
+    def seed(self, name: str) -> int:
+        """See `Uniform`."""
+        return self.seeds.seed("seed", name, self.step)

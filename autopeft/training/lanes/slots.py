@@ -185,3 +185,7 @@ class _SlotUniform:
         for chunk in range(-(-self._slots // CHUNK)):
             parts.append(self._uniform(f"{name}/slots.{chunk}", [rows, CHUNK, width]))
         return torch.cat(parts, dim=1)[:, :total]
+
+    def seed(self, name: str) -> int:
+        """See `Uniform`."""
+        return self._uniform.seed(name)

@@ -254,6 +254,29 @@ class _Noting:
         self.per_row[name, tuple(shape)] = per_row
         return self._uniform(name, shape, per_row=per_row)
 
+    def seed(self, name: str) -> int:
+        """See `Uniform`."""
+        return self._uniform.seed(name)
+
+
+class _Kept:
+    """Draws from buffers that are filled before every replay; see `Uniform`.
+
+    Args:
+        draws: The buffers.
+    """
+
+    def __init__(self, draws: Mapping[DrawKey, Tensor]) -> None:
+        self._draws = draws
+
+    def __call__(self, name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
+        """See `Uniform`."""
+        return self._draws[name, tuple(shape)]
+
+    def seed(self, name: str) -> int:
+        """RuntimeError: a replay would draw the same at every step."""
+        raise RuntimeError(f"{name} draws by itself, which no replay can do anew")
+
 
 def _buffer(
     storage: dict[str, Tensor], name: str, shape: Sequence[int], device: torch.device
@@ -300,14 +323,8 @@ class _RecordedPass:
         run: Callable[[Batch, Mapping[int, Tensor], Uniform, Shares], Tensor],
     ) -> None:
         """Capture the pass."""
-        draws = self._draws
-
-        def uniform(name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
-            return draws[name, tuple(shape)]
-
-        self._replay = recorder.record(
-            lambda: run(self._batch, self._known, uniform, self._shares)
-        )
+        draws = _Kept(self._draws)
+        self._replay = recorder.record(lambda: run(self._batch, self._known, draws, self._shares))
 
     def replay(
         self,

@@ -1,9 +1,6 @@
 """What no method may do in a step: wait for the device, or touch a sick lane's neighbours."""
 
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection
 
 import pytest
 import tiny_backbones as tiny
@@ -11,64 +8,10 @@ import torch
 from every_method import lanes_of_each, measured_backbone
 from lane_training import Training, without_cache
 from method_cases import carried
-from torch.utils._python_dispatch import TorchDispatchMode
+from waits import waits
 
-import autopeft
 from autopeft.methods.comp_lora import n_main
 from autopeft.training.lanes.pack import Lane
-
-HOME = str(Path(autopeft.__file__).parent)
-WAITING = (
-    "_local_scalar_dense",  # item(), int(), float(), bool()
-    "nonzero",
-    "masked_select",
-    "unique",
-    "equal.default",
-    "bincount",
-    "repeat_interleave.Tensor",  # as many rows as it is told by a tensor
-    "lift_fresh",  # torch.tensor(...): from the host's memory, which no graph can hold
-)
-"""Operations whose result, or its shape, the host must read, or that it must write, by name."""
-
-
-class Waits(TorchDispatchMode):
-    """Notes where the project's own code makes the host wait for the device.
-
-    Attributes:
-        found: `operation at file:line` of each.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[str] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        name = str(func)
-        if any(each in name for each in WAITING) or _is_masked(name, args):
-            self.found |= {f"{name} at {own}" for own in _own_place()}
-        return func(*args, **(kwargs or {}))
-
-
-def _is_masked(name: str, args: Sequence[Any]) -> bool:
-    """Whether tensors are indexed by a mask, whose size the host must know."""
-    if not name.startswith(("aten.index.", "aten.index_put")):
-        return False
-    return any(index is not None and index.dtype == torch.bool for index in args[1])
-
-
-def _own_place() -> Iterator[str]:
-    """The project's line that called an operation, unless transformers did so in between."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if "transformers" in Path(name).parts:
-            return
-        if name.startswith(HOME):
-            yield f"{name}:{frame.f_lineno}"
-            return
-        frame = frame.f_back  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("turn", range(2))
@@ -80,19 +23,18 @@ def test_no_step_waits_for_the_device(architecture: str, turn: int) -> None:
     training = Training(backbone, lanes)
     batches = [tiny.tiny_batch(architecture, seed=step) for step in range(2)]
     make = without_cache(lambda step: batches[step])
-    waits = Waits()
     with training.pack.running():
         training.step(make, 0)
-        with waits:
+        with waits() as noted:
             training.step(make, 1)
-    assert not waits.found
+    assert not noted.found
 
 
 def test_waiting_is_seen() -> None:
     """By a function of a method that reads a number off a tensor, outside all steps."""
-    with Waits() as waits:
+    with waits() as noted:
         n_main(torch.tensor([3.0, 2.0, 1.0]), 0.9)
-    assert {found.rsplit("/", 1)[-1].split(":")[0] for found in waits.found} == {"comp_lora.py"}
+    assert {found.rsplit("/", 1)[-1].split(":")[0] for found in noted.found} == {"comp_lora.py"}
 
 
 def test_a_sick_lane_leaves_its_neighbours_bit_for_bit() -> None:
