@@ -60,7 +60,6 @@ def _taken(device: torch.device) -> int:
     if device.type != "cuda":
         return resident_bytes()
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
 
 
