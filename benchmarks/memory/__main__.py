@@ -1,0 +1,104 @@
+"""The memory model against measured peaks; prints a table.
+
+    python -m benchmarks.memory [--cases cpu|quick|gpu]
+
+On a CPU a peak is the growth of the resident set over that of a process that has loaded the
+backbone (Linux), in training steps and an evaluation; each case has a process of its own, whose
+heap is set up as a runner's. On a GPU it is the growth of what its allocator has handed out, one
+case after another in this process. Quantised cases need the extra `autopeft[quant]`.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import asdict
+
+from autopeft.backbone.quantization import NEEDS
+from autopeft.execution.heap import with_heap
+from benchmarks.memory.cases import CASES, Case
+
+
+def main() -> None:
+    """Print a table, or what one case takes."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
+    parser.add_argument("--cases", choices=CASES, default="cpu", help="the set, default cpu")
+    parser.add_argument("--case", metavar="JSON", help="one case, in this process; prints JSON")
+    given = parser.parse_args()
+    if given.case:
+        print(json.dumps(_measured(Case(**json.loads(given.case)))))
+    else:
+        sys.exit(not _print_table(CASES[given.cases]))
+
+
+def _print_table(cases: tuple[Case, ...]) -> bool:
+    """Whether every case that could be run was measured."""
+    failed = False
+    gpu = any(case.device == "cuda" for case in cases)
+    columns = ["backbone", "lanes", "rows x tokens", "compute"]
+    columns += ["estimated MiB", "measured MiB", "ratio"]
+    if gpu:
+        columns += ["backbone MiB", "backbone ratio", "reserved in all MiB", "s a step"]
+    print(_row(columns))
+    print(_row(["---"] * len(columns)))
+    for case in cases:
+        if lacking := _lacking(case):
+            print(f"{case.backbone}, {case.computing}: skipped without {lacking}")
+            continue
+        started = time.perf_counter()
+        try:
+            found = _measured(case) if case.device == "cuda" else _in_own_process(case)
+        except Exception:  # the others are still to be measured
+            traceback.print_exc()
+            failed = True
+            continue
+        print(_row(_cells(case, found, gpu=gpu)), flush=True)
+        print(f"{time.perf_counter() - started:.0f} s", file=sys.stderr)
+    return not failed
+
+
+def _cells(case: Case, found: dict[str, float], *, gpu: bool) -> list[str]:
+    cells = [case.backbone, f"{case.lanes} {case.placement}", f"{case.rows} x {case.tokens}"]
+    cells += [case.computing, _mib(found["estimated"]), _mib(found["measured"])]
+    cells.append(f"{found['estimated'] / found['measured']:.2f}")
+    if gpu:
+        ratio = found["backbone_estimated"] / found["backbone_measured"]
+        cells += [_mib(found["backbone_measured"]), f"{ratio:.2f}"]
+        cells += [_mib(found["reserved"]), f"{found['step_s']:.3f}"]
+    return cells
+
+
+def _mib(n_bytes: float) -> str:
+    return f"{n_bytes / 2**20:.0f}"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _lacking(case: Case) -> str:
+    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+    return " and ".join(missing) if case.quantization != "none" else ""
+
+
+def _measured(case: Case) -> dict[str, float]:
+    from benchmarks.memory.measuring import measure
+
+    return measure(case)
+
+
+def _in_own_process(case: Case) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.memory", "--case", json.dumps(asdict(case))]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=with_heap(os.environ)
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    main()
