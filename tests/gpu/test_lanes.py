@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_backbones as tiny
 import torch
+import waits
 from every_method import lanes_of_each, measured
 from importance_maps import with_importance
 from lane_training import STEPS, Make, Training, furthest, without_cache
@@ -188,6 +189,53 @@ def test_sparse_weights_in_replayed_packs(name: str, on_gpu: OnGpu, gpu: torch.d
     ]
     make = _make(backbone, gpu)
     assert _apart(_captured(backbone, lanes, make, gpu), _solo(backbone, lanes, make)) < 1e-9
+
+
+def _refuse(*args: Any) -> None:
+    raise AssertionError("a step synchronises")
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.parametrize("drawing", [False, True], ids=["rules", "peft"])
+def test_no_step_waits_for_the_device(
+    name: str, drawing: bool, on_gpu: OnGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules that ask, in replayed passes; a type that draws, in passes that are not."""
+    lanes = [waits.drawing_lane()] if drawing else waits.ruled_lanes()
+    run = waits.one_shape(on_gpu(name, torch.float32)).start(lanes)
+    run.train(waits.SETTLED)
+    synchronize = torch.cuda.synchronize
+
+    def watched(on: bool) -> None:
+        torch.cuda.set_sync_debug_mode("error" if on else "default")
+        monkeypatch.setattr(torch.cuda, "synchronize", _refuse if on else synchronize)
+
+    def on_step(step: int) -> bool:
+        watched(step < waits.STEPS)
+        return True
+
+    try:
+        watched(True)
+        assert run.train(waits.STEPS, on_step=on_step)
+    finally:
+        watched(False)
+    assert (run.replayed > 0) == (not drawing)
+    scores = run.states()[0].of_rule()["scores"]
+    assert scores.dtype == torch.float64
+    assert float(scores.abs().max()) > 1e-4, "IST has learnt nothing"
+    assert run.profile.scoring_seconds > 0.0
+
+
+def test_waiting_is_seen(gpu: torch.device) -> None:
+    """Else the test above could not fail: one number put at indices, as rules used to do it."""
+    mask, at = torch.zeros(4, dtype=torch.bool, device=gpu), torch.arange(2, device=gpu)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchroni"):
+            mask[at] = True
+        mask.index_fill_(0, at, True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def _trainer(backbone: Backbone, **changes: Any) -> Trainer:

@@ -59,7 +59,7 @@ class Waits(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name = str(func)
-        if any(each in name for each in WAITING) or _is_masked(name, args) or _is_put(name, args):
+        if any(each in name for each in WAITING) or _is_masked(name, args):
             self.note(name)
         return func(*args, **(kwargs or {}))
 
@@ -76,7 +76,7 @@ class _Reads(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func in READING:
+        if func in READING or (func is torch.Tensor.__setitem__ and _puts_a_number(*args)):
             self._waits.note(func.__name__)
         return func(*args, **(kwargs or {}))
 
@@ -96,9 +96,12 @@ def _is_masked(name: str, args: Sequence[Any]) -> bool:
     return any(index is not None and index.dtype == torch.bool for index in args[1])
 
 
-def _is_put(name: str, args: Sequence[Any]) -> bool:
-    """Whether a number is put at indices: a GPU waits for a copy of it."""
-    return name.startswith("aten.index_put") and not args[2].dim()
+def _puts_a_number(tensor: torch.Tensor, at: Any, value: Any) -> bool:
+    """Whether it is put at indices: a GPU waits for a copy of it."""
+    parts = at if isinstance(at, tuple) else (at,)
+    return not isinstance(value, torch.Tensor) and any(
+        isinstance(each, torch.Tensor) for each in parts
+    )
 
 
 def _own_place(*, everywhere: bool) -> Iterator[str]:

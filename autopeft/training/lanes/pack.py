@@ -300,9 +300,7 @@ class Pack(nn.Module):
         implementation = str(model.config._attn_implementation)
         own = frozenset(name for item in self._placed for name in _modules(item, anatomy))
         patches = [patch for group in self._passed for patch in group.install(self._stream, own)]
-        bound = self._bind_attention()
-        if gated and implementation == "sdpa" and not attention.looks_at_masks(self.device):
-            model.set_attn_implementation(attention.ATTENTION)
+        bound = self._bind_attention(unasked=gated and not attention.looks_at_masks(self.device))
         gates = self._gates if gated else None
         if gates is not None:
             gates.install()
@@ -340,12 +338,17 @@ class Pack(nn.Module):
             slots=self._slots,
         )
 
-    def _bind_attention(self) -> list[nn.Module]:
-        """Give attention modules what lanes add to them; the modules that got any."""
-        if not self._attention:
-            return []
+    def _bind_attention(self, *, unasked: bool) -> list[nn.Module]:
+        """Give attention modules what lanes add to them; the modules that got any.
+
+        Args:
+            unasked: Masks are to be made without a look at them (`attention.lane_mask`), also
+                where nothing is added.
+        """
         model: Any = self._backbone.model
-        model.set_attn_implementation(attention.ATTENTION)
+        plain = model.config._attn_implementation == "sdpa"
+        if self._attention or (unasked and plain and self._backbone.anatomy.carries_prefix):
+            model.set_attn_implementation(attention.ATTENTION)
         modules = []
         for layer, own in self._attention.items():
             module = model.get_submodule(self._backbone.anatomy.layers[layer].attention)

@@ -13,6 +13,7 @@ from waits import waits
 from autopeft.methods.comp_lora import n_main
 from autopeft.training.lanes.pack import Lane
 
+
 @pytest.mark.parametrize("turn", range(2))
 @pytest.mark.parametrize("architecture", ["bert", "vit"])
 def test_no_step_waits_for_the_device(architecture: str, turn: int) -> None:
