@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification
 from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
+from autopeft.export.peft_config import peft_config
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods import registry
 from autopeft.methods.lane_operator import SILENT, Call
@@ -240,6 +241,13 @@ def test_a_start_is_counted_and_reloads(
         registry[f"peft:{name}"].fixed_count(group, place)
         for group, place in counting.placed_groups(configuration, backbone.anatomy)
     )
+    adapter = _passed_lane(pack)
+    held = [adapter.built.layer(target).get_base_layer().weight for target in adapter.places]
+    frozen = {module.weight.data_ptr() for module in adapter.modules.values()}
+    assert sum(weight.numel() for weight in held if weight.data_ptr() not in frozen) == sum(
+        registry[f"peft:{name}"].kept_widths(group, place).shared
+        for group, place in counting.placed_groups(configuration, backbone.anatomy)
+    )  # what the memory model says there is of weights that are not the backbone's
     started = _outputs(pack)
     _train(pack, 4)
     trained, stored = _outputs(pack), _tensors(pack)
@@ -293,6 +301,10 @@ def test_what_is_taken_out_is_exported_as_what_was_learnt(
     assert adapter.config["init_lora_weights"] is True
     assert adapter.config["r"] == 8
     assert adapter.config["lora_alpha"] == pytest.approx(6 * growth)
+    yet = peft_config(
+        pack.lanes[0].configuration, backbone.anatomy, backbone.head(3), base_model="b"
+    )
+    assert (yet["init_lora_weights"], yet["r"]) == (settings["init_lora_weights"], 4)
     scale = adapter.config["lora_alpha"] / (math.sqrt(8) if settings.get("use_rslora") else 8)
     name = "encoder.layer.0.attention.self.query"
     low, high = (adapter.tensors[f"{ROOT}bert.{name}.lora_{x}.weight"].double() for x in "AB")
