@@ -108,13 +108,13 @@ def _exports(method: "Method") -> tuple[str, ...]:
 
 
 def _legal(parameter: Any) -> str:
-    if parameter.choices:
-        legal = " | ".join(parameter.choices)
+    if parameter.words:
+        legal = " | ".join(parameter.words)
     elif parameter.kind in ("int", "float"):
         low, high = parameter.minimum, parameter.maximum
         legal = parameter.kind + (f" >= {low:g}" if low is not None else "")
         legal += f", <= {high:g}" if high is not None else ""
     else:
-        legal = "true | false" if parameter.kind == "bool" else parameter.kind
+        legal = parameter.kind
     given = "" if parameter.default is None else f"; default {parameter.default}".lower()
     return legal + given

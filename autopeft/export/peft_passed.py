@@ -1,7 +1,9 @@
 """Adapters of `peft`'s own types, as `peft` itself writes them.
 
 One type with one set of parameters is one adapter. Module names are written in full: `peft` would
-shorten a long list to what is unique among them.
+shorten a long list to what is unique among them. LoRA that took what it starts from out of the
+weights is written as what it learnt on whole weights, of twice the rank: nothing has to be
+decomposed again to load it, and other programs than `peft` can. What is yet to be trained is not.
 """
 
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ from autopeft.methods.passed.counts import target_of
 from autopeft.methods.passed.embedding import PassedEmbedding
 from autopeft.methods.passed.encoder import Widths, encoder_config
 from autopeft.methods.passed.method import Passed
+from autopeft.methods.passed.starts import apart_settings, takes_out
 from autopeft.methods.passed.tokens import PassedTokens
 
 _CLASSIFIES_BY_CACHE = "FEATURE_EXTRACTION"
@@ -98,9 +101,10 @@ def passed_tensors(
     prefix = f"{ROOT}{backbone.model.base_model_prefix}."
     tensors = {
         prefix + name.removeprefix(ROOT) if name.startswith(ROOT) else name: tensor
-        for name, tensor in adapter.built.saved().items()
+        for name, tensor in adapter.built.apart().items()
     }
-    return _config(configuration, tuple(adapter.places), options), _apart(tensors)
+    config = _config(configuration, tuple(adapter.places), options, learnt=True)
+    return config, _apart(tensors)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -141,11 +145,19 @@ def _tokens_config(
 
 
 def _config(
-    configuration: Configuration, targets: tuple[Target, ...], options: Mapping[str, Any]
+    configuration: Configuration,
+    targets: tuple[Target, ...],
+    options: Mapping[str, Any],
+    *,
+    learnt: bool = False,
 ) -> dict[str, Any]:
+    """Of modules: to be trained, or of what was `learnt` on whole weights."""
     group = configuration.groups[0]
     method = registry[group.method]
     if not isinstance(method, Passed):
         raise TypeError(f"{group.method} is no type of peft")
-    config = config_of(method.kind, dict(group.settings), targets, **options)
+    settings = dict(group.settings)
+    if learnt and takes_out(method.kind, settings):
+        settings = apart_settings(method.complete(group))
+    config = config_of(method.kind, settings, targets, **options)
     return plain_config(config) | {"target_modules": sorted(target.name for target in targets)}

@@ -2,6 +2,7 @@
 
     8                                     fixed
     {choice: [1, 2, 4]}                   one of the listed values
+    {choice: [true, pissa]}               the same, where names stand beside true and false
     {choice: [0, 1/8], of: hidden_size}   shares of one of the backbone's widths
     {int: [1, 64], log: true}             a range of whole numbers
     {float: [1e-4, 5e-3], log: true}      a range of reals
@@ -58,9 +59,11 @@ class Choice:
                 values.append(scalar)
         if len(values) == 1:
             return values[0]
+        if any(isinstance(value, str) for value in values):
+            return Dimension(name, "category", tuple(values))
         if isinstance(values[0], bool):
             return Dimension.flag(name)
-        kind: Kind = "category" if isinstance(values[0], str) else "ordered"
+        kind: Kind = "ordered"
         return Dimension(name, kind, tuple(values))
 
     def _size(self, share: Fraction, shape: Shape) -> int:
@@ -119,6 +122,7 @@ _FORMS = {
     "float": "a number, {choice: [...]} or {float: [low, high]}",
     "bool": "true, false or {choice: [true, false]}",
     "str": "a name or {choice: [...]}",
+    "bool|str": "true, false, a name or {choice: [...]}",
 }
 
 
@@ -246,7 +250,8 @@ class _LeafReader:
             self._absent_only(raw, key)
             return None
         if value is None or not _within(value, self.parameter):
-            self.faults.add(key, raw, allowed_values(self.parameter))
+            hint = self.parameter.why_not(raw)
+            self.faults.add(key, raw, allowed_values(self.parameter), hint)
             return None
         return value
 
@@ -316,9 +321,9 @@ def may_be_measured(parameter: ParameterSchema, leaf: Leaf) -> bool:
 def allowed_values(parameter: ParameterSchema) -> str:
     """A parameter's legal values as short text."""
     if parameter.kind == "bool":
-        return "true or false"
-    if parameter.kind == "str":
-        return "one of " + ", ".join(parameter.choices) if parameter.choices else "text"
+        return " or ".join(parameter.words)
+    if parameter.kind in ("str", "bool|str"):
+        return "one of " + ", ".join(parameter.words) if parameter.words else "text"
     noun = "a whole number" if parameter.kind == "int" else "a number"
     low, high = parameter.minimum, parameter.maximum
     if low is not None and high is not None:
@@ -330,10 +335,8 @@ def allowed_values(parameter: ParameterSchema) -> str:
 
 def _typed(raw: Any, parameter: ParameterSchema) -> Scalar | None:
     """`raw` as the parameter's type, or None where it is of another."""
-    if parameter.kind == "bool":
-        return raw if isinstance(raw, bool) else None
-    if parameter.kind == "str":
-        return raw if isinstance(raw, str) else None
+    if parameter.kind in ("bool", "str", "bool|str"):
+        return raw if parameter.admits(raw) else None
     try:
         number = parse_number(raw)
     except ValueError:
@@ -344,7 +347,7 @@ def _typed(raw: Any, parameter: ParameterSchema) -> Scalar | None:
 
 
 def _within(value: Scalar, parameter: ParameterSchema) -> bool:
-    if isinstance(value, str):
-        return not parameter.choices or value in parameter.choices
+    if isinstance(value, bool | str):
+        return parameter.admits(value)
     low, high = parameter.minimum, parameter.maximum
     return (low is None or value >= low) and (high is None or value <= high)

@@ -4,6 +4,7 @@ Methods and backbones live above the space (they know it, it does not know them)
 themselves here: a method by its parameters and legal sites, a backbone by its dimensions.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -23,11 +24,14 @@ class ParameterSchema:
 
     Attributes:
         name: As in YAML (`rank`, `dropout`, ...).
-        kind: The type of a legal value.
+        kind: The type of a legal value; of "bool|str", true, false and some names.
         default: The value where a space or configuration gives none; None = must be given.
         minimum: Smallest legal number (inclusive), for `int` and `float`.
         maximum: Largest legal number (inclusive), or None.
-        choices: Legal values of a `str` parameter.
+        choices: Legal texts, where not any will do.
+        numbered: Beginnings of further legal texts, of which a whole number is the rest.
+        refused: Texts (`true` and `false` among them, numbered ones as `name_N`) that others take
+            and that are not legal here, with why.
         when: Makes the parameter meaningless (dropped from the canonical form) unless the named
             sibling parameter has the given value, such as ("reparametrise", True), or is a number
             above 0, ("density_weight", POSITIVE).
@@ -38,15 +42,43 @@ class ParameterSchema:
     """
 
     name: str
-    kind: Literal["int", "float", "bool", "str"]
+    kind: Literal["int", "float", "bool", "str", "bool|str"]
     default: Scalar | None = None
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    numbered: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict, hash=False)
     when: tuple[str, Scalar] | None = None
     measured: tuple[str, ...] = ()
     tacit: bool = False
     optional: bool = False
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its legal values as a file writes them; () for a number or any text."""
+        flags = ("true", "false") if self.kind.startswith("bool") else ()
+        named = (*flags, *self.choices, *(f"{start}N" for start in self.numbered))
+        return tuple(word for word in named if word not in self.refused)
+
+    def admits(self, value: object) -> bool:
+        """Whether a value that is no number is legal."""
+        if isinstance(value, bool):
+            return self.kind.startswith("bool") and not self.why_not(value)
+        if not (isinstance(value, str) and self.kind.endswith("str")) or self.why_not(value):
+            return False
+        listed = bool(self.choices or self.numbered)
+        return not listed or value in self.choices or self._is_numbered(value)
+
+    def _is_numbered(self, text: str) -> bool:
+        return any(re.fullmatch(f"{re.escape(s)}(0|[1-9][0-9]*)", text) for s in self.numbered)
+
+    def why_not(self, value: object) -> str:
+        """Why a value that others take is not legal; "" where nothing is known of it."""
+        word = str(value).lower() if isinstance(value, bool) else value
+        if not isinstance(word, str):
+            return ""
+        return self.refused.get(word) or self.refused.get(re.sub("[0-9]+$", "N", word), "")
 
     def is_said(self, value: object) -> bool:
         """Whether a configuration names this value."""

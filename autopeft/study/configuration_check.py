@@ -156,7 +156,7 @@ def _value_findings(
 ) -> list[Finding]:
     value = entry[parameter.name]
     if not _legal(value, parameter):
-        return [Finding(loc, shown(value), _allowed(parameter), "")]
+        return [Finding(loc, shown(value), _allowed(parameter), parameter.why_not(value))]
     if parameter.when is not None and not active(parameter, entry, parameters):
         sibling, wanted = parameter.when
         with_what = f"{sibling} above 0" if wanted == POSITIVE else f"{sibling}: {shown(wanted)}"
@@ -166,29 +166,19 @@ def _value_findings(
 
 
 def _legal(value: object, parameter: ParameterSchema) -> bool:
-    kinds: Mapping[str, type | tuple[type, ...]] = {
-        "int": int,
-        "float": (int, float),
-        "bool": bool,
-        "str": str,
-    }
-    is_bool = isinstance(value, bool)
-    if not isinstance(value, kinds[parameter.kind]) or is_bool != (parameter.kind == "bool"):
+    if parameter.kind not in ("int", "float"):
+        return parameter.admits(value)
+    whole = parameter.kind == "int"
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return False
-    if isinstance(value, str):
-        return not parameter.choices or value in parameter.choices
-    if isinstance(value, (int, float)) and not is_bool:
-        low = float("-inf") if parameter.minimum is None else parameter.minimum
-        high = float("inf") if parameter.maximum is None else parameter.maximum
-        return low <= value <= high and abs(value) != float("inf")
-    return True
+    low = float("-inf") if parameter.minimum is None else parameter.minimum
+    high = float("inf") if parameter.maximum is None else parameter.maximum
+    return low <= value <= high and abs(value) != float("inf")
 
 
 def _allowed(parameter: ParameterSchema) -> str:
-    if parameter.kind == "str":
-        return ", ".join(parameter.choices) or "a text"
-    if parameter.kind == "bool":
-        return "true, false"
+    if parameter.kind not in ("int", "float"):
+        return ", ".join(parameter.words) or "a text"
     words = "a whole number" if parameter.kind == "int" else "a number"
     low = "" if parameter.minimum is None else f" >= {parameter.minimum:g}"
     high = "" if parameter.maximum is None else f" <= {parameter.maximum:g}"

@@ -27,6 +27,7 @@ from autopeft.searchers.front import utility
 from autopeft.searchers.registry import make_searcher
 from autopeft.space.method_names import NOT_HELD, NOT_PASSED
 from autopeft.study.configuration_check import check_configuration
+from autopeft.study.configuration_form import complete_configuration
 from autopeft.study.definition import StudyDefinition, parse_definition
 
 FACTS = problems.Facts(0.25, 1.0, 99, 10_000, 500)
@@ -138,21 +139,80 @@ def test_deploy_peft_keeps_to_what_peft_carries(anatomy: Anatomy) -> None:
         ("peft:LORA", {"target_modules": "all-linear"}, "target_modules", "full module names"),
         ("peft:LORA", {"lora_alhpa": 3}, "lora_alhpa", "write lora_alpha"),
         ("peft:LORA", {"use_dora": 3}, "use_dora", "true or false"),
+        ("peft:LORA", {"init_lora_weights": "eva"}, "init_lora_weights", "of the task's texts"),
+        ("peft:LORA", {"init_lora_weights": "corda"}, "init_lora_weights", "covariances"),
+        ("peft:LORA", {"init_lora_weights": "loftq"}, "init_lora_weights", "quantises"),
+        ("peft:LORA", {"init_lora_weights": "lora_ga"}, "init_lora_weights", "gradients"),
+        ("peft:LORA", {"init_lora_weights": "pisa"}, "init_lora_weights", "pissa_niter_N"),
+        ("peft:LORA", {"init_lora_weights": 1}, "init_lora_weights", "true, false, gaussian"),
+        ("peft:ADALORA", {"init_lora_weights": "pissa"}, "init_lora_weights", "starts alike"),
+        ("peft:ADALORA", {"init_lora_weights": "pissa_niter_4"}, "init_lora_weights", "alike"),
+        ("peft:LOKR", {"init_weights": "gaussian"}, "init_weights", "lycoris"),
+        ("peft:TINYLORA", {"init_weights": False}, "init_weights", "from memory"),
     ],
 )
 def test_what_a_type_of_peft_does_not_take_is_told(
     name: str, block: dict[str, Any], key: str, told: str, anatomy: Anatomy
 ) -> None:
-    space = {"methods": {name: {"r": {"choice": [2, 4]}, **block}}}
+    size = registry[name].schema.size
+    space = {"methods": {name: {size: {"choice": [2, 4]}, **block}}}
     faults = checks.space_faults(space, where="s")
     assert [fault.key for fault in faults] == [f"space.methods.{name}.{key}"]
     assert told in str(faults[0])
-    entry = {"layers": [0], "r": 2, **block}
+    entry = {"layers": [0], size: 2, **block}
     faults = check_configuration(
         {name: [entry]}, shape=anatomy.shape(registry.carried_by(anatomy)), where="c",
         **problems.registered(),
     )  # fmt: skip
     assert [fault.key for fault in faults] == [f"configuration.{name}.0.{key}"]
+    if key.startswith("init"):
+        assert told in str(faults[0])
+
+
+def test_what_factors_start_from_may_vary(anatomy: Anatomy) -> None:
+    """And what `peft` does where nothing is said is the configuration that it always was."""
+    starts = [True, "pissa", "olora", "pissa_niter_4", "mica", False]
+    block = {"r": {"choice": [2, 4]}, "init_lora_weights": {"choice": starts}}
+    problem = _problem(anatomy, {"methods": {"peft:LORA": block}, "layers": {"mode": "last"}})
+    found: dict[Any, set[str]] = {}
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        point = problem.space.sample(rng)
+        assert problem.space.decode(problem.space.encode(point)) == point
+        configuration = problem.build(point)
+        assert counting.faults(configuration, anatomy) == []
+        assert problem.space.nearest(configuration.to_dict()) == point
+        (group,) = configuration.groups
+        found.setdefault(group.get("init_lora_weights", True), set()).add(configuration.hash)
+    assert set(found) == set(starts)
+    hashes = [each for own in found.values() for each in own]
+    assert len(hashes) == len(set(hashes))
+    plain = _problem(
+        anatomy, {"methods": {"peft:LORA": {"r": {"choice": [2, 4]}}}, "layers": {"mode": "last"}}
+    )
+    sampled = {plain.build(plain.space.sample(rng)).hash for _ in range(100)}
+    assert found[True] <= sampled
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("LORA", {"r": 2}, "e25474ed111bf513"),
+        ("LORA", {"r": 2, "init_lora_weights": False}, "346e0a496de164ea"),
+        ("C3A", {"block_size": 4}, "4241917c68838d1f"),
+        ("MISS", {"r": 4, "mini_r": 2}, "80df4a19f6aaaa83"),
+    ],
+)
+def test_configurations_from_before_names_have_their_hashes(
+    name: str, settings: dict[str, Any], expected: str
+) -> None:
+    entry = {"layers": [0], "sites": ["query"], **settings}
+    told = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+    configuration = complete_configuration(
+        {f"peft:{name}": [entry]}, problems.registered()["schemas"], told,
+        rules=problems.registered()["rules"],
+    )  # fmt: skip
+    assert configuration.hash == expected
 
 
 def test_every_other_type_of_peft_is_refused_with_its_reason(anatomy: Anatomy) -> None:

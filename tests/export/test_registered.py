@@ -132,6 +132,8 @@ def test_a_mixture_loads_in_one_call(
         ),
         Group.of("prefix", [1], length=3, reparametrise=False),
         passed_group("peft:VERA", (1,), r=4),
+        Group.of("peft:LORA", [0, 2], ["up"], r=4, init_lora_weights="pissa_niter_1"),
+        Group.of("peft:LORA", [1], ["up"], r=4, init_lora_weights="mica"),
         passed_group("peft:TRAINABLE_TOKENS"),
     ]
     pack = _trained(backbone, Configuration.of(groups, training=TRAINING))
@@ -169,6 +171,7 @@ def test_named_groups_load_in_one_call(
         Group.of("peft:VERA", [2], ["up"], r=8),
         Group.of("peft:RANDLORA", [2], ["key"], r=4),
         Group.of("peft:LN_TUNING", [1], ["ffn_norm"]),
+        Group.of("peft:LORA", [0], ["key"], r=4, init_lora_weights="olora"),
     ]
     configuration = Configuration.of(groups, training=TRAINING)
     pack = _trained(backbone, configuration)
@@ -176,8 +179,8 @@ def test_named_groups_load_in_one_call(
     held = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     names = save_groups(configuration, backbone, backbone.head(3), held, tmp_path)
     assert set(names) == {
-        "lora_0", "lora_1", "peft_IA3_0", "peft_LN_TUNING_0", "peft_RANDLORA_0", "peft_VERA_0",
-        "peft_VERA_1",
+        "lora_0", "lora_1", "peft_IA3_0", "peft_LN_TUNING_0", "peft_LORA_0", "peft_RANDLORA_0",
+        "peft_VERA_0", "peft_VERA_1",
     }  # fmt: skip
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
     loaded = autopeft.load_adapter(model, tmp_path)

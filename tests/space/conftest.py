@@ -73,7 +73,18 @@ SCHEMAS = {
         MethodSchema(
             "vectors",
             "",
-            (ParameterSchema("reads", "str", default="output", choices=("output", "input")),),
+            (
+                ParameterSchema("reads", "str", default="output", choices=("output", "input")),
+                ParameterSchema(
+                    "start",
+                    "bool|str",
+                    default=True,
+                    choices=("flat", "steep"),
+                    numbered=("steep_",),
+                    refused={"eva": "it needs the data", "flat_N": "it has no numbers"},
+                    tacit=True,
+                ),
+            ),
             sites=LINEAR,
             default_sites=("key", "value"),
         ),

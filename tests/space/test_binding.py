@@ -51,6 +51,23 @@ def test_default_sites_are_checked_too(schemas: Schemas, tiny: Shape) -> None:
     assert (fault.key, fault.given, fault.allowed) == ("methods.lora.sites", "value", "query")
 
 
+@pytest.mark.parametrize(
+    ("choice", "kind", "values"),
+    [
+        ([True, "flat"], "category", (True, "flat")),
+        (["steep_2", False], "category", ("steep_2", False)),
+        ([True, False], "flag", (False, True)),
+    ],
+)
+def test_names_beside_true_and_false_have_no_order(
+    bound: Bind, choice: list[Any], kind: str, values: tuple[Any, ...]
+) -> None:
+    space = bound({"methods": {"vectors": {"start": {"choice": choice}}}})
+    (dimension,) = (each for each in space.dimensions if each.name == "vectors.start")
+    assert (dimension.kind, dimension.values) == (kind, values)
+    assert all(dimension.decode(dimension.encode(value)) == value for value in choice)
+
+
 def test_a_space_without_valid_configuration(schemas: Schemas, tiny: Shape) -> None:
     (fault,) = faults_of({"methods": {"lora": {"rank": 4, "present": False}}}, schemas, tiny)
     assert fault.given == "no valid configuration"

@@ -314,6 +314,35 @@ def test_the_block_loads_as_the_same_space(schemas: Schemas) -> None:
     assert again.parts == space.parts
 
 
+@pytest.mark.parametrize("start", [True, False, "flat", "steep_0", {"choice": [False, "flat"]}])
+def test_names_beside_true_and_false(schemas: Schemas, start: Any) -> None:
+    block = {"methods": {"vectors": {"start": start}}}
+    (method,) = load_space(block, schemas=schemas, rules=RULES).parts.methods
+    assert dict(method.leaves)["start"].to_dict() == start
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("eva", "it needs the data"),
+        ({"choice": [True, "eva"]}, "it needs the data"),
+        ("flat_3", "it has no numbers"),
+        ("Flat", "one of true, false, flat, steep, steep_N"),
+        ("steep_", "steep_N"),
+        ("steep_03", "steep_N"),
+        ("steep_3x", "steep_N"),
+        (1, "steep_N"),
+        (0, "steep_N"),
+        ({"int": [0, 1]}, "true, false, a name or {choice: [...]}"),
+        ({"choice": [True, True]}, "each value once"),
+    ],
+)
+def test_other_names_beside_true_and_false(schemas: Schemas, start: Any, words: str) -> None:
+    (fault,) = faults_of({"methods": {"vectors": {"start": start}}}, schemas)
+    assert fault.key.startswith("methods.vectors.start")
+    assert words in str(fault)
+
+
 def test_values_have_their_parameters_types(schemas: Schemas) -> None:
     space = load_space(lora(rank=8.0, alpha=16, dropout=0), schemas=schemas, rules=RULES)
     leaves = {name: leaf.to_dict() for name, leaf in space.parts.methods[0].leaves}

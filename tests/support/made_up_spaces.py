@@ -92,6 +92,9 @@ _methods = st.fixed_dictionaries(
                 "present": _present,
                 "sites": st.sampled_from([None, {"subset": ["key", "value"]}]),
                 "reads": st.sampled_from([None, {"choice": ["output", "input"]}]),
+                "start": st.sampled_from(
+                    [None, "steep_2", {"choice": [True, "flat"]}, {"choice": ["steep_9", False]}]
+                ),
             }
         ).map(lambda block: {key: value for key, value in block.items() if value is not None}),
         "prefix": _method(

@@ -19,6 +19,7 @@ from autopeft.methods.passed.build import ROOT, Target, build
 from autopeft.methods.passed.counts import target_of
 from autopeft.methods.passed.encoder import Widths, build_encoder
 from autopeft.methods.passed.method import Passed
+from autopeft.methods.passed.starts import FirstFactors, takes_out
 from autopeft.methods.passed.tokens import PassedTokens
 from autopeft.space.schema import Scalar
 
@@ -80,10 +81,12 @@ class PassedAdapter:
         self.modules = {t: request.backbone.model.get_submodule(t.name) for t in self.places}
         self._refuse_quantised()
         seed = request.seed(self.name)
-        self.built = build(self.kind, self.settings, self.modules, seed=seed)
+        own = {name: tensor for name, tensor in request.saved.items() if self._is_own(name)}
+        first = self._first(own)
+        self.built = build(self.kind, self.settings, self.modules, seed=seed, first=first)
         for parameter in self.built.trained().values():
             parameter.data = parameter.data.to(request.dtype)
-        held = {self._peft_name(n): t for n, t in request.saved.items() if self._is_own(n)}
+        held = {self._peft_name(n): t for n, t in own.items() if n not in self._first_names()}
         if held:
             self.built.load(held)
         self._saved_as = self._saved_names()
@@ -103,6 +106,24 @@ class PassedAdapter:
             return False
         layer, site, _ = name.removeprefix(f"{self.method}.").split(".", 2)
         return any((str(p.layer), p.site) == (layer, site) for p in self.places.values())
+
+    def _first_names(self) -> set[str]:
+        return {name for target in self.places for name in self._first_saved(target).values()}
+
+    def _first_saved(self, target: Target) -> dict[str, str]:
+        """Saved names of what is taken out of a weight, by those that `FirstFactors` gives."""
+        place = self.places[target]
+        at = f"{self.method}.{place.layer}.{place.site}"
+        return {name: f"{at}.{name}" for name in FirstFactors.NAMES}
+
+    def _first(self, saved: Mapping[str, Tensor]) -> dict[Target, FirstFactors]:
+        """What was taken out of the weights, where it is saved; {} where it is to be found."""
+        if not (takes_out(self.kind, self.settings) and self._first_names() <= set(saved)):
+            return {}
+        return {
+            target: FirstFactors(*(saved[name] for name in self._first_saved(target).values()))
+            for target in self.places
+        }
 
     def _saved_names(self) -> dict[str, str]:
         """Full names of trained tensors -> our saved names."""
@@ -146,11 +167,15 @@ class PassedAdapter:
     def fixed(self) -> dict[str, Tensor]:
         """What `peft` saves beside what it trains, by saved name."""
         trained = {_memory(parameter) for parameter in self.built.trained().values()}
-        return {
+        fixed = {
             self._own_name(name): tensor
             for name, tensor in self.built.saved().items()
             if _memory(tensor) not in trained
         }
+        for target, first in self.built.first.items():
+            names = self._first_saved(target)
+            fixed |= {names[name]: tensor for name, tensor in first.tensors().items()}
+        return fixed
 
 
 class TokensAdapter:

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,18 @@ from torch import Tensor, nn
 
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods.passed.parameters import arguments, config_class
-from autopeft.methods.passed.types import PeftType
+from autopeft.methods.passed.starts import (
+    FirstFactors,
+    apart_tensors,
+    start_of,
+    takes_out,
+    without_start,
+)
+from autopeft.methods.passed.types import NAME, PeftType
 from autopeft.space.method_names import PREFIX
 from autopeft.space.schema import Scalar
 
 logger = logging.getLogger(__name__)
-
-NAME = "default"
-"""Of the adapter within `peft`'s model."""
 
 ROOT = "base_model.model."
 """In front of module names in the tensors that `peft` saves."""
@@ -54,10 +58,14 @@ class BuiltAdapter:
         model: `peft`'s model of the copies.
         kind: Its type.
         targets: What is adapted.
+
+    Attributes:
+        first: What was taken out of the copies' weights; {} for most.
     """
 
     def __init__(self, model: Any, kind: PeftType, targets: tuple[Target, ...]) -> None:
         self.model, self.kind, self.targets = model, kind, targets
+        self.first: dict[Target, FirstFactors] = {}
 
     @property
     def config(self) -> Any:
@@ -85,7 +93,8 @@ class BuiltAdapter:
             for name, parameter in self.model.named_parameters(remove_duplicate=False)
             if parameter.requires_grad
         }
-        return set(self.saved()) - trained
+        # Lengths of DoRA are saved under the name of the module that holds them.
+        return set(self.saved()) - trained - {name.removesuffix(".weight") for name in trained}
 
     def saved(self) -> dict[str, Tensor]:
         """What `peft` saves, by the names that it gives."""
@@ -95,6 +104,14 @@ class BuiltAdapter:
             state: dict[str, Tensor] = get_peft_model_state_dict(
                 self.model, save_embedding_layers=False
             )
+        return state
+
+    def apart(self) -> dict[str, Tensor]:
+        """The same for the whole weights, out of which it may have taken what it starts from."""
+        state = self.saved()
+        for target, first in self.first.items():
+            own = {name: state[name] for name in state if self.owner(name) == target}
+            state |= apart_tensors(own, first)
         return state
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -140,6 +157,7 @@ def build(
     modules: Mapping[Target, nn.Module],
     *,
     seed: int,
+    first: Mapping[Target, FirstFactors] | None = None,
 ) -> BuiltAdapter:
     """An adapter on copies of modules.
 
@@ -148,6 +166,8 @@ def build(
         settings: Its parameters.
         modules: What is adapted, in order.
         seed: Of all that it draws.
+        first: What it once took out of their weights, where that is known: nothing is decomposed
+            again then, and what it starts from is to be loaded.
 
     Raises:
         BackboneError: `peft` refuses the settings or the modules, or adapts others.
@@ -155,15 +175,21 @@ def build(
     from peft import PeftModel
 
     targets = tuple(modules)
-    config = config_of(kind, settings, targets)
-    device = next(iter(modules.values())).weight.device
+    config = config_of(kind, without_start(settings) if first else settings, targets)
+    device = next(next(iter(modules.values())).parameters()).device
     tree = _tree({target.name: _copied(module) for target, module in modules.items()})
     devices = [device] if device.type == "cuda" else []
+    empty = device.type == "meta" and start_of(kind, settings)  # factors have to be empty too
     with torch.random.fork_rng(devices), told_quietly(), as_faults(kind):
         torch.manual_seed(seed)
-        model = PeftModel(tree, config, NAME)
+        with torch.device(device) if empty else nullcontext():
+            model = PeftModel(tree, config, NAME)
     built = BuiltAdapter(model, kind, targets)
     _check_targets(built)
+    if takes_out(kind, settings):
+        built.first = dict(first or {t: FirstFactors.of(built.layer(t)) for t in targets})
+        for target, module in modules.items():
+            built.first[target].leave(built.layer(target), module.get_parameter("weight"))
     for target, module in modules.items():
         _shared(built.layer(target), module)
     return built

@@ -129,4 +129,6 @@ def _counts(
     saved = built.saved()
     for name in built.fixed_names():
         fixed[built.owner(name)] += saved[name].numel()
+    for target, first in built.first.items():
+        fixed[target] += sum(tensor.numel() for tensor in first.tensors().values())
     return tuple(Count(trained[shape.target], fixed[shape.target]) for shape in shapes)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.backbone.anatomy import Anatomy
-from autopeft.methods.passed.build import NAME, as_faults, told_quietly
+from autopeft.methods.passed.build import as_faults, told_quietly
 from autopeft.methods.passed.parameters import arguments, config_class
-from autopeft.methods.passed.types import PeftType
+from autopeft.methods.passed.types import NAME, PeftType
 from autopeft.space.schema import Scalar
 
 FOLDED: Mapping[str, Scalar] = {"inference_mode": True}

@@ -46,6 +46,12 @@ class PassedType(Unfolded):
         """Its own."""
         return dict(group.settings)
 
+    def complete(self, group: Group) -> dict[str, Scalar]:
+        """A group's settings, with those that it leaves out at their defaults."""
+        defaults = {each.name: each.default for each in self.schema.parameters}
+        told = {name: value for name, value in defaults.items() if value is not None}
+        return told | dict(group.settings)
+
     # -- what a method with lanes has ---------------------------------------------------------
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:

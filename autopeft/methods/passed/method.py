@@ -9,8 +9,15 @@ from autopeft.methods.base import Kept
 from autopeft.methods.inherited import divisors
 from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.build import Target
-from autopeft.methods.passed.counts import ModuleShape, PassedPlace, count_at, fixed_at
+from autopeft.methods.passed.counts import (
+    ModuleShape,
+    PassedPlace,
+    count_at,
+    fixed_at,
+    target_of,
+)
 from autopeft.methods.passed.family import PassedType
+from autopeft.methods.passed.starts import Map, start_faults, start_of, takes_out
 from autopeft.space.schema import Scalar
 
 
@@ -86,6 +93,7 @@ class Passed(PassedType):
         faults = self._parts(group, anatomy)
         places = self.places(group, anatomy)
         faults += self._undivided(group, places)
+        faults += start_faults(self.name, self.kind, self.complete(group), _maps(places))
         if not faults:
             try:
                 self.count(group, places[0])
@@ -142,7 +150,8 @@ class Passed(PassedType):
 
     def fixed_count(self, group: Group, place: Place) -> int:
         """What `peft` saves beside what it trains, such as frozen random factors."""
-        if not (isinstance(place, PassedPlace) and self.kind.keeps):
+        keeps = self.kind.keeps or start_of(self.kind, dict(group.settings))
+        if not (isinstance(place, PassedPlace) and keeps):
             return 0
         return fixed_at(self.kind, group.settings, place)
 
@@ -151,5 +160,14 @@ class Passed(PassedType):
         return place.d_in * place.d_out if self.kind.dense else 0
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """Input and output once more, and the matrix that it makes, with its gradient."""
-        return Kept(place.d_out, weights=2 * place.d_in * place.d_out if self.kind.dense else 0)
+        """Input and output once more, and the matrix that it makes, with its gradient.
+
+        And the rest of a weight out of which it took what it starts from.
+        """
+        size = place.d_in * place.d_out
+        own = size if takes_out(self.kind, dict(group.settings)) else 0
+        return Kept(place.d_out, weights=2 * size if self.kind.dense else 0, shared=own)
+
+
+def _maps(places: Sequence[Place]) -> list[Map]:
+    return [Map(place.d_in, place.d_out, target_of(place).transposed) for place in places]

@@ -63,6 +63,9 @@ REFUSED: Mapping[str, str] = {
 }  # fmt: skip
 """Field or argument of `peft` -> why it is no parameter here."""
 
+_NUMBER = "[number"
+"""In a text that `peft` lists: a whole number takes the place of it and of what follows."""
+
 _OURS = frozenset(
     {
         "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
@@ -122,19 +125,11 @@ def _parameter(name: str, hint: Any, default: Any, kind: PeftType) -> ParameterS
     """One field as a parameter; None where its values are no single scalars."""
     if name in kind.numbers:
         return ParameterSchema(name, "str")
-    if name in kind.choices:
-        return ParameterSchema(name, "str", default, choices=kind.choices[name], tacit=True)
     members = _members(hint)
-    choices = tuple(v for each in members if get_origin(each) is Literal for v in get_args(each))
-    choices += tuple(m.value for e in members if isinstance(e, type) and issubclass(e, Enum)
-                     for m in e)  # fmt: skip
     is_size = name == kind.size
     optional = default is None and not is_size
-    if isinstance(default, bool) or (default is None and bool in members):
-        return ParameterSchema(name, "bool", default, tacit=not is_size, optional=optional)
-    if isinstance(default, str) or (default is None and (str in members or choices)):
-        named = tuple(str(choice) for choice in choices)
-        return ParameterSchema(name, "str", default, choices=named, tacit=True, optional=optional)
+    if isinstance(default, bool | str) or (default is None and _are_texts(members)):
+        return _named(name, members, default, kind, optional=optional)
     if float in members:
         return ParameterSchema(name, "float", default, tacit=not is_size, optional=optional)
     if int in members:
@@ -143,6 +138,32 @@ def _parameter(name: str, hint: Any, default: Any, kind: PeftType) -> ParameterS
             name, "int", default, minimum=low, tacit=not is_size, optional=optional
         )
     return None
+
+
+def _are_texts(members: list[Any]) -> bool:
+    return bool in members or str in members or bool(_texts(members))
+
+
+def _named(
+    name: str, members: list[Any], default: Scalar | None, kind: PeftType, *, optional: bool
+) -> ParameterSchema:
+    """A parameter that is no number: true or false, one of some texts, any text, or both."""
+    texts, refused = kind.choices.get(name, _texts(members)), kind.refused.get(name, {})
+    choices = tuple(t for t in texts if _NUMBER not in t and t not in refused)
+    starts = (text.partition(_NUMBER)[0] for text in texts if _NUMBER in text)
+    numbered = tuple(start for start in starts if f"{start}N" not in refused)
+    of: Literal["bool", "str", "bool|str"] = "bool|str" if choices or numbered else "bool"
+    return ParameterSchema(
+        name, of if bool in members else "str", default, choices=choices, numbered=numbered,
+        refused=refused, tacit=True, optional=optional,
+    )  # fmt: skip
+
+
+def _texts(members: list[Any]) -> tuple[str, ...]:
+    """What `peft` lists of a field's legal texts."""
+    listed = [v for each in members if get_origin(each) is Literal for v in get_args(each)]
+    enums = [each for each in members if isinstance(each, type) and issubclass(each, Enum)]
+    return tuple(str(text) for text in (*listed, *(m.value for each in enums for m in each)))
 
 
 def _members(hint: Any) -> list[Any]:

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from autopeft.space.schema import Scalar
+
+NAME: Final = "default"
+"""Of the adapter within `peft`'s model."""
 
 Side: TypeAlias = Literal["in", "out"]
 
@@ -31,7 +34,8 @@ class PeftType:
         random: Whether it draws numbers in training without dropout.
         transposed: Whether it adapts transformers' `Conv1D` maps.
         fixed: Parameters that are not left to the user, and their values.
-        choices: Legal values of a parameter, where not all that `peft` lists are.
+        choices: Legal texts of a parameter, where they are not those that `peft` lists.
+        refused: By parameter, texts that `peft` takes and that are not legal here, with why.
         numbers: Parameters that are lists of whole numbers, written as a text.
     """
 
@@ -49,10 +53,28 @@ class PeftType:
     transposed: bool = False
     fixed: Mapping[str, Scalar] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     numbers: tuple[str, ...] = ()
 
 
 _BOTH: tuple[Side, ...] = ("in", "out")
+
+_UNREAD = "peft's AdaLoRA starts alike whatever the name: true says it"
+
+_FACTORS = ("gaussian", "olora", "pissa", "pissa_niter_N", "orthogonal", "mica")
+"""What LoRA's factors may start from."""
+
+_OF_DATA = {
+    "eva": "without batches of the task's texts, of which peft takes the activations' SVD in a "
+    "call of its own, it is what true says",
+    "corda": "peft takes it from covariances of the task's activations, which a call of its own "
+    "has to have left on the modules",
+    "lora_ga": "without gradients of the task's loss, which a call of peft's own has to have left "
+    "on the modules, it is what true says",
+    "loftq": "it fits a weight that peft quantises with it, and peft's types sit on unquantised "
+    "weights here",
+}
+"""What a type starts from that is not there while an adapter is built."""
 
 TYPES = (
     PeftType(
@@ -62,6 +84,7 @@ TYPES = (
         weighs=True,
         transposed=True,
         fixed={"total_step": 1, "r": 8},
+        refused={"init_lora_weights": dict.fromkeys((*_FACTORS, *_OF_DATA), _UNREAD)},
     ),
     PeftType(
         "ADAMSS",
@@ -132,7 +155,9 @@ TYPES = (
     PeftType("LN_TUNING", "norms", size="", where="norm"),
     PeftType("LOHA", "a Hadamard product of two low-rank updates", dense=True),
     PeftType("LOKR", "a Kronecker product", dense=True),
-    PeftType("LORA", "a low-rank update", transposed=True),
+    PeftType(
+        "LORA", "a low-rank update", transposed=True, refused={"init_lora_weights": _OF_DATA}
+    ),
     PeftType("MISS", "shards that share one matrix of expanded rows", dense=True),
     PeftType(
         "MULTITASK_PROMPT_TUNING",
@@ -217,6 +242,8 @@ TYPES = (
         shared=True,
         transposed=True,
         fixed={"save_projection": True},
+        choices={"init_weights": ("uniform",)},
+        refused={"init_weights": {"false": "peft trains from memory that nothing was put in"}},
     ),
     PeftType(
         "TRAINABLE_TOKENS",

@@ -113,6 +113,7 @@ def _plain(backbone: Backbone, pack: Pack) -> PeftModel:
         ("modernbert", "peft:PROMPT_TUNING", {}),  # which pools the mean of all tokens
         ("roberta", "peft:PREFIX_TUNING", {"prefix_projection": False}),
         ("gpt2", "peft:PREFIX_TUNING", {}),
+        ("bert", "peft:PREFIX_TUNING", {"prefix_projection": False, "init_weights": "zero"}),
         ("llama", "peft:CARTRIDGE", {"num_frozen_tokens": 2}),
         ("llama", TOKENS, {}),
         ("gemma3_text", "peft:PREFIX_TUNING", {}),  # of which some layers see a window alone
@@ -132,6 +133,10 @@ def test_outputs_are_those_of_plain_peft_before_and_after_a_step(
     pack = _pack(backbone, configuration)
     own = sum(i.parameter.numel() for i in pack.stacked() if not i.name.startswith("head."))
     assert counting.training_params(configuration, backbone.anatomy) == own
+    started = [t for n, t in _tensors(pack).items() if n.startswith("peft:PREFIX_TUNING")]
+    if "init_weights" in known:
+        assert started
+        assert not any(tensor.any() for tensor in started)
     theirs = _plain(backbone, pack)
     tasks = {"task_ids": torch.zeros(3, dtype=torch.long)} if "MULTITASK" in name else {}
     given = {**batch.inputs, **tasks}
