@@ -249,7 +249,7 @@ class _Estimate:
         from autopeft.backbone.memory import backbone_bytes
         from autopeft.execution.fitting import step_overhead
         from autopeft.training import memory, step_shape
-        from autopeft.training.lanes.pack import reads_first_token
+        from autopeft.training.lanes.heads import reads_first_token
         from autopeft.training.setup import backbone_request
         from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
 

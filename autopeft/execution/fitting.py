@@ -12,7 +12,7 @@ from autopeft.backbone.memory import backbone_bytes
 from autopeft.configuration import Configuration
 from autopeft.study.blocks import TrainingBlock
 from autopeft.training import machine
-from autopeft.training.lanes.pack import reads_first_token
+from autopeft.training.lanes.heads import reads_first_token
 from autopeft.training.loop import Trainer
 from autopeft.training.memory import (
     MARGIN,

@@ -21,8 +21,8 @@ from autopeft.training.batches import Batch, PaddedExamples, steps_per_epoch, tr
 from autopeft.training.caching import make_caches
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.density import activation_densities
-from autopeft.training.lanes.pack import Lane, in_passes
-from autopeft.training.lanes.passes import LanePass
+from autopeft.training.lanes.pack import Lane
+from autopeft.training.lanes.passes import LanePass, in_passes
 from autopeft.training.lanes.predict import predict
 from autopeft.training.lanes.rules import Answer
 from autopeft.training.lanes.scoring import scored_losses, scoring_rows

@@ -23,7 +23,8 @@ from autopeft.methods import registry
 from autopeft.methods.base import Kept
 from autopeft.methods.lane_operator import Call
 from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.lanes.pack import Lane, in_passes
+from autopeft.training.lanes.pack import Lane
+from autopeft.training.lanes.passes import in_passes
 from autopeft.training.lanes.seeds import StepUniform
 from autopeft.training.lanes.steps import autocast
 from autopeft.training.loop import PackRun, Trainer

@@ -5,10 +5,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe, HeadStep
 from autopeft.backbone.pointwise import pointwise
 from autopeft.backbone.products import lane_product
 from autopeft.training.lanes.seeds import Seeds
+
+
+def reads_first_token(anatomy: Anatomy, recipe: HeadRecipe, *, attention: str) -> bool:
+    """Whether the head reads the first token alone, and the last layer can be run on it.
+
+    Args:
+        anatomy: The backbone's.
+        recipe: The task head.
+        attention: The backbone's attention implementation.
+    """
+    first = recipe.pool in ("first", "pooler") and not anatomy.causal
+    return first and anatomy.packable and anatomy.carries_prefix and attention == "sdpa"
 
 
 class LaneHead(nn.Module):

@@ -19,7 +19,6 @@ from autopeft.configuration import Configuration, Group
 from autopeft.counting import (
     consistency,
     first_layer,
-    pass_kind,
     placed_groups,
 )
 from autopeft.errors import BackboneError, Fault
@@ -32,14 +31,13 @@ from autopeft.training.lanes.dropout import BackboneDropout
 from autopeft.training.lanes.ends import hook_ends, layer_ends
 from autopeft.training.lanes.ffn import LaneFfn
 from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
-from autopeft.training.lanes.heads import LaneHead
+from autopeft.training.lanes.heads import LaneHead, reads_first_token
 from autopeft.training.lanes.optimizer import Stacked
 from autopeft.training.lanes.passed import TokensLane, is_passed, longer, passed_lanes
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.slots import Slots
 from autopeft.training.lanes.stream import Members, Stream
 from autopeft.training.lanes.wiring import Placed, wire
-from autopeft.training.step_shape import lanes_of_passes
 
 
 @dataclass(frozen=True)
@@ -58,32 +56,6 @@ class Lane:
 def in_stream_order(lanes: Sequence[Lane], anatomy: Anatomy) -> list[Lane]:
     """By branch point, then by number."""
     return sorted(lanes, key=lambda lane: (first_layer(lane.configuration, anatomy), lane.number))
-
-
-def in_passes(lanes: Sequence[Lane], anatomy: Anatomy, size: int) -> list[list[Lane]]:
-    """The lanes of each pass, at most `size`, in stream order.
-
-    Those with prompts run with those that have as many tokens of them, since rows of a pass have
-    one length, and those that compare two passes apart from those that do not. Those without a
-    lane axis have passes of their own, the last ones.
-    """
-    order = in_stream_order(lanes, anatomy)
-    stacked = [lane for lane in order if not is_passed(lane.configuration)]
-    kinds = [pass_kind(lane.configuration, anatomy) for lane in stacked]
-    together = [[stacked[position] for position in own] for own in lanes_of_passes(kinds, size)]
-    return [*together, *([lane] for lane in order if is_passed(lane.configuration))]
-
-
-def reads_first_token(anatomy: Anatomy, recipe: HeadRecipe, *, attention: str) -> bool:
-    """Whether the head reads the first token alone, and the last layer can be run on it.
-
-    Args:
-        anatomy: The backbone's.
-        recipe: The task head.
-        attention: The backbone's attention implementation.
-    """
-    first = recipe.pool in ("first", "pooler") and not anatomy.causal
-    return first and anatomy.packable and anatomy.carries_prefix and attention == "sdpa"
 
 
 class Pack(nn.Module):

@@ -6,15 +6,33 @@ from types import MappingProxyType
 import numpy as np
 from torch import Tensor
 
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.loading import Backbone
+from autopeft.counting import pass_kind
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.optimizer import LaneAdamW, schedule
-from autopeft.training.lanes.pack import Lane, Pack
+from autopeft.training.lanes.pack import Lane, Pack, in_stream_order
+from autopeft.training.lanes.passed import is_passed
 from autopeft.training.lanes.rules import Answer, LaneRules, freezes_scalars, segment_layers
 from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.steps import Steps, recorder_for
 from autopeft.training.settings import LoopSettings
+from autopeft.training.step_shape import lanes_of_passes
 from autopeft.training.tasks import Task
+
+
+def in_passes(lanes: Sequence[Lane], anatomy: Anatomy, size: int) -> list[list[Lane]]:
+    """The lanes of each pass, at most `size`, in stream order.
+
+    Those with prompts run with those that have as many tokens of them, since rows of a pass have
+    one length, and those that compare two passes apart from those that do not. Those without a
+    lane axis have passes of their own, the last ones.
+    """
+    order = in_stream_order(lanes, anatomy)
+    stacked = [lane for lane in order if not is_passed(lane.configuration)]
+    kinds = [pass_kind(lane.configuration, anatomy) for lane in stacked]
+    together = [[stacked[position] for position in own] for own in lanes_of_passes(kinds, size)]
+    return [*together, *([lane] for lane in order if is_passed(lane.configuration))]
 
 
 class LanePass:

@@ -23,7 +23,8 @@ from autopeft.backbone.pointwise import GRAIN, WHOLE, pointwise
 from autopeft.methods.lane_operator import SILENT
 from autopeft.training.batches import Batch, PaddedExamples
 from autopeft.training.data.examples import Examples
-from autopeft.training.lanes.pack import Lane, in_passes
+from autopeft.training.lanes.pack import Lane
+from autopeft.training.lanes.passes import in_passes
 from autopeft.training.lanes.state import LaneState
 
 WITHIN = 0.0 if ROWS_ARE_APART else 1e-5
