@@ -250,6 +250,7 @@ class _Estimate:
         from autopeft.execution.fitting import step_overhead
         from autopeft.training import memory, step_shape
         from autopeft.training.lanes.heads import reads_first_token
+        from autopeft.training.lanes.scaled_products import whole_vectors
         from autopeft.training.setup import backbone_request
         from autopeft.training.tasks.token_loss import CHUNK_ELEMENTS
 
@@ -270,6 +271,7 @@ class _Estimate:
                 intermediate_size=self.anatomy.intermediate_size,
                 threads=torch.get_num_threads(),
             ),
+            key_vectors=whole_vectors(1, device.type),
             first_token=reads_first_token(
                 self.anatomy,
                 self.head,

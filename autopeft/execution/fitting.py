@@ -13,6 +13,7 @@ from autopeft.configuration import Configuration
 from autopeft.study.blocks import TrainingBlock
 from autopeft.training import machine
 from autopeft.training.lanes.heads import reads_first_token
+from autopeft.training.lanes.scaled_products import whole_vectors
 from autopeft.training.loop import Trainer
 from autopeft.training.memory import (
     MARGIN,
@@ -73,6 +74,7 @@ def step_shape(trainer: Trainer) -> StepShape:
         logits=0 if trainer.backbone.lm_head is None else CHUNK_ELEMENTS,
         overhead=step_overhead(trainer.device),
         lanes_per_pass=trainer.lanes_per_pass,
+        key_vectors=whole_vectors(1, trainer.device.type),
         first_token=reads_first_token(
             trainer.backbone.anatomy,
             trainer.recipe,

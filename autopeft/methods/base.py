@@ -55,6 +55,32 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """Tokens of a row that an operator compares with one another, in float32.
+
+    Attributes:
+        tokens: Of a row, at most.
+        each: Scalars that are kept of each.
+        pair: Scalars that are kept of each pair of them, and of each with itself.
+        running: Scalars of each pair more while they are compared.
+    """
+
+    tokens: int
+    each: int
+    pair: float
+    running: float
+
+    def kept(self, tokens: int) -> float:
+        """Scalars that are kept of a row of so many tokens."""
+        number = min(self.tokens, tokens)
+        return number * (self.each + number * self.pair)
+
+    def passing(self, tokens: int) -> float:
+        """Scalars more while the tokens of such a row are compared."""
+        return self.running * min(self.tokens, tokens) ** 2
+
+
+@dataclass(frozen=True)
 class Kept:
     """What autograd keeps of an operator, for the memory model.
 
@@ -63,6 +89,9 @@ class Kept:
         reads: Whether the whole input is kept beside them.
         of_output: Whether the site's output is what counts as its input there.
         weights: Scalars per lane that exist while it runs, whatever the number of tokens.
+        lasting: The same, of those that it keeps; float32.
+        running: Scalars per token that come and go while it runs, float32.
+        compared: Tokens that it compares with one another.
         shared: Scalars that exist as long as the backbone, once for all lanes at the place: the
             decomposition of its weight.
         exact: Scalars per token more that stay float32 under autocast, which casts factors of
@@ -76,6 +105,9 @@ class Kept:
     reads: bool = True
     of_output: bool = False
     weights: int = 0
+    lasting: int = 0
+    running: int = 0
+    compared: Compared | None = None
     shared: int = 0
     exact: int = 0
     reads_exactly: bool = False

@@ -29,7 +29,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.base import Compared, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
 from autopeft.methods.lane_operator import (
     Call,
@@ -47,8 +47,8 @@ ANCHOR_TOKENS = 32
 """Similarities of all pairs of 32 tokens' two experts are 4096 numbers a row: less than what the
 row's own queries take at any length."""
 
-PAIR_TENSORS = 3.4
-"""What is kept of every pair: three numbers, and masks of a byte."""
+PAIR_TENSORS, RUNNING_PAIR_TENSORS = 3.4, 3.0
+"""What is kept of every pair: three numbers, and masks of a byte; and what comes and goes."""
 
 LENGTH_FLOOR = 1.0
 """Lengths are sqrt(|o|^2 + (this * |y|)^2): an expert's output counts as it grows beside the
@@ -210,12 +210,17 @@ class MoeLora(OnLinearMaps):
         return int(group["experts"]) * (rank * (place.d_in + place.d_out) + place.d_in)
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """x, the gates, x A before and behind them; anchors twice and what pairs of them make."""
+        """x, the gates, x A before and behind them; what anchors keep; B B^T, and its gradient."""
         rank, experts, top_k = (int(group[name]) for name in ("rank", "experts", "top_k"))
-        inner = experts * (3 + 2 * rank)
-        if float(group["contrast"]):
-            inner += 2 * top_k * experts * rank + round(PAIR_TENSORS * top_k**2 * ANCHOR_TOKENS)
-        return Kept(exact=inner)
+        inner, gates = 2 * experts * rank, 3 * experts
+        if not float(group["contrast"]):
+            return Kept(inner, exact=gates)
+        # Of an anchor: x A, which experts and the choice (int64), the chosen in every expert's
+        # place, times B B^T too, the slots; lengths three times and how many are alike (int64).
+        each = experts * rank * (1 + 2 * top_k) + top_k * (experts + 2 + 3 + 2)
+        pair, running = PAIR_TENSORS * top_k**2, RUNNING_PAIR_TENSORS * top_k**2
+        compared, gram = Compared(ANCHOR_TOKENS, each, pair, running), (experts * rank) ** 2
+        return Kept(inner, exact=gates, lasting=gram, weights=gram, compared=compared)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """A and W_g uniform in +-1/sqrt(d_in), B zero."""

@@ -92,7 +92,7 @@ class Snell(OnLinearMaps):
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """x; both kernels' distances and D while it runs."""
-        return Kept(weights=4 * place.d_in * place.d_out)
+        return Kept(weights=4 * place.d_in * place.d_out, reads_exactly=True)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Uniform vectors."""

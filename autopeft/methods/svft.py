@@ -128,11 +128,13 @@ class Svft(OnLinearMaps):
         return factors if group["pattern"] == "banded" else factors + rank * rank
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """x V; M; U, S and V, which all lanes share."""
+        """x V; M; U, S and V, which all lanes share; every diagonal's part twice while it runs."""
         rank = min(place.d_in, place.d_out)
-        dense = 0 if group["pattern"] == "banded" else rank * rank
         shared = rank * (place.d_in + place.d_out + 1)
-        return Kept(rank, reads=False, weights=dense, shared=shared)
+        if group["pattern"] == "banded":
+            parts = 2 * int(group["bands"]) - 1
+            return Kept(rank, reads=False, shared=shared, running=2 * parts * rank)
+        return Kept(rank, reads=False, shared=shared, weights=rank * rank)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """M and gate zero, and the entries that were chosen."""

@@ -29,10 +29,14 @@ MARGIN = 0.15
 """Share of a device's free memory that is left alone: for what allocators lose to fragments, for
 other processes, and for the model's own error."""
 
-RESIDENT_OVERHEAD = Overhead(share=0.33, fixed=8 << 20)
+RESIDENT_OVERHEAD = Overhead(share=0.33, recomputed=0.6, recomputed_bf16=0.75, fixed=8 << 20)
 """On the CPU, of a process whose heap is set up as `execution.heap` says. The share is holes
-between a step's tensors. Fixed are pages of torch's code that the first steps read. A GPU's own
-allocator counts what it hands out."""
+between a step's tensors. Where layers are recomputed there are more, since tensors of all sizes of
+a layer come and go while lanes' gradients and moments are born among them; and more again where
+most come in two widths. Both were chosen with eleven measured peaks in sight, whose holes were
+0.4-0.8 and 0.5-1.0 of step and lanes; the same pack's vary by a tenth from run to run, and GPT-2's
+were 0.9 and 1.5 (docs/results.md). Fixed are pages of torch's code that the first steps read. A
+GPU's own allocator counts what it hands out."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +118,20 @@ def estimate(
     kept = max(each.kept() for each in passes.values())
     running = max(each.peak() + each.logits() for each in passes.values())
     updated = max(trained.values()) * UPDATE_BYTES
+    lanes_bytes = (
+        sum(alike[own] * count for own, count in trained.items()) * PERSISTENT_BYTES
+        + fixed * FIXED_BYTES
+        + sum(shared.values()) * FLOAT32
+        + of_rules
+    )
     others = max(updated, *(each.evaluating() for each in passes.values()))
     working = max(running, others) - kept
     return MemoryEstimate(
         backbone=weights.all_bytes,
-        lanes=sum(alike[own] * count for own, count in trained.items()) * PERSISTENT_BYTES
-        + fixed * FIXED_BYTES
-        + sum(shared.values()) * FLOAT32
-        + of_rules,
+        lanes=lanes_bytes,
         activations=kept,
         working=working,
-        overhead=shape.overhead.beside(kept + working),
+        overhead=shape.overhead.beside(kept + working, lanes_bytes, shape),
     )
 
 

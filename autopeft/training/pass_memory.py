@@ -34,6 +34,8 @@ _BEHIND_ATTENTION = ("output", "attention", "aligner")
 _FFN = ("up", "gate", "down", "ffn")
 _MADE = ("output", "down")
 """Maps that read what other maps make, in its type; the others read the residual stream's."""
+_TAKEN = ("key", "value", "attention_norm")
+"""Where a layer that is cut to one token runs on all of them."""
 _AT_THE_END = ("adapter_plus", "reft")
 """Where gradients reach nothing of the layer itself."""
 
@@ -108,14 +110,18 @@ class PassMemory:
 
     def kept(self) -> int:
         """Bytes that the forward pass leaves for the backward pass, and a recomputed layer's."""
-        return round(self._compared * max(self._held, default=0.0))
+        return round(max(self._held, default=0.0) + self._beside)
 
     def peak(self) -> int:
         """What is kept and what runs beside it, at the moment when both together are most."""
         lanes = max(map(add, self._held, map(self._running_in, self._layers)), default=0.0)
-        others = (self._compared - 1) * max(self._held, default=0.0)
         running = self._dequantised() + self._weights_at_once()
-        return round(max(others + lanes, self._trunk()) + running)
+        return round(max(self._beside + lanes, self._trunk()) + running)
+
+    @property
+    def _beside(self) -> float:
+        """What other passes have left that are there at once."""
+        return (self._compared - 1) * max(self._left, default=0.0)
 
     @property
     def _layers(self) -> range:
@@ -171,13 +177,13 @@ class PassMemory:
         # Of every token but the first: keys, values and what made them, and the layer's input,
         # which the first token's view keeps alive, unless all that read it are copies in another
         # type, or a checkpoint has it already.
-        keys_values = 2 * self._anatomy.n_kv_heads * self._anatomy.head_dim
+        keys_values = 2 * self._anatomy.n_kv_heads * self._anatomy.head_dim * self._longer(layer)
         others = keys_values * self._activation + self._rotated_slices()
         if self._operator == self._stream and not self._shape.checkpointing:
             others += self._anatomy.hidden_size * self._stream
         return (
             rows * others
-            + self._operators_in(index, only=("key", "value", "attention_norm"))
+            + self._operators_in(index, only=_TAKEN)
             + kept / (self._shape.tokens + self._slots)
         )
 
@@ -203,20 +209,31 @@ class PassMemory:
     def _attention(self, layer: Layer) -> int:
         """Queries, keys and values of all heads, output, log-sum-exp, mask; per token."""
         anatomy, size = self._anatomy, self._activation
-        heads = anatomy.n_heads * anatomy.head_dim
-        prefix = max(
-            (registry[key[2]].keys(g) for key, uses in self._uses.items() for _, g, _ in uses
-             if key[0] == layer.index),
-            default=0,
-        )  # fmt: skip
-        longer = 1.0 + prefix / (self._shape.tokens + self._slots)
-        seen = self._shape.tokens + self._slots + prefix
+        heads, longer = anatomy.n_heads * anatomy.head_dim, self._longer(layer)
+        seen = longer * (self._shape.tokens + self._slots)
         kept = heads * size * (2 + 2 * longer) + self._rotated_slices() + self._head_norms()
         if not layer.attention:  # its own, written out: probabilities, and no mask
             return round(kept + anatomy.n_heads * seen * size)
         scores = 0 if self._shape.fused_attention else 2 * anatomy.n_heads * seen * size
         mask = seen * (anatomy.n_heads * size if anatomy.memory.head_masks else size + 1)
         return round(kept + anatomy.n_heads * FLOAT32 + mask + scores)
+
+    def _longer(self, layer: Layer) -> float:
+        """Keys that attention sees over tokens of a row: prefixes, and room for prompts.
+
+        Where keys come in vectors, lanes without a prefix are computed apart.
+        """
+        prefixes = {
+            position: registry[method].keys(group)
+            for (index, _, method, _), uses in self._uses.items()
+            for position, group, _ in uses
+            if index == layer.index and registry[method].keys(group)
+        }
+        prefix = float(self._shape.whole_vectors(max(prefixes.values(), default=0)))
+        if self._shape.key_vectors > 1:
+            prefix *= len(prefixes) / self._joined(layer.index)
+        before = prefix + self._shape.whole_vectors(self._slots)
+        return (self._shape.tokens + before) / (self._shape.tokens + self._slots)
 
     @property
     def _queries_keys(self) -> int:
@@ -249,11 +266,20 @@ class PassMemory:
         penalised = sum(lane.training_value("density_weight") > 0.0 for lane in joined)
         return inner * (masked + 2 * FLOAT32 * penalised)
 
-    def _operators_in(self, index: int, *, only: Sequence[str] = ()) -> float:
-        """What the operators of a layer keep: their inputs, and their narrow sides."""
-        kept, shared = 0.0, set()
+    def _operators_in(
+        self, index: int, *, only: Sequence[str] = (), given: Sequence[str] = ()
+    ) -> float:
+        """What the operators of a layer keep: their inputs, and their narrow sides.
+
+        Args:
+            index: The layer.
+            only: Of these sites; of all where there are none.
+            given: Sites whose inputs are there anyway.
+        """
+        kept = 0.0
+        shared = {(position, site) for site in given for position in range(len(self.lanes))}
         if self._attention_trains(index):  # it keeps what the output map reads
-            shared = {(position, "output") for position in range(len(self.lanes))}
+            shared |= {(position, "output") for position in range(len(self.lanes))}
         for (layer, site, method, _), uses in self._uses.items():
             if layer != index:
                 continue
@@ -264,6 +290,9 @@ class PassMemory:
             for position, group, place in uses:
                 own = registry[method].kept_widths(group, place)
                 kept += self._tokens * (self._operator * own.inner + FLOAT32 * own.exact)
+                kept += FLOAT32 * own.lasting
+                if own.compared is not None:
+                    kept += FLOAT32 * self._shape.rows * own.compared.kept(self._shape.tokens)
                 dropout = float(group.get("dropout") or 0.0) > 0.0
                 if dropout:
                     kept += self._tokens * place.d_in  # which entries were kept, a byte each
@@ -294,16 +323,33 @@ class PassMemory:
         joined, hidden = self._joined(index) * self._tokens, self._anatomy.hidden_size
         width = max(self._layer_width(gradients=True), self._copied_in(index))
         if not self._is_cut(index):
-            return joined * width
-        # Most is there when its keys and values are taken: queries too, the layer's input and what
-        # it is cast to; and of all lanes together the trunk's output and the embeddings.
-        every = self._anatomy.n_heads * self._anatomy.head_dim * self._activation
+            return joined * max(width, self._passing_in(index))
+        # Most is there when its keys and values are taken: queries too, with what their operators
+        # would keep, the layer's input and what it is cast to; and of all lanes together the
+        # trunk's output and the embeddings.
+        every: float = self._anatomy.n_heads * self._anatomy.head_dim * self._activation
         if self._operator != self._stream:
             every += hidden * (self._activation + self._operator)
             every += 0 if self._shape.checkpointing else hidden * self._stream
+        every += self._passing_in(index, only=("query", "key", "value"))
         below = hidden * self._stream * (2 if self._branches[-1] else 1)
         below *= not self._shape.checkpointing
-        return joined * (every + width / (self._shape.tokens + self._slots)) + self._tokens * below
+        queries = self._operators_in(index, only=("query",), given=("query",))
+        per_token = every + width / (self._shape.tokens + self._slots)
+        return joined * per_token + self._tokens * below + queries
+
+    def _passing_in(self, index: int, *, only: Sequence[str] = ()) -> float:
+        """Per token: what comes and goes while the most demanding operator of a layer runs."""
+        most, tokens = 0.0, self._shape.tokens + self._slots
+        for (layer, site, method, _), uses in self._uses.items():
+            if layer != index or (only and site not in only):
+                continue
+            for _, group, place in uses:
+                own = registry[method].kept_widths(group, place)
+                pairs = own.compared.passing(self._shape.tokens) if own.compared else 0.0
+                moved = place.d_in + place.d_out if own.running else 0
+                most = max(most, own.running + moved + pairs / tokens)
+        return FLOAT32 * most
 
     def _copied_in(self, index: int) -> int:
         """Per token: the FFN's running tensors while an operator there holds copies in float32."""

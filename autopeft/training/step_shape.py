@@ -25,15 +25,23 @@ class Overhead:
 
     Attributes:
         share: Of what a step's tensors take: holes that the allocator leaves between them.
+        recomputed: Of what a step's and the lanes' tensors take, in place of that where layers
+            are recomputed.
+        recomputed_bf16: The same under autocast.
         fixed: Bytes that a process's first steps take for good.
     """
 
     share: float = 0.0
+    recomputed: float = 0.0
+    recomputed_bf16: float = 0.0
     fixed: int = 0
 
-    def beside(self, step_bytes: int) -> int:
-        """Bytes beside a step's tensors."""
-        return round(step_bytes * self.share) + self.fixed
+    def beside(self, step_bytes: int, lanes_bytes: int, shape: "StepShape") -> int:
+        """Bytes beside a step's and the lanes' tensors."""
+        if not shape.checkpointing:
+            return round(step_bytes * self.share) + self.fixed
+        share = self.recomputed_bf16 if shape.compute == "bf16" else self.recomputed
+        return round((step_bytes + lanes_bytes) * share) + self.fixed
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class StepShape:
             together; 0 for other tasks.
         overhead: What the device loses, see `RESIDENT_OVERHEAD`.
         lanes_per_pass: Lanes that run together, the others after them; 0 = all.
+        key_vectors: Keys that come before a row's own, of prefixes or prompts, are filled up to
+            whole multiples of so many.
         first_token: Whether the last layer runs on the first token but for keys and values.
     """
 
@@ -65,7 +75,12 @@ class StepShape:
     logits: int = 0
     overhead: Overhead = Overhead()
     lanes_per_pass: int = 0
+    key_vectors: int = 1
     first_token: bool = False
+
+    def whole_vectors(self, keys: int) -> int:
+        """Room that so many keys before a row's own take up."""
+        return -(-keys // self.key_vectors) * self.key_vectors
 
 
 @dataclass(frozen=True)

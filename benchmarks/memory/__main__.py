@@ -1,11 +1,13 @@
 """The memory model against measured peaks; prints a table.
 
-    python -m benchmarks.memory [--cases cpu|quick|gpu]
+    python -m benchmarks.memory [--cases cpu|quick|gpu] [--unmultiplied]
 
 On a CPU a peak is the growth of the resident set over that of a process that has loaded the
 backbone (Linux), in training steps and an evaluation; each case has a process of its own, whose
 heap is set up as a runner's. On a GPU it is the growth of what its allocator has handed out, one
 case after another in this process. Quantised cases need the extra `autopeft[quant]`.
+
+With `--unmultiplied` a CPU computes no matrix products (see `unmultiplied`).
 """
 
 import argparse
@@ -28,14 +30,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
     parser.add_argument("--cases", choices=CASES, default="cpu", help="the set, default cpu")
     parser.add_argument("--case", metavar="JSON", help="one case, in this process; prints JSON")
+    parser.add_argument("--unmultiplied", action="store_true", help="compute no products on a CPU")
     given = parser.parse_args()
+    multiplies = not given.unmultiplied
     if given.case:
-        print(json.dumps(_measured(Case(**json.loads(given.case)))))
+        print(json.dumps(_measured(Case(**json.loads(given.case)), multiplies=multiplies)))
     else:
-        sys.exit(not _print_table(CASES[given.cases]))
+        sys.exit(not _print_table(CASES[given.cases], multiplies=multiplies))
 
 
-def _print_table(cases: tuple[Case, ...]) -> bool:
+def _print_table(cases: tuple[Case, ...], *, multiplies: bool) -> bool:
     """Whether every case that could be run was measured."""
     failed = False
     gpu = any(case.device == "cuda" for case in cases)
@@ -51,7 +55,8 @@ def _print_table(cases: tuple[Case, ...]) -> bool:
             continue
         started = time.perf_counter()
         try:
-            found = _measured(case) if case.device == "cuda" else _in_own_process(case)
+            run = _measured if case.device == "cuda" else _in_own_process
+            found = run(case, multiplies=multiplies)
         except Exception:  # the others are still to be measured
             traceback.print_exc()
             failed = True
@@ -85,14 +90,15 @@ def _lacking(case: Case) -> str:
     return " and ".join(missing) if case.quantization != "none" else ""
 
 
-def _measured(case: Case) -> dict[str, float]:
+def _measured(case: Case, *, multiplies: bool) -> dict[str, float]:
     from benchmarks.memory.measuring import measure
 
-    return measure(case)
+    return measure(case, multiplies=multiplies)
 
 
-def _in_own_process(case: Case) -> dict[str, float]:
+def _in_own_process(case: Case, *, multiplies: bool) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.memory", "--case", json.dumps(asdict(case))]
+    command += [] if multiplies else ["--unmultiplied"]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, check=True, env=with_heap(os.environ)
     )

@@ -2,6 +2,7 @@
 
 import gc
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,19 @@ from autopeft.training.loop import PackRun, Trainer
 from autopeft.training.settings import LoopSettings
 from benchmarks.memory.backbones import random_backbone
 from benchmarks.memory.cases import Case
+from benchmarks.memory.unmultiplied import Unmultiplied
 
 STEPS = 3
 """On a GPU the first runs eagerly, the second is captured, the third replayed."""
 
 
-def measure(case: Case) -> dict[str, float]:
-    """What a case is thought to take and what it takes, in bytes; its last step, in seconds."""
+def measure(case: Case, *, multiplies: bool = True) -> dict[str, float]:
+    """What a case is thought to take and what it takes, in bytes; its last step, in seconds.
+
+    Args:
+        case: Where it runs, and on what.
+        multiplies: Whether products are computed (see `Unmultiplied`); only a CPU can do without.
+    """
     device = torch.device(case.device)
     if case.limit_gib:
         whole = torch.cuda.get_device_properties(device).total_memory
@@ -37,10 +44,11 @@ def measure(case: Case) -> dict[str, float]:
         trainer.backbone.model(**trainer.train.batch(np.arange(2)).inputs)  # touches every weight
     reset_peak(device)
     before = _taken(device)
-    run = trainer.start([Lane(n, each) for n, each in enumerate(configurations)])
-    run.train(STEPS - 1)
-    step_s = _last_step_s(run, device)
-    run.evaluate()
+    with nullcontext() if multiplies else Unmultiplied():
+        run = trainer.start([Lane(n, each) for n, each in enumerate(configurations)])
+        run.train(STEPS - 1)
+        step_s = _last_step_s(run, device)
+        run.evaluate()
     expected = pack_estimate(configurations, trainer)
     return {
         "estimated": expected.training,
