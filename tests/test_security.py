@@ -24,6 +24,7 @@ from autopeft.cli.main import app
 from autopeft.cli.next_commands import Place, after_search
 from autopeft.errors import InputError
 from autopeft.space.document import parse_yaml
+from autopeft.passwords import blotted
 from autopeft.study.records import NewStudy
 from storage import open_store
 
@@ -251,6 +252,26 @@ def test_a_password_is_in_no_output_no_log_and_no_file(
     check_clean(str(dumped))
 
 
+KEYS = (
+    "X-Amz-Security-Token",
+    "X-Amz-Signature",
+    "X-Amz-Credential",
+    "sig",
+    "api_key",
+    "apikey",
+    "pwd",
+    "Authorization-Key",
+)
+
+
+def test_what_is_no_secret_is_shown() -> None:
+    url = "postgresql+psycopg://ann@db.example/studies?busy_seconds=3&signed=no#keys=3"
+    assert blotted(url) == url
+    assert (
+        blotted("see https://data.example/a@b?sort=key") == "see https://data.example/a@b?sort=key"
+    )
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -262,6 +283,13 @@ def test_a_password_is_in_no_output_no_log_and_no_file(
         ["studies", "--storage", "sqlite:///a.db?password=hunter2"],
         ["studies", "--storage", "bob:hunter2@db/studies"],
         ["--debug", "studies", "--json", "--storage", "postgresql://bob:hunter2@[db/x"],
+        *(["studies", "--storage", f"https://data.example/x?{key}=hunter2"] for key in KEYS),
+        ["studies", "--storage", "https://data.example/x?a=1&sig=hunter2"],
+        ["studies", "--storage", "https://data.example/x#access_token=hunter2"],
+        ["studies", "--storage", "sqlite:///x.db?key=hunter2"],
+        ["studies", "--storage", "hf://hunter2@datasets/x"],
+        ["studies", "--storage", "ftp://hunter2@data.example/x"],
+        ["search", "study.yaml", "--set", "model.name_or_path=hf://hunter2@models/x"],
     ],
 )
 def test_a_password_that_is_refused_is_not_echoed(
