@@ -23,8 +23,8 @@ from autopeft.api.place import DEFAULT_OUTPUT, output_folder
 from autopeft.cli.main import app
 from autopeft.cli.next_commands import Place, after_search
 from autopeft.errors import InputError
-from autopeft.space.document import parse_yaml
 from autopeft.passwords import blotted
+from autopeft.space.document import parse_yaml
 from autopeft.study.records import NewStudy
 from storage import open_store
 
