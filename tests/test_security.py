@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from postgres_server import PASSWORD, WRITER, PostgresServer
+from stand_in_place import placed
 from typer.testing import CliRunner
 
 import autopeft
@@ -250,6 +251,46 @@ def test_a_password_is_in_no_output_no_log_and_no_file(
         "SELECT string_agg(s::text, ' ') FROM studies s", database=name
     )
     check_clean(str(dumped))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_search_leaves_its_password_nowhere(
+    postgresql_url: str, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """Every table, every file that it writes, everything that it says and that is exported."""
+    with placed(tmp_path, postgresql_url) as place:
+        said = place.search("--json", script={"1": "once die", "2": "err"})
+        said += place.search("--trials", "14")
+        for words in (
+            ["status", "--json"],
+            ["front", "--json"],
+            ["show", "2", "--json"],
+            ["front", "--save", "front.html"],
+            ["front", "--save", "front.csv"],
+            ["trials", "--json"],
+        ):
+            said += place.command(*words)
+        check_clean(said)
+        front = json.loads(place.command("front", "--json"))
+    assert front
+    database = postgresql_url.rpartition("/")[2]
+    tables = postgres_server.execute(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'",
+        database=database,
+    )
+    rows = 0
+    for (table,) in tables:
+        found = postgres_server.execute(f'SELECT t::text FROM "{table}" t', database=database)
+        check_clean(str(found))
+        rows += len(found)
+    assert len(tables) > 5
+    assert rows > 12 * 60, "curves"
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".log" for path in files)
+    assert {"front.html", "front.csv"} <= {path.name for path in files}
+    for path in files:
+        check_clean(path.read_bytes().decode(errors="replace"))
 
 
 KEYS = (
