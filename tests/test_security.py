@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from postgres_server import PASSWORD, WRITER, PostgresServer
+from stand_in_place import placed
 from typer.testing import CliRunner
 
 import autopeft
@@ -23,6 +24,7 @@ from autopeft.api.place import DEFAULT_OUTPUT, output_folder
 from autopeft.cli.main import app
 from autopeft.cli.next_commands import Place, after_search
 from autopeft.errors import InputError
+from autopeft.passwords import blotted
 from autopeft.space.document import parse_yaml
 from autopeft.study.records import NewStudy
 from storage import open_store
@@ -251,6 +253,66 @@ def test_a_password_is_in_no_output_no_log_and_no_file(
     check_clean(str(dumped))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_search_leaves_its_password_nowhere(
+    postgresql_url: str, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """Every table, every file that it writes, everything that it says and that is exported."""
+    with placed(tmp_path, postgresql_url) as place:
+        said = place.search("--json", script={"1": "once die", "2": "err"})
+        said += place.search("--trials", "14")
+        for words in (
+            ["status", "--json"],
+            ["front", "--json"],
+            ["show", "2", "--json"],
+            ["front", "--save", "front.html"],
+            ["front", "--save", "front.csv"],
+            ["trials", "--json"],
+        ):
+            said += place.command(*words)
+        check_clean(said)
+        front = json.loads(place.command("front", "--json"))
+    assert front
+    database = postgresql_url.rpartition("/")[2]
+    tables = postgres_server.execute(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'",
+        database=database,
+    )
+    rows = 0
+    for (table,) in tables:
+        found = postgres_server.execute(f'SELECT t::text FROM "{table}" t', database=database)
+        check_clean(str(found))
+        rows += len(found)
+    assert len(tables) > 5
+    assert rows > 12 * 60, "curves"
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".log" for path in files)
+    assert {"front.html", "front.csv"} <= {path.name for path in files}
+    for path in files:
+        check_clean(path.read_bytes().decode(errors="replace"))
+
+
+KEYS = (
+    "X-Amz-Security-Token",
+    "X-Amz-Signature",
+    "X-Amz-Credential",
+    "sig",
+    "api_key",
+    "apikey",
+    "pwd",
+    "Authorization-Key",
+)
+
+
+def test_what_is_no_secret_is_shown() -> None:
+    url = "postgresql+psycopg://ann@db.example/studies?busy_seconds=3&signed=no#keys=3"
+    assert blotted(url) == url
+    assert (
+        blotted("see https://data.example/a@b?sort=key") == "see https://data.example/a@b?sort=key"
+    )
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -262,6 +324,13 @@ def test_a_password_is_in_no_output_no_log_and_no_file(
         ["studies", "--storage", "sqlite:///a.db?password=hunter2"],
         ["studies", "--storage", "bob:hunter2@db/studies"],
         ["--debug", "studies", "--json", "--storage", "postgresql://bob:hunter2@[db/x"],
+        *(["studies", "--storage", f"https://data.example/x?{key}=hunter2"] for key in KEYS),
+        ["studies", "--storage", "https://data.example/x?a=1&sig=hunter2"],
+        ["studies", "--storage", "https://data.example/x#access_token=hunter2"],
+        ["studies", "--storage", "sqlite:///x.db?key=hunter2"],
+        ["studies", "--storage", "hf://hunter2@datasets/x"],
+        ["studies", "--storage", "ftp://hunter2@data.example/x"],
+        ["search", "study.yaml", "--set", "model.name_or_path=hf://hunter2@models/x"],
     ],
 )
 def test_a_password_that_is_refused_is_not_echoed(

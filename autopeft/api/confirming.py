@@ -34,7 +34,8 @@ SEEDS = 5
 TOP = 3
 """Members of the front where nobody says how many: with the best baseline, a pack of four."""
 
-SEEDS_ALLOWED = range(2, 101)
+SEEDS_ALLOWED = range(5, 101)
+"""The t quantile of an interval from fewer is so wide that it tells nothing apart."""
 
 
 def confirm(  # noqa: PLR0913 - as many as the command has options
@@ -110,7 +111,7 @@ def _chosen(
     """
     faults = []
     if seeds not in SEEDS_ALLOWED:
-        allowed = f"{SEEDS_ALLOWED.start} to {SEEDS_ALLOWED.stop - 1}"
+        allowed = f"at least {SEEDS_ALLOWED.start}, at most {SEEDS_ALLOWED.stop - 1}"
         faults.append(Fault("confirm", "--seeds", str(seeds), allowed))
     if top is not None and top < 1:
         faults.append(Fault("confirm", "--top", str(top), "at least 1"))

@@ -8,6 +8,8 @@ from typing import Any
 from autopeft.errors import Fault, InputError
 from autopeft.export.peft_groups import FOLDER, NAMES
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
 
 def load_adapter(model: Any, directory: Path | str) -> Any:
     """A task model with the adapter that `autopeft train` saved, whatever it consists of.
@@ -25,7 +27,7 @@ def load_adapter(model: Any, directory: Path | str) -> Any:
         The model in eval mode.
 
     Raises:
-        InputError: The folder holds no adapter that `peft` can load.
+        InputError: The folder holds no adapter that `peft` can load, or none as safetensors.
     """
     folder = Path(directory)
     if (folder / FOLDER / NAMES).exists():
@@ -34,9 +36,10 @@ def load_adapter(model: Any, directory: Path | str) -> Any:
             _inject(model, folder / FOLDER / name, name)
         _activate(model)
         return model.eval()
-    if not (folder / "adapter_config.json").exists():
+    if not (folder / CONFIG).exists():
         hint = "autopeft.load reads all that autopeft train wrote"
-        raise InputError(Fault(str(folder), "", "no adapter_config.json", "an adapter", hint))
+        raise InputError(Fault(str(folder), "", f"no {CONFIG}", "an adapter", hint))
+    _check_weights(folder)
     from peft import PeftModel
 
     from autopeft.api.peft_registration import register_with_peft
@@ -45,8 +48,22 @@ def load_adapter(model: Any, directory: Path | str) -> Any:
     return PeftModel.from_pretrained(model, str(folder)).eval()
 
 
+def _check_weights(folder: Path) -> None:
+    """Nothing where there are safetensors; without them, `peft` would read a pickle.
+
+    Raises:
+        InputError: There are none.
+    """
+    if not (folder / WEIGHTS).is_file():
+        pickled = folder / "adapter_model.bin"
+        given = f"no {WEIGHTS}" + (f", only {pickled.name}, a pickle" if pickled.exists() else "")
+        hint = "a pickle can run code when it is read: have peft save safetensors"
+        raise InputError(Fault(str(folder), "", given, WEIGHTS, hint))
+
+
 def _inject(model: Any, folder: Path, name: str) -> None:
     """Put one group into a model, which forgets that `peft` has been there: types do not mix."""
+    _check_weights(folder)
     from peft import PeftConfig, PeftModel, set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
@@ -62,7 +79,7 @@ def _inject(model: Any, folder: Path, name: str) -> None:
     strange = set_peft_model_state_dict(held, own, adapter_name=name).unexpected_keys
     if strange:
         given = f"{strange[0]}, which the model has no place for"
-        raise InputError(Fault(str(folder), "adapter_model.safetensors", given, "its backbone's"))
+        raise InputError(Fault(str(folder), WEIGHTS, given, "its backbone's"))
     _take_head(model, {k: t for k, t in state.items() if k.startswith(of_head)})
     del model.peft_config
 

@@ -7,6 +7,7 @@ has to pay for, and end when somebody asks for an end.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import RLock
 
 from autopeft.errors import InterruptedStudyError
@@ -89,16 +90,27 @@ class Sitting:
         Raises:
             InterruptedStudyError: It is to end.
         """
-        self.heed(study, left)
+        heed = partial(self.heed, study, left)
+        with self.cut_short(heed):
+            yield
+        heed()
+
+    @contextmanager
+    def cut_short(self, heed: Callable[[], None]) -> Iterator[None]:
+        """Within, a signal ends at once whatever runs.
+
+        Args:
+            heed: Raises where the sitting is to end, at the start or by a signal.
+        """
         try:
             self.stopper.cuts = True
+            heed()
             yield
         except KeyboardInterrupt:
-            self.heed(study, left)
+            heed()
             raise  # nobody's request: no handler turns the signal into one
         finally:
             self.stopper.cuts = False
-        self.heed(study, left)
 
     # -- what it costs ------------------------------------------------------------------------
 

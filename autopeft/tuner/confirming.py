@@ -234,5 +234,4 @@ def confirmation_settings(
         states=states / "confirmed",
         accuracy_like=False,
         stops=False,
-        keeps_last=True,
     )

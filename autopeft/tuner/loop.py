@@ -219,7 +219,8 @@ class Tuner:
         untold = [trial.configuration for trial in trials if trial.number not in self._told]
         self._watch.renew()
         started = time.perf_counter()
-        proposals = self._searcher.ask(q, pending=untold)
+        with self._watch.cut_short():
+            proposals = self._searcher.ask(q, pending=untold)
         self._ledger.spend(suggest_seconds=time.perf_counter() - started)
         return proposals
 

@@ -36,7 +36,6 @@ class TunerSettings:
         optimizer_steps: Of all trials together, or None.
         micro_batch_size: Examples per forward pass and lane; a lone trial that does not fit into
             memory so is tried with fewer.
-        keeps_last: Whether lanes are saved at the full budget too, to be measured again later.
     """
 
     trials: int
@@ -59,7 +58,6 @@ class TunerSettings:
     min_gain: float | None = None
     optimizer_steps: int | None = None
     micro_batch_size: int = 1
-    keeps_last: bool = False
 
     @property
     def total_steps(self) -> int:

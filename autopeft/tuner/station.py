@@ -102,8 +102,7 @@ class Station:
         states = CohortStates(self._settings.states, trials[0].pack)
         run = self._started(job, states)
         self._train(run, numbers, self._settings.rung_steps[share], states)
-        if share < 1.0 or self._settings.keeps_last:
-            self._save(run, numbers, states)
+        self._save(run, numbers, states)  # an evaluation may take longer than a signal leaves
         self._reporter.report("evaluating", numbers, run.step)
         self._watch.renew()
         began = time.perf_counter()

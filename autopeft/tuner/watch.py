@@ -1,5 +1,6 @@
 """The time of a sitting: budgets, the lease's renewal, requests to stop."""
 
+from contextlib import AbstractContextManager
 from threading import RLock
 from typing import Literal, TypeAlias
 
@@ -105,6 +106,18 @@ class Watch:
     def request_stop(self, reason: str) -> None:
         """Ask all that is under way to stop after its step."""
         self._sitting.stopper.request(reason)
+
+    def cut_short(self) -> AbstractContextManager[None]:
+        """Within, a signal ends at once whatever runs: nothing of it needs to be saved.
+
+        Raises:
+            InterruptedStudyError: Asked to stop.
+        """
+        return self._sitting.cut_short(self._heed)
+
+    def _heed(self) -> None:
+        if self._sitting.stopping():  # without a look at the database, which a signal would cut
+            raise self.stopped()
 
     def stopped(self) -> InterruptedStudyError:
         """The error that ends the sitting."""

@@ -8,6 +8,15 @@ from typing import Any
 
 import pytest
 
+from autopeft.cli.signals import STEP_S
+from autopeft.execution.ray_runners import CLOSE_S
+from autopeft.execution.runner_process import TERM_S
+from autopeft.execution.supervised import TICK_S
+from autopeft.tuner.station import SAVE_S
+
+BATCH_SYSTEM_S = 30.0
+"""Between the SIGTERM of SLURM or Kubernetes and their SIGKILL."""
+
 SEARCHING = """
 import sys, time
 from autopeft import api
@@ -69,3 +78,14 @@ def test_the_second_signal_stops_at_once(place: Path, number: int, code: int) ->
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == code
+
+
+def test_what_follows_a_signal_fits_into_the_notice_of_a_batch_system() -> None:
+    """A step that is given up, a last look at its runner, and the end of the runners."""
+    given_up_s = STEP_S + TICK_S
+    assert given_up_s + TERM_S <= BATCH_SYSTEM_S
+    assert given_up_s + CLOSE_S <= BATCH_SYSTEM_S
+
+
+def test_a_running_pack_is_saved_every_ten_minutes() -> None:
+    assert SAVE_S + 30.0 <= 600.0, "a step and the save itself take time"

@@ -25,7 +25,7 @@ from storage import open_store
 Cli = Callable[..., str]
 MakePath = Callable[..., Path]
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
-SEEDS, STEPS = 3, 60
+SEEDS, STEPS = 5, 60
 
 
 class TestIsLockedError(AssertionError):
@@ -123,7 +123,7 @@ def test_members_and_the_best_baseline_are_trained_with_other_seeds(here: Path) 
     assert len(found.members) == 2
     assert {each.trial for each in found.members} & {t.number for t in study.front()}
     for each in found.trials.values():
-        assert each.seeds == (1, 2, 3), "replicate 0 chose the trials"
+        assert each.seeds == (1, 2, 3, 4, 5), "replicate 0 chose the trials"
         assert each.validation is not None
     values = [own.by_seed.values() for each in found.trials.values() if (own := each.validation)]
     assert any(len(set(own)) > 1 for own in values), "seeds give the same result"
@@ -195,10 +195,16 @@ def test_what_is_confirmed_is_shown_everywhere(here: Path, cli: Cli) -> None:
     assert front[member]["confirmed"]["validation"]["n"] == SEEDS
     assert "over seeds" in cli(here, "front")
     assert "With other seeds" in cli(here, "show", str(member))
-    assert json.loads(cli(here, "show", str(member), "--json"))["confirmed"]["seeds"] == [1, 2, 3]
+    assert json.loads(cli(here, "show", str(member), "--json"))["confirmed"]["seeds"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     assert json.loads(cli(here, "status", "--json"))["confirmed"]["runs"] == 3 * SEEDS
     results = yaml.safe_load(study.export(trial=member))["results"]["accuracy"]
-    assert results["seeds"] == [1, 2, 3]
+    assert results["seeds"] == [1, 2, 3, 4, 5]
     assert len(results["interval"]) == 2
     assert results["difference"]["from"].startswith("baseline, trial")
     cli(here, "front", "--save", "front.csv")
@@ -226,9 +232,9 @@ def test_more_seeds_and_trials_add_to_what_is_there(
     found = study.confirm([number], seeds=SEEDS + 1, overrides=where)
     assert named == ["cpu"], "it did not train where it was told to"
     assert study.record.definition["execution"]["executor"] == "in-process", "that is not kept"
-    assert found.trials[number].seeds == (1, 2, 3, 4)
-    assert found.trials[before.reference or 0].seeds == (1, 2, 3, 4)
-    assert found.members[1].seeds == (1, 2, 3)
+    assert found.trials[number].seeds == (1, 2, 3, 4, 5, 6)
+    assert found.trials[before.reference or 0].seeds == (1, 2, 3, 4, 5, 6)
+    assert found.members[1].seeds == (1, 2, 3, 4, 5)
     for seed in (1, 2, 3):
         assert (
             found.members[0].validation.by_seed[seed]
@@ -310,7 +316,7 @@ def test_test_metrics_are_those_of_the_trained_weights_on_the_test_rows(
 @pytest.mark.parametrize(
     ("given", "key"),
     [
-        (["--seeds", "1"], "--seeds"),
+        (["--seeds", "4"], "--seeds"),
         (["--top", "0"], "--top"),
         (["--trial", "99"], "trial"),
     ],

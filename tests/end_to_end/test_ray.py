@@ -226,13 +226,13 @@ def test_a_confirmation_goes_to_a_cluster_that_the_search_did_not_use(
     place: Callable[[str], Site], make_nodes: Callable[[int], Nodes]
 ) -> None:
     nodes, far, here = make_nodes(1), place("far"), place("here")
-    words = ("confirm", "--trial", "2", "--trial", "5", "--seeds", "2")
+    words = ("confirm", "--trial", "2", "--trial", "5", "--seeds", "5")
     for each, where in ((far, on_ray(nodes)), (here, ())):
         each.search()
         ended(each.start_command(*words, *where), 0)
         with each.store() as store:
             runs = store.confirmations("toy")
-        wanted = [(number, seed) for number in (2, 5) for seed in (1, 2)]
+        wanted = [(number, seed) for number in (2, 5) for seed in range(1, 6)]
         assert [(run.trial, run.replicate) for run in runs] == wanted
         trials = each.trials()
         for run in runs:

@@ -41,7 +41,7 @@ def test_every_member_of_a_front_comes_back_as_it_was_trained(
         study = autopeft.search(study_file, storage=f"sqlite:///{tmp_path}/round.db")
     front = study.front()
     assert len(front) >= 2
-    assert len({trial.configuration.methods for trial in front} | {("lora",)}) >= 1
+    assert len({method for trial in front for method in trial.configuration.methods}) >= 2
     for trial in front:
         file, folder = tmp_path / f"{trial.number}.yaml", tmp_path / f"adapter-{trial.number}"
         study.export(file, trial=trial.number)

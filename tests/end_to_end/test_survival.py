@@ -20,6 +20,7 @@ import stand_in
 from stand_in_place import COMMAND, Place, all_gone, children, placed
 from warm_processes import WarmProcess
 
+from autopeft.execution.states import CohortStates
 from autopeft.study.records import TrialState
 
 SIGNALS_S = 30.0
@@ -214,6 +215,56 @@ def test_a_signal_is_heard_while_the_backbone_loads(place: Place) -> None:
     assert process.returncode == 143
     assert "stopped (SIGTERM) while it was prepared; nothing is stored" in out
     assert not (place.folder / "autopeft.db").exists()
+
+
+def stopped_by_sigterm(place: Place, marker: Path, **settings: Any) -> str:
+    """What a search says that gets SIGTERM when a file appears, and ends in time."""
+    process = place.start(**settings)
+    while not marker.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=90)
+    assert process.returncode == 143, out
+    assert time.monotonic() - began < SIGNALS_S
+    place.check_file()
+    return out
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_takes_longer_than_a_signal_leaves_costs_no_step(place: Place) -> None:
+    marker = stand_in.marker(place.folder / "autopeft-runs/toy", "measuring")
+    stopped_by_sigterm(place, marker, measure_s=60.0)
+    assert [trial.state for trial in place.trials()[:4]] == [TrialState.WAITING] * 4
+    states = CohortStates(next((place.folder / "autopeft-runs/toy/states").iterdir()), 0)
+    assert [states.newest(number).step for number in range(4)] == [stand_in.STEPS] * 4
+    with place.store() as store:
+        spent = store.study("toy").spent["optimizer_steps"]
+    place.search()
+    assert [trial.state for trial in place.trials()] == [TrialState.COMPLETED] * 12
+    with place.store() as store:
+        left = store.study("toy").spent["optimizer_steps"] - spent
+    assert left == 4 * (stand_in.STEPS - 30) + 4 * stand_in.STEPS, "the first pack trained again"
+
+
+def test_a_signal_is_heard_while_the_searcher_proposes(place: Place) -> None:
+    out = stopped_by_sigterm(place, place.folder / "asking", ask_s=60.0)
+    assert "stopped (SIGTERM); all is saved" in out
+    assert not place.trials()
+    place.search()
+    assert [trial.state for trial in place.trials()] == [TrialState.COMPLETED] * 12
+
+
+@pytest.mark.slow
+def test_a_step_that_takes_longer_than_a_signal_leaves_is_given_up(place: Place) -> None:
+    marker = stand_in.marker(place.folder / "autopeft-runs/toy", "stepping")
+    out = stopped_by_sigterm(place, marker, script={"1": "once slow 60"})
+    assert "within a step that takes too long" in out
+    place.search()
+    trials = place.trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETED] * 12
+    assert place.attempts(1)[0]["cause"] == "interrupted"
 
 
 @pytest.mark.slow

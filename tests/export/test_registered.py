@@ -12,14 +12,14 @@ from importance_maps import with_importance
 from method_cases import configuration as case
 from passed_cases import TRAINING, passed_group
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 import autopeft
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.errors import ExportError
+from autopeft.errors import ExportError, InputError
 from autopeft.export.adapter import folded_configuration, folded_weights
 from autopeft.export.peft_groups import parts, save_groups
 from autopeft.export.peft_weights import registered_adapter
@@ -188,6 +188,31 @@ def test_named_groups_load_in_one_call(
     with torch.no_grad():
         logits = loaded(**tiny.tiny_batch("bert").inputs).logits
     assert torch.allclose(logits, _logits(pack, "bert"), atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["", "groups/lora_0"])
+def test_weights_that_are_pickles_are_refused(
+    bases: dict[str, tuple[Backbone, Path]], tmp_path: Path, where: str
+) -> None:
+    """As `peft` itself would read them, where nothing else lies beside them."""
+    backbone, base = bases["bert"]
+    groups = [
+        Group.of("lora", [0], ["query"], rank=2, alpha=4.0, dropout=0.0),
+        Group.of("lora", [2], ["value"], rank=4, alpha=4.0, dropout=0.1),
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    pack = _trained(backbone, configuration)
+    held = {n: t.detach() for n, t in pack.lane_views(pack.parameters_by_name(), 0).items()}
+    save_groups(configuration, backbone, backbone.head(3), held, tmp_path)
+    group = tmp_path / "groups/lora_0"
+    weights = group / "adapter_model.safetensors"
+    torch.save(load_file(weights), group / "adapter_model.bin")
+    weights.unlink()
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    folder = tmp_path if not where else tmp_path / where
+    with pytest.raises(InputError, match=r"adapter_model\.bin, a pickle") as raised:
+        autopeft.load_adapter(model, folder)
+    assert "safetensors" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,14 @@ from typer.testing import CliRunner
 
 from autopeft.cli.main import app
 from autopeft.errors import InputError, NotFoundError, StudyHeldError, StudyMismatchError
-from autopeft.study.records import Holder, ImportanceRecord, NewStudy, TrialState
+from autopeft.study.records import (
+    Holder,
+    ImportanceRecord,
+    Measurement,
+    NewStudy,
+    TrialState,
+    TrialUpdate,
+)
 from storage import SqlStore, copy, copying, open_store
 from storage.lease import this_process
 from storage.models import Base
@@ -36,6 +43,18 @@ def source(database_url: str, small_study: Fill) -> str:
         store.add_confirmations("small", token, [0], [1])
         store.start_confirmations("small", token, 1, [0], runner={"pid": 1})
         store.requeue_confirmations("small", token, message="died")
+        confirmed = TrialUpdate(
+            0,
+            (Measurement(10, "accuracy", "validation", 0.5, 1.0),),
+            optimizer_steps=10,
+            state=TrialState.COMPLETED,
+        )
+        store.add_confirmations("small", token, [0], [2])
+        store.start_confirmations("small", token, 2, [0], runner={"pid": 2})
+        store.update_confirmations("small", token, 2, [confirmed])
+        store.add_opening("small", token, by="ann@host", trials=[0], replicates=[2])
+        store.keep_test("small", token, 2, {0: {"accuracy": 0.25}})
+        store.add_orphans("small", token, [TrialUpdate(1, optimizer_steps=7)])
         store.release("small", token)
         store.keep_importance(MAP)
         store.keep_importance(OTHER_MAP)
@@ -61,6 +80,9 @@ def contents(url: str, name: str) -> dict[str, Any]:
             "curves": [store.curve(name, trial.number) for trial in trials],
             "attempts": [store.attempts(name, trial.number) for trial in trials],
             "of seeds": [store.confirmation_attempts(name, trial.number) for trial in trials],
+            "confirmations": store.confirmations(name),
+            "openings": store.openings(name),
+            "orphans": store.orphans(name),
             "snapshots": store.snapshots(name),
             "summary": store.summary(name),
         }
@@ -76,6 +98,7 @@ def test_what_is_copied_is_the_same_in_every_record(source: str, target: str) ->
     assert maps == 2
     for name in ("first", "small"):
         assert contents(target, name) == contents(source, name)
+    assert all(contents(target, "small").values()), "nothing of some kind was there to be copied"
     with open_store(target, read_only=True) as store:
         kept = store.importance("key-1")
         assert kept is not None

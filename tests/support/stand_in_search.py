@@ -2,7 +2,8 @@
 
 The store, the lease, the tuner, the executor with its processes and the command line are the real
 ones; only what would load a model is another (`stand_in`). The variable STAND_IN holds what tests
-set: `{"script", "step_s", "limit_s", "lease_s", "devices", "save_s", "loading_s"}`.
+set: `{"script", "step_s", "measure_s", "ask_s", "limit_s", "lease_s", "poll_s", "devices", "save_s",
+"loading_s"}`.
 """
 
 import json
@@ -53,6 +54,9 @@ class StandInSearcher:
 
     def ask(self, q: int, pending: Sequence[Configuration] = ()) -> list[Proposal]:
         """See `Searcher.ask`."""
+        if ask_s := SETTINGS.get("ask_s"):
+            Path("asking").touch()
+            time.sleep(ask_s)
         every = stand_in.configurations()
         for _ in range(len(self._told) + len(pending)):
             next(every)
@@ -188,6 +192,7 @@ class StandInPreparation:
             "request": {
                 "script": SETTINGS.get("script", {}),
                 "step_s": SETTINGS.get("step_s", 0.002),
+                "measure_s": SETTINGS.get("measure_s", 0.0),
                 "folder": str(self._folder),
             },
             "folder": self._folder,

@@ -56,6 +56,9 @@ class StandInRun:
     def measure(self, opening: Opening | None = None) -> list[Result]:
         """See `Run.measure`; there is no test split."""
         assert opening is None
+        if self.step == stand_in.STEPS and self._runner.measure_s:
+            stand_in.marker(self._runner.folder, "measuring").touch()
+            time.sleep(self._runner.measure_s)
         return [self._result(number, configuration) for number, configuration in self._lanes]
 
     def _result(self, number: int, configuration: Configuration) -> Result:
@@ -92,12 +95,13 @@ class StandInRunner:
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.script: Mapping[str, Any] = request["script"]
         self.step_s: float = request["step_s"]
-        self._folder, self._device = Path(request["folder"]), request["device"]
+        self.measure_s: float = request["measure_s"]
+        self.folder, self._device = Path(request["folder"]), request["device"]
 
     @property
     def is_full(self) -> bool:
         """Whether there is no room to save."""
-        return stand_in.marker(self._folder, "full").exists()
+        return stand_in.marker(self.folder, "full").exists()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -140,11 +144,11 @@ class StandInRunner:
         sys.stderr.write(f"trial {number}: now {part}\n")
         kind, _, rest = str(part).partition(" ")
         if kind == "once":
-            remembered = stand_in.marker(self._folder, str(number))
+            remembered = stand_in.marker(self.folder, str(number))
             if remembered.exists():
                 return
             remembered.touch()
-            kind, rest = rest, ""
+            kind, _, rest = rest.partition(" ")
         getattr(self, f"_{kind}")(int(rest or 0), lanes, rows)
 
     def _die(self, *_: int) -> None:
@@ -156,6 +160,10 @@ class StandInRunner:
     def _err(self, *_: int) -> None:
         raise ValueError("this configuration cannot be")
 
+    def _slow(self, seconds: int, *_: int) -> None:
+        stand_in.marker(self.folder, "stepping").touch()
+        time.sleep(seconds)
+
     def _wide(self, limit: int, lanes: int, rows: int) -> None:
         """Memory holds so many rows of all lanes together."""
         if lanes * rows > limit:
@@ -166,7 +174,7 @@ class StandInRunner:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         child = os.fork()
         if child:
-            with stand_in.marker(self._folder, "children").open("a") as file:
+            with stand_in.marker(self.folder, "children").open("a") as file:
                 file.write(f"{os.getpid()} {child}\n")
         while True:
             time.sleep(3600)

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from autopeft.errors import AutopeftError, TrialError
+from autopeft.searchers.base import Observation, Problem
+from autopeft.searchers.registry import make_searcher
+from autopeft.study.records import TrialState
 from autopeft.tuner.failures import Failure, FailuresInARow, Job, described, next_jobs
 
 
@@ -77,3 +80,45 @@ def test_three_in_a_row_blame_the_machine(cause: str) -> None:
     row.failed(Failure(cause, "no"))
     with pytest.raises(AutopeftError, match="3 trials in a row"):
         row.failed(Failure(cause, "no"))
+
+
+CAUSES = ("lost", "out-of-memory", "timeout", "diverged", "error", "infeasible")
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_only_divergence_and_errors_count_against_a_configuration(
+    make_desk: Any, cause: str
+) -> None:
+    told: list[Observation] = []
+
+    class Attentive:
+        """Notes what it is told."""
+
+        def __init__(self, problem: Problem) -> None:
+            self._real = make_searcher("random", problem)
+
+        def ask(self, q: int, pending: Any = ()) -> Any:
+            return self._real.ask(q, pending=pending)
+
+        def tell(self, observations: Any) -> None:
+            told.extend(observations)
+            self._real.tell(observations)
+
+    desk = make_desk(trials=4, searcher=Attentive)
+    desk.create()
+
+    def fail(lanes: Any, step: int) -> None:
+        if 3 in [number for number, _ in lanes]:
+            raise TrialError("so it is", cause=cause)
+
+    if cause == "diverged":
+        desk.runner.diverges = lambda c: c.hash in [t.hash for t in desk.store.trials("toy")[3:4]]
+    else:
+        desk.runner.before_step = fail
+    desk.tuner().run()
+    trial = desk.store.trial("toy", 3)
+    assert (trial.state, trial.cause) == (TrialState.FAILED, cause)
+    (observation,) = [each for each in told if each.number == 3]
+    assert observation.failed
+    assert observation.infeasible == (cause not in ("diverged", "error"))
+    assert not any(each.failed or each.infeasible for each in told if each.number != 3)

@@ -135,9 +135,8 @@ def test_a_full_disk_elsewhere_than_in_a_save_is_no_trials_fault(desk: Any) -> N
     assert desk.runner.resumed[0] == 12, "it goes on from what was saved"
 
 
-def test_confirmed_lanes_are_waited_for_too(make_desk: Make) -> None:
-    """Their last states are kept: a save that no search does."""
-    desk = make_desk(keeps_last=True, trials=4)
+def test_the_lanes_of_the_full_budget_are_waited_for_too(make_desk: Make) -> None:
+    desk = make_desk(trials=4)
     desk.create()
     left = [no_room, no_room]
     desk.runner.before_save = lambda folder: left and left.pop()(folder)
