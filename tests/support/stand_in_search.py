@@ -2,8 +2,8 @@
 
 The store, the lease, the tuner, the executor with its processes and the command line are the real
 ones; only what would load a model is another (`stand_in`). The variable STAND_IN holds what tests
-set: `{"script", "step_s", "measure_s", "ask_s", "limit_s", "lease_s", "poll_s", "devices", "save_s",
-"loading_s"}`.
+set: `{"script", "step_s", "measure_s", "ask_s", "limit_s", "lease_s", "poll_s", "devices",
+"save_s", "loading_s"}`.
 """
 
 import json
