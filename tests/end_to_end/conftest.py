@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from grounds import Ground, Postgres, Sqlite
+from stand_in_place import placed
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -222,3 +224,15 @@ def make_data() -> Callable[..., Path]:
 def make_study() -> Callable[..., Path]:
     """`write_study`."""
     return write_study
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
+    """A place on each database."""
+    if request.param == "sqlite":
+        with placed(tmp_path) as place:
+            yield Sqlite(place)
+        return
+    server, url = (request.getfixturevalue(n) for n in ("postgres_server", "postgresql_url"))
+    with placed(tmp_path, url) as place:
+        yield Postgres(place, server)

@@ -7,96 +7,21 @@ transaction, while trials train, ... It cannot tell, nor do anything about it.
 import os
 import random
 import signal
-import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stand_in
-from postgres_server import PostgresServer
-from stand_in_place import Place, all_gone, children, placed
+from grounds import Ground, Sqlite
+from stand_in_place import Place, all_gone, children
 from survived import BETWEEN, BOTH, COORDINATOR, RUNNER, STARTING, TRAINING, WRITING, Survived
 from warm_processes import WarmProcess
 
 from autopeft.study.records import TrialState
 
-DATABASES = ("sqlite", "postgresql")
-
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-
-
-class Sqlite:
-    """A place on a file, and what only the file tells."""
-
-    name = "SQLite"
-
-    def __init__(self, place: Place) -> None:
-        self.place, self._path = place, place.folder / "autopeft.db"
-
-    def writes(self) -> bool:
-        """Whether somebody is within a transaction that writes."""
-        if not self._path.exists():
-            return False
-        connection = sqlite3.connect(self._path, timeout=0.0, isolation_level=None)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-        except sqlite3.OperationalError:
-            return True
-        finally:
-            connection.close()
-        return False
-
-    def check(self) -> None:
-        """It is sound."""
-        self.place.check_file()
-
-
-class Postgres:
-    """A place on a server, and what only the server tells."""
-
-    name = "PostgreSQL"
-
-    def __init__(self, place: Place, server: PostgresServer) -> None:
-        self.place, self._server = place, server
-        self._database = place.url.rpartition("/")[2]
-
-    def writes(self) -> bool:
-        """Whether somebody is within a transaction that writes."""
-        query = (
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
-            "AND pid <> pg_backend_pid() AND backend_xid IS NOT NULL"
-        )
-        return bool(self._ask(query))
-
-    def check(self) -> None:
-        """Indexes hold what tables hold, and nobody has left a transaction behind."""
-        assert not self.writes()
-        checked = self._ask(
-            "CREATE EXTENSION IF NOT EXISTS amcheck",
-            "SELECT bt_index_check(index => c.oid, heapallindexed => true) FROM pg_class c "
-            "JOIN pg_am a ON a.oid = c.relam AND a.amname = 'btree' "
-            "JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'public'",
-        )
-        assert len(checked) > 5
-
-    def _ask(self, *statements: str) -> list[tuple[object, ...]]:
-        return self._server.execute(*statements, database=self._database)
-
-
-@pytest.fixture(params=DATABASES)
-def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sqlite | Postgres]:
-    """A place on each database."""
-    if request.param == "sqlite":
-        with placed(tmp_path) as place:
-            yield Sqlite(place)
-        return
-    server, url = (request.getfixturevalue(n) for n in ("postgres_server", "postgresql_url"))
-    with placed(tmp_path, url) as place:
-        yield Postgres(place, server)
 
 
 class Watched:
@@ -129,7 +54,7 @@ class Watched:
         self._completed, self._rungs, self._volumes = completed, rungs, volumes
 
 
-def strike(ground: Sqlite | Postgres, process: WarmProcess, rng: random.Random) -> tuple[str, str]:
+def strike(ground: Ground, process: WarmProcess, rng: random.Random) -> tuple[str, str]:
     """Kill one of the processes of a search, or all of them; which, and at what moment."""
     process.send_signal(signal.SIGSTOP)
     runners = children(process.pid)
@@ -150,7 +75,7 @@ def strike(ground: Sqlite | Postgres, process: WarmProcess, rng: random.Random) 
     return who, moment
 
 
-def kill_loop(ground: Sqlite | Postgres, kills: int, seed: int) -> Survived:
+def kill_loop(ground: Ground, kills: int, seed: int) -> Survived:
     """Kill so often, then let the search come to its end; what was survived."""
     rng, place, began = random.Random(seed), ground.place, time.monotonic()
     watched, told = Watched(place), Survived(ground.name, seed)
@@ -200,7 +125,7 @@ def test_five_kills_of_coordinators_and_runners_lose_nothing(ground: Sqlite) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_fifty_kills_lose_nothing(ground: Sqlite | Postgres, seed: int) -> None:
+def test_fifty_kills_lose_nothing(ground: Ground, seed: int) -> None:
     told = kill_loop(ground, 50, seed)
     told.tell()
     assert {who for who, _ in told.kills} == {COORDINATOR, RUNNER, BOTH}

@@ -8,16 +8,15 @@ import json
 import os
 import pty
 import signal
-import sqlite3
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stand_in
-from stand_in_place import COMMAND, Place, all_gone, children, placed
+from grounds import Ground
+from stand_in_place import COMMAND, Place, all_gone, children
 from warm_processes import WarmProcess
 
 from autopeft.execution.states import CohortStates
@@ -30,9 +29,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="ne
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with placed(tmp_path) as made:
-        yield made
+def place(ground: Ground) -> Place:
+    return ground.place
 
 
 # -- R6, R7, R8: causes ---------------------------------------------------------------------------
@@ -99,29 +97,25 @@ def test_several_runners_train_side_by_side(place: Place) -> None:
 # -- R4: late writers -----------------------------------------------------------------------------
 
 
-def suspend(process: WarmProcess, database: Path) -> None:
+def suspend(process: WarmProcess, ground: Ground) -> None:
     """Stop a process between two transactions: within one, it would lock all others out."""
     for _ in range(100):
         process.send_signal(signal.SIGSTOP)
-        connection = sqlite3.connect(database, timeout=0.2, isolation_level=None)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
+        time.sleep(0.05)  # a statement that was sent comes to its end
+        if not ground.writes():
             return
-        except sqlite3.OperationalError:
-            process.send_signal(signal.SIGCONT)
-            time.sleep(0.05)
-        finally:
-            connection.close()
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
     raise AssertionError("it is always within a transaction")
 
 
 @pytest.mark.slow
-def test_one_that_stood_still_too_long_finds_itself_replaced(place: Place) -> None:
+def test_one_that_stood_still_too_long_finds_itself_replaced(ground: Ground) -> None:
+    place = ground.place
     settings = {"lease_s": 2.0, "poll_s": 0.2}
     late = place.start(**settings, step_s=0.05)
     place.until_training(late)
-    suspend(late, place.folder / "autopeft.db")
+    suspend(late, ground)
     time.sleep(2.5)
     place.search(**settings)
     before = place.trials()
@@ -182,7 +176,9 @@ def send_sigterm(pid: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", pytest.param("sigterm", marks=pytest.mark.slow)])
-def test_a_signal_saves_the_lanes_and_ends_the_search(place: Place, how: str) -> None:
+def test_a_signal_saves_the_lanes_and_ends_the_search(
+    ground: Ground, place: Place, how: str
+) -> None:
     pid, terminal = in_terminal(place, step_s=0.05)
     place.until_training()
     time.sleep(0.6)
@@ -192,7 +188,7 @@ def test_a_signal_saves_the_lanes_and_ends_the_search(place: Place, how: str) ->
     assert code == (130 if how == "ctrl-c" else 143)
     assert seconds < SIGNALS_S
     assert all_gone(runners)
-    place.check_file()
+    ground.check()
     steps = {trial.number: trial.optimizer_steps for trial in place.trials()}
     assert steps[0] > 0, "nothing was saved"
     assert place.attempts(0)[0]["cause"] == "interrupted"
@@ -214,12 +210,12 @@ def test_a_signal_is_heard_while_the_backbone_loads(place: Place) -> None:
     out, _ = process.communicate(timeout=SIGNALS_S)
     assert process.returncode == 143
     assert "stopped (SIGTERM) while it was prepared; nothing is stored" in out
-    assert not (place.folder / "autopeft.db").exists()
+    assert not place.is_stored()
 
 
-def stopped_by_sigterm(place: Place, marker: Path, **settings: Any) -> str:
+def stopped_by_sigterm(ground: Ground, marker: Path, **settings: Any) -> str:
     """What a search says that gets SIGTERM when a file appears, and ends in time."""
-    process = place.start(**settings)
+    process = ground.place.start(**settings)
     while not marker.exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -228,14 +224,16 @@ def stopped_by_sigterm(place: Place, marker: Path, **settings: Any) -> str:
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 143, out
     assert time.monotonic() - began < SIGNALS_S
-    place.check_file()
+    ground.check()
     return out
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_takes_longer_than_a_signal_leaves_costs_no_step(place: Place) -> None:
+def test_an_evaluation_that_takes_longer_than_a_signal_leaves_costs_no_step(
+    ground: Ground, place: Place
+) -> None:
     marker = stand_in.marker(place.folder / "autopeft-runs/toy", "measuring")
-    stopped_by_sigterm(place, marker, measure_s=60.0)
+    stopped_by_sigterm(ground, marker, measure_s=60.0)
     assert [trial.state for trial in place.trials()[:4]] == [TrialState.WAITING] * 4
     states = CohortStates(next((place.folder / "autopeft-runs/toy/states").iterdir()), 0)
     assert [states.newest(number).step for number in range(4)] == [stand_in.STEPS] * 4
@@ -248,8 +246,8 @@ def test_an_evaluation_that_takes_longer_than_a_signal_leaves_costs_no_step(plac
     assert left == 4 * (stand_in.STEPS - 30) + 4 * stand_in.STEPS, "the first pack trained again"
 
 
-def test_a_signal_is_heard_while_the_searcher_proposes(place: Place) -> None:
-    out = stopped_by_sigterm(place, place.folder / "asking", ask_s=60.0)
+def test_a_signal_is_heard_while_the_searcher_proposes(ground: Ground, place: Place) -> None:
+    out = stopped_by_sigterm(ground, place.folder / "asking", ask_s=60.0)
     assert "stopped (SIGTERM); all is saved" in out
     assert not place.trials()
     place.search()
@@ -257,9 +255,11 @@ def test_a_signal_is_heard_while_the_searcher_proposes(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_step_that_takes_longer_than_a_signal_leaves_is_given_up(place: Place) -> None:
+def test_a_step_that_takes_longer_than_a_signal_leaves_is_given_up(
+    ground: Ground, place: Place
+) -> None:
     marker = stand_in.marker(place.folder / "autopeft-runs/toy", "stepping")
-    out = stopped_by_sigterm(place, marker, script={"1": "once slow 60"})
+    out = stopped_by_sigterm(ground, marker, script={"1": "once slow 60"})
     assert "within a step that takes too long" in out
     place.search()
     trials = place.trials()
@@ -268,7 +268,7 @@ def test_a_step_that_takes_longer_than_a_signal_leaves_is_given_up(place: Place)
 
 
 @pytest.mark.slow
-def test_a_second_signal_stops_now(place: Place) -> None:
+def test_a_second_signal_stops_now(ground: Ground, place: Place) -> None:
     pid, terminal = in_terminal(place, step_s=30.0)
     place.until_training()
     runners = children(pid)
@@ -278,7 +278,7 @@ def test_a_second_signal_stops_now(place: Place) -> None:
     code, seconds = exit_code(pid, terminal)
     assert (code, seconds < 5.0) == (130, True)
     assert all_gone(runners)
-    place.check_file()
+    ground.check()
 
 
 # -- saving, sittings -----------------------------------------------------------------------------

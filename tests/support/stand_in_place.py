@@ -99,6 +99,14 @@ class Place:
         except StorageError:  # it is being made
             return []
 
+    def is_stored(self) -> bool:
+        """Whether its study is."""
+        try:
+            with self.store() as store:
+                return bool(store.studies())
+        except StorageError:  # there is no database, or nothing in it
+            return False
+
     def attempts(self, number: int) -> list[dict[str, Any]]:
         """Of a trial."""
         with self.store() as store:

@@ -183,7 +183,7 @@ class Desk:
     """Everything that one sitting needs; `tuner` makes a fresh one over the same database."""
 
     def __init__(self, folder: Path, **changes: Any) -> None:
-        self.folder, self.url = folder, f"sqlite:///{folder}/toy.db"
+        self.folder, self.url = folder, changes.pop("url", f"sqlite:///{folder}/toy.db")
         self.store: SqlStore = open_store(self.url, create=True)
         plain = {
             "study": {"name": NAME},

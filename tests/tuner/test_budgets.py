@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from postgres_server import PostgresServer
 
 from autopeft.configuration import Configuration
 from autopeft.study.records import StudyState, TrialState
@@ -116,29 +117,60 @@ class World:
                 self.killed += 1
 
 
-@pytest.mark.parametrize(
-    ("key", "budgets"),
-    [
-        ("trials", st.integers(1, 12)),
-        ("optimizer_steps", st.integers(60, 500)),
-        ("wall_clock_s", st.integers(20, 200)),
-        ("train_s", st.integers(20, 150)),
-    ],
-)
-@settings(
-    max_examples=3,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(data=st.data())
+BUDGETS = {
+    "trials": st.integers(1, 12),
+    "optimizer_steps": st.integers(60, 500),
+    "wall_clock_s": st.integers(20, 200),
+    "train_s": st.integers(20, 150),
+}
+
+
+def searches(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """So many budgets and deaths, drawn by Hypothesis."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        drawn = given(data=st.data())(test)
+        found: Callable[..., None] = settings(
+            max_examples=examples,
+            deadline=None,
+            suppress_health_check=[HealthCheck.function_scoped_fixture],
+        )(drawn)
+        return found
+
+    return decorate
+
+
+@pytest.mark.parametrize("key", BUDGETS)
+@searches(3)
 def test_a_budget_is_never_passed_by_more_than_what_was_in_flight(
-    make_desk: Make, key: str, budgets: st.SearchStrategy[int], data: st.DataObject
+    make_desk: Make, key: str, data: st.DataObject
 ) -> None:
-    budget = data.draw(budgets, label=key)
+    check_budget(make_desk, key, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", BUDGETS)
+@searches(20)
+def test_budgets_hold_over_more_deaths(make_desk: Make, key: str, data: st.DataObject) -> None:
+    check_budget(make_desk, key, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", BUDGETS)
+@searches(5)
+def test_budgets_hold_on_postgresql(
+    make_desk: Make, postgres_server: PostgresServer, key: str, data: st.DataObject
+) -> None:
+    check_budget(make_desk, key, data, url=postgres_server.new_database())
+
+
+def check_budget(make_desk: Make, key: str, data: st.DataObject, **where: str) -> None:
+    """One budget, and some deaths on the way to its end."""
+    budget = data.draw(BUDGETS[key], label=key)
     deaths = data.draw(
         st.lists(st.integers(1, 60), min_size=1, max_size=3), label="calls between deaths"
     )
-    desk = make_desk(f"{key}-{next(FRESH)}", **WHOLE | {key: budget})
+    desk = make_desk(f"{key}-{next(FRESH)}", **WHOLE | where | {key: budget})
     desk.create()
     with pytest.MonkeyPatch.context() as patch:
         world = World(desk, deaths, patch)
