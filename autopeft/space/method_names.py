@@ -9,9 +9,9 @@ PREFIX = "peft:"
 """Of the names of HF `peft`'s own types."""
 
 NOT_PASSED = {
-    "ADAPTION_PROMPT": "peft's type does not run on a sequence classifier: write `aligner`",
-    "CPT": "peft's type does not run on a sequence classifier: write `prompt`",
-    "SHADOW": "peft's type does not run on a sequence classifier",
+    "ADAPTION_PROMPT": "peft's type knows few decoders, is not passed through: write `aligner`",
+    "CPT": "peft's type is for language models alone: write `prompt`",
+    "SHADOW": "peft's type is not passed through yet",
     "XLORA": "peft's type needs trained LoRA adapters on disk: write `moelora` for experts",
 }
 """Types of `peft` 0.21 that are not passed through, with the reason."""
