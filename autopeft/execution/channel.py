@@ -40,6 +40,8 @@ class MessageReader:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._rest = descriptor, b""
+        self._waiting = select.poll()  # `select.select` knows no descriptor above 1023
+        self._waiting.register(descriptor, select.POLLIN)
 
     def next(self, timeout_s: float) -> Message | None:
         """The next message, or None where none came in time.
@@ -50,7 +52,7 @@ class MessageReader:
         until = time.monotonic() + timeout_s
         while b"\n" not in self._rest:
             left = max(0.0, until - time.monotonic())
-            if not select.select([self._descriptor], [], [], left)[0]:
+            if not self._waiting.poll(left * 1000.0):
                 return None
             if not (chunk := os.read(self._descriptor, CHUNK_BYTES)):
                 raise ChannelClosedError

@@ -95,7 +95,7 @@ class StandInRunner:
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.script: Mapping[str, Any] = request["script"]
         self.step_s: float = request["step_s"]
-        self.measure_s: float = request["measure_s"]
+        self.measure_s: float = request.get("measure_s", 0.0)
         self.folder, self._device = Path(request["folder"]), request["device"]
 
     @property
