@@ -152,6 +152,7 @@ class Anatomy:
         importance: How much each site matters for a study's data; None where it is not measured.
         embeddings: The table of input tokens; None for images, or where it was not recognised.
         takes_cache: Whether the base model reads keys and values of earlier tokens from a cache.
+        run_twice: Roles whose maps run a second time in a pass, on what is no token.
     """
 
     architecture: str
@@ -170,6 +171,7 @@ class Anatomy:
     importance: ImportanceMap | None = field(default=None, compare=False, repr=False)
     embeddings: Embeddings | None = field(default=None, compare=False, repr=False)
     takes_cache: bool = field(default=False, compare=False, repr=False)
+    run_twice: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -83,6 +83,7 @@ def discover(model: nn.Module, config: Any, *, sites: Mapping[str, str] | None =
         ),
         embeddings=find_embeddings(model) if _modality(model, config) == "text" else None,
         takes_cache=bool(cache_argument(model)),
+        run_twice=("query", "key") if _relative(config) else (),
     )
 
 
@@ -205,9 +206,14 @@ def _modality(model: nn.Module, config: Any) -> str:
     return MODALITIES[name]
 
 
+def _relative(config: Any) -> bool:
+    """Whether it has DeBERTa's attention, whose query and key maps run on positions too."""
+    return bool(getattr(config, "relative_attention", False))
+
+
 def _why_not_packable(config: Any, layers: Sequence[Layer]) -> str:
     """Why lanes cannot share one pass; "" where they can."""
-    if getattr(config, "relative_attention", False):
+    if _relative(config):
         return "relative attention runs its query and key maps a second time, on the positions"
     if (getattr(config, "conv_kernel_size", None) or 0) > 0:
         return "a convolution runs between its layers"

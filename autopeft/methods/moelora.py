@@ -198,11 +198,18 @@ class MoeLora(OnLinearMaps):
     identity = "exact"
 
     def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
-        """More chosen experts than there are."""
-        if int(group["top_k"]) <= int(group["experts"]):
-            return []
-        allowed = f"at most {group['experts']}, the experts"
-        return [Fault("configuration", "moelora.top_k", str(group["top_k"]), allowed)]
+        """More chosen experts than there are; maps that run on more than tokens."""
+        faults = []
+        if int(group["top_k"]) > int(group["experts"]):
+            allowed = f"at most {group['experts']}, the experts"
+            faults.append(Fault("configuration", "moelora.top_k", str(group["top_k"]), allowed))
+        twice = [site for site in group.sites if site in anatomy.run_twice]
+        if twice:
+            own = [role for role in LINEAR_ROLES if role in anatomy.roles]
+            allowed = ", ".join(role for role in own if role not in anatomy.run_twice)
+            hint = "relative attention runs the others on positions too, which no router may judge"
+            faults.append(Fault("configuration", "moelora.sites", ", ".join(twice), allowed, hint))
+        return faults
 
     def count(self, group: Group, place: Place) -> int:
         """N (r (d_in + d_out) + d_in)."""

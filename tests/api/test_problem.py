@@ -243,6 +243,14 @@ def test_every_other_type_of_peft_is_refused_with_its_reason(anatomy: Anatomy) -
     assert "peft:LORA" not in str(caught.value)
 
 
+def test_factors_that_peft_drops_in_silence_are_no_parameter() -> None:
+    """It does so where its CUDA extension is not built: the count would be another machine's."""
+    entry = {"boft_block_size": 8, "boft_n_butterfly_factor": 2}
+    (fault,) = checks.space_faults({"methods": {"peft:BOFT": entry}}, where="s")
+    assert fault.key.endswith("boft_n_butterfly_factor")
+    assert "`boft`" in fault.hint
+
+
 @pytest.mark.parametrize("name", ["hut", "HUT"])
 def test_a_method_of_the_literature_that_has_no_file_is_refused_with_the_nearest(
     name: str, anatomy: Anatomy

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from autopeft.backbone.anatomy import ENTRANCE, EXIT, SUBLAYERS
 from autopeft.backbone.loading import Backbone
+from autopeft.counting import faults
 from autopeft.methods import registry
 from autopeft.training.batches import Batch
 
@@ -157,3 +158,20 @@ def test_row_losses_join_the_gradients(name: str, architecture: str) -> None:
         assert torch.allclose(found, task, rtol=0.0, atol=ROUNDED.get(architecture, 1e-9))
         assert float(penalty.detach()) > 0.0
         _compare(case, found, task + penalty)
+
+
+def test_experts_sit_where_a_map_runs_on_tokens_alone() -> None:
+    """DeBERTa's relative attention runs query and key maps on its table of positions too."""
+    backbone, batch = _backbone("deberta-v2"), tiny.tiny_batch("deberta-v2")
+    (fault,) = faults(
+        configuration("moelora", backbone.anatomy, sites=["query", "value"], layers=LAYERS),
+        backbone.anatomy,
+    )
+    assert (fault.given, fault.allowed) == ("query", "value, output, up, down")
+    case = Case.of(
+        backbone, configuration("moelora", backbone.anatomy, sites=["value"], layers=LAYERS)
+    )
+    found = functional.cross_entropy(case.logits(batch, training=True), batch.labels)
+    task = functional.cross_entropy(case.reference_logits(batch, training=True), batch.labels)
+    assert torch.allclose(found, task, rtol=0.0, atol=1e-9)
+    _compare(case, found, task + torch.stack(case.row_losses).sum(0).mean())

@@ -96,9 +96,11 @@ class Passed(PassedType):
         faults += start_faults(self.name, self.kind, self.complete(group), _maps(places))
         if not faults:
             try:
-                self.count(group, places[0])
-                for place in {(p.d_in, p.d_out): p for p in places}.values():
-                    self.count(group, place)
+                shapes = {(p.d_in, p.d_out): p for p in places}.values()
+                if not sum(self.count(group, place) for place in (places[0], *shapes)):
+                    hint = "peft builds the adapter, and trains nothing of it"
+                    given = "settings with which it has no parameters"
+                    faults.append(Fault("configuration", self.name, given, "at least 1", hint))
             except BackboneError as error:
                 faults += error.faults
         return faults

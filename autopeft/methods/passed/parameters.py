@@ -59,6 +59,8 @@ REFUSED: Mapping[str, str] = {
     "save_indices": "they are always saved",
     "task_type": "the study's `model.task` says it",
     "layer_replication": "the backbone's layers stay as they are",
+    "boft_n_butterfly_factor": "peft drops all factors but one, and says nothing, where its CUDA "
+    "extension is not built: write `boft`, whose factors need none",
     "trainable_token_indices": "the embeddings stay frozen",
 }  # fmt: skip
 """Field or argument of `peft` -> why it is no parameter here."""

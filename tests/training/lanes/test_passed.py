@@ -169,6 +169,12 @@ def test_a_type_trains_is_counted_and_reloads_through_peft(
         (passed_group("peft:MISS", r=64), "peft:MISS", "must be less than or equal to"),
         (passed_group("peft:SHIRA", r=30), "peft:SHIRA", "more shira params than"),
         (passed_group("peft:GRALORA", r=5), "peft:GRALORA", "divisible"),
+        (passed_group("peft:OSF", effective_rank=32), "peft:OSF", "no parameters"),
+        (
+            passed_group("peft:GLORA", config_A_B="none", config_C="none", config_D_E="none"),
+            "peft:GLORA",
+            "no parameters",
+        ),
     ],
     ids=lambda value: value.method if isinstance(value, Group) else "",
 )
