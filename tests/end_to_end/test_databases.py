@@ -4,6 +4,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -143,7 +144,7 @@ def test_a_full_disk_ends_a_search_with_one_line_and_the_same_command_goes_on(
     make_room(small_disk, "size=32m", ballast)
     cli(tmp_path, *arguments)
     check_whole(url)
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         assert database.execute("pragma integrity_check").fetchone() == ("ok",)
 
 

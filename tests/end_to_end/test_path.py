@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def test_sigkill_in_the_middle_of_a_trial_loses_nothing(
     assert [trial["trial"] for trial in trials] == list(range(6))
     assert len({trial["hash"] for trial in trials}) == 6
     assert {trial["state"] for trial in trials} <= {"completed", "stopped"}
-    with sqlite3.connect(tmp_path / "autopeft.db") as database:
+    with closing(sqlite3.connect(tmp_path / "autopeft.db")) as database:
         assert database.execute("pragma integrity_check").fetchone() == ("ok",)
 
 
@@ -188,7 +189,8 @@ def _running_beyond(path: Path, number: int) -> bool:
     if not path.exists():
         return False
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1) as database:
+        address = f"file:{path}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, timeout=1)) as database:
             query = "select max(number) from trials where state = 'running'"
             found = database.execute(query).fetchone()[0]
     except sqlite3.OperationalError:
