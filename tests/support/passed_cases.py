@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import tiny_backbones as tiny
+import torch
+
+from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
 
@@ -59,3 +63,14 @@ def passed_group(name: str, layers: tuple[int, ...] = (0, 2), **settings: Any) -
 def passed(name: str, **settings: Any) -> Configuration:
     """The configuration of such a group alone."""
     return Configuration.of([passed_group(name, **settings)], training=TRAINING)
+
+
+def biased_bert() -> Backbone:
+    """A tiny BERT all of whose biases matter."""
+    own = tiny.tiny_backbone("bert", torch.float32)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in own.model.named_parameters():
+            if name.endswith("bias"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return own

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_backbones as tiny
 import torch
-from passed_cases import TRAINING, passed, passed_group
+from passed_cases import TRAINING, biased_bert, passed, passed_group
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -76,14 +76,8 @@ def _told(value: object) -> str:
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    """A tiny BERT all of whose biases matter."""
-    own = tiny.tiny_backbone("bert", torch.float32)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in own.model.named_parameters():
-            if name.endswith("bias"):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return own
+    """Of this module."""
+    return biased_bert()
 
 
 @pytest.fixture(scope="module")
