@@ -1,7 +1,7 @@
 """Memory of a pack in training, in closed form: nothing is built, run or imported for it.
 
 A pack holds the backbone, its lanes with their moments, and what its largest pass needs (see
-`pass_memory`). `benchmarks/memory.py` holds the model against measured peaks.
+`pass_memory`). `benchmarks/memory` holds the model against measured peaks.
 """
 
 from collections import Counter
