@@ -186,6 +186,8 @@ def test_what_is_lora_once_trained_gives_the_same_logits_through_peft(
     [
         ("bert", "hira", {"rank": 3, "dropout": 0.0}, "query down"),
         ("llama", "hira", {"rank": 3, "dropout": 0.0}, "query down"),
+        ("bert", "hut", {"rank": 3, "alpha": 4.0, "dropout": 0.0}, "query down"),
+        ("llama", "hut", {"rank": 3, "alpha": 3.0, "dropout": 0.0}, "query down"),
         ("bert", "bitfit", {}, "query down"),
         ("llama", "bitfit", {}, "query down"),
         ("bert", "ia3", {}, "key up down"),
@@ -280,6 +282,7 @@ def test_what_peft_would_train_otherwise_is_refused_before_it_is_trained() -> No
     for group in (
         Group.of("norm", [0], ["ffn_norm"], bias=False),
         Group.of("ssf", [1], ["value"]),
+        Group.of("hut", [1], ["value"], rank=2, alpha=4.0, dropout=0.0),
         Group.of("ia3", [1], ["value"]),
     ):
         if group.method == "ia3":
