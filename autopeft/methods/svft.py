@@ -21,7 +21,7 @@ from torch import Tensor, randperm
 from torch.nn import functional
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import Svd, decomposed
+from autopeft.backbone.frozen_maps import Svd
 from autopeft.backbone.pointwise import pointwise
 from autopeft.backbone.products import lane_product, product
 from autopeft.configuration import Group
@@ -151,7 +151,7 @@ class Svft(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + g V M^T U^T."""
-        svd, values = decomposed(frozen.weight), tensors["values"].unsqueeze(0)
+        svd, values = frozen.svd(), tensors["values"].unsqueeze(0)
         rank, values = len(svd.values), torch.sigmoid(tensors["gate"]) * values
         if "index" in tensors:
             m = _spread(values, tensors["index"].long().unsqueeze(0), rank)
