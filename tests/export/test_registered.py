@@ -21,7 +21,7 @@ from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, InputError
 from autopeft.export.adapter import folded_configuration, folded_weights
-from autopeft.export.peft_groups import parts, save_groups
+from autopeft.export.peft_groups import save_groups, split
 from autopeft.export.peft_weights import registered_adapter
 from autopeft.methods import registry
 from autopeft.methods.lane_operator import SILENT
@@ -231,17 +231,57 @@ def test_weights_that_are_pickles_are_refused(
 
 
 @pytest.mark.parametrize(
-    "group",
+    ("group", "why"),
     [
-        Group.of("peft:VERA", [0], ["query"], r=4),  # at a place that lora has
-        Group.of("peft:POLY", [1], ["query"], r=4),  # wants task_ids
-        Group.of("prefix", [1], length=3, reparametrise=False),  # peft has none by layer
+        (Group.of("peft:VERA", [0], ["query"], r=4), "lora_0 and peft_VERA_0, both at "),
+        (Group.of("peft:POLY", [1], ["query"], r=4), "an argument that the call"),
+        (Group.of("prefix", [1], length=3, reparametrise=False), "from without"),
+        (Group.of("svft", [1], ["query"], bands=1, pattern="plain"), "not carried by HF peft"),
     ],
-    ids=lambda group: group.method,
+    ids=lambda given: getattr(given, "method", ""),
 )
-def test_what_is_no_group_is_not_written(
-    group: Group, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+def test_what_is_no_group_is_not_written_and_told(
+    group: Group,
+    why: str,
+    bases: dict[str, tuple[Backbone, Path]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    anatomy = bases["bert"][0].anatomy
+    backbone = bases["bert"][0]
     lora = Group.of("lora", [0], ["query"], rank=2, alpha=4.0, dropout=0.0)
-    assert parts(Configuration.of([lora, group], training=TRAINING), anatomy) == {}
+    both = Configuration.of([lora, group], training=TRAINING)
+    found = split(both, backbone.anatomy)
+    assert found.parts == {}
+    (fault,) = found.faults
+    assert why in fault.given
+    with caplog.at_level("INFO", logger="autopeft.export.peft_groups"):
+        assert save_groups(both, backbone, backbone.head(3), {}, tmp_path) == ()
+    assert why in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_becomes_lora_at_one_place_is_one_group(
+    bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+) -> None:
+    """Of several methods, with a second group for DoRA and others beside them."""
+    backbone, base = bases["bert"]
+    anatomy = backbone.anatomy
+    groups = [
+        Group.of("lora", [0, 1], ["query"], rank=2, alpha=4.0, dropout=0.0),
+        Group.of("lora", [2], ["query"], rank=2, alpha=4.0, dropout=0.0, dora=True),
+        *case("kasa", anatomy, 2, layers=[0], sites=["query", "up"]).groups,
+        *case("vera", anatomy, 3, layers=[1], sites=["query", "up"]).groups,
+        *case("ia3", anatomy, layers=[0, 2], sites=["key", "value"]).groups,
+        *case("hut", anatomy, 2, layers=[1], sites=["value"]).groups,
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    pack = _trained(backbone, configuration)
+    tensors = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
+    held = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    names = save_groups(configuration, backbone, backbone.head(3), held, tmp_path)
+    assert sorted(names) == ["hut_0", "ia3_0", "lora_0", "lora_1"]
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    loaded = autopeft.load_adapter(model, tmp_path)
+    with torch.no_grad():
+        logits = loaded(**_batch("bert").inputs).logits
+    assert torch.allclose(logits, _logits(pack, "bert"), atol=1e-5)

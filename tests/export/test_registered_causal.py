@@ -14,9 +14,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import autopeft
-from autopeft.backbone.loading import Backbone, BackboneRequest, load_backbone
+from autopeft.backbone.loading import Backbone, BackboneRequest, backbone_of, load_backbone
 from autopeft.configuration import Configuration
 from autopeft.errors import BackboneError
+from autopeft.export.peft_config import peft_faults
+from autopeft.export.peft_groups import split
 from autopeft.export.peft_weights import registered_adapter
 from autopeft.methods.lane_operator import SILENT
 from autopeft.training.batches import Batch
@@ -87,6 +89,20 @@ def test_prompts_give_the_same_logits_and_the_same_text(name: str, tmp_path: Pat
     with pytest.raises(BackboneError, match="use_cache=False"):
         _generated(theirs, use_cache=True)
     assert torch.allclose(theirs(**inputs).logits, found), "an error leaves it as it was"
+
+
+def test_a_prefix_of_a_language_model_is_no_group_beside_lora() -> None:
+    """`peft` would put it around the model that `load_adapter` gives back, where it got lost."""
+    anatomy = backbone_of(tiny.tiny_causal("llama")).anatomy
+    for name in ("prefix", "prompt"):
+        layers = range(len(anatomy.layers)) if name == "prefix" else [0]
+        own = case(name, anatomy, 3, layers=layers)
+        assert not peft_faults(own, anatomy), "alone it is plain peft's"
+        lora = case("lora", anatomy, 2, layers=[0], sites=["query"])
+        both = Configuration.of([*own.groups, *lora.groups], training=dict(own.training))
+        found = split(both, anatomy)
+        assert found.parts == {}
+        assert "from without" in found.faults[0].given
 
 
 def _generated(model: Any, *, use_cache: bool) -> Tensor:
