@@ -64,7 +64,7 @@ def passed_types() -> tuple[MethodCard, ...]:
 
 
 def absent_methods() -> dict[str, str]:
-    """What a space may not name though it is published, or `peft` has it: name -> reason."""
+    """Types of `peft` that a space may not name: name -> reason."""
     from autopeft.space import method_names
 
     return method_names.absent_methods()

@@ -89,6 +89,23 @@ class AutopeftConfig(PeftConfig):  # type: ignore[misc]
         return Configuration.from_dict(plain)
 
 
+class _Switch(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+    """The one layer that `peft` sees, where it asks whether an adapter is on: it holds nothing.
+
+    Args:
+        adapter_name: The adapter's name.
+    """
+
+    def __init__(self, adapter_name: str) -> None:
+        super().__init__()
+        self._disable_adapters, self._active_adapter = False, adapter_name
+        self.merged_adapters: list[str] = []
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Turn it; `peft`'s own would look for tensors."""
+        self._disable_adapters = not enabled
+
+
 class AutopeftTuner(BaseTuner):  # type: ignore[misc]
     """A model in which a configuration of ours runs, for `peft`.
 
@@ -122,12 +139,12 @@ class AutopeftTuner(BaseTuner):  # type: ignore[misc]
         lane, seeds = Lane(0, config.groups()), Seeds(config.seed)
         pack = Pack(backbone, lm_recipe(), [lane], seeds=seeds, saved={0: saved})
         self._hold(pack)
+        self.autopeft_switch = _Switch(adapter_name)
         object.__setattr__(self, "_pack", pack)  # its head and backbone are not this model's
-        pack.serve(lambda: not self._off, lambda: self.training)
+        pack.serve(lambda: not self.autopeft_switch.disable_adapters, lambda: self.training)
 
     def _hold(self, pack: Pack) -> None:
         """Register what is trained, and what is kept beside it, under names that `peft` saves."""
-        self._off = False
         self.autopeft_lane = nn.ParameterDict()
         # So that all of them go along to another device.
         self.autopeft_parts = nn.ModuleList([*pack.operators, *pack.passed_models])
@@ -150,7 +167,7 @@ class AutopeftTuner(BaseTuner):  # type: ignore[misc]
         """Nothing: the backbone was frozen when the operators were built."""
 
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
-        self._off = not enabled
+        self.autopeft_switch.enable_adapters(enabled)
 
     def enable_adapter_layers(self) -> None:
         """The operators act again."""

@@ -147,7 +147,8 @@ def _frozen(backbone: Backbone, held: Site | Norm, device: torch.device) -> Dens
     bias = None if bias is None else bias.detach().float().to(device)
     if isinstance(held, Norm):
         return DenseMap(module.weight.detach().float().to(device), bias)
-    return DenseMap(backbone.weight(held.layer, held.role).to(device), bias)
+    svd = backbone.frozen_map(held.layer, held.role).svd_on_cpu
+    return DenseMap(backbone.weight(held.layer, held.role).to(device), bias, known_svd=svd)
 
 
 def _held(

@@ -49,15 +49,15 @@ def registered(
         seed: That of its training.
 
     Raises:
-        ExportError: No transformers task class has such a head; or tokens are put before the
-            text, for which a model that `peft` calls has no room.
+        ExportError: No transformers task class has such a head; or one of `peft`'s own types puts
+            tokens before the text, which is an adapter of its own.
     """
-    prompts = [
-        group.method for group in configuration.groups if registry[group.method].tokens(group)
-    ]
-    if prompts:
-        hint = "use --format yaml, and autopeft.load"
-        raise ExportError(Fault("export", prompts[0], "prompt tokens", "methods without", hint))
+    for group in configuration.groups:
+        method = registry[group.method]
+        if method.alone and method.tokens(group):
+            hint = "use --format yaml, and autopeft.load"
+            given, allowed = "tokens that peft puts before the text", "methods of autopeft"
+            raise ExportError(Fault("export", group.method, given, allowed, hint))
     options = shared_options(head, base_model)
     groups = {
         name: groups

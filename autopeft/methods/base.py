@@ -222,7 +222,7 @@ class Method(Protocol):
             place: Where.
             tensors: The lane's tensors there, unpadded and not folded, fixed ones too, and those
                 that it holds elsewhere (see `owners`).
-            frozen: The site's map, in the type of the result.
+            frozen: The site's map, in the type of the result; of a sub-layer, its last.
 
         Returns:
             None for a method that no linear map can stand for.

@@ -3,12 +3,6 @@
 W' = W + W * (A B), the product in the middle entry by entry, so that the change has a high rank
 although its factors have not. A is drawn kaiming-uniform(a = sqrt 5) and B is zero, as HF `peft`
 does it; there is no scale.
-
-HUT (Zhang et al. 2024), another Hadamard product with two low-rank factors, has no file: no code
-of it is public, and its equation was to be had at second hand alone. Summaries of the paper put W
-between two products, each of a factor with ones and to the power r, and scale and shift the
-outputs; shapes, what the powers mean and initial values are not said. Faults that name `hut` name
-this method, the nearest.
 """
 
 from collections.abc import Hashable, Mapping

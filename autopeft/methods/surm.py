@@ -12,8 +12,8 @@ The change is `scale` times one of
 Skew(d) is circulant but for the sign of what wraps around. All but the last need as many outputs
 as inputs, and are applied by FFT in n log n. a and A are drawn, b, c and B are zero, as released
 (arijitthegame/structured-matrices-PEFT; A, of which nothing is said, as in LoRA). Once trained, a
-circulant is its kernel c alone: `factored: false` trains that from the start. The released
-adapters between activations are not among these.
+circulant is its kernel c alone: `factored: false` trains that from the start, and HF `peft`'s C3A
+holds it as one block. The released adapters between activations are not among these.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -21,7 +21,7 @@ from collections.abc import Callable, Hashable, Mapping
 import torch
 from torch import Tensor, fft
 
-from autopeft.backbone.anatomy import LINEAR_ROLES
+from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
@@ -135,6 +135,7 @@ class Surm(OnLinearMaps):
     )
     source = "Sehanobish et al. 2024, Structured Unrestricted-Rank Matrices, arXiv 2406.17740"
     identity = "exact"
+    peft_type = "C3A"
 
     def legal(self, name: str, place: Place) -> tuple[Scalar, ...] | None:
         """Structures that the shape allows; Kronecker ranks that divide both widths."""
@@ -214,6 +215,29 @@ class Surm(OnLinearMaps):
         if not group.get("factored"):
             return dict(tensors)
         return {"kernel": tensors["a"] * tensors["b"]}
+
+    def peft_lacks(self, group: Group, anatomy: Anatomy) -> str:
+        """All but circulants."""
+        structure = str(group["structure"])
+        return "" if structure == "circulant" else f"structure {structure}"
+
+    def peft_trains(self, group: Group) -> str:
+        """A kernel as a multiple of this one: AdamW's steps are smaller by as much."""
+        return "by steps that are the map's width times smaller, with no factors and no dropout"
+
+    def peft_module_settings(
+        self, modules: Mapping[str, tuple[Group, Place]]
+    ) -> Mapping[str, object]:
+        """One block: all square maps of a backbone are as wide as its hidden states."""
+        return {"block_size": next(place.d_in for _, place in modules.values())}
+
+    def peft_tensors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> Mapping[str, Tensor]:
+        """Its blocks are correlations y_i = (1 / n) sum of w_(j - i) x_j: w_m is n scale c_-m."""
+        kernel = self.folded_tensors(group, tensors)["kernel"]
+        turned = kernel.flip(0).roll(1) * (place.d_in * float(group["scale"]))
+        return {"c3a_kernel": turned.view(1, 1, -1)}
 
     def stack_key(self, group: Group) -> Hashable:
         """One structure with one number of factors, terms or parts."""

@@ -3,9 +3,9 @@
 y + g (x V) M^T U^T, with the frozen SVD W^T = U S V^T of the map y = W^T x (eq. 1) and M [n, n],
 n = min(d_in, d_out), trained where a fixed pattern says and zero elsewhere:
 
-- `banded`: the main diagonal and w - 1 others on each side of it, w `bands`. With w = 1 it is the
-  paper's plain SVFT, which changes singular values alone.
-- `random`: as many entries, by chance.
+- `plain`: the main diagonal, so that singular values alone change; that is one band.
+- `banded`: the main diagonal and w - 1 others on each side of it, w `bands`.
+- `random`: as many entries as w bands have, by chance.
 - `top_k`: as many entries (i, j), where |u_i . v_j| is largest; input and output must be equally
   wide. The paper ranks u_i . v_j itself, whose sign an SVD leaves open.
 
@@ -20,17 +20,20 @@ import torch
 from torch import Tensor, randperm
 from torch.nn import functional
 
-from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import Svd, decomposed
+from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
+from autopeft.backbone.frozen_maps import Svd
 from autopeft.backbone.pointwise import pointwise
 from autopeft.backbone.products import lane_product, product
 from autopeft.configuration import Group
+from autopeft.errors import Fault
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
 from autopeft.methods.lane_operator import Call, LaneOperator, Place, Stack
 from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
-PATTERNS = ("banded", "random", "top_k")
+PATTERNS = ("plain", "banded", "random", "top_k")
+BANDED = PATTERNS[:2]
+"""Those without an index: where their entries are follows from the number of bands."""
 
 
 class SvftOperator(LaneOperator):
@@ -98,7 +101,7 @@ class Svft(OnLinearMaps):
         name="svft",
         size="bands",
         parameters=(
-            ParameterSchema("bands", "int", minimum=1),
+            ParameterSchema("bands", "int", default=1, minimum=1),
             ParameterSchema("pattern", "str", default="banded", choices=PATTERNS),
         ),
         sites=LINEAR_ROLES,
@@ -111,7 +114,16 @@ class Svft(OnLinearMaps):
         """Bands up to the map's rank; `top_k` on square maps."""
         if name == "bands":
             return range(1, min(place.d_in, place.d_out) + 1)
-        return PATTERNS if place.d_in == place.d_out else PATTERNS[:2]
+        return PATTERNS if place.d_in == place.d_out else PATTERNS[:-1]
+
+    def faults(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """Such bands and patterns, and more bands than the one of `plain`."""
+        faults, bands = super().faults(group, anatomy), int(group["bands"])
+        if group["pattern"] == "plain" and bands > 1:
+            hint = "pattern: banded has more"
+            given = f"{bands} with pattern plain"
+            faults.append(Fault("configuration", "svft.bands", given, "1", hint))
+        return faults
 
     def count(self, group: Group, place: Place) -> int:
         """n (2 w - 1) - w (w - 1) entries and a gate."""
@@ -119,19 +131,19 @@ class Svft(OnLinearMaps):
 
     def fixed_count(self, group: Group, place: Place) -> int:
         """Where the entries are, unless they are bands."""
-        return 0 if group["pattern"] == "banded" else self.count(group, place) - 1
+        return 0 if group["pattern"] in BANDED else self.count(group, place) - 1
 
     def frozen_work(self, group: Group, place: Place) -> int:
         """U and V; M as a whole, unless it is banded."""
         rank = min(place.d_in, place.d_out)
         factors = rank * (place.d_in + place.d_out)
-        return factors if group["pattern"] == "banded" else factors + rank * rank
+        return factors if group["pattern"] in BANDED else factors + rank * rank
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """x V; M; U, S and V, which all lanes share; every diagonal's part twice while it runs."""
         rank = min(place.d_in, place.d_out)
         shared = rank * (place.d_in + place.d_out + 1)
-        if group["pattern"] == "banded":
+        if group["pattern"] in BANDED:
             parts = 2 * int(group["bands"]) - 1
             return Kept(rank, reads=False, shared=shared, running=2 * parts * rank)
         return Kept(rank, reads=False, shared=shared, weights=rank * rank)
@@ -140,7 +152,7 @@ class Svft(OnLinearMaps):
         """M and gate zero, and the entries that were chosen."""
         number = self.count(group, place) - 1
         tensors = {"values": torch.zeros(number), "gate": torch.zeros(1)}
-        if group["pattern"] == "banded":
+        if group["pattern"] in BANDED:
             return tensors
         index = start.saved.get("index")
         if index is None:
@@ -151,7 +163,7 @@ class Svft(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + g V M^T U^T."""
-        svd, values = decomposed(frozen.weight), tensors["values"].unsqueeze(0)
+        svd, values = frozen.svd(), tensors["values"].unsqueeze(0)
         rank, values = len(svd.values), torch.sigmoid(tensors["gate"]) * values
         if "index" in tensors:
             m = _spread(values, tensors["index"].long().unsqueeze(0), rank)
@@ -162,8 +174,9 @@ class Svft(OnLinearMaps):
         return DenseMap(frozen.weight + change, frozen.bias)
 
     def stack_key(self, group: Group) -> Hashable:
-        """One pattern, one number of bands."""
-        return group["pattern"], group["bands"]
+        """One pattern, one number of bands; `plain` is one band."""
+        pattern = "banded" if group["pattern"] in BANDED else group["pattern"]
+        return pattern, group["bands"]
 
 
 def _chosen(pattern: str, number: int, place: Place, start: Start) -> Tensor:

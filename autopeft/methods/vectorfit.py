@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import LINEAR_ROLES
-from autopeft.backbone.frozen_maps import decomposed
 from autopeft.backbone.products import product
 from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
@@ -78,7 +77,7 @@ class VectorFit(OnLinearMaps):
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> DenseMap:
         """W + V diag(ds) U^T, and b + db."""
-        svd, bias = decomposed(frozen.weight), frozen.bias
+        svd, bias = frozen.svd(), frozen.bias
         change = (svd.inputs * tensors["values"]) @ svd.outputs.T
         if "bias" in tensors:
             bias = tensors["bias"] if bias is None else bias + tensors["bias"]

@@ -16,12 +16,6 @@ NOT_PASSED = {
 }
 """Types of `peft` 0.21 that are not passed through, with the reason."""
 
-NOT_HELD = {
-    "hut": "HUT's equation (arXiv 2409.13501) is not verified, and no code of it is public: the "
-    "nearest is `hira`, W * (1 + A B) entry by entry",
-}
-"""Published methods that have no file, by lower-case name, with the reason."""
-
 
 def listed(names: Iterable[str]) -> str:
     """Names of methods for a fault: `peft`'s types, dozens of them, as one."""
@@ -32,8 +26,8 @@ def listed(names: Iterable[str]) -> str:
 
 
 def absent_methods() -> dict[str, str]:
-    """What a space may not name though it is published, or `peft` has it: name -> reason."""
-    return NOT_HELD | {PREFIX + kind: why for kind, why in NOT_PASSED.items()}
+    """Types of `peft` that a space may not name: name -> reason."""
+    return {PREFIX + kind: why for kind, why in NOT_PASSED.items()}
 
 
 def why_unknown(name: str, known: Iterable[str], *, say: str) -> str:
@@ -47,8 +41,6 @@ def why_unknown(name: str, known: Iterable[str], *, say: str) -> str:
     known = tuple(known)
     if name.startswith(PREFIX) and (kind := name.removeprefix(PREFIX).upper()) in NOT_PASSED:
         return NOT_PASSED[kind]
-    if name.lower() in NOT_HELD:
-        return NOT_HELD[name.lower()]
     ours = METHOD_SPELLINGS.get(name, "")
     ours = ours if ours in known else nearest(name, known)
     return say.format(ours) if ours else ""

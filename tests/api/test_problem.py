@@ -14,7 +14,7 @@ import torch
 from importance_maps import importance_map
 from tiny_backbones import tiny_backbone
 
-from autopeft import api, counting
+from autopeft import counting
 from autopeft.api import checks
 from autopeft.api import problem as problems
 from autopeft.api.probing import SpaceProbes
@@ -25,7 +25,7 @@ from autopeft.searchers.base import Problem
 from autopeft.searchers.baselines import LEARNING_RATES, baselines
 from autopeft.searchers.front import utility
 from autopeft.searchers.registry import make_searcher
-from autopeft.space.method_names import NOT_HELD, NOT_PASSED
+from autopeft.space.method_names import NOT_PASSED
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.configuration_form import complete_configuration
 from autopeft.study.definition import StudyDefinition, parse_definition
@@ -249,20 +249,6 @@ def test_factors_that_peft_drops_in_silence_are_no_parameter() -> None:
     (fault,) = checks.space_faults({"methods": {"peft:BOFT": entry}}, where="s")
     assert fault.key.endswith("boft_n_butterfly_factor")
     assert "`boft`" in fault.hint
-
-
-@pytest.mark.parametrize("name", ["hut", "HUT"])
-def test_a_method_of_the_literature_that_has_no_file_is_refused_with_the_nearest(
-    name: str, anatomy: Anatomy
-) -> None:
-    """In a space, in a configuration, and in the list of methods, for the same reason."""
-    (fault,) = checks.space_faults({"methods": {name: {}}}, where="s")
-    entry = {name: [{"layers": [0]}]}
-    shape = anatomy.shape(registry.carried_by(anatomy))
-    (written,) = check_configuration(entry, shape=shape, where="c", **problems.registered())
-    assert fault.hint == written.hint == api.absent_methods()["hut"] == NOT_HELD["hut"]
-    assert "`hira`" in fault.hint
-    assert not set(NOT_HELD) & set(registry.names())
 
 
 def test_a_type_of_peft_that_nothing_fits_is_refused_before_training(anatomy: Anatomy) -> None:

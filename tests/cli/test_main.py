@@ -81,7 +81,6 @@ def test_methods_are_told_within_100_columns(run: Run, monkeypatch: pytest.Monke
         assert f" {card.name} " in shown, "no name is broken"
     for name in api.absent_methods():
         assert f" {name} " in shown
-    assert " hut " in shown
     assert "size: rank; parameters: r (d_in + d_out); with DoRA, d_out more" in shown
 
 

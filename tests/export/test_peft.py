@@ -38,6 +38,7 @@ def _lora(layers: list[int], sites: list[str], rank: int, **settings: float | bo
     return Group.of("lora", layers, sites, rank=rank, **values)
 
 
+CIRCULANT = {"structure": "circulant", "dropout": 0.0}
 PLAIN = ("bert", "roberta", "distilbert", "gpt2", "llama", "modernbert")
 OPTIONS = [(name, kind) for name in ("bert", "modernbert") for kind in ("rank_stabilised", "dora")]
 
@@ -186,6 +187,10 @@ def test_what_is_lora_once_trained_gives_the_same_logits_through_peft(
     [
         ("bert", "hira", {"rank": 3, "dropout": 0.0}, "query down"),
         ("llama", "hira", {"rank": 3, "dropout": 0.0}, "query down"),
+        ("bert", "hut", {"rank": 3, "alpha": 4.0, "dropout": 0.0}, "query down"),
+        ("llama", "hut", {"rank": 3, "alpha": 3.0, "dropout": 0.0}, "query down"),
+        ("bert", "surm", {"factored": True, "scale": 2.0} | CIRCULANT, "query output"),
+        ("llama", "surm", {"factored": False, "scale": 1.0} | CIRCULANT, "query output"),
         ("bert", "bitfit", {}, "query down"),
         ("llama", "bitfit", {}, "query down"),
         ("bert", "ia3", {}, "key up down"),
@@ -265,6 +270,9 @@ def test_what_one_configuration_of_peft_cannot_say_is_refused() -> None:
                 backbone.head(2),
                 base_model="b",
             )
+    toeplitz = Group.of("surm", [0], ["query"], structure="toeplitz", scale=1.0, dropout=0.0)
+    (fault,) = peft_faults(Configuration.of([toeplitz], training=TRAINING), backbone.anatomy)
+    assert fault.given == "structure toeplitz"
     fused = tiny.tiny_backbone("modernbert")
     with pytest.raises(ExportError, match="several sites in one map"):
         peft_config(
@@ -280,6 +288,8 @@ def test_what_peft_would_train_otherwise_is_refused_before_it_is_trained() -> No
     for group in (
         Group.of("norm", [0], ["ffn_norm"], bias=False),
         Group.of("ssf", [1], ["value"]),
+        Group.of("surm", [1], ["value"], factored=False, scale=1.0, **CIRCULANT),
+        Group.of("hut", [1], ["value"], rank=2, alpha=4.0, dropout=0.0),
         Group.of("ia3", [1], ["value"]),
     ):
         if group.method == "ia3":

@@ -14,17 +14,18 @@ from passed_cases import TRAINING, passed_group
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 import autopeft
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, InputError
 from autopeft.export.adapter import folded_configuration, folded_weights
-from autopeft.export.peft_groups import parts, save_groups
+from autopeft.export.peft_groups import save_groups, split
 from autopeft.export.peft_weights import registered_adapter
 from autopeft.methods import registry
 from autopeft.methods.lane_operator import SILENT
+from autopeft.training.batches import Batch
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
 
@@ -40,7 +41,7 @@ def _registered() -> None:
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Backbone, Path]]:
     found = {}
-    for name in ("bert", "llama"):
+    for name in ("bert", "llama", "vit"):
         folder = tmp_path_factory.mktemp(name)
         backbone = tiny.tiny_backbone(name, torch.float32)
         backbone.model.save_pretrained(folder)
@@ -60,9 +61,18 @@ def _trained(backbone: Backbone, configuration: Configuration) -> Pack:
     return pack
 
 
+def _batch(architecture: str) -> Batch:
+    batch = tiny.tiny_batch(architecture)
+    return replace(batch, inputs={name: _narrow(given) for name, given in batch.inputs.items()})
+
+
+def _narrow(given: Tensor) -> Tensor:
+    return given.float() if given.is_floating_point() else given
+
+
 def _logits(pack: Pack, architecture: str) -> Tensor:
     with torch.no_grad(), pack.running():
-        logits: Tensor = pack(tiny.tiny_batch(architecture), SILENT)[0]
+        logits: Tensor = pack(_batch(architecture), SILENT)[0]
     return logits
 
 
@@ -81,37 +91,39 @@ def _saved(pack: Pack, backbone: Backbone, folder: Path) -> None:
 
 def _loaded(base: Path, folder: Path, **options: Any) -> Any:
     torch.manual_seed(99)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3, **options)
+    images = json.loads((base / "config.json").read_text())["model_type"] == "vit"
+    kind: Any = AutoModelForImageClassification if images else AutoModelForSequenceClassification
+    model = kind.from_pretrained(base, num_labels=3, **options)
     return PeftModel.from_pretrained(model, folder).eval()
 
 
-PROMPTS = ("dept", "prompt")
-"""Methods that need room before the text, which a model that peft calls does not have."""
-
-
-@pytest.mark.parametrize("name", PROMPTS)
-def test_prompts_are_not_written(name: str, bases: dict[str, tuple[Backbone, Path]]) -> None:
-    backbone, _ = bases["bert"]
-    given = case(name, backbone.anatomy)
-    with pytest.raises(ExportError, match="prompt tokens"):
-        registered_adapter(given, backbone.head(3), {}, base_model="tiny")
-
-
-@pytest.mark.parametrize("name", [name for name in registry.names() if name not in PROMPTS])
-def test_a_method_of_ours_loads_through_peft(
-    name: str, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+def test_tokens_that_peft_puts_before_the_text_are_not_written(
+    bases: dict[str, tuple[Backbone, Path]],
 ) -> None:
-    backbone, base = bases["bert"]
+    """They are an adapter of plain `peft`, which makes the model's arguments."""
+    backbone, _ = bases["bert"]
+    configuration = Configuration.of([passed_group("peft:P_TUNING")], training=TRAINING)
+    with pytest.raises(ExportError, match="peft puts before the text"):
+        registered_adapter(configuration, backbone.head(3), {}, base_model="tiny")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "vit"])
+@pytest.mark.parametrize("name", registry.names())
+def test_a_method_of_ours_loads_through_peft(
+    name: str, architecture: str, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+) -> None:
+    """Images too, which come without a mask."""
+    backbone, base = bases[architecture]
     measured = replace(backbone, anatomy=with_importance(backbone.anatomy))
     pack = _trained(measured, case(name, measured.anatomy))
     _saved(pack, backbone, tmp_path / "adapter")
     theirs = _loaded(base, tmp_path / "adapter")
-    batch = tiny.tiny_batch("bert")
+    batch = _batch(architecture)
     with torch.no_grad():
         logits = theirs(**batch.inputs).logits
         with theirs.disable_adapter():
             bare = theirs(**batch.inputs).logits
-    assert torch.allclose(logits, _logits(pack, "bert"), atol=1e-5)
+    assert torch.allclose(logits, _logits(pack, architecture), atol=1e-5)
     assert not torch.allclose(logits, bare, atol=1e-5)
     theirs.save_pretrained(tmp_path / "again", save_embedding_layers=False)
     again = _loaded(base, tmp_path / "again")
@@ -131,6 +143,8 @@ def test_a_mixture_loads_in_one_call(
             "serial_adapter", [2], ["ffn"], size=2, activation="relu", scale=1.0, dropout=0.0
         ),
         Group.of("prefix", [1], length=3, reparametrise=False),
+        Group.of("prompt", [1], length=2, initial="random"),
+        *case("dept", backbone.anatomy, 3, layers=[2], positions=5, rank=2).groups,
         passed_group("peft:VERA", (1,), r=4),
         Group.of("peft:LORA", [0, 2], ["up"], r=4, init_lora_weights="pissa_niter_1"),
         Group.of("peft:LORA", [1], ["up"], r=4, init_lora_weights="mica"),
@@ -145,9 +159,10 @@ def test_a_mixture_loads_in_one_call(
     assert torch.allclose(logits, _logits(pack, architecture), atol=1e-5)
 
 
-def test_it_trains_on(bases: dict[str, tuple[Backbone, Path]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["loretta_adp", "dept"])
+def test_it_trains_on(name: str, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path) -> None:
     backbone, base = bases["bert"]
-    pack = _trained(backbone, case("loretta_adp", backbone.anatomy))
+    pack = _trained(backbone, case(name, backbone.anatomy))
     _saved(pack, backbone, tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
     theirs = PeftModel.from_pretrained(model, tmp_path, is_trainable=True).train()
@@ -216,17 +231,57 @@ def test_weights_that_are_pickles_are_refused(
 
 
 @pytest.mark.parametrize(
-    "group",
+    ("group", "why"),
     [
-        Group.of("peft:VERA", [0], ["query"], r=4),  # at a place that lora has
-        Group.of("peft:POLY", [1], ["query"], r=4),  # wants task_ids
-        Group.of("prefix", [1], length=3, reparametrise=False),  # peft has none by layer
+        (Group.of("peft:VERA", [0], ["query"], r=4), "lora_0 and peft_VERA_0, both at "),
+        (Group.of("peft:POLY", [1], ["query"], r=4), "an argument that the call"),
+        (Group.of("prefix", [1], length=3, reparametrise=False), "from without"),
+        (Group.of("svft", [1], ["query"], bands=1, pattern="plain"), "not carried by HF peft"),
     ],
-    ids=lambda group: group.method,
+    ids=lambda given: getattr(given, "method", ""),
 )
-def test_what_is_no_group_is_not_written(
-    group: Group, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+def test_what_is_no_group_is_not_written_and_told(
+    group: Group,
+    why: str,
+    bases: dict[str, tuple[Backbone, Path]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    anatomy = bases["bert"][0].anatomy
+    backbone = bases["bert"][0]
     lora = Group.of("lora", [0], ["query"], rank=2, alpha=4.0, dropout=0.0)
-    assert parts(Configuration.of([lora, group], training=TRAINING), anatomy) == {}
+    both = Configuration.of([lora, group], training=TRAINING)
+    found = split(both, backbone.anatomy)
+    assert found.parts == {}
+    (fault,) = found.faults
+    assert why in fault.given
+    with caplog.at_level("INFO", logger="autopeft.export.peft_groups"):
+        assert save_groups(both, backbone, backbone.head(3), {}, tmp_path) == ()
+    assert why in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_becomes_lora_at_one_place_is_one_group(
+    bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+) -> None:
+    """Of several methods, with a second group for DoRA and others beside them."""
+    backbone, base = bases["bert"]
+    anatomy = backbone.anatomy
+    groups = [
+        Group.of("lora", [0, 1], ["query"], rank=2, alpha=4.0, dropout=0.0),
+        Group.of("lora", [2], ["query"], rank=2, alpha=4.0, dropout=0.0, dora=True),
+        *case("kasa", anatomy, 2, layers=[0], sites=["query", "up"]).groups,
+        *case("vera", anatomy, 3, layers=[1], sites=["query", "up"]).groups,
+        *case("ia3", anatomy, layers=[0, 2], sites=["key", "value"]).groups,
+        *case("hut", anatomy, 2, layers=[1], sites=["value"]).groups,
+    ]
+    configuration = Configuration.of(groups, training=TRAINING)
+    pack = _trained(backbone, configuration)
+    tensors = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
+    held = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    names = save_groups(configuration, backbone, backbone.head(3), held, tmp_path)
+    assert sorted(names) == ["hut_0", "ia3_0", "lora_0", "lora_1"]
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    loaded = autopeft.load_adapter(model, tmp_path)
+    with torch.no_grad():
+        logits = loaded(**_batch("bert").inputs).logits
+    assert torch.allclose(logits, _logits(pack, "bert"), atol=1e-5)

@@ -1,11 +1,21 @@
 """What methods cost that multiply with frozen weights, or with the parts of them."""
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
 import tiny_backbones as tiny
+import torch
+from dense_models import frozen_maps
+from importance_maps import with_importance
+from lane_case import LaneCase
 from method_cases import configuration
 
 from autopeft import counting
-from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.configuration import Configuration
+from autopeft.methods import registry
+from autopeft.methods.base import DenseMap
 from autopeft.training.memory import estimate
 from autopeft.training.step_shape import StepShape, Weights
 
@@ -52,3 +62,37 @@ def test_lanes_share_one_decomposition_in_memory() -> None:
     assert needed[2] - needed[1] == more > 0
     d = tiny.HIDDEN
     assert needed[0] - more == 4 * d * (2 * d + 1)
+
+
+def test_what_is_merged_takes_the_decomposition_that_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A method that decomposed the weight anew would take a minute a map of a large model."""
+    backbone = tiny.tiny_backbone("bert")
+    backbone = replace(backbone, anatomy=with_importance(backbone.anatomy))
+    names = [n for n in registry.names() if registry[n].schema.sites == LINEAR_ROLES]
+    cases = [LaneCase.of(backbone, configuration(n, backbone.anatomy)) for n in names]
+    asked = {case.group.method for case in cases for _ in _merged(case, monkeypatch)}
+    assert asked >= {"comp_lora", "kasa", "psoft", "svft", "vectorfit"}
+
+
+def _merged(case: LaneCase, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """Merges a lane everywhere; the places at which it asked for the weight's SVD."""
+    name, backbone, asked = case.group.method, case.backbone, []
+    maps = frozen_maps(backbone)
+    for place in registry[name].places(case.group, backbone.anatomy):
+        at = place.layer, place.site
+        kept = backbone.frozen_map(*at).svd_on_cpu()
+
+        def known(at: tuple[int, str] = at, kept: Any = kept) -> Any:
+            asked.append(at)
+            return kept
+
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.linalg, "svd", _refuse)
+            registry[name].merged(case.group, place, case.at(*at), DenseMap(*maps[at], known))
+    return asked
+
+
+def _refuse(*args: Any, **options: Any) -> Any:
+    raise AssertionError("a weight was decomposed again")

@@ -45,7 +45,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dept": [{"positions": 5, "rank": 2}],
     "boft": [{}, {"block_size": 4, "factors": 3}, {"block_size": 8, "factors": 2}],
     "snell": [{"sparsity": 0.9}, {"sparsity": 0.0}, {"sparsity": 0.45}],
-    "svft": [{}, {"pattern": "random"}, {"pattern": "top_k", "sites": ["query", "output"]}],
+    "svft": [
+        {},
+        {"pattern": "plain", "bands": 1},
+        {"pattern": "random"},
+        {"pattern": "top_k", "sites": ["query", "output"]},
+    ],
 }
 """Settings that go together, where not any do."""
 

@@ -60,7 +60,7 @@ class LayerEnds:
         for item in self._prompts:
             tokens = item.operator.get_parameter("tokens")
             item.members.add_(new[:, : tokens.shape[1]], tokens.to(new.dtype))
-        fresh = self._slots.fresh[:lanes].view(-1, 1, 1, 1)
+        fresh = self._slots.fresh[:lanes].to(hidden.device).view(-1, 1, 1, 1)
         own = torch.where(fresh, new.unsqueeze(1), before)
         return torch.cat([text, own], dim=2).flatten(0, 1)
 

@@ -35,6 +35,7 @@ from autopeft.training.lanes.heads import LaneHead, reads_first_token
 from autopeft.training.lanes.optimizer import Stacked
 from autopeft.training.lanes.passed import TokensLane, is_passed, longer, passed_lanes
 from autopeft.training.lanes.seeds import Seeds
+from autopeft.training.lanes.serving import Serving
 from autopeft.training.lanes.slots import Slots
 from autopeft.training.lanes.stream import Members, Stream
 from autopeft.training.lanes.wiring import Placed, wire
@@ -242,38 +243,26 @@ class Pack(nn.Module):
         """Wire a pack of one into its backbone for good: whoever calls the model runs the lane.
 
         There are no gates: transformers' own forward runs the lane through every layer, with a
-        cache of keys and values where it keeps one. Rows are padded behind their tokens. Without
-        gates there is no room for prompts.
+        cache of keys and values where it keeps one. Rows are padded behind their tokens. A lane
+        with prompts keeps no cache, in which the text would stand before them, and takes none.
 
         Args:
             acts: Whether the lane acts in the call that begins.
             trains: Whether dropout is on in it.
+
+        Raises:
+            BackboneError: Several lanes, or one of `peft`'s own types that puts tokens before the
+                text: it makes the model's arguments, and these are the caller's.
         """
         model: Any = self._backbone.model
         if len(self.lanes) != 1:
             raise BackboneError(Fault("pack", "", f"{len(self.lanes)} lanes", "1 lane to serve"))
-        if self._slots.count or any(isinstance(lane, TokensLane) for lane in self._passed):
-            raise BackboneError(Fault("pack", "", "prompt tokens", "a lane without, to serve"))
+        if any(isinstance(lane, TokensLane) for lane in self._passed):
+            given = "tokens that peft puts before the text"
+            raise BackboneError(Fault("pack", "", given, "a lane without, to serve"))
         self._served = ExitStack()
         self._served.enter_context(self._wired(gated=False))
-
-        draws = _Fresh(model.device)
-
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-            first, told = next(given), kwargs.get("attention_mask")
-            mask = first.new_ones(first.shape[:2], dtype=torch.long) if told is None else told
-            self._stream.rows = len(first)
-            self._stream.call = Call(trains(), draws, mask=mask)
-            self._stream.lanes = int(acts())
-            self._stream.below = acts()
-
-        def after(module: nn.Module, args: Any, output: Any) -> None:
-            self._stream.call, self._stream.lanes, self._stream.below = None, 0, False
-            self._stream.sublayer_inputs.clear()
-
-        model.register_forward_pre_hook(before, with_kwargs=True)
-        model.register_forward_hook(after, always_call=True)
+        Serving(self._stream, self._slots, acts, trains).install(model, self._backbone.anatomy)
 
     @contextmanager
     def _wired(self, *, gated: bool = True) -> Iterator[None]:
@@ -562,21 +551,6 @@ class Pack(nn.Module):
     def parameters_by_name(self) -> dict[str, Tensor]:
         """All stacked parameters by `Stacked.name`, detached."""
         return {item.name: item.parameter.detach() for item in self.stacked()}
-
-
-class _Fresh:
-    """New draws at every call, of torch's own generators; see `Uniform`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def __call__(self, name: str, shape: Sequence[int], *, per_row: bool = True) -> Tensor:
-        """See `Uniform`."""
-        return torch.rand(*shape, device=self._device)
-
-    def seed(self, name: str) -> int:
-        """See `Uniform`."""
-        return int(torch.randint(1 << 62, ()))
 
 
 def _modules(item: Placed, anatomy: Anatomy) -> list[str]:

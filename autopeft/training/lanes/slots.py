@@ -61,7 +61,7 @@ class LayerSlots:
             Bool [n * B, h, Q (+ P), T + P].
         """
         rows, heads = lanes * len(text), mask.shape[1]
-        valid = self.valid[:lanes].repeat_interleave(len(text), 0)
+        valid = self.valid[:lanes].to(mask.device).repeat_interleave(len(text), 0)
         size = valid.shape[1]
         above = torch.cat(
             [

@@ -14,7 +14,9 @@ def dense(
     """W + (U g M V^T)^T."""
     u, _, v = svd_of(weight)
     n, bands, values = u.shape[1], settings["bands"], tensors["values"]
-    if settings["pattern"] == "banded":
+    if settings["pattern"] == "plain":
+        at = [(i, i) for i in range(n)]
+    elif settings["pattern"] == "banded":
         at = [(i, i + o) for o in range(1 - bands, bands) for i in range(n) if 0 <= i + o < n]
     else:
         at = [divmod(int(flat), n) for flat in tensors["index"]]
