@@ -3,10 +3,11 @@
 y[c] + y[c] A + b, y a sub-layer's output before the residual, c the K chosen channels, A [K, K]
 drawn N(0, 0.02) and b zero, as released: close to the backbone at the start, and not equal to it.
 The paper scores channels by their L2 norm over the images of each class; here the score
-`activation` of the sub-layer's last map stands for it, which knows no classes.
+`activation` of the sub-layer's last map stands for it, which knows no classes. Once trained, that
+map can take it up.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from autopeft.backbone.importance import Floats, ImportanceMap
 from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import Unfolded, sublayer_places
 from autopeft.methods.lane_operator import Call, LaneOperator, Place, Stack, size_class
 from autopeft.methods.sparse_operators import taken
@@ -128,6 +129,16 @@ class SalientChannels(Unfolded):
             "bias": torch.zeros(number),
             "index": index.long(),
         }
+
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap:
+        """The sub-layer's last map: W + W[:, c] A at its columns c, and b + b[c] A + b' there."""
+        index, linear = tensors["index"].long(), tensors["linear"]
+        weight = frozen.weight.index_add(1, index, frozen.weight[:, index] @ linear)
+        shift = frozen.weight.new_zeros(place.d_out) if frozen.bias is None else frozen.bias
+        bias = shift.index_add(0, index, shift[index] @ linear + tensors["bias"])
+        return DenseMap(weight, bias)
 
     def stack_key(self, group: Group) -> Hashable:
         """Numbers of channels of one size class stack."""
