@@ -192,4 +192,5 @@ MOVED = {"hidden states": 0.3}
 def referenced_case(backbone: Backbone, case: Configuration) -> ReferencedCase:
     """A lane of one method, moved from where it starts, by the form of its reference."""
     form = form_of(case.groups[0].method)
+    assert form, f"{case.groups[0].method} has no reference: see tests/methods/references"
     return CASES[form].of(backbone, case, moved=MOVED.get(form, 0.1))
