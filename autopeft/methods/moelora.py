@@ -145,7 +145,8 @@ def balance_losses(gates: Tensor, chosen: Tensor, real: Tensor) -> Tensor:
     Returns:
         [k, B].
     """
-    weights = (real / real.sum(1, keepdim=True)).to(gates.dtype).unsqueeze(2)
+    own = real.to(gates.dtype)
+    weights = (own / own.sum(1, keepdim=True)).unsqueeze(2)
     served, likely = ((each * weights).sum(2) for each in (chosen, gates))
     losses = gates.shape[3] * (served * likely).sum(2) / served.sum(2)
     return losses * (real.sum(1) > 1)

@@ -19,7 +19,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import Unfolded, linear_places
 from autopeft.methods.lane_operator import LaneOperator, Place, Stack
 from autopeft.methods.single_weights import SPARSE_ROWS_MOST, SingleWeights
@@ -158,6 +158,13 @@ class Sparse(Unfolded):
     def folded_tensors(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Values and indices."""
         return {name: tensor for name, tensor in tensors.items() if name != "step"}
+
+    def merged(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> DenseMap:
+        """W + D; noise is not there once it is trained."""
+        change = dense_change(group, place, tensors).to(frozen.weight.dtype)
+        return DenseMap(frozen.weight + change, frozen.bias)
 
     def stack_key(self, group: Group) -> Hashable:
         """Densities of one size class with units alike stack."""

@@ -65,7 +65,7 @@ class VeraOperator(LaneOperator):
         self.register_buffer("inputs", inputs.T * (KAIMING * stack.place.d_in**-0.5))
         self.register_buffer("outputs", outputs)
         self.register_buffer(
-            "scale", KAIMING * ranks**-0.5 * (torch.arange(most) < ranks).double()
+            "scale", KAIMING * ranks.double() ** -0.5 * (torch.arange(most) < ranks).double()
         )
         self.dropout = LaneDropout.of(stack)
 

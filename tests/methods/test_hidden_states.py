@@ -14,12 +14,10 @@ import pytest
 import tiny_backbones as tiny
 import torch
 import transformers as tf
-from changed_models import output_of
 from dense_models import head_logits
-from lane_case import LaneCase
 from lane_training import Training, furthest, without_cache
 from method_cases import configuration, variants
-from reference_files import reference
+from referenced_cases import HiddenCase, named
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,7 +27,7 @@ from autopeft.configuration import Configuration
 from autopeft.errors import BackboneError
 from autopeft.methods import registry
 from autopeft.methods.lane_operator import Call
-from autopeft.training.batches import Batch, PaddedExamples
+from autopeft.training.batches import PaddedExamples
 from autopeft.training.data.examples import Examples
 from autopeft.training.lanes import attention
 from autopeft.training.lanes.density import NEGLIGIBLE, activation_densities
@@ -39,26 +37,12 @@ from autopeft.training.lanes.slots import LayerSlots
 from autopeft.training.lanes.state import LaneState
 from autopeft.training.lanes.stream import Stream
 
-NAMES = ("reft", "adalink", "prompt", "dept", "aligner", "adapter_plus")
+NAMES = named("hidden states")
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert", "deberta-v2")
 ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
 """Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""
 STEPS = 4
 TRAINING = {"learning_rate": 1e-3, "weight_decay": 0.01, "warmup_ratio": 0.1}
-
-
-class Case(LaneCase):
-    """Compared by hooks on the plain backbone."""
-
-    def expected(self, batch: Batch, *, plain: bool = False) -> Tensor:
-        """The reference's; of the backbone alone where it is `plain`."""
-        name = self.group.method
-        by_layer: dict[int, dict[str, Tensor]] = {}
-        for place in () if plain else registry[name].places(self.group, self.backbone.anatomy):
-            by_layer[place.layer] = self.at(place.layer, place.site)
-        settings = dict(self.group.settings)
-        out = output_of(self.backbone, reference(name), settings, by_layer, batch)
-        return head_logits(out, batch, self.backbone.head(3), self.tensors)
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -67,15 +51,15 @@ def test_outputs_and_gradients_are_those_of_the_reference(name: str, architectur
     backbone, batch = tiny.tiny_backbone(architecture), tiny.tiny_batch(architecture)
     if name not in registry.carried_by(backbone.anatomy):
         assert architecture == "deberta-v2", "its lanes run one by one, and attention is its own"
-        assert name in ("prompt", "dept", "aligner")
+        assert name in ("prompt", "dept", "aligner", "prefix")
         return
     every = variants(name) if architecture == "bert" else variants(name)[:1]
     for given in every:
-        case = Case.of(backbone, configuration(name, backbone.anatomy, **given), moved=0.3)
+        case = HiddenCase.of(backbone, configuration(name, backbone.anatomy, **given), moved=0.3)
         found, expected = case.logits(batch), case.expected(batch)
         near = ROUNDED.get(architecture, 1e-9)
         assert torch.allclose(found, expected, rtol=0.0, atol=near), given
-        assert not torch.allclose(found, case.expected(batch, plain=True), rtol=0.0, atol=1e-3)
+        assert not torch.allclose(found, case.plain(batch), rtol=0.0, atol=1e-3)
         functional.cross_entropy(found, batch.labels).backward()
         grads = {i.name: i.parameter.grad for i in case.pack.stacked()}
         own = case.pack.lane_views(grads, 0)
@@ -93,21 +77,21 @@ def test_outputs_and_gradients_are_those_of_the_reference(name: str, architectur
 @pytest.mark.parametrize("architecture", ["bert", "vit"])
 def test_late_prompts_are_not_there_below_their_layer(architecture: str) -> None:
     backbone, batch = tiny.tiny_backbone(architecture), tiny.tiny_batch(architecture)
-    late = Case.of(
+    late = HiddenCase.of(
         backbone, configuration("prompt", backbone.anatomy, 3, layers=(1, 2)), moved=0.3
     )
     lora = configuration("lora", backbone.anatomy, 2, layers=(0,), sites=["query"])
     both = Configuration.of(
         [*late.pack.lanes[0].configuration.groups, *lora.groups], training=TRAINING
     )
-    early = Case.of(backbone, both, moved=0.3)
+    early = HiddenCase.of(backbone, both, moved=0.3)
     views = early.pack.lane_views(early.pack.parameters_by_name(), 0)
     with torch.no_grad():
         for name, view in views.items():
             view.copy_(late.tensors.get(name, torch.zeros(())))
     found = late.logits(batch)
     assert torch.allclose(found, early.logits(batch), rtol=0.0, atol=1e-9)
-    assert not torch.allclose(found, late.expected(batch, plain=True), rtol=0.0, atol=1e-3)
+    assert not torch.allclose(found, late.plain(batch), rtol=0.0, atol=1e-3)
 
 
 def _mixed(backbone: Backbone) -> list[Lane]:
@@ -178,12 +162,12 @@ def test_mixed_packs_equal_solo_runs_under_the_backbones_dropout() -> None:
 def test_without_gains_a_lane_is_the_backbone(name: str) -> None:
     """IST asks what a lane is worth with some layers' changes left out."""
     backbone, batch = tiny.tiny_backbone("llama"), tiny.tiny_batch("llama")
-    case = Case.of(backbone, configuration(name, backbone.anatomy, layers=(0, 2)), moved=0.3)
+    case = HiddenCase.of(backbone, configuration(name, backbone.anatomy, layers=(0, 2)), moved=0.3)
     uniform = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
     with torch.no_grad(), case.pack.running():
         none = case.pack(batch, Call(False, uniform, torch.zeros(1, 3)))[0]
         all_ = case.pack(batch, Call(False, uniform, torch.ones(1, 3)))[0]
-    assert torch.allclose(none, case.expected(batch, plain=True), rtol=0.0, atol=1e-6)
+    assert torch.allclose(none, case.plain(batch), rtol=0.0, atol=1e-6)
     assert torch.allclose(all_, case.logits(batch), rtol=0.0, atol=1e-9)
 
 
@@ -195,7 +179,7 @@ def test_how_dense_activations_are_is_asked_of_the_text_alone(name: str) -> None
     rows = Examples(ids, np.zeros(3, dtype=np.int64))
     examples = PaddedExamples(rows, pad_token_id=0, device=torch.device("cpu"))
     batch = examples.batch(np.arange(3))
-    case = Case.of(backbone, configuration(name, backbone.anatomy, 3), moved=0.3)
+    case = HiddenCase.of(backbone, configuration(name, backbone.anatomy, 3), moved=0.3)
     seen: list[Tensor] = []
     handles = [
         backbone.model.get_submodule(layer.sites["down"].module).register_forward_pre_hook(
@@ -270,7 +254,9 @@ def test_a_decoders_outputs_and_a_training_step_are_those_of_peft(name: str) -> 
 
     backbone, batch = tiny.tiny_backbone("llama"), tiny.tiny_batch("llama")
     layers = (0,) if name == "prompt" else (0, 1, 2)
-    case = Case.of(backbone, configuration(name, backbone.anatomy, 3, layers=layers), moved=0.3)
+    case = HiddenCase.of(
+        backbone, configuration(name, backbone.anatomy, 3, layers=layers), moved=0.3
+    )
     theirs = tiny.tiny_backbone("llama")
     if name == "prompt":
         config = PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
@@ -302,7 +288,7 @@ def test_a_decoders_outputs_and_a_training_step_are_those_of_peft(name: str) -> 
         assert torch.allclose(item.parameter.grad[0].flip(0), own, rtol=0.0, atol=1e-6)
 
 
-def _with_one_gate(case: Case) -> Case:
+def _with_one_gate(case: HiddenCase) -> HiddenCase:
     """The same with one gate for all heads of a layer."""
     views = case.pack.lane_views(case.pack.parameters_by_name(), 0)
     for name, view in views.items():

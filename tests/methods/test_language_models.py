@@ -64,10 +64,7 @@ def _behind_a_cache(
     anatomy, cache = backbone.anatomy, DynamicCache()
     length = 0
     for layer, own in sorted(by_layer.items()):
-        keys, values = own.get("keys"), own.get("values")
-        if keys is None or values is None:
-            hidden = torch.tanh(own["source"] @ own["w1"] + own["b1"])
-            keys, values = (hidden @ own["w2"] + own["b2"]).chunk(2, dim=-1)
+        keys, values = reference("prefix").keys_values({"reparametrise": "w1" in own}, own)
         length = len(keys)
         heads = [
             each.view(length, anatomy.n_kv_heads, anatomy.head_dim).transpose(0, 1)

@@ -1,30 +1,26 @@
 """Methods on linear maps and norms against float64 weights that share no code with the lanes.
 
 `references/NAME.py` writes a method's formula out: `dense` gives the weight and bias that a lane's
-tensors make of a frozen map, and where HF `peft` has the method, `peft_config` and `fill` put the
-same tensors into its layers. It may say where a gradient is `STOPPED` on purpose, and that `peft`
-is the same on `PEFT_SITES` or `PEFT_ARCHITECTURES` alone, or has no such thing as `PEFT_LACKS`. A
-method on linear maps without such a file fails here; one that no weights can stand for says its
-`output` there, and `test_nonlinear` holds it.
+tensors make of a frozen map, see `referenced_cases`, and where HF `peft` has the method,
+`peft_config` and `fill` put the same tensors into its layers. It may say that `peft` is the same
+on `PEFT_SITES` or `PEFT_ARCHITECTURES` alone, or has no such thing as `PEFT_LACKS`.
 """
 
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import tiny_backbones as tiny
 import torch
 from dense_models import frozen_maps, logits_of, module_of
 from importance_maps import with_importance
-from lane_case import LaneCase
 from method_cases import configuration, illegal, variants
-from reference_files import REFERENCES, reference
+from reference_files import reference
+from referenced_cases import DenseCase, named, role_of
 from torch import Tensor
 from torch.nn import functional
 
 from autopeft import counting
-from autopeft.backbone.anatomy import LINEAR_ROLES, NORMS
 from autopeft.backbone.loading import Backbone
 from autopeft.methods import registry
 from autopeft.methods.base import DenseMap
@@ -36,18 +32,9 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Unsupported layer type .*LayerNorm:UserWarning",  # of peft's LN_TUNING
 )
 
-OLDER = ("sparse",)
-"""Held against references in tests/training/lanes."""
-NAMES = [
-    name
-    for name in registry.names()
-    if set(registry[name].schema.sites) <= {*LINEAR_ROLES, *NORMS}
-    and registry[name].schema.sites
-    and name not in OLDER
-    and "def output" not in (REFERENCES / f"{name}.py").read_text()
-]
+NAMES = named("dense")
 FAMILIES = ("bert", "gpt2", "llama", "vit", "t5", "modernbert")
-WITH_PEFT = [name for name in NAMES if "def fill" in (REFERENCES / f"{name}.py").read_text()]
+WITH_PEFT = [name for name in NAMES if hasattr(reference(name), "fill")]
 PEFT_ARCHITECTURES = ("bert", "llama")
 ROUNDED = {"llama": 1e-6, "t5": 1e-6, "modernbert": 1e-6}
 """Where transformers computes norms or rotations in float32, which makes 1e-7 of a last bit."""
@@ -57,25 +44,6 @@ RATE = 1e-3
 def _backbone(architecture: str) -> Backbone:
     backbone = tiny.tiny_backbone(architecture)
     return replace(backbone, anatomy=with_importance(backbone.anatomy))
-
-
-class Case(LaneCase):
-    """Compared by dense weights."""
-
-    def dense_maps(self) -> dict[tuple[int, str], tuple[Tensor, Tensor | None]]:
-        """The reference's maps, by layer and role."""
-        dense, frozen = reference(self.group.method).dense, frozen_maps(self.backbone)
-        return {
-            (layer, site): dense(self.settings(site), self.at(layer, site), *frozen[layer, site])
-            for layer in self.group.layers
-            for site in self.group.sites
-        }
-
-    def dense_logits(self, batch: Any) -> Tensor:
-        """Logits of the backbone with the reference's maps."""
-        return logits_of(
-            self.backbone, self.dense_maps(), batch, self.backbone.head(3), self.tensors
-        )
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -91,28 +59,25 @@ def test_outputs_gradients_and_merged_maps_are_those_of_dense_weights(
     batch = tiny.tiny_batch(architecture)
     every = variants(name) if architecture == "bert" else variants(name)[:1]
     for given in every:
-        case = Case.of(backbone, configuration(name, backbone.anatomy, **given))
-        found, expected = case.logits(batch), case.dense_logits(batch)
+        case = DenseCase.of(backbone, configuration(name, backbone.anatomy, **given))
+        found, expected = case.logits(batch), case.expected(batch)
         near = ROUNDED.get(architecture, 1e-9)
         assert torch.allclose(found, expected, rtol=0.0, atol=near), given
-        plain = logits_of(backbone, {}, batch, backbone.head(3), case.tensors)
-        assert not torch.allclose(found, plain, rtol=0.0, atol=1e-5), f"{given}: it had no effect"
+        assert not torch.allclose(found, case.plain(batch), rtol=0.0, atol=1e-5), (
+            f"{given}: it had no effect"
+        )
         losses = _loss(found, batch.labels), _loss(expected, batch.labels)
         _compare_gradients(case, *losses, near=near)
         _compare_merged(case)
         _compare_auxiliary_losses(case)
 
 
-def _compare_auxiliary_losses(case: Case) -> None:
+def _compare_auxiliary_losses(case: DenseCase) -> None:
     """What operators add to the loss, with gradients; nothing where the reference has none."""
-    auxiliary = getattr(reference(case.group.method), "auxiliary", None)
-    found = case.pack.auxiliary_loss()
-    if auxiliary is None:
+    found, expected = case.pack.auxiliary_loss(), case.penalty()
+    if expected is None:
         assert found is None
         return
-    settings, group = dict(case.group.settings), case.group
-    places = [(layer, site) for layer in group.layers for site in group.sites]
-    expected = torch.stack([auxiliary(settings, case.at(*at)) for at in places]).sum()
     assert found is not None
     assert torch.allclose(found, expected, rtol=0.0, atol=1e-12)
     for item in case.pack.stacked():
@@ -120,7 +85,7 @@ def _compare_auxiliary_losses(case: Case) -> None:
     _compare_gradients(case, found, expected, near=1e-9)
 
 
-def _compare_gradients(case: Case, found: Tensor, expected: Tensor, *, near: float) -> None:
+def _compare_gradients(case: DenseCase, found: Tensor, expected: Tensor, *, near: float) -> None:
     found.backward()
     grads = {i.name: i.parameter.grad for i in case.pack.stacked() if i.parameter.grad is not None}
     own = case.pack.lane_views(grads, 0)
@@ -133,40 +98,18 @@ def _compare_gradients(case: Case, found: Tensor, expected: Tensor, *, near: flo
         assert torch.allclose(own[tensor_name], grad, rtol=0.0, atol=near), tensor_name
 
 
-def _compare_merged(case: Case) -> None:
+def _compare_merged(case: DenseCase) -> None:
     method, frozen = registry[case.group.method], frozen_maps(case.backbone)
     dense = case.dense_maps()
     for place in method.places(case.group, case.backbone.anatomy):
-        at = place.layer, place.site
-        merged = method.merged(case.group, place, case.at(*at), DenseMap(*frozen[at]))
+        at = place.layer, role_of(place.site)
+        own = case.at(place.layer, place.site)
+        merged = method.merged(case.group, place, own, DenseMap(*frozen[at]))
         assert merged is not None
         weight, bias = dense[at]
         assert torch.allclose(merged.weight, weight, rtol=0.0, atol=1e-9), at
         assert (merged.bias is None) == (bias is None), at
         assert bias is None or torch.allclose(merged.bias, bias, rtol=0.0, atol=1e-9), at
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_gradient_is_the_slope_of_the_loss(name: str) -> None:
-    backbone, batch = _backbone("bert"), tiny.tiny_batch("bert")
-    stopped = getattr(reference(name), "STOPPED", ())
-    for given in variants(name):
-        if any(given.get(each) for each in stopped):
-            continue
-        case = Case.of(backbone, configuration(name, backbone.anatomy, **given))
-        trained = list(case.pack.operators.parameters())
-        grads = torch.autograd.grad(_loss(case.logits(batch), batch.labels), trained)
-        generator = torch.Generator().manual_seed(9)
-        ways = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in grads]
-        slope = sum(float((grad * way).sum()) for grad, way in zip(grads, ways, strict=True))
-        step, losses = 1e-5, []
-        with torch.no_grad():
-            for factor in (step, -2 * step):
-                for parameter, way in zip(trained, ways, strict=True):
-                    parameter.add_(way, alpha=factor)
-                losses.append(float(_loss(case.logits(batch), batch.labels)))
-        measured = (losses[0] - losses[1]) / (2 * step)
-        assert measured == pytest.approx(slope, rel=1e-5, abs=1e-9), given
 
 
 @pytest.mark.parametrize(
@@ -186,7 +129,7 @@ def test_outputs_and_a_training_step_are_those_of_peft(name: str, architecture: 
         if any(given.get(each) for each in getattr(own, "PEFT_LACKS", ())):
             continue
         backbone = _backbone(architecture)
-        case = Case.of(backbone, configuration(name, backbone.anatomy, **(given | only)))
+        case = DenseCase.of(backbone, configuration(name, backbone.anatomy, **(given | only)))
         theirs = tiny.tiny_backbone(architecture, getattr(own, "PEFT_DTYPE", torch.float64))
         sites = {
             module_of(theirs.anatomy, layer, site): (layer, site)
@@ -220,9 +163,12 @@ def test_outputs_and_a_training_step_are_those_of_peft(name: str, architecture: 
             optimizer.step()
 
 
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "vit"])
 @pytest.mark.parametrize("name", NAMES)
-def test_values_that_the_widths_do_not_allow_are_told_with_those_that_they_do(name: str) -> None:
-    anatomy = tiny.tiny_backbone("bert").anatomy
+def test_values_that_the_widths_do_not_allow_are_told_with_those_that_they_do(
+    name: str, architecture: str
+) -> None:
+    anatomy = tiny.tiny_backbone(architecture).anatomy
     assert not counting.faults(configuration(name, anatomy), anatomy)
     for parameter, value in illegal(name, anatomy):
         wrong = configuration(name, anatomy, **{parameter: value})

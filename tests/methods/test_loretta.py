@@ -1,101 +1,14 @@
-"""LoRETTA: its adapters against their formula behind a sub-layer's last map, and its trains."""
-
-from collections.abc import Callable
-from typing import Any
+"""LoRETTA: lanes of several ranks and bottlenecks, and its trains."""
 
 import pytest
 import tiny_backbones as tiny
 import torch
-from dense_models import logits_of
 from lane_training import Training, furthest, without_cache
-from method_cases import configuration, variants
-from torch import Tensor, nn
-from torch.nn import functional
+from method_cases import configuration
 
-from autopeft.backbone.anatomy import EXIT
-from autopeft.backbone.loading import Backbone
-from autopeft.methods.lane_operator import Call
 from autopeft.methods.tensor_train import factors, initial_cores, product
-from autopeft.training.lanes.pack import Lane, Pack
-from autopeft.training.lanes.seeds import Seeds, StepUniform
-
-BOTTLENECK = 6
-
-
-def _matrix(tensors: dict[str, Tensor], name: str) -> Tensor:
-    """All cores contracted in one sum, [d, m] or [m, d], m the bottleneck."""
-    cores = [
-        tensors[key] for key in sorted(tensors) if key.startswith(f"{name}_") and "bias" not in key
-    ]
-    inner, own = "abcdefghij", "ABCDEFGHIJ"
-    terms = ",".join(f"{inner[j]}{own[j]}{inner[j + 1]}" for j in range(len(cores)))
-    flat = torch.einsum(f"{terms}->{own[: len(cores)]}", *cores).flatten()
-    bottleneck = len(tensors["down_bias"])
-    return flat.view(-1, bottleneck) if name == "down" else flat.view(bottleneck, -1)
-
-
-def _adapter(tensors: dict[str, Tensor], activation: str) -> Callable[..., Tensor]:
-    down, up = _matrix(tensors, "down"), _matrix(tensors, "up")
-    act = {
-        "relu": torch.relu,
-        "gelu": functional.gelu,
-        "tanh": torch.tanh,
-        "silu": functional.silu,
-    }
-
-    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        inner = act[activation](output @ down + tensors["down_bias"])
-        return output + inner @ up + tensors["up_bias"]
-
-    return hook
-
-
-@pytest.mark.parametrize("architecture", ["bert", "llama", "vit"])
-def test_outputs_and_gradients_are_those_of_written_out_adapters(architecture: str) -> None:
-    backbone, batch = tiny.tiny_backbone(architecture), tiny.tiny_batch(architecture)
-    for given in variants("loretta_adp"):
-        case = configuration(
-            "loretta_adp", backbone.anatomy, **({"bottleneck": BOTTLENECK} | given)
-        )
-        pack = Pack(
-            backbone, backbone.head(3), [Lane(0, case)], seeds=Seeds(1), dtype=torch.float64
-        )
-        generator = torch.Generator().manual_seed(3)
-        with torch.no_grad():
-            for parameter in pack.operators.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-        with pack.running():
-            uniform = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
-            found = pack(batch, Call(False, uniform))[0]
-        views = pack.lane_views(pack.parameters_by_name(), 0)
-        leaves = {name: view.clone().requires_grad_() for name, view in views.items()}
-        expected = _written_out(backbone, leaves, str(case.groups[0]["activation"]), batch)
-        assert torch.allclose(found, expected, rtol=0.0, atol=1e-9), given
-        functional.cross_entropy(found, batch.labels).backward()
-        loss = functional.cross_entropy(expected, batch.labels)
-        grads = torch.autograd.grad(loss, list(leaves.values()))
-        own = pack.lane_views({i.name: i.parameter.grad for i in pack.stacked()}, 0)
-        for name, grad in zip(leaves, grads, strict=True):
-            assert torch.allclose(own[name], grad, rtol=0.0, atol=1e-9), name
-
-
-def _written_out(
-    backbone: Backbone, leaves: dict[str, Tensor], activation: str, batch: Any
-) -> Tensor:
-    handles = []
-    places = sorted({name.rpartition(".")[0] for name in leaves if name.startswith("loretta_adp")})
-    for place in places:
-        _, layer, sublayer = place.split(".")
-        own = {
-            n.removeprefix(f"{place}."): t for n, t in leaves.items() if n.startswith(f"{place}.")
-        }
-        site = backbone.anatomy.site(int(layer), EXIT[sublayer])
-        module = backbone.model.get_submodule(site.module)
-        handles.append(module.register_forward_hook(_adapter(own, activation)))
-    logits = logits_of(backbone, {}, batch, backbone.head(3), leaves)
-    for handle in handles:
-        handle.remove()
-    return logits
+from autopeft.training.lanes.pack import Lane
+from autopeft.training.lanes.seeds import Seeds
 
 
 def test_packed_equals_solo() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import tiny_backbones as tiny
 import torch
+from every_method import lanes_of_each, measured_backbone
 from importance_maps import with_importance
 from lane_training import Training, furthest, without_cache
-from method_cases import configuration, dropout, sizes, variants
+from method_cases import carried, configuration, dropout, sizes, variants
 
 from autopeft.backbone.loading import Backbone
 from autopeft.methods import registry
@@ -83,3 +84,29 @@ def test_packed_equals_solo_in_float32(name: str) -> None:
         together = packed[lane.number].weights()
         apart = torch.cat([(t - together[n]).abs().ravel() for n, t in solo.weights().items()])
         assert float(apart.max()) < 1e-5, lane
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "vit"])
+def test_one_pack_of_every_method_equals_solo_and_a_file_goes_on(
+    architecture: str, tmp_path: Path
+) -> None:
+    """On a decoder and a vision transformer, with dropout and decay; two stacked lanes of each."""
+    backbone = measured_backbone(architecture)
+    assert carried(backbone.anatomy) == sorted(registry.names())
+    faster = tuple(sorted({**TRAINING, "learning_rate": 3e-3}.items()))
+    lanes = []
+    for lane in lanes_of_each(backbone, registry.names(), placed=[(1,)], turn=1):
+        twin = replace(lane.configuration, training=faster)
+        lanes += [Lane(2 * lane.number, lane.configuration), Lane(2 * lane.number + 1, twin)]
+    batches = without_cache(lambda step: tiny.tiny_batch(architecture, seed=step))
+    packed = Training(backbone, lanes).run(batches, 0, 3)
+    for lane in lanes[1::2]:
+        (name,) = lane.configuration.methods
+        assert furthest(packed[lane.number], packed[lane.number - 1]) > 1e-6, name
+        solo = Training(backbone, [lane])
+        solo.run(batches, 0, 2)[lane.number].save(tmp_path / "lane.safetensors")
+        loaded = LaneState.load(tmp_path / "lane.safetensors")
+        resumed = Training(backbone, [lane], saved={lane.number: loaded.kept()})
+        resumed.put({lane.number: loaded})
+        after = resumed.run(batches, 2, 3)[lane.number]
+        assert furthest(after, packed[lane.number]) < 1e-9, name

@@ -2,7 +2,8 @@
 
 Nothing of lanes, operators or packs takes part, so that it can be what those are held against. A
 reference says what changes: `at_input` and `at_output` give a layer's hidden states, `before` the
-tokens that stand before the text, `heads` what is added to the output of every head.
+tokens that stand before the text, `keys_values` keys and values before a layer's own, `heads` what
+is added to the output of every head.
 """
 
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,7 @@ def output_of(
             hook = _Ends(reference, settings, own, batch.mask, prompts.get(layer))
             stack.callback(module.register_forward_pre_hook(hook.enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(hook.leave).remove)
-        if length or hasattr(reference, "heads"):
+        if length or any(hasattr(reference, each) for each in ("heads", "keys_values")):
             stack.enter_context(_attention(backbone, reference, settings, tensors, length))
         out = model(**_longer(backbone, batch, length))
     hidden = out.last_hidden_state[:, length:]
@@ -136,8 +137,17 @@ def _attention(
             mask = mask.clone()
             mask[..., :length] = True
             mask[:, :, :length] = seen.expand(-1, -1, length, -1)
-        out, _ = sdpa_attention_forward(module, query, key, value, mask, **given)
         layer = next(i for i, each in enumerate(modules) if each is module)
+        if layer in tensors and hasattr(reference, "keys_values"):
+            made = reference.keys_values(settings, tensors[layer])
+            if mask is None and backbone.anatomy.causal:
+                mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+            mask = None if mask is None else functional.pad(mask, (len(made[0]), 0), value=True)
+            if given.get("position_bias") is not None:
+                bias = functional.pad(given["position_bias"], (len(made[0]), 0))
+                given["position_bias"] = bias
+            key, value = (_after(*each) for each in zip(made, (key, value), strict=True))
+        out, _ = sdpa_attention_forward(module, query, key, value, mask, **given)
         if layer in tensors and hasattr(reference, "heads"):
             scale = given.get("scaling")
             scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -153,3 +163,10 @@ def _attention(
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def _after(made: Tensor, own: Tensor) -> Tensor:
+    """Keys or values [P, n_kv_heads w] before a layer's [B, n_kv_heads, T, w]."""
+    rows, heads, _, width = own.shape
+    by_head = made.view(len(made), heads, width).transpose(0, 1)
+    return torch.cat([by_head.expand(rows, -1, -1, -1), own], dim=2)

@@ -67,6 +67,6 @@ class LaneCase:
     def logits(self, batch: Batch, *, training: bool = False) -> Tensor:
         """The lane's, or hidden states of a language model; in training with its row losses."""
         draws = StepUniform(Seeds(0), 0, 0, len(batch), torch.device("cpu"))
-        share = torch.tensor(1.0 / len(batch)) if training else None
+        share = torch.tensor(1.0 / len(batch), dtype=torch.float64) if training else None
         with self.pack.running():
             return self.pack(batch, Call(training, draws, row_share=share))[0]

@@ -65,12 +65,17 @@ def passed(name: str, **settings: Any) -> Configuration:
     return Configuration.of([passed_group(name, **settings)], training=TRAINING)
 
 
-def biased_bert() -> Backbone:
-    """A tiny BERT all of whose biases matter."""
-    own = tiny.tiny_backbone("bert", torch.float32)
+def biased(architecture: str) -> Backbone:
+    """A tiny backbone in float32 all of whose biases matter."""
+    own = tiny.tiny_backbone(architecture, torch.float32)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in own.model.named_parameters():
             if name.endswith("bias"):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return own
+
+
+def biased_bert() -> Backbone:
+    """Such a BERT."""
+    return biased("bert")

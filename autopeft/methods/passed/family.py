@@ -26,7 +26,7 @@ class PassedType(Unfolded):
 
     alone = True
     source = "HF peft 0.21, whose documentation names the paper"
-    identity = "as peft starts it: most types are the backbone, FOURIERFT, C3A and VBLORA are not"
+    identity = "as peft starts it: the backbone, but of C3A, FOURIERFT, UNILORA and VBLORA"
 
     def __init__(self, kind: PeftType) -> None:
         self.kind, self.name, self.peft_type = kind, PREFIX + kind.name, kind.name

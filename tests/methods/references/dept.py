@@ -23,3 +23,8 @@ def at_input(
         change = scale * own["A"][token] @ own["B"] if known else 0.0
         changed.append(h[:, token] + change)
     return torch.stack(changed, dim=1)
+
+
+def rate(settings: Mapping[str, Any], name: str) -> float:
+    """The prompt's is its own."""
+    return settings["prompt_rate"] if name == "tokens" else 1.0

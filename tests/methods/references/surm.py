@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MATRICES = ("a", "b", "kernel")
+"""Weights of a map, though of one axis."""
+
 
 def dense(
     settings: Mapping[str, Any], tensors: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None

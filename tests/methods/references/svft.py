@@ -7,6 +7,9 @@ import torch
 from numpy_svd import svd_of
 from torch import Tensor
 
+MATRICES = ("values",)
+"""Weights of a map, though of one axis."""
+
 
 def dense(
     settings: Mapping[str, Any], tensors: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None
