@@ -9,7 +9,6 @@ PREFIX = "peft:"
 """Of the names of HF `peft`'s own types."""
 
 NOT_PASSED = {
-    "ADAPTION_PROMPT": "peft's type knows few decoders, is not passed through: write `aligner`",
     "CPT": "peft's type is for language models alone: write `prompt`",
     "SHADOW": "peft's type is not passed through yet",
     "XLORA": "peft's type needs trained LoRA adapters on disk: write `moelora` for experts",

@@ -13,6 +13,7 @@ from autopeft.methods import registry
 TRAINING = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0}
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "ADAPTION_PROMPT": {"adapter_len": 3},
     "ADAMSS": {"r": 8, "num_subspaces": 2},
     "BOFT": {"boft_block_size": 8},
     "C3A": {"block_size": 8},
@@ -53,6 +54,7 @@ def passed_group(name: str, layers: tuple[int, ...] = (0, 2), **settings: Any) -
     if not registry[name].schema.sites:
         sites = ()
         layers = (0, 1, 2) if name in ("peft:PREFIX_TUNING", "peft:CARTRIDGE") else (0,)
+        layers = (1, 2) if name == "peft:ADAPTION_PROMPT" else layers
     own = dict(SETTINGS.get(name.removeprefix("peft:"), {}))
     size = registry[name].schema.size
     if size and size not in own | settings:

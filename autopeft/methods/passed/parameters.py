@@ -26,7 +26,7 @@ _BUDGET = "peft would have to be told of every step: use `sparsity: {rule: adalo
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(
         ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-         "target_parameters", "feedforward_modules"),
+         "target_parameters", "feedforward_modules", "adapter_layers"),
         _PLACES,
     ),
     **dict.fromkeys(

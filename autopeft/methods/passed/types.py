@@ -11,7 +11,7 @@ NAME: Final = "default"
 
 Side: TypeAlias = Literal["in", "out"]
 
-Where: TypeAlias = Literal["linear", "norm", "embeddings", "prompt", "prefix"]
+Where: TypeAlias = Literal["linear", "norm", "attention", "embeddings", "prompt", "prefix"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,13 @@ _OF_DATA = {
 """What a type starts from that is not there while an adapter is built."""
 
 TYPES = (
+    PeftType(
+        "ADAPTION_PROMPT",
+        "prompts beside the attention of the last layers, each behind a gate that starts at 0",
+        size="adapter_len",
+        where="attention",
+        transposed=True,
+    ),
     PeftType(
         "ADALORA",
         "a low-rank update as an SVD at its initial rank, kept orthogonal by a penalty",
