@@ -162,4 +162,6 @@ def _config(
     plain = plain_config(config_of(method.kind, settings, targets, **options))
     if method.kind.where == "attention":
         return plain  # which names them by their number
+    if method.kind.ends:
+        return plain | {"layers_to_transform": list(group.layers)}
     return plain | {"target_modules": sorted(target.name for target in targets)}

@@ -146,12 +146,15 @@ class Method(Protocol):
         peft_fill: What stands in `peft`'s tensors for those outputs of a fused map that are not
             trained; None where it cannot hold a part of a map.
         alone: Whether it has no lane axis: its trials are packs of one, and it gives no operator.
+        reads_batch: Whether what it gives a token depends on all tokens that run with it: a last
+            layer of which one token is read has to run on all of them.
         modalities: Kinds of backbones that it is for, see `Anatomy.modality`.
     """
 
     modalities: tuple[str, ...]
     schema: MethodSchema
     alone: bool
+    reads_batch: bool
     source: str
     identity: str
     peft_type: str

@@ -54,6 +54,7 @@ class Unchosen:
     schema: MethodSchema
     operator_type: Callable[[Stack], LaneOperator]
     alone = False
+    reads_batch = False
     peft_type = ""
     peft_fill: float | None = None
 

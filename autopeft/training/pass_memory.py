@@ -189,6 +189,8 @@ class PassMemory:
 
     def _is_cut(self, index: int) -> bool:
         """Whether a layer runs on one token, all but its keys and values."""
+        if any(registry[method].reads_batch for lane in self.lanes for method in lane.methods):
+            return False
         return self._shape.first_token and index == len(self._anatomy.layers) - 1
 
     def _attention_trains(self, index: int) -> bool:

@@ -51,6 +51,8 @@ def passed_group(name: str, layers: tuple[int, ...] = (0, 2), **settings: Any) -
     """A group of `peft:<TYPE>` on query, value and down, on norms, or where the type implies."""
     norm = name == "peft:LN_TUNING"
     sites: tuple[str, ...] = ("attention_norm", "ffn_norm") if norm else ("query", "value", "down")
+    if name == "peft:LILY":  # BERT's `down` is called `output.dense`, as another map's name ends
+        sites = ("query", "value", "up")
     if not registry[name].schema.sites:
         sites = ()
         layers = (0, 1, 2) if name in ("peft:PREFIX_TUNING", "peft:CARTRIDGE") else (0,)

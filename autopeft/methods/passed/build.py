@@ -7,9 +7,10 @@ backbone's own tensors again.
 
 import copy
 import logging
+import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +143,7 @@ def config_of(
     known = own.__dataclass_fields__
     given = arguments(kind, settings) | {n: v for n, v in options.items() if n in known}
     names = [target.name for target in targets]
-    given["target_modules"] = names
+    given["target_modules"] = ends_of(names) if kind.ends else names
     if kind.where == "attention":  # peft counts layers from the last one down
         given["target_modules"] = names[0].rpartition(".")[2]
         given["adapter_layers"] = len(names)
@@ -152,6 +153,11 @@ def config_of(
         given["feedforward_modules"] = [t.name for t in targets if t.role == "down"]
     with told_quietly(), as_faults(kind):
         return own(**given)
+
+
+def ends_of(names: Iterable[str]) -> list[str]:
+    """What modules are called within their layer: behind the first number of their names."""
+    return sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in names})
 
 
 def build(

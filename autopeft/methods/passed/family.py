@@ -30,6 +30,7 @@ class PassedType(Unfolded):
 
     def __init__(self, kind: PeftType) -> None:
         self.kind, self.name, self.peft_type = kind, PREFIX + kind.name, kind.name
+        self.reads_batch = kind.reads_batch
 
     def __getattr__(self, name: str) -> MethodSchema:
         """`schema`: parameters and sites; the first look imports `peft`."""
