@@ -28,8 +28,8 @@ class PeftType:
         even: Those of them that are even as well.
         shared: Whether places of a group share trained tensors, or what is trained at one depends
             on the others' widths.
-        ends: Whether it shares tensors among modules that are told to it by the same end of a name,
-            so that full names would share nothing.
+        ends: Whether it shares tensors among modules that are told to it by the same end of a
+            name, so that full names would share nothing.
         reads_batch: As the method's.
         keeps: Whether it saves anything beside what it trains: random factors, indices.
         weighs: Whether it has to see weights to be built at all, so that empty ones do not do.
