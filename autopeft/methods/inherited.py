@@ -10,7 +10,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import DenseMap
+from autopeft.methods.base import DenseMap, Reached
 from autopeft.methods.lane_operator import LaneOperator, Place, Stack
 from autopeft.space.schema import MethodSchema, Scalar
 
@@ -55,6 +55,8 @@ class Unchosen:
     operator_type: Callable[[Stack], LaneOperator]
     alone = False
     reads_batch = False
+    reached: Reached = ""
+    reads_output = False
     peft_type = ""
     peft_fill: float | None = None
 

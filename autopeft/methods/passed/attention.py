@@ -9,7 +9,7 @@ through the layer's frozen maps: what else sits at these maps neither changes th
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Kept
+from autopeft.methods.base import Kept, Reached
 from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.build import Target
 from autopeft.methods.passed.counts import ModuleShape
@@ -24,6 +24,7 @@ class PassedAttention(Passed):
 
     modalities: tuple[str, ...] = ("text",)
     identity = "exact"
+    reached: Reached = "norms"
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """`peft` has a list of architectures, and takes heads for an even share of the width."""
