@@ -35,8 +35,8 @@ def holds(method: str) -> bool:
     own = registry[method]
     if isinstance(own, PassedTokens):
         return False
-    size = own.schema.size
-    return not own.tokens(Group.of(method, [0], **({size: 1} if size else {})))
+    settings: dict[str, Any] = {own.schema.size: 1} if own.schema.size else {}
+    return not own.tokens(Group.of(method, [0], **settings))
 
 
 def registered(

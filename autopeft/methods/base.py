@@ -261,6 +261,16 @@ class Method(Protocol):
         See `autopeft.export.peft_forms`.
         """
 
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """A group's settings that train what a configuration of `peft_type` does.
+
+        Args:
+            config: All arguments of `peft`'s configuration.
+
+        Returns:
+            None where it trains something else.
+        """
+
     def peft_module_settings(
         self, modules: Mapping[str, tuple[Group, Place]]
     ) -> Mapping[str, object]:

@@ -122,6 +122,10 @@ class Unchosen:
         """None: `peft` does not hold it, or `autopeft.export` knows how."""
         return {}
 
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """None does."""
+        return None
+
     def peft_module_settings(
         self, modules: Mapping[str, tuple[Group, Place]]
     ) -> Mapping[str, object]:
