@@ -43,6 +43,14 @@ A space that names one of these is refused with the reason.
 """
 
 
+_BASELINES = """\
+## Baselines by name
+
+What `search.baselines` takes. `autopeft plan` tells the sources of a study's own ones, and of its
+space.
+"""
+
+
 def page() -> str:
     """The whole page, as Markdown."""
     cards = api.methods()
@@ -56,7 +64,10 @@ def page() -> str:
     types += [_row(card, of_peft=True) for card in passed]
     theirs = [line for card in passed for line in _settings(card)]
     lines = [_HEAD, *rows, "", "## Settings", "", *settings, "", _PASSED, *types, ""]
-    lines += ["### Their settings", "", *theirs, "", _LEFT_OUT]
+    lines += ["### Their settings", "", *theirs, "", _BASELINES]
+    lines += ["| name | source |", "| --- | --- |"]
+    lines += [f"| `{name}` | {source} |" for name, source in api.preset_sources().items()]
+    lines += ["", _LEFT_OUT]
     return (
         "\n".join([*lines, *(f"- `{n}`: {why}" for n, why in api.absent_methods().items())]) + "\n"
     )
