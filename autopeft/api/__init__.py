@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from autopeft.api.place import shown_storage, storage_url
     from autopeft.api.planning import plan
     from autopeft.api.searching import search
+    from autopeft.api.sources import preset_sources
     from autopeft.api.study import Study
     from autopeft.api.trained import TrainedModel, load
     from autopeft.api.training import train
@@ -55,6 +56,7 @@ _HOME = {
     "methods": "catalogue",
     "passed_types": "catalogue",
     "plan": "planning",
+    "preset_sources": "sources",
     "register_with_peft": "peft_registration",
     "render": "checking",
     "search": "searching",
@@ -86,6 +88,7 @@ __all__ = [
     "methods",
     "passed_types",
     "plan",
+    "preset_sources",
     "register_with_peft",
     "render",
     "search",

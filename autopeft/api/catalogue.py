@@ -20,18 +20,21 @@ class MethodCard:
     Attributes:
         name: As in YAML.
         about: What it is, in a sentence.
-        papers: arXiv numbers that its file names, in order.
+        source: The paper or code that defines it.
+        papers: arXiv numbers that it and its file name, in order.
         size: The parameter that is its size; "" where nothing of it scales.
         settings: All parameters and what each may be, in words.
         sites: Where it may sit; () where the method implies it.
         lanes: Whether its trials train together in a pack; else each is a pack of one.
         count: Trainable parameters at one place, as its file says it.
         modalities: Kinds of backbones that it is for.
-        exports: Formats that can carry it, alone and on its usual sites.
+        exports: Formats that can carry it, alone and on its usual sites; `peft-registered` is what
+            `autopeft train` writes where plain `peft` holds nothing.
     """
 
     name: str
     about: str
+    source: str
     papers: tuple[str, ...]
     size: str
     settings: Mapping[str, str]
@@ -52,14 +55,16 @@ def methods() -> tuple[MethodCard, ...]:
 def passed_types() -> tuple[MethodCard, ...]:
     """Every type of HF `peft` that is passed through as `peft:<TYPE>`; imports `peft`."""
     from autopeft.methods import registry
+    from autopeft.methods.passed.about import ABOUT
     from autopeft.methods.passed.family import PassedType
 
     cards = []
     for name in registry.offered():
         method = registry[name]
         if isinstance(method, PassedType):
-            about = f"HF peft: {method.kind.about}"
-            cards.append(_described(method, about, papers=(), lanes=False))
+            about, papers = f"HF peft: {method.kind.about}", _numbers(method.source)
+            told = ABOUT[method.kind.name].told()
+            cards.append(_described(method, about, papers=papers, count=told, lanes=False))
     return tuple(cards)
 
 
@@ -73,23 +78,31 @@ def absent_methods() -> dict[str, str]:
 def _card(method: "Method") -> MethodCard:
     text = sys.modules[type(method).__module__].__doc__ or ""
     about = _first_paragraph(text).partition(": ")[2].strip()
-    return _described(
-        method, about, papers=tuple(dict.fromkeys(_PAPER.findall(f"{text} {method.source}")))
-    )
+    return _described(method, about, papers=_numbers(f"{text} {method.source}"))
+
+
+def _numbers(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_PAPER.findall(text)))
 
 
 def _described(
-    method: "Method", about: str, *, papers: tuple[str, ...], lanes: bool = True
+    method: "Method",
+    about: str,
+    *,
+    papers: tuple[str, ...],
+    count: str = "",
+    lanes: bool = True,
 ) -> MethodCard:
     schema = method.schema
     return MethodCard(
         name=schema.name,
         about=about,
+        source=method.source,
         papers=papers,
         size=schema.size,
         settings={each.name: _legal(each) for each in schema.parameters},
         sites=schema.sites,
-        count=_first_paragraph(getdoc(method.count) or "").rstrip("."),
+        count=count or _first_paragraph(getdoc(method.count) or "").rstrip("."),
         modalities=method.modalities,
         exports=_exports(method),
         lanes=lanes,
@@ -101,10 +114,14 @@ def _first_paragraph(text: str) -> str:
 
 
 def _exports(method: "Method") -> tuple[str, ...]:
+    from autopeft.export.adapter import REGISTERED
+    from autopeft.export.peft_registered import holds
     from autopeft.export.trainers import CARRIED
 
-    trainers = ("axolotl", "llama-factory") if method.schema.name in CARRIED else ()
-    return ("yaml", *(("peft",) if method.peft_type else ()), *trainers)
+    name = method.schema.name
+    plain = ("peft",) if method.peft_type else ()
+    ours = (REGISTERED,) if holds(name) else ()
+    return ("yaml", *plain, *ours, *(("axolotl", "llama-factory") if name in CARRIED else ()))
 
 
 def _legal(parameter: Any) -> str:
@@ -116,5 +133,7 @@ def _legal(parameter: Any) -> str:
         legal += f", <= {high:g}" if high is not None else ""
     else:
         legal = parameter.kind
-    given = "" if parameter.default is None else f"; default {parameter.default}".lower()
-    return legal + given
+    default = parameter.default
+    if default is None:
+        return legal
+    return f"{legal}; default {str(default).lower() if isinstance(default, bool) else default}"

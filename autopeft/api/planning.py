@@ -18,6 +18,7 @@ from autopeft.api.definitions import resolve_definition
 from autopeft.api.importance_need import study_chooses_by_scores
 from autopeft.api.loading import open_existing
 from autopeft.api.place import output_folder
+from autopeft.api.sources import baseline_sources, space_source
 from autopeft.api.timing import Timed, probed_timing, stored_timing
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.heads import HeadRecipe
@@ -145,6 +146,7 @@ class _Estimate:
             "study": self.definition.study.name,
             "space": {
                 "name": space.name,
+                **space_source(self.definition.space),
                 "dimensions": len(space.dimensions),
                 "cardinality": space.cardinality,
                 "distinct": space.distinct,
@@ -159,6 +161,7 @@ class _Estimate:
                 "trials": self.definition.budget.trials,
                 "baselines": len(self.baselines),
             },
+            "baselines": baseline_sources(self.definition),
             "runners": self._runners(),
             "flops": flops,
             "memory": self._memory(calibration),

@@ -47,7 +47,7 @@ class Beginning:
         """Why the study says so, by dotted key."""
         where, left = self.foreign.where, self.foreign.left
         rest = f"; not taken over: {', '.join(left)}" if left else ""
-        reasons = {"search.baselines": f"the first is the LoRA of {where}{rest}"}
+        reasons = {"search.baselines": f"the first is the {self.foreign.kind} of {where}{rest}"}
         if self.foreign.training:
             reasons["training"] = f"as in {where}, where it says so"
         return reasons

@@ -25,7 +25,8 @@ from a paper or its released code is said in the method's file. How they compare
 parameters: [results](results.md); to add one: [a method in one file](adding-a-method.md).
 
 `parameters` counts one place, a map of d_in x d_out or a sub-layer of width d. Every method is
-exported as `yaml`, which `autopeft train` reads; the column names the other formats.
+exported as `yaml`, which `autopeft train` reads; the column names the other formats
+(`peft-registered` is written by `autopeft train`, see [peft](peft.md)).
 """
 
 _PASSED = """\
@@ -42,19 +43,31 @@ A space that names one of these is refused with the reason.
 """
 
 
+_BASELINES = """\
+## Baselines by name
+
+What `search.baselines` takes. `autopeft plan` tells the sources of a study's own ones, and of its
+space.
+"""
+
+
 def page() -> str:
     """The whole page, as Markdown."""
     cards = api.methods()
-    columns = ("method", "what", "size", "parameters", "sites", "for", "exports", "arXiv")
+    columns = ("method", "what", "size", "parameters", "sites", "for", "exports", "source")
     rows = [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
     rows += [_row(card) for card in cards]
     settings = [line for card in cards for line in _settings(card)]
     passed = api.passed_types()
-    types = ["| method | what | size | sites |", "| --- | --- | --- | --- |"]
+    own = ("method", "what", "size", "parameters", "sites", "source")
+    types = [f"| {' | '.join(own)} |", f"| {' | '.join(['---'] * len(own))} |"]
     types += [_row(card, of_peft=True) for card in passed]
     theirs = [line for card in passed for line in _settings(card)]
     lines = [_HEAD, *rows, "", "## Settings", "", *settings, "", _PASSED, *types, ""]
-    lines += ["### Their settings", "", *theirs, "", _LEFT_OUT]
+    lines += ["### Their settings", "", *theirs, "", _BASELINES]
+    lines += ["| name | source |", "| --- | --- |"]
+    lines += [f"| `{name}` | {source} |" for name, source in api.preset_sources().items()]
+    lines += ["", _LEFT_OUT]
     return (
         "\n".join([*lines, *(f"- `{n}`: {why}" for n, why in api.absent_methods().items())]) + "\n"
     )
@@ -63,10 +76,12 @@ def page() -> str:
 def _row(card: MethodCard, *, of_peft: bool = False) -> str:
     about, sites = card.about.removeprefix("HF peft: "), ", ".join(card.sites) or "implied"
     size = f"`{card.size}`" if card.size else "none"
-    cells = [f"`{card.name}`", about, size, sites]
-    if not of_peft:
-        cells.insert(3, card.count)
-        cells += [", ".join(each) for each in (card.modalities, card.exports[1:], card.papers)]
+    cells = [f"`{card.name}`", about, size, card.count, sites]
+    if of_peft:
+        cells.append(card.source.removesuffix("; HF peft 0.21"))
+    else:
+        cells += [", ".join(each) for each in (card.modalities, card.exports[1:])]
+        cells.append(card.source)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

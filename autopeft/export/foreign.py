@@ -1,8 +1,9 @@
-"""Today's configuration, as other tools wrote it: LoRA of an `adapter_config.json` or axolotl.
+"""Today's configuration, as other tools wrote it: an `adapter_config.json`, or axolotl's YAML.
 
-Which modules a file names is asked of `peft` itself, module by module, so that suffixes, regular
-expressions, layers and patterns mean what they mean there. What the file sets and autopeft cannot
-train is a fault; what has nothing to do with the adapter is named, not taken over.
+LoRA is read here, and every other type of `peft` in `foreign_types`. Which modules a file names
+is asked of `peft` itself, module by module, so that suffixes, regular expressions, layers and
+patterns mean what they mean there. What the file sets and autopeft cannot train is a fault; what
+has nothing to do with the adapter is named, not taken over.
 """
 
 import json
@@ -17,6 +18,7 @@ from autopeft.backbone.anatomy import Site
 from autopeft.backbone.skeleton import Skeleton
 from autopeft.configuration import TRAINING_KEYS, Configuration, Group
 from autopeft.errors import Fault, InputError
+from autopeft.export.foreign_types import ForeignType, read_type, type_baseline
 from autopeft.space.document import read_yaml
 
 HEADS = ("classifier", "score", "pooler", "pre_classifier")
@@ -45,6 +47,9 @@ _ABOUT = frozenset(
     }
 )
 """What changes nothing at these values, or is looked at by itself."""
+
+_PASSED = ("lora_bias", "use_qalora")
+"""Set, `lora` does not train the same, but `peft:LORA` does."""
 
 _AXOLOTL_LORA = {
     "lora_r": "r",
@@ -87,11 +92,12 @@ class Foreign:
 
     Attributes:
         where: The file.
-        lora: Arguments of `peft`'s LoRA configuration.
+        lora: Arguments of `peft`'s LoRA configuration; {} where it is no plain LoRA.
         model: The base model it names, or "".
         data: The data set it names, or "".
         training: Values of a study's `training` block.
         left: Keys that were not taken over.
+        other: What it says of an adapter that is no plain LoRA.
     """
 
     where: str
@@ -100,6 +106,12 @@ class Foreign:
     data: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     left: tuple[str, ...] = ()
+    other: ForeignType | None = None
+
+    @property
+    def kind(self) -> str:
+        """`peft`'s name of the adapter's type."""
+        return "LORA" if self.other is None else self.other.kind.name
 
 
 def read_foreign(path: Path) -> Foreign:
@@ -117,17 +129,15 @@ def read_foreign(path: Path) -> Foreign:
 
 
 def _peft(plain: Mapping[str, Any], where: str) -> Foreign:
-    kind = str(plain.get("peft_type", "nothing"))
-    if kind != "LORA":
-        hint = "write the method's block under search.baselines by hand"
-        raise InputError(Fault(where, "peft_type", kind, "LORA", hint))
+    model = str(plain.get("base_model_name_or_path") or "")
+    start = plain.get("init_lora_weights", True)
+    usual_start = start in (True, None, "default", "kaiming")
+    if plain.get("peft_type") != "LORA" or not usual_start or any(map(plain.get, _PASSED)):
+        return Foreign(where, {}, model=model, other=read_type(plain, where))
     faults = _number_faults(plain, where)
     if plain.get("bias", "none") != "none":
         hint = "bitfit trains biases, beside lora"
         faults.append(Fault(where, "bias", str(plain["bias"]), "none", hint))
-    start = plain.get("init_lora_weights", True)
-    if start not in (True, None, "default", "kaiming"):
-        faults.append(Fault(where, "init_lora_weights", str(start), "true"))
     usual = _defaults()
     for key, value in plain.items():
         if key not in _CARRIED | _ABOUT and value and value != usual.get(key):
@@ -135,7 +145,7 @@ def _peft(plain: Mapping[str, Any], where: str) -> Foreign:
     if faults:
         raise InputError(faults)
     lora = {key: plain[key] for key in _CARRIED if plain.get(key) is not None}
-    return Foreign(where, lora, model=str(plain.get("base_model_name_or_path") or ""))
+    return Foreign(where, lora, model=model)
 
 
 def _defaults() -> Mapping[str, Any]:
@@ -157,8 +167,15 @@ def _number_faults(plain: Mapping[str, Any], where: str) -> list[Fault]:
 def _axolotl(plain: Mapping[str, Any], where: str) -> Foreign:
     faults = _number_faults(plain, where)
     kind = plain.get("adapter")
-    if kind not in ("lora", "qlora"):
-        faults.append(Fault(where, "adapter", str(kind or "nothing"), "lora, qlora"))
+    if kind not in ("lora", "qlora", "llama-adapter"):
+        allowed = "lora, qlora, llama-adapter"
+        faults.append(Fault(where, "adapter", str(kind or "nothing"), allowed))
+    prompts = plain.get("peft_adapter")
+    if kind == "llama-adapter" and not (
+        isinstance(prompts, Mapping) and {*map(type, map(prompts.get, ("len", "layers")))} == {int}
+    ):
+        given = str(prompts or "nothing")[:60]
+        faults.append(Fault(where, "peft_adapter", given, "{len: 10, layers: 30}"))
     faults += [
         Fault(where, key, str(plain[key])[:60], "nothing: autopeft has no such key")
         for key in _AXOLOTL_REFUSED
@@ -186,7 +203,13 @@ def _axolotl(plain: Mapping[str, Any], where: str) -> Foreign:
     if "micro_batch_size" in plain:
         passes = int(plain.get("gradient_accumulation_steps") or 1)
         training["batch_size"] = int(plain["micro_batch_size"]) * passes
+    other = None
+    if kind == "llama-adapter" and isinstance(prompts, Mapping):
+        config = {"adapter_len": prompts["len"], "adapter_layers": prompts["layers"]}
+        other = read_type({"peft_type": "ADAPTION_PROMPT", **config}, where)
+        lora = {}
     taken = {*_AXOLOTL_LORA, *_AXOLOTL_TRAINING, "adapter", "base_model", "lora_target_linear"}
+    taken |= {"peft_adapter"} if other else set()
     taken |= {"micro_batch_size", "gradient_accumulation_steps"}
     rows = plain.get("datasets")
     one = rows[0] if isinstance(rows, list) and len(rows) == 1 else {}
@@ -197,6 +220,7 @@ def _axolotl(plain: Mapping[str, Any], where: str) -> Foreign:
         model=str(plain.get("base_model") or ""),
         data=data,
         training=training,
+        other=other,
         left=tuple(key for key, value in plain.items() if key not in taken and value is not None),
     )
 
@@ -214,15 +238,17 @@ def baseline_of(foreign: Foreign, skeleton: Skeleton) -> dict[str, Any]:
     Raises:
         InputError: It names modules that are no sites here, or none that is; all faults at once.
     """
+    own = {key: foreign.training[key] for key in TRAINING_KEYS if key in foreign.training}
+    training = {"training": own} if own else {}
+    if foreign.other is not None:
+        return type_baseline(foreign.other, skeleton, foreign.where) | training
     matched, others = _matched(foreign, skeleton)
     faults = _module_faults(foreign, matched, others)
     if faults:
         raise InputError(faults)
     rest = dict.fromkeys(TRAINING_KEYS, 0.0)
     merged = Configuration.of(_groups(foreign, matched), training=rest)
-    plain: dict[str, Any] = {"lora": merged.to_dict()["lora"]}
-    own = {key: foreign.training[key] for key in TRAINING_KEYS if key in foreign.training}
-    return plain | ({"training": own} if own else {})
+    return {"lora": merged.to_dict()["lora"]} | training
 
 
 def _matched(foreign: Foreign, skeleton: Skeleton) -> tuple[list[tuple[Site, str]], list[str]]:

@@ -1,8 +1,7 @@
 """Trained methods whose change of a map is a product of two factors, as plain LoRA.
 
-VeRA, MELoRA, MSPLoRA, Comp-LoRA, LoRETTA's factors and VB-LoRA train LoRA's A and B in other ways;
-KaSA, PSOFT and ETHER's reflections change a few directions of a weight. Once trained, A and B are
-all there is of them, and HF `peft` holds those exactly.
+Some train LoRA's A and B in other ways, others change a few directions of a weight. Once trained,
+A and B are all there is of them (`Method.lora_factors`), and HF `peft` holds those exactly.
 """
 
 from collections import defaultdict
@@ -19,13 +18,9 @@ from autopeft.errors import Fault
 from autopeft.methods import registry
 from autopeft.methods.base import DenseMap
 from autopeft.methods.lane_operator import Place
-from autopeft.methods.lora import scaling
 
 LORA = "lora"
-
-
-READS_OUTPUT = ("ether_plus",)
-"""Methods that change what those before them in the alphabet have made at the same place."""
+"""The method whose form all of them take."""
 
 
 def folds(method: str) -> bool:
@@ -42,7 +37,7 @@ def folding_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault
         places = {
             (place.layer, place.site) for place in registry[group.method].places(group, anatomy)
         }
-        if group.method in READS_OUTPUT and taken & places:
+        if registry[group.method].reads_output and taken & places:
             layer, site = min(taken & places)
             given = f"behind another method at layer {layer}, {site}"
             hint = "use --format yaml"
@@ -86,8 +81,6 @@ def _factors(
     own = {n.removeprefix(start): t for n, t in weights.items() if n.startswith(start)}
     for tensor, (layer, site) in method.owners(group, place).items():
         own[tensor] = weights[f"{group.method}.{layer}.{site}.{tensor}"]
-    if group.method == LORA:
-        return own["A"], scaling(group) * own["B"]
     weight = backbone.weight(place.layer, place.site).to(next(iter(own.values())).device)
     svd = backbone.frozen_map(place.layer, place.site).svd_on_cpu
     a, b = method.lora_factors(group, place, own, DenseMap(weight, known_svd=svd))

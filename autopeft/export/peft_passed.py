@@ -159,5 +159,9 @@ def _config(
     settings = dict(group.settings)
     if learnt and takes_out(method.kind, settings):
         settings = apart_settings(method.complete(group))
-    config = config_of(method.kind, settings, targets, **options)
-    return plain_config(config) | {"target_modules": sorted(target.name for target in targets)}
+    plain = plain_config(config_of(method.kind, settings, targets, **options))
+    if method.kind.where == "attention":
+        return plain  # which names them by their number
+    if method.kind.ends:
+        return plain | {"layers_to_transform": list(group.layers)}
+    return plain | {"target_modules": sorted(target.name for target in targets)}

@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from autopeft.backbone.heads import HeadRecipe
-from autopeft.configuration import Configuration
+from autopeft.configuration import Configuration, Group
 from autopeft.errors import ExportError, Fault
 from autopeft.export.peft_options import shared_options
 from autopeft.methods import registry
+from autopeft.methods.passed.tokens import PassedTokens
 
 TYPE = "AUTOPEFT"
 PREFIX = "autopeft_lane."
@@ -27,6 +28,11 @@ def peft_name(name: str) -> str:
 def saved_name(name: str) -> str:
     """The inverse, of a name with whatever stands before."""
     return name.partition(PREFIX)[2].replace("/", ".")
+
+
+def holds(method: str) -> bool:
+    """Whether the type holds a method's groups: not where only peft makes its tokens."""
+    return not isinstance(registry[method], PassedTokens)
 
 
 def registered(

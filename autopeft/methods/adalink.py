@@ -15,7 +15,7 @@ from torch import Tensor
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
-from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.base import Kept, Reached, Start, registry
 from autopeft.methods.bottleneck import ACTIVATIONS
 from autopeft.methods.inherited import Unfolded, layer_places
 from autopeft.methods.lane_operator import (
@@ -69,6 +69,7 @@ class AdaLink(Unfolded):
         ),
     )
     source = "Wang et al. 2023, Non-Intrusive Adaptation (AdaLink), arXiv 2310.12100"
+    reached: Reached = "attention"
     identity = "exact"
 
     def carried_by(self, anatomy: Anatomy) -> str:

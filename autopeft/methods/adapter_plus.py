@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import Start, registry
+from autopeft.methods.base import Reached, Start, registry
 from autopeft.methods.bottleneck import (
     ACTIVATIONS,
     SCALINGS,
@@ -65,6 +65,7 @@ class AdapterPlus(Bottleneck):
         ),
     )
     source = "Steitz and Roth 2024, Adapters Strike Back, arXiv 2406.06820; visinf/adapter_plus"
+    reached: Reached = "nothing"
     identity = "near: both projections start at N(0, 0.01), as released"
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
-from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.base import Kept, Reached, Start, registry
 from autopeft.methods.inherited import Unfolded
 from autopeft.methods.lane_operator import LaneOperator, Place, Stack, size_class
 from autopeft.space.schema import MethodSchema, ParameterSchema
@@ -76,6 +76,7 @@ class Aligner(Unfolded):
         parameters=(ParameterSchema("length", "int", minimum=1),),
     )
     source = "Ziheng Zhou et al. 2023, Aligner, arXiv 2312.05503; JosephZZ/lit-llama"
+    reached: Reached = "norms"
     identity = "exact"
 
     def carried_by(self, anatomy: Anatomy) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from autopeft.errors import BackboneError, Fault
 from autopeft.methods.lane_operator import LaneOperator, Place, Stack
 from autopeft.space.method_names import listed
 from autopeft.space.schema import MethodSchema, Scalar
+
+Reached: TypeAlias = Literal["", "attention", "norms", "nothing"]
 
 Draw = Callable[[str], torch.Generator]
 """Gives the CPU generator of one named initial tensor; a function of study and replicate."""
@@ -146,12 +148,22 @@ class Method(Protocol):
         peft_fill: What stands in `peft`'s tensors for those outputs of a fused map that are not
             trained; None where it cannot hold a part of a map.
         alone: Whether it has no lane axis: its trials are packs of one, and it gives no operator.
+        reads_batch: Whether what it gives a token depends on all tokens that run with it: a last
+            layer of which one token is read has to run on all of them.
+        reached: What of a layer gradients come through on their way to a method that has no sites:
+            "attention" (all of it), "norms" (what follows the attention), "nothing" (it stands
+            behind the layer); "" where it has sites, which tell.
+        reads_output: Whether it changes what those before it in the alphabet have made at the same
+            place, so that factors side by side are not what was trained.
         modalities: Kinds of backbones that it is for, see `Anatomy.modality`.
     """
 
     modalities: tuple[str, ...]
     schema: MethodSchema
     alone: bool
+    reads_batch: bool
+    reached: Reached
+    reads_output: bool
     source: str
     identity: str
     peft_type: str
@@ -247,6 +259,16 @@ class Method(Protocol):
         """Arguments of the configuration of `peft_type`, which has one value of each.
 
         See `autopeft.export.peft_forms`.
+        """
+
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """A group's settings that train what a configuration of `peft_type` does.
+
+        Args:
+            config: All arguments of `peft`'s configuration.
+
+        Returns:
+            None where it trains something else.
         """
 
     def peft_module_settings(

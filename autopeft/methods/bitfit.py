@@ -17,7 +17,7 @@ from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
 from autopeft.methods.lane_operator import Call, LaneOperator, Place
-from autopeft.space.schema import MethodSchema
+from autopeft.space.schema import MethodSchema, Scalar
 
 
 class BiasOperator(LaneOperator):
@@ -64,6 +64,10 @@ class BitFit(OnLinearMaps):
         """W, and b + db."""
         bias = tensors["bias"] if frozen.bias is None else frozen.bias + tensors["bias"]
         return DenseMap(frozen.weight, bias)
+
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """`BeftConfig` has nothing to set."""
+        return {} if config["init_weights"] else None
 
     def peft_tensors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap

@@ -147,6 +147,13 @@ class Boft(OnLinearMaps):
             "boft_n_butterfly_factor": group["factors"],
         }
 
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """Of `BOFTConfig`: blocks by their size, one factor, without dropout."""
+        size, factors = config["boft_block_size"], config["boft_n_butterfly_factor"]
+        if config["boft_dropout"] or factors != 1 or not (config["init_weights"] and size):
+            return None
+        return {"block_size": int(str(size)), "factors": 1}
+
     def peft_tensors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> Mapping[str, Tensor]:

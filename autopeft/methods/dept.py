@@ -21,7 +21,7 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.base import Kept, Reached, Start, registry
 from autopeft.methods.inherited import Unfolded, layer_places
 from autopeft.methods.lane_operator import Call, Place, Stack, size_class
 from autopeft.methods.lora import kaiming
@@ -90,6 +90,7 @@ class Dept(Unfolded):
         ),
     )
     source = "Shi and Lipani 2023, DePT, arXiv 2309.05173; ZhengxiangShi/DePT"
+    reached: Reached = "attention"
     identity = "no: every token attends to the prompt from the first step"
 
     def carried_by(self, anatomy: Anatomy) -> str:

@@ -66,6 +66,7 @@ class EtherPlus(OnLinearMaps):
     )
     source = "Bini et al. 2024, ETHER, arXiv 2405.20271; mwbini/ether"
     identity = "exact"
+    reads_output = True
     peft_type = "LORA"
 
     def legal(self, name: str, place: Place) -> Sequence[Scalar] | None:

@@ -89,6 +89,12 @@ class Hira(OnLinearMaps):
         """Of `HiraConfig`, whose pattern of ranks has no effect in peft 0.21."""
         return {"r": group["rank"], "hira_dropout": group["dropout"]}
 
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """Of `HiraConfig`, at its usual start."""
+        if config["init_weights"] is not True:
+            return None
+        return {"rank": int(str(config["r"])), "dropout": float(str(config["hira_dropout"]))}
+
     def peft_tensors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> Mapping[str, Tensor]:

@@ -21,7 +21,7 @@ from autopeft.methods.base import DenseMap, registry
 from autopeft.methods.hira import Hira, HiraOperator
 from autopeft.methods.lane_operator import Place, Stack
 from autopeft.methods.lora import scaling
-from autopeft.space.schema import MethodSchema, ParameterSchema
+from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 
 class HutOperator(HiraOperator):
@@ -66,6 +66,10 @@ class Hut(Hira):
     def peft_trains(self, group: Group) -> str:
         """HiRA, which has no scale."""
         return "" if scaling(group) == 1.0 else "without HUT's scale alpha / rank"
+
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """None: what a `HiraConfig` trains is `hira`."""
+        return None
 
     def peft_tensors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap

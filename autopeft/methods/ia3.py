@@ -16,7 +16,7 @@ from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import OnLinearMaps
 from autopeft.methods.lane_operator import Call, LaneOperator, Place, Stack
-from autopeft.space.schema import MethodSchema
+from autopeft.space.schema import MethodSchema, Scalar
 
 READS_INPUT = ("down",)
 """Sites whose input is scaled in place of their output."""
@@ -83,6 +83,10 @@ class Ia3(OnLinearMaps):
             return DenseMap(factors[:, None] * frozen.weight, frozen.bias)
         bias = None if frozen.bias is None else frozen.bias * factors
         return DenseMap(frozen.weight * factors, bias)
+
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """`IA3Config` has nothing to set."""
+        return {} if config["init_ia3_weights"] else None
 
     def peft_module_settings(
         self, modules: Mapping[str, tuple[Group, Place]]

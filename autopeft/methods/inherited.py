@@ -10,7 +10,7 @@ from autopeft.backbone.anatomy import LINEAR_ROLES, Anatomy
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import DenseMap
+from autopeft.methods.base import DenseMap, Reached
 from autopeft.methods.lane_operator import LaneOperator, Place, Stack
 from autopeft.space.schema import MethodSchema, Scalar
 
@@ -54,6 +54,9 @@ class Unchosen:
     schema: MethodSchema
     operator_type: Callable[[Stack], LaneOperator]
     alone = False
+    reads_batch = False
+    reached: Reached = ""
+    reads_output = False
     peft_type = ""
     peft_fill: float | None = None
 
@@ -118,6 +121,10 @@ class Unchosen:
     def peft_settings(self, group: Group) -> Mapping[str, Scalar]:
         """None: `peft` does not hold it, or `autopeft.export` knows how."""
         return {}
+
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """None does."""
+        return None
 
     def peft_module_settings(
         self, modules: Mapping[str, tuple[Group, Place]]

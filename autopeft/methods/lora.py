@@ -129,6 +129,12 @@ class Lora(OnLinearMaps):
         lengths = place.d_out if group.get("dora") else 0
         return int(group["rank"]) * (place.d_in + place.d_out) + lengths
 
+    def lora_factors(
+        self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
+    ) -> tuple[Tensor, Tensor]:
+        """A, and B with the scale; of DoRA, which has lengths as well, these alone."""
+        return tensors["A"], scaling(group) * tensors["B"]
+
     def kept_widths(self, group: Group, place: Place) -> Kept:
         """x A, and x; with DoRA, the output and the branch's output too."""
         rank = int(group["rank"])

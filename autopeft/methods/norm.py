@@ -15,7 +15,7 @@ from autopeft.configuration import Group
 from autopeft.methods.base import DenseMap, Kept, Start, registry
 from autopeft.methods.inherited import Unfolded
 from autopeft.methods.lane_operator import Call, LaneOperator, Place
-from autopeft.space.schema import MethodSchema, ParameterSchema
+from autopeft.space.schema import MethodSchema, ParameterSchema, Scalar
 
 
 class NormOperator(LaneOperator):
@@ -87,6 +87,10 @@ class NormTuning(Unfolded):
         )
         bare = [norm.module for norm in norms if not norm.bias]
         return f"a shift of {bare[0]}, which has none" if group["bias"] and bare else ""
+
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """`LNTuningConfig` has nothing to set, and trains shifts where there are some."""
+        return {"bias": True}
 
     def peft_trains(self, group: Group) -> str:
         """The shift, always."""

@@ -100,6 +100,14 @@ class Oft(OnLinearMaps):
         size, share = group["block_size"], group["share"]
         return {"r": 0, "oft_block_size": size, "block_share": share, "use_cayley_neumann": False}
 
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """Of `OFTConfig`: blocks by their size, without its series, limits and dropout."""
+        other = config["use_cayley_neumann"] or config["coft"] or config["module_dropout"]
+        if other or not (config["init_weights"] and config["oft_block_size"]):
+            return None
+        size = int(str(config["oft_block_size"]))
+        return {"block_size": size, "share": bool(config["block_share"])}
+
     def peft_tensors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> Mapping[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
-from autopeft.methods.base import Draw, Kept, Start, registry
+from autopeft.methods.base import Draw, Kept, Reached, Start, registry
 from autopeft.methods.inherited import Unchosen
 from autopeft.methods.lane_operator import LaneOperator, Place, Stack, size_class
 from autopeft.space.schema import MethodSchema, ParameterSchema
@@ -91,6 +91,7 @@ class Prefix(Unchosen):
         ),
     )
     source = "Li and Liang 2021, Prefix-Tuning, arXiv 2101.00190"
+    reached: Reached = "attention"
     identity = "no: the prefix takes part in every softmax from the first step"
     peft_type = "PREFIX_TUNING"
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.base import Kept, Reached, Start, registry
 from autopeft.methods.inherited import Unfolded, layer_places
 from autopeft.methods.lane_operator import LaneOperator, Place, Stack, size_class
 from autopeft.space.schema import MethodSchema, ParameterSchema
@@ -93,6 +93,7 @@ class Prompt(Unfolded):
         "2104.08691; layers: Jia et al. 2022, Visual Prompt Tuning, arXiv 2203.12119, and Liu et "
         "al. 2022, Late Prompt Tuning, arXiv 2210.11292"
     )
+    reached: Reached = "attention"
     identity = "no: every token attends to the prompt from the first step"
     peft_type = "PROMPT_TUNING"
 

@@ -22,7 +22,7 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.products import lane_product
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Kept, Start, registry
+from autopeft.methods.base import Kept, Reached, Start, registry
 from autopeft.methods.inherited import Unfolded, layer_places
 from autopeft.methods.lane_operator import (
     Call,
@@ -137,6 +137,7 @@ class Reft(Unfolded):
         ),
     )
     source = "Wu et al. 2024, ReFT, arXiv 2404.03592; stanfordnlp/pyreft"
+    reached: Reached = "nothing"
     identity = "no: W starts as a random Linear, as released, so that the edit is not zero"
 
     def carried_by(self, anatomy: Anatomy) -> str:

@@ -132,6 +132,13 @@ class Road(OnLinearMaps):
         """Of `RoadConfig`."""
         return {"variant": f"road_{group['variant']}", "group_size": group["group_size"]}
 
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """Of `RoadConfig`, at its usual start."""
+        if not config["init_weights"]:
+            return None
+        variant = int(str(config["variant"]).removeprefix("road_"))
+        return {"variant": variant, "group_size": int(str(config["group_size"]))}
+
     def peft_tensors(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap
     ) -> Mapping[str, Tensor]:

@@ -144,6 +144,17 @@ class WaveFt(OnLinearMaps):
         seed = group["places_seed"]
         return {"scaling": group["scale"], "wavelet_family": "db1", "random_loc_seed": seed}
 
+    def from_peft(self, config: Mapping[str, object]) -> Mapping[str, Scalar] | None:
+        """Of `WaveFTConfig`: Haar's wavelets, and as many numbers at every map."""
+        other = config["wavelet_family"] != "db1" or config["proportional_parameters"]
+        if other or not (config["use_idwt"] and config["init_weights"]):
+            return None
+        return {
+            "coefficients": int(str(config["n_frequency"])),
+            "scale": float(str(config["scaling"])),
+            "places_seed": int(str(config["random_loc_seed"])),
+        }
+
     def peft_module_settings(
         self, modules: Mapping[str, tuple[Group, Place]]
     ) -> Mapping[str, object]:

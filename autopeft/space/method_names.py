@@ -9,10 +9,12 @@ PREFIX = "peft:"
 """Of the names of HF `peft`'s own types."""
 
 NOT_PASSED = {
-    "ADAPTION_PROMPT": "peft's type knows few decoders, is not passed through: write `aligner`",
-    "CPT": "peft's type is for language models alone: write `prompt`",
-    "SHADOW": "peft's type is not passed through yet",
-    "XLORA": "peft's type needs trained LoRA adapters on disk: write `moelora` for experts",
+    "CPT": "peft's type refuses every task but language modelling: write `prompt`",
+    "SHADOW": "peft's type trains a second decoder beside the model, with a head and a loss of "
+    "its own, whose state runs along through whole layers: what is passed through sits on maps, "
+    "norms, embeddings or attention, or before the text",
+    "XLORA": "peft's type trains nothing but a router over trained LoRA adapters, which it reads "
+    "from disk: write `moelora` for experts that train with their router",
 }
 """Types of `peft` 0.21 that are not passed through, with the reason."""
 

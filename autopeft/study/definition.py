@@ -75,7 +75,8 @@ class StudyDefinition(Block):
         default=(), description="costs, capped and not optimised"
     )
     space: Annotated[str | dict[str, Any], BeforeValidator(read_space)] = Field(
-        default="mixed", description="a name (quick, lora, mixed, autopeft), a file, or a block"
+        default="mixed",
+        description="a name (quick, mixed), a file, or a block; plan: its source",
     )
     search: SearchBlock = SearchBlock()
     deploy: Annotated[tuple[str, ...], BeforeValidator(read_deploy)] = Field(

@@ -162,7 +162,10 @@ class SearchBlock(Block):
     baselines: Annotated[
         tuple[str | dict[str, Any], ...],
         read_with(each(_baseline, allowed="a list of baselines")),
-    ] = Field(default=("lora-r8",), description="run first, outside the budget; [] = none")
+    ] = Field(
+        default=("lora-r8",),
+        description="run first, outside the budget; [] = none; plan: sources",
+    )
     enqueue: tuple[dict[str, Any], ...] = Field(
         default=(), description="configurations to try first"
     )

@@ -23,21 +23,16 @@ from autopeft.configuration import Configuration, Group
 from autopeft.counting import first_layer, passes, placed_groups, prompt_tokens
 from autopeft.methods import registry
 from autopeft.methods.lane_operator import Place
-from autopeft.space.method_names import PREFIX
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 
-_ATTENTION = (
-    "query", "key", "value", "prefix", "attention_norm", "adalink", "prompt", "dept",
-)  # fmt: skip
-_BEHIND_ATTENTION = ("output", "attention", "aligner")
+_ATTENTION = ("query", "key", "value", "attention_norm")
+_BEHIND_ATTENTION = ("output", "attention")
 """Where nothing of the layer's attention itself trains, but its norms see gradients."""
 _FFN = ("up", "gate", "down", "ffn")
 _MADE = ("output", "down")
 """Maps that read what other maps make, in its type; the others read the residual stream's."""
 _TAKEN = ("key", "value", "attention_norm")
 """Where a layer that is cut to one token runs on all of them."""
-_AT_THE_END = ("adapter_plus", "reft")
-"""Where gradients reach nothing of the layer itself."""
 
 
 class PassMemory:
@@ -166,7 +161,11 @@ class PassMemory:
             return self._operators_in(index) / seen
         whole = self._attention_trains(index)
         norms = self._anatomy.memory.norms
-        behind = any(key[0] == index and key[1] in _BEHIND_ATTENTION for key in self._uses)
+        behind = any(
+            site in _BEHIND_ATTENTION or registry[method].reached == "norms"
+            for layer, site, method, _ in self._uses
+            if layer == index
+        )
         norms = norms if whole or behind else max(1, norms // 2)
         norms *= self._anatomy.hidden_size * FLOAT32
         attention = self._attention(layer) if whole else 0
@@ -189,6 +188,8 @@ class PassMemory:
 
     def _is_cut(self, index: int) -> bool:
         """Whether a layer runs on one token, all but its keys and values."""
+        if any(registry[method].reads_batch for lane in self.lanes for method in lane.methods):
+            return False
         return self._shape.first_token and index == len(self._anatomy.layers) - 1
 
     def _attention_trains(self, index: int) -> bool:
@@ -196,15 +197,20 @@ class PassMemory:
         if index > self._branches[0]:
             return True
         return any(
-            key[0] == index and (key[1] in _ATTENTION or key[1].startswith(PREFIX))
-            for key in self._uses
+            site in _ATTENTION or registry[method].reached == "attention"
+            for layer, site, method, _ in self._uses
+            if layer == index
         )
 
     def _trains_at_the_end(self, index: int) -> bool:
         """Whether all that trains in or below a layer stands behind it."""
         if index > self._branches[0]:
             return False
-        return all(key[1] in _AT_THE_END for key in self._uses if key[0] == index)
+        return all(
+            registry[method].reached == "nothing"
+            for layer, _, method, _ in self._uses
+            if layer == index
+        )
 
     def _attention(self, layer: Layer) -> int:
         """Queries, keys and values of all heads, output, log-sum-exp, mask; per token."""

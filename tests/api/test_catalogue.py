@@ -18,19 +18,24 @@ def test_every_method_is_listed_with_what_it_is_and_takes() -> None:
     assert all(card.count and card.modalities for card in cards.values())
     assert cards["lora"].count == "r (d_in + d_out); with DoRA, d_out more"
     assert cards["parallel_adapter"].count == "2 d m + m + d, biases included"
-    assert cards["lora"].exports == ("yaml", "peft", "axolotl", "llama-factory")
-    assert cards["hira"].exports == ("yaml", "peft")
-    assert cards["snell"].exports == ("yaml",)
+    ours = "peft-registered"
+    assert cards["lora"].exports == ("yaml", "peft", ours, "axolotl", "llama-factory")
+    assert cards["hira"].exports == ("yaml", "peft", ours)
+    assert cards["snell"].exports == ("yaml", ours)
+    assert "Hu et al. 2021, LoRA" in cards["lora"].source
+    assert all(ours in card.exports for card in cards.values())
 
 
 def test_types_of_peft_are_listed_with_their_own_parameters() -> None:
     cards = {card.name: card for card in api.passed_types()}
     assert tuple(cards) == registry.offered()
-    assert len(cards) == 41
+    assert len(cards) == 42
     assert not any(card.lanes for card in cards.values())
     assert cards["peft:VERA"].size == "r"
     assert cards["peft:VERA"].settings["d_initial"] == "float; default 0.1"
     assert cards["peft:ROAD"].settings["variant"].startswith("road_1 | road_2 | road_4")
+    start = cards["peft:PROMPT_TUNING"].settings["prompt_tuning_init"]
+    assert start == "RANDOM | SAMPLE_VOCAB; default RANDOM"
     assert cards["peft:OSF"].settings["effective_rank"] == "float"  # optional: peft halves it
     assert cards["peft:LN_TUNING"].sites[0] == "attention_norm"
     held = {"target_modules", "rank_pattern", "adapter_names", "bias", "modules_to_save"}

@@ -409,10 +409,26 @@ def test_init_makes_todays_configuration_the_first_baseline(run: Run, tmp_path: 
     data = str(tmp_path / "rows.csv")
     result = run("init", "builtin:minilm", data, "--from", str(adapter), "-o", str(made))
     assert result.exit_code == 0, result.output
-    assert "guessed search.baselines: the first is the LoRA of" in result.stderr
+    assert "guessed search.baselines: the first is the LORA of" in result.stderr
     own, usual = load_definition(made).search.baselines
     assert usual == "lora-r8"
     settings = {"rank": 16, "alpha": 8, "dropout": 0.1}
     assert own == {"lora": [{"layers": [4, 5], "sites": ["query", "value"], **settings}]}
+    cases: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("IA3", {"feedforward_modules": []}, "ia3"),
+        ("VERA", {"r": 8}, "peft:VERA"),
+    )
+    for kind, given, method in cases:
+        plain = {"peft_type": kind, "target_modules": ["query", "value"], **given}
+        adapter.write_text(json.dumps(plain))
+        result = run(
+            "init", "builtin:minilm", data, "--from", str(adapter), "-o", str(made), "--force"
+        )
+        assert result.exit_code == 0, result.output
+        kept = {"r": 8} if "r" in given else {}
+        every = {"layers": [0, 1, 2, 3, 4, 5], "sites": ["query", "value"], **kept}
+        assert load_definition(made).search.baselines[0] == {method: [every]}
+        checked = run("validate", str(made))
+        assert checked.exit_code == 0, checked.output
     refused = run("init", "builtin:minilm", data, "--from", data, "-o", str(tmp_path / "no.yaml"))
     assert refused.exit_code == 2

@@ -12,10 +12,12 @@ Run = Callable[..., Result]
 PLAN: dict[str, Any] = {
     "study": "demo",
     "space": {
-        "name": "quick", "dimensions": 9, "cardinality": 6144, "distinct": 4410, "continuous": 1,
+        "name": "mixed", "description": "", "source": "arXiv 2110.04366",
+        "dimensions": 9, "cardinality": 6144, "distinct": 4410, "continuous": 1,
     },
     "trainable_params": {"min": 768, "max": 1_701_888},
     "deploy": {},
+    "baselines": {"lora-r8": "Hu et al. 2021"},
     "runners": 1,
     "head_params": 2310,
     "steps": {
@@ -66,7 +68,9 @@ def planned(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 def test_the_table_says_what_is_known_and_what_is_not(planned: Callable[..., Result]) -> None:
     text = " ".join(planned(PLAN).stdout.split())
     for part in (
-        "quick: 9 dimensions, 1 of them real",
+        "mixed: 9 dimensions, 1 of them real",
+        "source of the space arXiv 2110.04366",
+        "baseline lora-r8 Hu et al. 2021",
         "4.41k distinct",
         "768 to 1,701,888",
         "60 of 32 examples; rungs at 21, 60",

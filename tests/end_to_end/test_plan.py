@@ -62,6 +62,8 @@ def test_a_plan_is_what_the_study_then_is(
     assert found["steps"]["total"] == facts["total_steps"] == 24
     assert found["steps"]["rungs"] == facts["rung_steps"]
     assert found["steps"]["baselines"] == facts["n_baselines"] == 3
+    assert set(found["baselines"]) == {"lora-r8"}
+    assert "2106.09685" in found["baselines"]["lora-r8"]
     space = found["space"]
     assert (space["cardinality"], space["distinct"]) == (facts["cardinality"], facts["distinct"])
     assert space["dimensions"] > space["continuous"] == 1

@@ -122,9 +122,10 @@ def test_axolotls_file_gives_its_training_too(llama: Skeleton, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("given", "key", "words"),
     [
-        ({"peft_type": "IA3"}, "peft_type", "LORA"),
+        ({"peft_type": "XLORA"}, "peft_type", "trained LoRA adapters"),
+        ({"peft_type": "NEWEST"}, "peft_type", "by hand"),
         ({"bias": "all"}, "bias", "none"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights", "true"),
+        ({"init_lora_weights": "eva"}, "init_lora_weights", "batches"),
         ({"layer_replication": [[0, 2]]}, "layer_replication", "no such key"),
         ({"target_modules": ["lm_head"]}, "target_modules", "the linear maps"),
         ({"target_modules": ["nothing"]}, "target_modules", "modules that the model has"),

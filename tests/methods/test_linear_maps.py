@@ -183,6 +183,17 @@ def test_values_that_the_widths_do_not_allow_are_told_with_those_that_they_do(
         assert len(faults) == len(alike) > 0, "one for all places of the same widths"
         for fault in faults:
             assert fault.given.startswith(f"{value} at layer")
+            if isinstance(value, str):
+                assert value not in fault.allowed.split(", ")
+                assert fault.allowed in {", ".join(map(str, allowed)) for allowed in legal}
+                continue
             numbers = {int(number) for number in re.findall(r"\d+", fault.allowed)}
             assert numbers
             assert any(numbers <= set(allowed) and value not in numbers for allowed in legal)
+
+
+def test_words_that_some_widths_refuse_are_among_what_is_tried() -> None:
+    """Else the test above would try none, and hold."""
+    anatomy = tiny.tiny_backbone("bert").anatomy
+    tried = {(name, value) for name in NAMES for _, value in illegal(name, anatomy)}
+    assert {("surm", "circulant"), ("surm", "ldr"), ("svft", "top_k")} <= tried

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 from made_up_rules import RULES
 
 from autopeft.errors import InputError, NotFoundError, SpaceError
+from autopeft.space.layer_choice import MODES
 from autopeft.space.library import list_spaces, load_space
 from autopeft.space.schema import MethodSchema, Shape
 
@@ -72,3 +74,11 @@ def test_the_space_by_importance_needs_a_map_and_all_its_ways(
         "sparsity.budget",
     } <= names
     assert not load_space("mixed", schemas=schemas, rules=RULES).measured
+
+
+def test_the_guide_writes_modes_of_layers_as_they_are_read() -> None:
+    guide = Path(__file__).parents[2].joinpath("docs", "guide.md").read_text(encoding="utf-8")
+    said = set(re.findall(r"\{mode: (\w+)", guide))
+    assert set(MODES) - said == set()
+    assert said <= set(MODES)
+    assert not re.search(r"layers: all|are `all`", guide)

@@ -193,12 +193,17 @@ def configuration(
     return Configuration.of([group], training=training)
 
 
-def illegal(name: str, anatomy: Anatomy) -> Iterator[tuple[str, int]]:
-    """Whole-number parameters whose values the backbone restricts, each with one it refuses."""
+def illegal(name: str, anatomy: Anatomy) -> Iterator[tuple[str, Scalar]]:
+    """Parameters whose values the backbone restricts, each with one that it refuses.
+
+    Of whole numbers the smallest one; of words every one that some linear site refuses.
+    """
     for parameter in registry[name].schema.parameters:
         legal = legal_values(name, parameter.name, anatomy)
-        if legal is None or parameter.kind != "int":
+        if legal is None:
             continue
-        low = int(parameter.minimum or 1)
-        high = int(parameter.maximum or 0) or max(int(value) for value in legal) + 1
-        yield parameter.name, next(v for v in range(low, high + 1) if v not in legal)
+        if parameter.kind == "int":
+            low = int(parameter.minimum or 1)
+            high = int(parameter.maximum or 0) or max(int(value) for value in legal) + 1
+            yield parameter.name, next(v for v in range(low, high + 1) if v not in legal)
+        yield from ((parameter.name, word) for word in parameter.choices if word not in legal)

@@ -13,6 +13,7 @@ from autopeft.methods import registry
 TRAINING = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0}
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "ADAPTION_PROMPT": {"adapter_len": 3},
     "ADAMSS": {"r": 8, "num_subspaces": 2},
     "BOFT": {"boft_block_size": 8},
     "C3A": {"block_size": 8},
@@ -50,9 +51,12 @@ def passed_group(name: str, layers: tuple[int, ...] = (0, 2), **settings: Any) -
     """A group of `peft:<TYPE>` on query, value and down, on norms, or where the type implies."""
     norm = name == "peft:LN_TUNING"
     sites: tuple[str, ...] = ("attention_norm", "ffn_norm") if norm else ("query", "value", "down")
+    if name == "peft:LILY":  # BERT's `down` is called `output.dense`, as another map's name ends
+        sites = ("query", "value", "up")
     if not registry[name].schema.sites:
         sites = ()
         layers = (0, 1, 2) if name in ("peft:PREFIX_TUNING", "peft:CARTRIDGE") else (0,)
+        layers = (1, 2) if name == "peft:ADAPTION_PROMPT" else layers
     own = dict(SETTINGS.get(name.removeprefix("peft:"), {}))
     size = registry[name].schema.size
     if size and size not in own | settings:

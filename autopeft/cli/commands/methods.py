@@ -38,5 +38,5 @@ def _told(card: "MethodCard") -> Iterator[str]:
     yield card.about
     yield f"size: {card.size or 'none'}; parameters: {card.count}"
     yield f"sites: {', '.join(card.sites) or 'implied'}; for {' and '.join(card.modalities)}"
-    source = f"; arXiv {', '.join(card.papers)}" if card.papers else ""
-    yield f"exports: {', '.join(card.exports)}{source}"
+    yield f"exports: {', '.join(card.exports)}"
+    yield f"source: {card.source}"

@@ -52,6 +52,10 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     space, params, steps = found["space"], found["trainable_params"], found["steps"]
     real = f", {space['continuous']} of them real" if space["continuous"] else ""
     yield "space", f"{space['name']}: {space['dimensions']} dimensions{real}"
+    if space["source"]:
+        yield "source of the space", space["source"]
+    for name, source in found["baselines"].items():
+        yield f"baseline {name}", source
     yield "configurations", f"{compact(space['distinct'])} distinct of {_raw(space)} written down"
     yield "trainable parameters", f"{number(params['min'])} to {number(params['max'])}"
     for what, why in found["deploy"].items():

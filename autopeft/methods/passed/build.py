@@ -7,9 +7,10 @@ backbone's own tensors again.
 
 import copy
 import logging
+import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -142,13 +143,21 @@ def config_of(
     known = own.__dataclass_fields__
     given = arguments(kind, settings) | {n: v for n, v in options.items() if n in known}
     names = [target.name for target in targets]
-    given["target_modules"] = names
+    given["target_modules"] = ends_of(names) if kind.ends else names
+    if kind.where == "attention":  # peft counts layers from the last one down
+        given["target_modules"] = names[0].rpartition(".")[2]
+        given["adapter_layers"] = len(names)
     if "fan_in_fan_out" in known:
         given["fan_in_fan_out"] = any(target.transposed for target in targets)
     if "feedforward_modules" in known:
         given["feedforward_modules"] = [t.name for t in targets if t.role == "down"]
     with told_quietly(), as_faults(kind):
         return own(**given)
+
+
+def ends_of(names: Iterable[str]) -> list[str]:
+    """What modules are called within their layer: behind the first number of their names."""
+    return sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in names})
 
 
 def build(
@@ -177,7 +186,10 @@ def build(
     targets = tuple(modules)
     config = config_of(kind, without_start(settings) if first else settings, targets)
     device = next(next(iter(modules.values())).parameters()).device
-    tree = _tree({target.name: _copied(module) for target, module in modules.items()})
+    copied = _wrapped if kind.where == "attention" else _copied
+    tree = _tree({target.name: copied(module) for target, module in modules.items()})
+    if kind.where == "attention":
+        tree.config = next(iter(modules.values())).config
     devices = [device] if device.type == "cuda" else []
     empty = device.type == "meta" and start_of(kind, settings)  # factors have to be empty too
     with torch.random.fork_rng(devices), told_quietly(), as_faults(kind):
@@ -185,6 +197,8 @@ def build(
         with torch.device(device) if empty else nullcontext():
             model = PeftModel(tree, config, NAME)
     built = BuiltAdapter(model, kind, targets)
+    if kind.where == "attention":
+        return built
     _check_targets(built)
     if takes_out(kind, settings):
         built.first = dict(first or {t: FirstFactors.of(built.layer(t)) for t in targets})
@@ -195,12 +209,28 @@ def build(
     return built
 
 
-def _copied(module: nn.Module) -> nn.Module:
-    """A copy without what a running pack has put on the module."""
+def _bare(module: nn.Module) -> nn.Module:
+    """The same tensors and children in a module without what a running pack has put on it."""
     own = copy.copy(module)
     own.__dict__.pop("forward", None)
     own._forward_hooks, own._forward_pre_hooks = OrderedDict(), OrderedDict()
-    return copy.deepcopy(own)
+    return own
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy with tensors of its own."""
+    return copy.deepcopy(_bare(module))
+
+
+def _wrapped(module: nn.Module) -> nn.Module:
+    """An attention module for a wrapper to run, and to compute with its maps by themselves.
+
+    Their tensors are the backbone's own. What a pack does at the backbone's maps is not done here:
+    prompts are no text.
+    """
+    own = _bare(module)
+    own._modules = {name: each and _bare(each) for name, each in module._modules.items()}
+    return own
 
 
 def _tree(modules: Mapping[str, nn.Module]) -> nn.Module:

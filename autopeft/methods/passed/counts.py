@@ -28,17 +28,20 @@ class ModuleShape:
         d_in: Width of its input.
         d_out: Width of its output.
         bias: Whether it has a bias, or a shift.
-        form: "linear", "centred" or "plain" for a norm, "table" for embeddings of `d_in` tokens.
+        form: "linear", "centred" or "plain" for a norm, "table" for embeddings of `d_in` tokens,
+            "attention" for a module that is counted in closed form.
     """
 
     target: Target
     d_in: int
     d_out: int
     bias: bool
-    form: Literal["linear", "centred", "plain", "table"] = "linear"
+    form: Literal["linear", "centred", "plain", "table", "attention"] = "linear"
 
     def empty(self) -> nn.Module:
-        """Such a module, on the current device."""
+        """Such a module, on the current device; ValueError for attention."""
+        if self.form == "attention":
+            raise ValueError(f"{self.target.name} is not built to be counted")
         if self.form == "centred":
             return nn.LayerNorm(self.d_out, bias=self.bias)
         if self.form == "plain":

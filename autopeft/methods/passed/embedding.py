@@ -6,7 +6,7 @@ Its places are those of layer 0, since that is where its lane leaves the trunk.
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import Fault
-from autopeft.methods.base import Kept
+from autopeft.methods.base import Kept, Reached
 from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.build import Target
 from autopeft.methods.passed.counts import ModuleShape
@@ -18,6 +18,7 @@ class PassedEmbedding(Passed):
     """The type that trains embeddings of tokens."""
 
     modalities: tuple[str, ...] = ("text",)
+    reached: Reached = "attention"
 
     def carried_by(self, anatomy: Anatomy) -> str:
         """There is one table of tokens."""

@@ -8,6 +8,7 @@ from autopeft.configuration import Group
 from autopeft.methods.base import Start
 from autopeft.methods.inherited import Unfolded
 from autopeft.methods.lane_operator import LaneOperator, Place, Stack
+from autopeft.methods.passed.about import ABOUT
 from autopeft.methods.passed.parameters import schema_of
 from autopeft.methods.passed.types import PeftType
 from autopeft.space.method_names import PREFIX
@@ -25,11 +26,12 @@ class PassedType(Unfolded):
     """
 
     alone = True
-    source = "HF peft 0.21, whose documentation names the paper"
     identity = "as peft starts it: the backbone, but of C3A, FOURIERFT, UNILORA and VBLORA"
 
     def __init__(self, kind: PeftType) -> None:
         self.kind, self.name, self.peft_type = kind, PREFIX + kind.name, kind.name
+        self.reads_batch = kind.reads_batch
+        self.source = f"{ABOUT[kind.name].paper}; HF peft 0.21"
 
     def __getattr__(self, name: str) -> MethodSchema:
         """`schema`: parameters and sites; the first look imports `peft`."""

@@ -8,7 +8,7 @@ from autopeft.errors import BackboneError, Fault
 from autopeft.methods.base import Kept
 from autopeft.methods.inherited import divisors
 from autopeft.methods.lane_operator import Place
-from autopeft.methods.passed.build import Target
+from autopeft.methods.passed.build import Target, ends_of
 from autopeft.methods.passed.counts import (
     ModuleShape,
     PassedPlace,
@@ -92,6 +92,8 @@ class Passed(PassedType):
         """Part of a fused map, sizes that do not divide, and all that `peft` refuses."""
         faults = self._parts(group, anatomy)
         places = self.places(group, anatomy)
+        faults += self._ambiguous(group, anatomy) if self.kind.ends else []
+        faults += self._run_twice(group, anatomy) if self.kind.name == "POLY" else []
         faults += self._undivided(group, places)
         faults += start_faults(self.name, self.kind, self.complete(group), _maps(places))
         if not faults:
@@ -121,6 +123,30 @@ class Passed(PassedType):
                     allowed = f"all of {', '.join(whole)}"
                     return [Fault("configuration", f"{self.name}.sites", given, allowed)]
         return []
+
+    def _ambiguous(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """Modules whose name, as `peft` is told it, others end with."""
+        at = group.layers[0]
+        sites = {site.role: site.module for site in anatomy.layers[at].sites.values()}
+        for role in group.sites:
+            (end,) = ends_of([sites[role]])
+            others = [each for each, name in sites.items() if name.endswith(f".{end}")]
+            others = [each for each in others if sites[each] != sites[role]]
+            if others:
+                given = f"{role}, whose name within a layer, {end}, that of {others[0]} ends with"
+                hint = "peft shares its tensors among modules whose names end alike"
+                allowed = "sites whose names no other's end with"
+                return [Fault("configuration", f"{self.name}.sites", given, allowed, hint)]
+        return []
+
+    def _run_twice(self, group: Group, anatomy: Anatomy) -> list[Fault]:
+        """Maps that also run on what is no row: `peft` has one task for each row."""
+        twice = [role for role in anatomy.run_twice if role in group.sites]
+        if not twice:
+            return []
+        given = f"{', '.join(twice)}, which relative attention runs on positions as well"
+        others = ", ".join(role for role in anatomy.roles if role not in anatomy.run_twice)
+        return [Fault("configuration", f"{self.name}.sites", given, others)]
 
     def _undivided(self, group: Group, places: Sequence[Place]) -> list[Fault]:
         faults = []

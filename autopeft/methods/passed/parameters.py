@@ -26,7 +26,7 @@ _BUDGET = "peft would have to be told of every step: use `sparsity: {rule: adalo
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(
         ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-         "target_parameters", "feedforward_modules"),
+         "target_parameters", "feedforward_modules", "adapter_layers"),
         _PLACES,
     ),
     **dict.fromkeys(
@@ -96,7 +96,7 @@ def schema_of(kind: PeftType) -> MethodSchema:
         for each in fields(own)
         if each.init and each.name not in REFUSED and each.name not in _OURS
         and each.name not in kind.fixed
-        and (parameter := _parameter(each.name, hints[each.name], _default(each), kind))
+        and (parameter := _parameter(each.name, hints[each.name], default_of(each), kind))
     }  # fmt: skip
     size = [parameters.pop(kind.size)] if kind.size else []
     norm = kind.where == "norm"
@@ -117,7 +117,8 @@ def _default_sites(kind: PeftType) -> tuple[str, ...]:
     return ("query", "value") if kind.where == "linear" else ()
 
 
-def _default(field: Any) -> Any:
+def default_of(field: Any) -> Any:
+    """A configuration class's field at its default, enumerations as their values."""
     if field.default_factory is not MISSING:
         return field.default_factory()
     return field.default.value if isinstance(field.default, Enum) else field.default
@@ -178,7 +179,9 @@ def _members(hint: Any) -> list[Any]:
 def arguments(kind: PeftType, settings: Mapping[str, Scalar]) -> dict[str, Any]:
     """Settings of a group as arguments of the configuration class."""
     whole = {
-        each.name for each in fields(config_class(kind.name)) if isinstance(_default(each), float)
+        each.name
+        for each in fields(config_class(kind.name))
+        if isinstance(default_of(each), float)
     }
     given: dict[str, Any] = {n: float(v) if n in whole else v for n, v in settings.items()}
     given |= {name: numbers_of(str(given[name])) for name in kind.numbers if name in given}

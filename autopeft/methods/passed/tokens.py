@@ -15,7 +15,7 @@ from torch import Tensor
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
-from autopeft.methods.base import Kept
+from autopeft.methods.base import Kept, Reached
 from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.embedding import first_layer_faults
 from autopeft.methods.passed.encoder import FOLDED, Widths, bare_encoder, folded
@@ -37,6 +37,7 @@ class PassedTokens(PassedType, ABC):
 
     modalities: tuple[str, ...] = ("text",)
     identity = "no: every token attends to them from the first step"
+    reached: Reached = "attention"
 
     def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
         """One per layer; widths are those of a token, or of all heads of keys."""

@@ -11,7 +11,7 @@ NAME: Final = "default"
 
 Side: TypeAlias = Literal["in", "out"]
 
-Where: TypeAlias = Literal["linear", "norm", "embeddings", "prompt", "prefix"]
+Where: TypeAlias = Literal["linear", "norm", "attention", "embeddings", "prompt", "prefix"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,9 @@ class PeftType:
         even: Those of them that are even as well.
         shared: Whether places of a group share trained tensors, or what is trained at one depends
             on the others' widths.
+        ends: Whether it shares tensors among modules that are told to it by the same end of a
+            name, so that full names would share nothing.
+        reads_batch: As the method's.
         keeps: Whether it saves anything beside what it trains: random factors, indices.
         weighs: Whether it has to see weights to be built at all, so that empty ones do not do.
         dense: Whether it builds a matrix of a weight's size while it runs.
@@ -46,6 +49,8 @@ class PeftType:
     divides: Mapping[str, tuple[Side, ...]] = field(default_factory=dict)
     even: tuple[str, ...] = ()
     shared: bool = False
+    ends: bool = False
+    reads_batch: bool = False
     keeps: bool = False
     weighs: bool = False
     dense: bool = False
@@ -77,6 +82,13 @@ _OF_DATA = {
 """What a type starts from that is not there while an adapter is built."""
 
 TYPES = (
+    PeftType(
+        "ADAPTION_PROMPT",
+        "prompts beside the attention of the last layers, each behind a gate that starts at 0",
+        size="adapter_len",
+        where="attention",
+        transposed=True,
+    ),
     PeftType(
         "ADALORA",
         "a low-rank update as an SVD at its initial rank, kept orthogonal by a penalty",
@@ -151,7 +163,13 @@ TYPES = (
         size="",
         transposed=True,
     ),
-    PeftType("LILY", "low-rank factors shared by layers, with routed experts", shared=True),
+    PeftType(
+        "LILY",
+        "low-rank factors shared by layers, with experts that a batch mixes by its mean",
+        shared=True,
+        ends=True,
+        reads_batch=True,
+    ),
     PeftType("LN_TUNING", "norms", size="", where="norm"),
     PeftType("LOHA", "a Hadamard product of two low-rank updates", dense=True),
     PeftType("LOKR", "a Kronecker product", dense=True),

@@ -122,7 +122,8 @@ class Pack(nn.Module):
                 lane.configuration, backbone, seeds, saved.get(lane.number, {}), dtype
             )
         ]
-        self._cut = reads_first_token(
+        whole = any(registry[m].reads_batch for each in configurations for m in each.methods)
+        self._cut = not whole and reads_first_token(
             anatomy, recipe, attention=str(backbone.config._attn_implementation)
         )
         self._slots = Slots(

@@ -11,7 +11,7 @@ micro-batches.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -56,12 +56,14 @@ def passed_lanes(
         saved=saved,
         dtype=dtype,
     )
-    return [
-        ModuleLane(adapter)
-        if isinstance(adapter, PassedAdapter)
-        else TokensLane(adapter, backbone)
-        for adapter in adapters
-    ]
+    lanes: list[PassedLane] = []
+    for adapter in adapters:
+        if isinstance(adapter, TokensAdapter):
+            lanes.append(TokensLane(adapter, backbone))
+        else:
+            wraps = adapter.kind.where == "attention"
+            lanes.append(AttentionLane(adapter) if wraps else ModuleLane(adapter))
+    return lanes
 
 
 class PassedLane:
@@ -202,6 +204,49 @@ class ModuleLane(PassedLane):
                 y = frozen + gain * (y - frozen)
             return y.clone() if again else y
 
+        return forward
+
+
+class AttentionLane(PassedLane):
+    """Wrappers of attention modules.
+
+    Args:
+        adapter: What was built.
+    """
+
+    _adapter: PassedAdapter
+
+    def install(self, stream: Stream, shared: frozenset[str]) -> "list[Patch]":
+        """A wrapper around each module's own forward."""
+        return [
+            Patch(module, self._forward(target, module, stream))
+            for target, module in self._adapter.modules.items()
+        ]
+
+    def _forward(self, target: Target, module: nn.Module, stream: Stream) -> Callable[..., Any]:
+        own, wrapper = module.forward, self._adapter.built.layer(target)
+        weight = next(module.parameters())
+        narrow = weight.dtype if weight.dtype in (torch.bfloat16, torch.float16) else None
+
+        def uncast(*args: Any, **kwargs: Any) -> Any:
+            with torch.autocast(weight.device.type, enabled=False):
+                return own(*args, **kwargs)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not stream.lanes:
+                return own(*args, **kwargs)
+            call = stream.running_call()
+            # Prompts and gates are wider than the maps of a backbone that is held in fewer bits.
+            casting = torch.autocast(weight.device.type, narrow) if narrow else nullcontext()
+            with casting:
+                y, *others = wrapper(*args, **kwargs)
+            if call.gains is not None:
+                without = own(*args, **kwargs)[0]
+                gain = call.gains[0, self._adapter.places[target].layer].to(y.dtype)
+                y = without + gain * (y - without)
+            return (y, *others)
+
+        wrapper.get_submodule("model").forward = uncast if narrow else own
         return forward
 
 

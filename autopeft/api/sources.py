@@ -1,0 +1,38 @@
+"""Where a study's space and its named baselines come from: papers and code."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.study.definition import StudyDefinition
+
+
+def preset_sources() -> dict[str, str]:
+    """Names that `search.baselines` takes, as they are written, with their sources."""
+    from autopeft.methods import registry
+    from autopeft.searchers.presets import RECIPES
+
+    shown = {"rank": "-r<rank>", "score": "-<score>", "": ""}
+    lora = {"lora-r<rank>": registry["lora"].source.partition(";")[0]}
+    return lora | {f"{n}{shown[each.argument]}": each.source for n, each in RECIPES.items()}
+
+
+def baseline_sources(definition: StudyDefinition) -> dict[str, str]:
+    """By name, those of the study's own baselines; one that is written out has none."""
+    known = {
+        name.partition("-r<")[0].partition("-<")[0]: s for name, s in preset_sources().items()
+    }
+    found = {}
+    for name in definition.search.baselines:
+        if isinstance(name, str):
+            fits = [each for each in known if name == each or name.startswith(f"{each}-")]
+            found[name] = known[max(fits, key=len)]
+    return found
+
+
+def space_source(space: str | Mapping[str, Any]) -> dict[str, str]:
+    """What a study's space says it is for and from: `description` and `source`, "" for neither."""
+    from autopeft.api.problem import registered
+    from autopeft.space.library import load_space
+
+    found = load_space(space, **registered())
+    return {"description": found.description, "source": found.source}

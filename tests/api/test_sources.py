@@ -1,0 +1,33 @@
+"""Sources of named baselines and spaces are told."""
+
+from autopeft import api
+from autopeft.api.sources import baseline_sources, space_source
+from autopeft.searchers.presets import KNOWN, RECIPES
+from autopeft.space.library import list_spaces
+from autopeft.study.definition import default_definition
+
+
+def test_every_name_that_a_study_may_write_has_its_source() -> None:
+    told = api.preset_sources()
+    assert {name for name in told if name != "lora-r<rank>"} <= set(KNOWN)
+    assert len(told) == len(RECIPES) + 1
+    assert all("arXiv" in source for source in told.values())
+
+
+def test_the_longest_name_that_fits_decides() -> None:
+    default = default_definition()
+    names = ("s2ft-activation", "llm-adapters-lora-r32", "lora-r8", "sct", {"lora": []})
+    search = default.search.model_copy(update={"baselines": names})
+    found = baseline_sources(default.model_copy(update={"search": search}))
+    assert list(found) == ["s2ft-activation", "llm-adapters-lora-r32", "lora-r8", "sct"]
+    assert found["llm-adapters-lora-r32"] == RECIPES["llm-adapters-lora"].source
+    assert "2106.09685" in found["lora-r8"]
+    assert found["sct"] == RECIPES["sct"].source
+
+
+def test_spaces_say_what_they_are_for_and_from() -> None:
+    for name in list_spaces():
+        assert space_source(name)["description"], name
+    assert space_source("autopeft")["source"] == "arXiv 2301.12132"
+    block = {"methods": {"lora": {"rank": 4}}}
+    assert space_source(block) == {"description": "", "source": ""}
