@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from autopeft.backbone.heads import HeadRecipe
-from autopeft.configuration import Configuration, Group
+from autopeft.configuration import Configuration
 from autopeft.errors import ExportError, Fault
 from autopeft.export.peft_options import shared_options
 from autopeft.methods import registry
