@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.quality.errors import NotHereError
-from benchmarks.quality.tasks import MIXED, OF_SPACE, TASKS
+from benchmarks.quality.tasks import IMPORTANCE, MIXED, OF_SPACE, TASKS
 
 TABLES = Path(__file__).resolve().parents[1] / "tables"
 
@@ -50,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     rungs.add_argument("--orders", type=int, default=50, help="random orders of the cohorts")
     rungs.add_argument("--json", type=Path, help="where the figures go too")
     rungs.set_defaults(run=_rungs)
+    covering = commands.add_parser(
+        "coverage", help="what importance maps tell the surrogate of trials it has not seen"
+    )
+    covering.add_argument("--tables", type=Path, default=TABLES)
+    covering.set_defaults(run=_coverage)
     arguments = parser.parse_args(argv)
     try:
         code: int = arguments.run(arguments)
@@ -144,4 +149,15 @@ def _rungs(arguments: argparse.Namespace) -> int:
     found = rung_report(data=data, tables=arguments.tables, orders=arguments.orders)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+def _coverage(arguments: argparse.Namespace) -> int:
+    from benchmarks.quality.coverage_value import coverage_value
+    from benchmarks.quality.report import markdown
+    from benchmarks.quality.traces import load_table
+
+    for task in _recorded(arguments.tables, OF_SPACE[IMPORTANCE]):
+        print(f"\n{task}\n")
+        print(markdown(coverage_value(load_table(arguments.tables, task))))
     return 0

@@ -21,7 +21,7 @@ from autopeft.searchers.features import describe
 from autopeft.searchers.registry import make_searcher
 from autopeft.sparsity.ranking import ranking
 from autopeft.study.definition import parse_definition
-from benchmarks.quality import traces
+from benchmarks.quality import coverage_value, traces
 from benchmarks.quality.command import main
 from benchmarks.quality.kept_importance import KEPT, ORDERED, kept_map, kept_text, write_kept
 from benchmarks.quality.problem import TOKENS, task_problem
@@ -176,6 +176,17 @@ def test_who_runs_on_what(rows, tmp_path, monkeypatch, capsys) -> None:
     assert f"autopeft - {WITHOUT_PRIOR}" in text
     assert f"{TASK}: 30 configurations" in text
     assert main(["report", *given]) == 77  # figures of two spaces are not averaged
+
+
+def test_what_a_map_tells_of_trials_not_seen(rows, monkeypatch) -> None:
+    monkeypatch.setattr(coverage_value, "SEEN", (16,))
+    monkeypatch.setattr(coverage_value, "SPLITS", 4)
+    (found,) = coverage_value.coverage_value(rows).to_dict("records")
+    assert found["seen"] == 16
+    assert found["difference"] > 0.05  # these accuracies are made of coverage
+    assert found["difference"] > found["half_width"]
+    assert found["RMSE with"] < 0.7 * found["RMSE without"]
+    assert found["difference"] == pytest.approx(found["Spearman with"] - found["Spearman without"])
 
 
 def test_tables_of_the_two_spaces_are_told_apart() -> None:
