@@ -27,7 +27,6 @@ EVALUATION_S, LOADING_S, PROBES_S = 2.0, 5.0, 3.0
 second."""
 
 
-
 def in_flight(runners: int) -> dict[str, float]:
     """The longest pack from rung to rung on each runner; what is prepared to find all spent."""
     return {
