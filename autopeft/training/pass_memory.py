@@ -27,17 +27,19 @@ from autopeft.space.method_names import PREFIX
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 
 _ATTENTION = (
-    "query", "key", "value", "prefix", "attention_norm", "adalink", "prompt", "dept",
+    "query", "key", "value", "prefix", "adalink", "prompt", "dept",
 )  # fmt: skip
 _BEHIND_ATTENTION = ("output", "attention", "aligner")
 """Where nothing of the layer's attention itself trains, but its norms see gradients."""
 _FFN = ("up", "gate", "down", "ffn")
 _MADE = ("output", "down")
 """Maps that read what other maps make, in its type; the others read the residual stream's."""
-_TAKEN = ("key", "value", "attention_norm")
+_TAKEN = ("key", "value")
 """Where a layer that is cut to one token runs on all of them."""
 _AT_THE_END = ("adapter_plus", "reft")
 """Where gradients reach nothing of the layer itself."""
+_FIRST_NORM, _LAST_NORM = "attention_norm", "ffn_norm"
+"""Of these the first stands before attention and the other before the FFN, or both behind."""
 
 
 class PassMemory:
@@ -174,18 +176,24 @@ class PassMemory:
         kept += self._tokens * self._options_in(index)
         if not self._is_cut(index):
             return kept
-        # Of every token but the first: keys, values and what made them, and the layer's input,
-        # which the first token's view keeps alive, unless all that read it are copies in another
-        # type, or a checkpoint has it already.
+        others = self._of_other_tokens(layer) if whole else 0.0
+        return (
+            rows * others
+            + self._operators_in(index, only=self._sites(_TAKEN, before=_FIRST_NORM))
+            + kept / (self._shape.tokens + self._slots)
+        )
+
+    def _of_other_tokens(self, layer: Layer) -> float:
+        """Per token of a layer that is cut to one: keys, values and what made them, its input.
+
+        The first token's view keeps the input alive, unless all that read it are copies in another
+        type, or a checkpoint has it already.
+        """
         keys_values = 2 * self._anatomy.n_kv_heads * self._anatomy.head_dim * self._longer(layer)
         others = keys_values * self._activation + self._rotated_slices()
         if self._operator == self._stream and not self._shape.checkpointing:
             others += self._anatomy.hidden_size * self._stream
-        return (
-            rows * others
-            + self._operators_in(index, only=_TAKEN)
-            + kept / (self._shape.tokens + self._slots)
-        )
+        return others
 
     def _is_cut(self, index: int) -> bool:
         """Whether a layer runs on one token, all but its keys and values."""
@@ -195,16 +203,23 @@ class PassMemory:
         """Whether gradients flow through a layer's attention: some lane trains in or below it."""
         if index > self._branches[0]:
             return True
+        own = self._sites(_ATTENTION, before=_FIRST_NORM)
         return any(
-            key[0] == index and (key[1] in _ATTENTION or key[1].startswith(PREFIX))
-            for key in self._uses
+            key[0] == index and (key[1] in own or key[1].startswith(PREFIX)) for key in self._uses
         )
 
     def _trains_at_the_end(self, index: int) -> bool:
         """Whether all that trains in or below a layer stands behind it."""
         if index > self._branches[0]:
             return False
-        return all(key[1] in _AT_THE_END for key in self._uses if key[0] == index)
+        own = self._sites(_AT_THE_END, behind=_LAST_NORM)
+        return all(key[1] in own for key in self._uses if key[0] == index)
+
+    def _sites(
+        self, sites: Sequence[str], *, before: str = "", behind: str = ""
+    ) -> tuple[str, ...]:
+        """Sites, and a norm that counts among them where norms stand before, or behind."""
+        return (*sites, behind if self._anatomy.memory.norms_behind else before)
 
     def _attention(self, layer: Layer) -> int:
         """Queries, keys and values of all heads, output, log-sum-exp, mask; per token."""
@@ -323,7 +338,8 @@ class PassMemory:
         joined, hidden = self._joined(index) * self._tokens, self._anatomy.hidden_size
         width = max(self._layer_width(gradients=True), self._copied_in(index))
         if not self._is_cut(index):
-            return joined * max(width, self._passing_in(index))
+            passing = self._passing_in(index)
+            return joined * (width + passing if self._ends_with_norm(index) else max(width, passing))
         # Most is there when its keys and values are taken: queries too, with what their operators
         # would keep, the layer's input and what it is cast to; and of all lanes together the
         # trunk's output and the embeddings.
@@ -332,11 +348,21 @@ class PassMemory:
             every += hidden * (self._activation + self._operator)
             every += 0 if self._shape.checkpointing else hidden * self._stream
         every += self._passing_in(index, only=("query", "key", "value"))
+        if not self._attention_trains(index):
+            every += self._of_other_tokens(self._anatomy.layers[index])
         below = hidden * self._stream * (2 if self._branches[-1] else 1)
         below *= not self._shape.checkpointing
         queries = self._operators_in(index, only=("query",), given=("query",))
         per_token = every + width / (self._shape.tokens + self._slots)
         return joined * per_token + self._tokens * below + queries
+
+    def _ends_with_norm(self, index: int) -> bool:
+        """Whether a layer ends with a norm that trains, while the FFN's tensors are still there.
+
+        One that is recomputed stops before its end.
+        """
+        trained = any(key[:2] == (index, _LAST_NORM) for key in self._uses)
+        return trained and self._anatomy.memory.norms_behind and not self._shape.checkpointing
 
     def _passing_in(self, index: int, *, only: Sequence[str] = ()) -> float:
         """Per token: what comes and goes while the most demanding operator of a layer runs."""

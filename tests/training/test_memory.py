@@ -38,6 +38,7 @@ REST = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
 
 
 ALL = [0, 1, 2]
+BEFORE = LayerMemory(norms_behind=False)
 NEAR = 0.15
 NEAR_CHECKPOINTED = 0.2
 """A norm that comes first reads what the checkpoint holds, and one that comes last is gone when
@@ -284,12 +285,18 @@ def test_what_architectures_keep_of_their_own_is_counted(kind: str, name: str) -
     ("kind", "expected"),
     [
         ("bert", LayerMemory()),
-        ("llama", LayerMemory()),
-        ("gpt2", LayerMemory(activation=4)),
-        ("t5", LayerMemory(head_masks=True)),
-        ("modernbert", LayerMemory(rotates_slices=True)),
-        ("qwen3", LayerMemory(head_norms=True)),
-        ("gemma3_text", LayerMemory(norms=4, head_norms=True, activation=1)),
+        ("roberta", LayerMemory()),
+        ("electra", LayerMemory()),
+        ("distilbert", LayerMemory()),
+        ("deberta-v2", LayerMemory()),
+        ("llama", BEFORE),
+        ("gpt2", replace(BEFORE, activation=4)),
+        ("opt", BEFORE),
+        ("vit", BEFORE),
+        ("t5", replace(BEFORE, head_masks=True)),
+        ("modernbert", replace(BEFORE, rotates_slices=True)),
+        ("qwen3", replace(BEFORE, head_norms=True)),
+        ("gemma3_text", replace(BEFORE, norms=4, head_norms=True)),
     ],
 )
 def test_layers_are_read_for_what_they_keep(kind: str, expected: LayerMemory) -> None:
