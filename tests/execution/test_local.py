@@ -242,7 +242,7 @@ def test_fewer_rows_at_once_reach_the_runner(make: Make) -> None:
 
 
 def test_every_device_has_a_runner_of_its_own(make_all: MakeAll, tmp_path: Path) -> None:
-    """Names of GPUs reach the processes that are to use them; one that dies is begun on its own."""
+    """Names of GPUs reach the processes that are to use them; one is begun again by itself."""
     devices = ["cuda:1", "cuda:0"]
     runners = make_all(devices)
     runs = [start(runner) for runner in runners]
