@@ -170,6 +170,11 @@ class PassMemory:
         norms = self._anatomy.memory.norms
         behind = any(key[0] == index and key[1] in _BEHIND_ATTENTION for key in self._uses)
         norms = norms if whole or behind else max(1, norms // 2)
+        # One that comes first reads what the checkpoint holds; one that comes last is gone when
+        # the FFN's gradients come. Under autocast copies that are not counted take its place.
+        first_or_last = whole or self._anatomy.memory.norms_behind
+        if first_or_last and self._shape.checkpointing and self._shape.compute == "fp32":
+            norms -= 1
         norms *= self._anatomy.hidden_size * FLOAT32
         attention = self._attention(layer) if whole else 0
         kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
@@ -339,7 +344,9 @@ class PassMemory:
         width = max(self._layer_width(gradients=True), self._copied_in(index))
         if not self._is_cut(index):
             passing = self._passing_in(index)
-            return joined * (width + passing if self._ends_with_norm(index) else max(width, passing))
+            return joined * (
+                width + passing if self._ends_with_norm(index) else max(width, passing)
+            )
         # Most is there when its keys and values are taken: queries too, with what their operators
         # would keep, the layer's input and what it is cast to; and of all lanes together the
         # trunk's output and the embeddings.
