@@ -269,9 +269,13 @@ def test_a_search_leaves_its_password_nowhere(
             ["front", "--save", "front.html"],
             ["front", "--save", "front.csv"],
             ["trials", "--json"],
+            ["export", "--trial", "0"],
+            ["export", "--trial", "0", "--json"],
+            ["export", "--trial", "0", "-o", "best.yaml"],
         ):
             said += place.command(*words)
         check_clean(said)
+        assert "schema: autopeft/config/v1" in said
         front = json.loads(place.command("front", "--json"))
     assert front
     database = postgresql_url.rpartition("/")[2]
@@ -288,7 +292,8 @@ def test_a_search_leaves_its_password_nowhere(
     assert rows > 12 * 60, "curves"
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.suffix == ".log" for path in files)
-    assert {"front.html", "front.csv"} <= {path.name for path in files}
+    written = {"front.html", "front.csv", "best.yaml"}
+    assert written <= {path.name for path in files}
     for path in files:
         check_clean(path.read_bytes().decode(errors="replace"))
 

@@ -96,6 +96,7 @@ class LayerMemory:
 
     Attributes:
         norms: Norms over the residual stream, each of which keeps its input.
+        norms_behind: Whether they stand behind attention and FFN, and not before them.
         head_norms: Whether queries and keys are normalised, which keeps them once more.
         activation: Tensors of the FFN's inner width that the activation function keeps: one where
             it is a single operation, four where GELU's tanh form is written out (GPT-2).
@@ -106,6 +107,7 @@ class LayerMemory:
     """
 
     norms: int = 2
+    norms_behind: bool = True
     head_norms: bool = False
     activation: int = 1
     rotates_slices: bool = False

@@ -14,6 +14,8 @@ from torch import nn
 from autopeft.backbone.anatomy import LayerMemory
 
 _HEAD_NORM = re.compile(r"(^|\.)(q|k|query|key)_?(layer)?_?norm$")
+_BEHIND = re.compile(r"(^|\.)(attention\.output\.LayerNorm|sa_layer_norm)$")
+"""The norm behind attention, as BERT and all that took up its code name it, and DistilBERT."""
 _ACTIVATION = re.compile(r"(^|\.)(intermediate_)?act(ivation)?(_fn|_function)?$")
 
 
@@ -41,6 +43,7 @@ def layer_memory(
     rotates = any("rotary" in type(module).__name__.lower() for module in model.modules())
     return LayerMemory(
         norms=len(norms) or 2,
+        norms_behind=any(map(_BEHIND.search, norms)),
         head_norms=bool(head_norms),
         activation=kept_by(activations[:1]),
         rotates_slices=fused and rotates,

@@ -8,6 +8,11 @@ holes close again, and the holes at a pack's peak shrink from 50-90 % of its ste
 share that the memory model knows (`training.memory.RESIDENT_OVERHEAD`).
 
 Only a process that begins can be told, and only glibc listens.
+
+Where layers are recomputed, tensors of all sizes come and go among those that stay, and even then
+holes of once or twice what a pack holds were left, never the same twice. There every larger tensor
+gets pages of its own (`tensors_apart`), which go back with it: the memory of a pack that is meant
+to be small is small, and known. It costs time, since new pages have to be had (docs/results.md).
 """
 
 import ctypes
@@ -16,6 +21,12 @@ from collections.abc import Mapping
 VARIABLE = "GLIBC_TUNABLES"
 
 _LARGEST_THRESHOLD = 32 << 20
+
+_OWN_PAGES = 256 << 10
+"""Bytes from which on a tensor has pages of its own, where tensors are kept apart."""
+
+_M_MMAP_THRESHOLD = -3
+"""Its number in glibc's malloc.h."""
 
 SETTINGS = {
     "tcache_count": 0,
@@ -37,6 +48,12 @@ def with_heap(environment: Mapping[str, str]) -> dict[str, str]:
     given = environment.get(VARIABLE)
     own = [f"glibc.malloc.{name}={value}" for name, value in SETTINGS.items()]
     return {**environment, VARIABLE: ":".join([*own, *([given] if given else [])])}
+
+
+def tensors_apart() -> bool:
+    """From now on larger tensors of this process share no heap; whether the system can do that."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES))
 
 
 def give_back() -> None:

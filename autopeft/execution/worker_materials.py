@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from autopeft.errors import Fault, InputError
+from autopeft.execution.heap import tensors_apart
 from autopeft.execution.inprocess import InProcessRunner
 from autopeft.execution.probe import SoloProbe
 from autopeft.importance.chance import with_random
@@ -62,6 +63,8 @@ def build_runner(request: Mapping[str, Any]) -> InProcessRunner:
         torch.cuda.set_device(torch.device(device if ":" in device else f"{device}:0"))
     elif runners > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // runners))
+    if device == "cpu" and asked.gradient_checkpointing:
+        tensors_apart()
     definition = parse_definition(asked.definition, where="study", base=None)
     materials = _materials(asked, definition, device, index, runners)
     trainer = materials.trainer

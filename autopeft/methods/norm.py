@@ -63,8 +63,8 @@ class NormTuning(Unfolded):
     training_count = count
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """n(x); x is kept by the norm itself."""
-        return Kept(place.d_in, reads=False)
+        """n(x), in float32 under autocast too; x is kept by the norm itself."""
+        return Kept(exact=place.d_in, reads=False, running=self.count(group, place))
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Zeros."""

@@ -29,14 +29,12 @@ MARGIN = 0.15
 """Share of a device's free memory that is left alone: for what allocators lose to fragments, for
 other processes, and for the model's own error."""
 
-RESIDENT_OVERHEAD = Overhead(share=0.33, recomputed=0.6, recomputed_bf16=0.75, fixed=8 << 20)
+RESIDENT_OVERHEAD = Overhead(share=0.33, recomputed=0.15, recomputed_bf16=0.15, fixed=8 << 20)
 """On the CPU, of a process whose heap is set up as `execution.heap` says. The share is holes
-between a step's tensors. Where layers are recomputed there are more, since tensors of all sizes of
-a layer come and go while lanes' gradients and moments are born among them; and more again where
-most come in two widths. Both were chosen with eleven measured peaks in sight, whose holes were
-0.4-0.8 and 0.5-1.0 of step and lanes; the same pack's vary by a tenth from run to run, and GPT-2's
-were 0.9 and 1.5 (docs/results.md). Fixed are pages of torch's code that the first steps read. A
-GPU's own allocator counts what it hands out."""
+between a step's tensors. Where layers are recomputed, a runner gives larger tensors pages of their
+own, and there are no holes: what is left are smaller tensors, the ends of pages, and what kernels
+take for themselves. Fixed are pages of torch's code that the first steps read. A GPU's own
+allocator counts what it hands out."""
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,16 @@ from autopeft.methods import registry
 from autopeft.methods.lane_operator import Place
 from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
 
-_ATTENTION = ("query", "key", "value", "attention_norm")
+_ATTENTION = ("query", "key", "value")
 _BEHIND_ATTENTION = ("output", "attention")
 """Where nothing of the layer's attention itself trains, but its norms see gradients."""
 _FFN = ("up", "gate", "down", "ffn")
 _MADE = ("output", "down")
 """Maps that read what other maps make, in its type; the others read the residual stream's."""
-_TAKEN = ("key", "value", "attention_norm")
+_TAKEN = ("key", "value")
 """Where a layer that is cut to one token runs on all of them."""
+_FIRST_NORM, _LAST_NORM = "attention_norm", "ffn_norm"
+"""Of these the first stands before attention and the other before the FFN, or both behind."""
 
 
 class PassMemory:
@@ -167,24 +169,35 @@ class PassMemory:
             if layer == index
         )
         norms = norms if whole or behind else max(1, norms // 2)
+        # One that comes first reads what the checkpoint holds; one that comes last is gone when
+        # the FFN's gradients come. Under autocast copies that are not counted take its place.
+        first_or_last = whole or self._anatomy.memory.norms_behind
+        if first_or_last and self._shape.checkpointing and self._shape.compute == "fp32":
+            norms -= 1
         norms *= self._anatomy.hidden_size * FLOAT32
         attention = self._attention(layer) if whole else 0
         kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
         kept += self._tokens * self._options_in(index)
         if not self._is_cut(index):
             return kept
-        # Of every token but the first: keys, values and what made them, and the layer's input,
-        # which the first token's view keeps alive, unless all that read it are copies in another
-        # type, or a checkpoint has it already.
+        others = self._of_other_tokens(layer) if whole else 0.0
+        return (
+            rows * others
+            + self._operators_in(index, only=self._sites(_TAKEN, before=_FIRST_NORM))
+            + kept / (self._shape.tokens + self._slots)
+        )
+
+    def _of_other_tokens(self, layer: Layer) -> float:
+        """Per token of a layer that is cut to one: keys, values and what made them, its input.
+
+        The first token's view keeps the input alive, unless all that read it are copies in another
+        type, or a checkpoint has it already.
+        """
         keys_values = 2 * self._anatomy.n_kv_heads * self._anatomy.head_dim * self._longer(layer)
         others = keys_values * self._activation + self._rotated_slices()
         if self._operator == self._stream and not self._shape.checkpointing:
             others += self._anatomy.hidden_size * self._stream
-        return (
-            rows * others
-            + self._operators_in(index, only=_TAKEN)
-            + kept / (self._shape.tokens + self._slots)
-        )
+        return others
 
     def _is_cut(self, index: int) -> bool:
         """Whether a layer runs on one token, all but its keys and values."""
@@ -196,8 +209,9 @@ class PassMemory:
         """Whether gradients flow through a layer's attention: some lane trains in or below it."""
         if index > self._branches[0]:
             return True
+        own = self._sites(_ATTENTION, before=_FIRST_NORM)
         return any(
-            site in _ATTENTION or registry[method].reached == "attention"
+            site in own or registry[method].reached == "attention"
             for layer, site, method, _ in self._uses
             if layer == index
         )
@@ -206,11 +220,18 @@ class PassMemory:
         """Whether all that trains in or below a layer stands behind it."""
         if index > self._branches[0]:
             return False
+        own = self._sites((), behind=_LAST_NORM)
         return all(
-            registry[method].reached == "nothing"
-            for layer, _, method, _ in self._uses
+            site in own or registry[method].reached == "nothing"
+            for layer, site, method, _ in self._uses
             if layer == index
         )
+
+    def _sites(
+        self, sites: Sequence[str], *, before: str = "", behind: str = ""
+    ) -> tuple[str, ...]:
+        """Sites, and a norm that counts among them where norms stand before, or behind."""
+        return (*sites, behind if self._anatomy.memory.norms_behind else before)
 
     def _attention(self, layer: Layer) -> int:
         """Queries, keys and values of all heads, output, log-sum-exp, mask; per token."""
@@ -329,7 +350,10 @@ class PassMemory:
         joined, hidden = self._joined(index) * self._tokens, self._anatomy.hidden_size
         width = max(self._layer_width(gradients=True), self._copied_in(index))
         if not self._is_cut(index):
-            return joined * max(width, self._passing_in(index))
+            passing = self._passing_in(index)
+            return joined * (
+                width + passing if self._ends_with_norm(index) else max(width, passing)
+            )
         # Most is there when its keys and values are taken: queries too, with what their operators
         # would keep, the layer's input and what it is cast to; and of all lanes together the
         # trunk's output and the embeddings.
@@ -338,11 +362,21 @@ class PassMemory:
             every += hidden * (self._activation + self._operator)
             every += 0 if self._shape.checkpointing else hidden * self._stream
         every += self._passing_in(index, only=("query", "key", "value"))
+        if not self._attention_trains(index):
+            every += self._of_other_tokens(self._anatomy.layers[index])
         below = hidden * self._stream * (2 if self._branches[-1] else 1)
         below *= not self._shape.checkpointing
         queries = self._operators_in(index, only=("query",), given=("query",))
         per_token = every + width / (self._shape.tokens + self._slots)
         return joined * per_token + self._tokens * below + queries
+
+    def _ends_with_norm(self, index: int) -> bool:
+        """Whether a layer ends with a norm that trains, while the FFN's tensors are still there.
+
+        One that is recomputed stops before its end.
+        """
+        trained = any(key[:2] == (index, _LAST_NORM) for key in self._uses)
+        return trained and self._anatomy.memory.norms_behind and not self._shape.checkpointing
 
     def _passing_in(self, index: int, *, only: Sequence[str] = ()) -> float:
         """Per token: what comes and goes while the most demanding operator of a layer runs."""

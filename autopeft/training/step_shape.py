@@ -26,7 +26,7 @@ class Overhead:
     Attributes:
         share: Of what a step's tensors take: holes that the allocator leaves between them.
         recomputed: Of what a step's and the lanes' tensors take, in place of that where layers
-            are recomputed.
+            are recomputed, and tensors do not share a heap.
         recomputed_bf16: The same under autocast.
         fixed: Bytes that a process's first steps take for good.
     """

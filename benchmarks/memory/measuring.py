@@ -12,6 +12,7 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.backbone.memory import backbone_bytes
 from autopeft.configuration import Configuration, Group
 from autopeft.execution.fitting import pack_estimate
+from autopeft.execution.heap import tensors_apart
 from autopeft.execution.peak_memory import peak_bytes, reset_peak, resident_bytes
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.pack import Lane
@@ -36,6 +37,8 @@ def measure(case: Case, *, multiplies: bool = True) -> dict[str, float]:
     if case.limit_gib:
         whole = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, case.limit_gib * 2**30 / whole))
+    if case.device == "cpu" and case.checkpointing:
+        tensors_apart()  # as a runner does
     bare = _taken(device)
     trainer = _trainer(case)
     anatomy = trainer.backbone.anatomy

@@ -1,13 +1,17 @@
 """What an executor is made from: limits of time and devices that fit what was measured."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from autopeft.api.executors import _check_alike, _limits
+from autopeft.api.executors import Ground, _check_alike, _limits, make_executor
 from autopeft.errors import InputError
+from autopeft.execution.worker_materials import build_runner
 from autopeft.study.definition import parse_definition
+from autopeft.study.progress import Stopper
 
 
 def ground(*, probes: bool = False, **execution: Any) -> Any:
@@ -31,3 +35,42 @@ def test_costs_are_not_measured_on_two_kinds_of_devices() -> None:
     _check_alike(ground(probes=True), "cpu")
     with pytest.raises(InputError, match=r"study toy: execution.ray.gpus; got cuda.*cpu"):
         _check_alike(ground(probes=True), "cuda")
+
+
+def test_a_list_of_gpus_is_as_many_runners(tmp_path: Path) -> None:
+    found = ground(devices=["cuda:1", "cuda:0"])
+    executor = make_executor(
+        Ground(
+            definition=found.definition,
+            record=SimpleNamespace(name="toy", facts={}, fingerprints={}),  # type: ignore[arg-type]
+            folder=tmp_path,
+            precision="fp32",
+            micro_batch_size=8,
+            gradient_checkpointing=False,
+            probes=False,
+            importance=None,
+            stopper=Stopper(),
+            in_process=lambda: pytest.fail("that is another executor"),
+        )
+    )
+    terms = [runner._terms for runner in executor.runners]  # type: ignore[attr-defined]
+    assert [each.device for each in terms] == ["cuda:1", "cuda:0"]
+    assert [each.log.name for each in terms] == ["runner-0.log", "runner-1.log"]
+
+
+class FoundError(Exception):
+    """What a runner does with its device was seen."""
+
+
+@pytest.mark.parametrize(("device", "current"), [("cuda:1", "cuda:1"), ("cuda", "cuda:0")])
+def test_a_runner_makes_its_gpu_the_current_one_before_it_loads(
+    device: str, current: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_device(found: torch.device) -> None:
+        raise FoundError(str(found))
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    fields = ("definition", "output_dir", "activations", "precision", "micro_batch_size")
+    asked = dict.fromkeys((*fields, "gradient_checkpointing", "probes", "importance"), "")
+    with pytest.raises(FoundError, match=f"^{current}$"):
+        build_runner({**asked, "fingerprints": {}, "device": device, "index": 1, "runners": 2})

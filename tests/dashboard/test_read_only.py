@@ -191,8 +191,9 @@ def test_readers_neither_hinder_a_search_nor_see_half_of_it(
 # -- sizes ----------------------------------------------------------------------------------------
 
 
-def many(store: SqlStore, token: int, n: int) -> None:
+def ten_thousand(store: SqlStore, token: int) -> None:
     """Trials that have completed; written at once."""
+    n = 10_000
     added = store.add_trials("s", token, [TRIAL] * n)
     numbers = [trial.number for trial in added]
     with store._writing() as session:
@@ -243,23 +244,27 @@ def half_written(store: SqlStore, token: int) -> None:
     )
 
 
-@pytest.mark.parametrize("written", [nothing, one, half_written, lambda *a: many(*a, 10_000)])
+@pytest.mark.parametrize(
+    "database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("written", [nothing, one, half_written, ten_thousand])
 def test_every_page_opens_on_a_study_of_any_size(
     written: Callable[[SqlStore, int], None],
-    sqlite_url: str,
-    tmp_path: Path,
+    database: str,
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from autopeft.study.definition import default_definition
 
-    with open_store(sqlite_url, create=True) as store:
+    url = request.getfixturevalue(f"{database}_url")
+    with open_store(url, create=True) as store:
         definition = default_definition(["study.name=s"]).to_plain()
         marks = {"backbone": "b", "data": "d"}
         store.create_study(NewStudy("s", definition, "f", FRAME, marks, {}, FACTS))
         token = store.claim("s", this_process(), 600.0)
         written(store, token)
         store.release("s", token)
-    monkeypatch.setenv(STORAGE_VARIABLE, sqlite_url)
+    monkeypatch.setenv(STORAGE_VARIABLE, url)
     st.cache_data.clear()
     st.cache_resource.clear()
     for page in PAGES:

@@ -1,6 +1,7 @@
 """A search in runners of their own finds, bit for bit, what it finds in one process."""
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from warm_processes import WarmProcess
 
+from autopeft.backbone import files
 from storage import open_store
 
 Make = Callable[..., Path]
@@ -27,12 +30,21 @@ SEARCH = {
 """Two of them are decided by importance, which runners get as a file."""
 
 
-def found(folder: Path) -> list[Any]:
+DEFAULT = {
+    "study.name": "default",
+    "training.max_steps": 20,
+    # As many lanes, in the same type: else the machine's speed and free memory would decide.
+    "training.precision": "fp32",
+    "search.pack": 4,
+}
+
+
+def found(folder: Path, name: str = "tiny") -> list[Any]:
     """All that was measured of every trial, with all digits."""
     with open_store(f"sqlite:///{folder}/autopeft.db", read_only=True) as store:
         return [
-            (trial.number, trial.hash, trial.state, trial.objectives, store.curve("tiny", n))
-            for n, trial in enumerate(store.trials("tiny"))
+            (trial.number, trial.hash, trial.state, trial.objectives, store.curve(name, n))
+            for n, trial in enumerate(store.trials(name))
         ]
 
 
@@ -74,3 +86,29 @@ def test_runners_find_bit_for_bit_what_one_process_finds(
             assert all(torch.equal(tensors[key], theirs[name][key]) for key in tensors), name
         logs = list((tmp_path / executor).glob("autopeft-runs/tiny/logs/runner-0.log"))
         assert logs, "no runner of its own has trained"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("ray" not in EXECUTORS, reason="needs the extra autopeft[ray]")
+@pytest.mark.skipif(files._package_folder() is None, reason="needs the extra autopeft[demo]")
+def test_the_embedded_default_has_the_same_front_on_ray(
+    tmp_path: Path, cli: Callable[..., str], start_cli: Callable[..., WarmProcess]
+) -> None:
+    given = [word for key, value in DEFAULT.items() for word in ("--set", f"{key}={value}")]
+    fronts = {}
+    for executor in EXECUTORS[1:]:
+        folder = tmp_path / executor
+        folder.mkdir()
+        where = ["--executor", executor, *(["--ray-address", "local"] * (executor == "ray"))]
+        process = start_cli(folder, "search", *given, "--trials", "3", "--quiet", *where)
+        out, err = process.communicate(timeout=1200)
+        assert process.returncode == 0, out + err
+        fronts[executor] = json.loads(cli(folder, "front", "default", "--json"))
+        with open_store(f"sqlite:///{folder}/autopeft.db", read_only=True) as store:
+            assert store.study("default").definition["execution"]["executor"] == executor
+    here = found(tmp_path / "local", "default")
+    assert len(here) == 6, "three baselines and three of its own"
+    assert all(objectives["accuracy"] is not None for *_, objectives, _ in here)
+    assert found(tmp_path / "ray", "default") == here
+    assert fronts["local"]
+    assert fronts["ray"] == fronts["local"]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ LANES: list[tuple[int, Configuration]] = list(enumerate(islice(stand_in.configur
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs process groups")
 Make = Callable[..., SupervisedRunner]
+MakeAll = Callable[..., Sequence[SupervisedRunner]]
 
 
 @pytest.fixture
@@ -42,18 +43,24 @@ def stopper() -> Stopper:
 
 
 @pytest.fixture
-def make(tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+def make_all(
+    tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeAll]:
+    """The runners of an executor."""
     monkeypatch.setattr(supervised, "BETWEEN_STARTS_S", 0.0)
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     made: list[LocalExecutor] = []
 
-    def make_runner(
-        limit_s: float | None = None, spare: Spare | None = None, **request: Any
-    ) -> SupervisedRunner:
+    def make_runners(
+        devices: Sequence[str],
+        limit_s: float | None = None,
+        spare: Spare | None = None,
+        **request: Any,
+    ) -> Sequence[SupervisedRunner]:
         known = {"script": {}, "step_s": 0.001, "folder": str(tmp_path)}
         launch = Launch(
             request=known | request,
-            devices=["cpu"],
+            devices=devices,
             folder=tmp_path,
             limits=TimeLimits(limit_s),
             stopper=stopper,
@@ -61,11 +68,17 @@ def make(tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch) -> I
             spare=spare,
         )
         made.append(LocalExecutor(launch))
-        return made[-1].runners[0]
+        return made[-1].runners
 
-    yield make_runner
+    yield make_runners
     for executor in made:
         executor.close()
+
+
+@pytest.fixture
+def make(make_all: MakeAll) -> Make:
+    """The runner of one that has a single one."""
+    return lambda **given: make_all(["cpu"], **given)[0]
 
 
 def start(runner: SupervisedRunner, **given: Any) -> Any:
@@ -166,7 +179,7 @@ def test_a_pack_is_trained_measured_saved_and_taken_up_again(make: Make, tmp_pat
     assert [each.values["accuracy"] for each in run.measure()] == expected, "digits were lost"
     assert [point.step for point in run.curve()[1]] == list(range(1, 16))
     assert run.curve() == {0: [], 1: [], 2: []}
-    assert run.profile(2) == {"optimizer_steps": 15, "on_ray": False}
+    assert run.profile(2) == {"optimizer_steps": 15, "on_ray": False, "device": "cpu"}
     folder = tmp_path / "saved"
     folder.mkdir()
     run.save(folder)
@@ -226,6 +239,27 @@ def test_fewer_rows_at_once_reach_the_runner(make: Make) -> None:
     runner = make(script={"1": "wide 12"})
     assert failure(lambda: start(runner).train(15, on_step=on)).cause == "out-of-memory"
     assert start(runner, micro_batch_size=4).train(15, on_step=on)
+
+
+def test_every_device_has_a_runner_of_its_own(make_all: MakeAll, tmp_path: Path) -> None:
+    """Names of GPUs reach the processes that are to use them; one is begun again by itself."""
+    devices = ["cuda:1", "cuda:0"]
+    runners = make_all(devices)
+    runs = [start(runner) for runner in runners]
+    assert all(run.train(2, on_step=on) for run in runs)
+    assert [run.profile(0)["device"] for run in runs] == devices
+    assert [runner.identity["device"] for runner in runners] == devices
+    pids = [runner.identity["pid"] for runner in runners]
+    assert len(set(pids)) == 2
+    os.kill(pids[1], signal.SIGKILL)
+    assert failure(lambda: runs[1].train(15, on_step=on)).cause == "lost"
+    again = start(runners[1])
+    assert again.train(15, on_step=on)
+    assert again.profile(0)["device"] == "cuda:0"
+    assert runs[0].train(15, on_step=on), "the other one was harmed"
+    assert runners[0].identity["pid"] == pids[0]
+    logs = sorted(path.name for path in (tmp_path / "logs").iterdir())
+    assert logs == ["runner-0.log", "runner-1.log"]
 
 
 def test_one_that_hangs_is_ended_with_its_children(make: Make, tmp_path: Path) -> None:

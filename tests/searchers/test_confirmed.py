@@ -157,6 +157,19 @@ def test_what_the_machine_failed_is_missing_and_told() -> None:
     )
 
 
+def test_seeds_that_were_lost_leave_few_and_that_is_told() -> None:
+    """The command asks for five at least; what fails may leave fewer."""
+    few = "Fewer than 5 seeds show little."
+    lost = ConfirmationRun(3, 5, TrialState.FAILED, cause="lost", message="")
+    left = confirmed.confirmation([*runs(0, BASE), *runs(3, FAR[:4]), lost], (), TRIALS, FRAMES)
+    assert few in confirmed.notes(left)
+    assert few not in confirmed.notes(found({0: BASE, 3: FAR}))
+    none = [replace(lost, replicate=seed) for seed in range(1, 6)]
+    without = confirmed.confirmation([*runs(0, BASE), *none], (), TRIALS, FRAMES)
+    assert without.trials[3].seeds == ()
+    assert few not in confirmed.notes(without), "of no seeds nothing is shown at all"
+
+
 def test_test_figures_take_their_own_family_and_place() -> None:
     made = []
     for number, values in ((0, BASE), (3, FAR), (2, NEAR)):

@@ -86,7 +86,8 @@ class StandInRun:
 
     def profile(self, number: int) -> dict[str, Any]:
         """See `Run.profile`."""
-        return {"optimizer_steps": self.step, "on_ray": "RAY_RAYLET_PID" in os.environ}
+        on_ray, device = "RAY_RAYLET_PID" in os.environ, self._runner.identity["device"]
+        return {"optimizer_steps": self.step, "on_ray": on_ray, "device": device}
 
 
 class StandInRunner:

@@ -3,11 +3,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from autopeft.study.data_block import DataBlock
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.data.request import DataRequest
-from autopeft.training.setup import constant_quality, data_request, extra_metrics
+from autopeft.training.setup import (
+    constant_quality,
+    data_request,
+    device_name,
+    device_names,
+    extra_metrics,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +53,26 @@ def test_the_constant_predictor_of_either_kind() -> None:
     data = TaskData(answered, answered, (), "", ())
     # Each of 3 tokens gets one more: 1/5, 2/5, 2/5.
     assert constant_quality("loss", data, n_vocabulary=3) == pytest.approx(math.log(5 / 2))
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus", "named"),
+    [
+        ("auto", 0, ["cpu"]),
+        ("auto", 1, ["cuda:0"]),
+        ("auto", 3, ["cuda:0", "cuda:1", "cuda:2"]),
+        ("cuda", 2, ["cuda:0", "cuda:1"]),
+        ("cuda:1", 2, ["cuda:1"]),
+        ("cuda:2,cuda:0", 3, ["cuda:2", "cuda:0"]),
+        ("cpu", 2, ["cpu"]),
+        ("cpu,cpu", 2, ["cpu", "cpu"]),
+    ],
+)
+def test_every_device_that_is_meant_is_named(
+    devices: str, gpus: int, named: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device_names(devices) == named
+    assert device_name(devices).partition(":")[0] == named[0].partition(":")[0]

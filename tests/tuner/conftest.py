@@ -12,7 +12,6 @@ from autopeft.api import problem as problems
 from autopeft.backbone.anatomy import Anatomy, Layer, Site
 from autopeft.configuration import Configuration
 from autopeft.execution.base import Result, Run, state_path
-from autopeft.execution.inprocess import InProcessExecutor
 from autopeft.searchers.base import Problem, Searcher
 from autopeft.searchers.baselines import baselines
 from autopeft.searchers.registry import make_searcher
@@ -154,6 +153,21 @@ class StandIn:
         return run
 
 
+class StandIns:
+    """As many runners as there are to be; an `Executor`."""
+
+    apart = False
+
+    def __init__(self, runners: Sequence[StandIn]) -> None:
+        self.runners = runners
+
+    def attend(self, call: Callable[[], object]) -> None:
+        """Nothing: whoever waits here is the one that trains."""
+
+    def close(self) -> None:
+        """They are kept for the next sitting."""
+
+
 def quality(configuration: Configuration, step: int) -> float:
     """More parameters, higher layers and a rate near 1e-3 are better; saturates with steps."""
     size = sum(
@@ -205,7 +219,8 @@ class Desk:
         self.searcher: Callable[[Problem], Searcher] = changes.pop(
             "searcher", lambda problem: make_searcher(self.definition.search.searcher, problem)
         )
-        self.runner, self.stopper, self.listener = StandIn(), Stopper(), Silent()
+        self.runners = [StandIn() for _ in range(changes.pop("runners", 1))]
+        self.runner, self.stopper, self.listener = self.runners[0], Stopper(), Silent()
         self._token: int | None = None
 
     def create(self) -> None:
@@ -246,7 +261,7 @@ class Desk:
             Ledger(self.store, NAME, token),
             problem=self.problem,
             searcher=self.searcher(self.problem),
-            executor=InProcessExecutor(self.runner),
+            executor=StandIns(self.runners),
             settings=TunerSettings(**(settings | self.changes)),
             listener=self.listener,
             sitting=sitting or Sitting(self.stopper),
