@@ -193,7 +193,7 @@ def test_sizes_by_module_layers_and_inputs(models: dict[str, Skeleton], tmp_path
         ("PROMPT_TUNING", {"num_virtual_tokens": None}, "num_virtual_tokens", "int"),
         ("ADAPTION_PROMPT", {"adapter_len": 3, "adapter_layers": 9}, "adapter_layers", "1 to 3"),
         ("ADAPTION_PROMPT", {"adapter_len": 3, "adapter_layers": 2}, "peft_type", "aligner"),
-        ("CPT", {}, "peft_type", "language models"),
+        ("CPT", {}, "peft_type", "language modelling"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_taken_over_is_told(

@@ -55,7 +55,7 @@ class Executor:
 
 def run(desk: Any, *runners: Away, monkeypatch: pytest.MonkeyPatch) -> None:
     names = type(desk).tuner.__globals__
-    monkeypatch.setitem(names, "InProcessExecutor", lambda _: Executor(*runners))
+    monkeypatch.setitem(names, "StandIns", lambda _: Executor(*runners))
     desk.create()
     desk.tuner().run()
 
