@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autopeft.backbone.anatomy import Anatomy
+from autopeft.backbone.anatomy import Site
 from autopeft.importance.settings import ImportanceSettings
 from autopeft.training.data.examples import Examples
 from autopeft.training.loop import Trainer
@@ -27,29 +27,26 @@ def fingerprint(
         rows: Example numbers of every batch.
     """
     backbone = trainer.backbone
+    sites = [site for layer in backbone.anatomy.layers for site in layer.sites.values()]
     parts = {
         "formulas": FORMULAS,
         "backbone": backbone.fingerprint,
         "dtype": str(next(backbone.model.parameters()).dtype),
-        "sites": _sites(backbone.anatomy),
+        "sites": [_facts(site) for site in sites],
         "data": data,
         "examples": _examples(trainer.train.examples, rows),
         "task": trainer.settings.task,
         "outputs": [step.out_features for step in trainer.recipe.steps],
         "pool": trainer.recipe.pool,
         "head": settings.head if trainer.recipe.steps else "none",
-        "keep": settings.keep,
+        "keep": settings.share(sum(site.in_features * site.out_features for site in sites)),
         "block": settings.block,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _sites(anatomy: Anatomy) -> list[list[object]]:
-    return [
-        [site.layer, site.role, site.module, site.start, site.in_features, site.out_features]
-        for layer in anatomy.layers
-        for site in layer.sites.values()
-    ]
+def _facts(site: Site) -> list[object]:
+    return [site.layer, site.role, site.module, site.start, site.in_features, site.out_features]
 
 
 def _examples(examples: Examples, batches: Sequence[np.ndarray]) -> str:

@@ -25,9 +25,10 @@ SHARED = {"taylor": "snip", "gradient_sum": "gradient"}
 
 Head = Literal["initial", "fitted"]
 
-MOST_WEIGHTS = 2**21
-"""Single weights that a score keeps over all sites: twice LoRA of rank 8 on all linear maps of a
-BERT-base, and 25 bytes each over all scores' lists as they are stored."""
+MOST_WEIGHTS = 2**23
+"""Single weights that a score keeps over all sites: a tenth of a BERT-base (LoRA of rank 48 on all
+its linear maps), LoRA of rank 8 on those of a model of a billion parameters. Over all scores' lists
+one takes 72 bytes of memory and 25 as they are stored. Whatever asks for more is refused."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,13 @@ class ImportanceSettings:
     keep: float = 0.1
     block: int = 32
 
+    def share(self, total: int) -> float:
+        """Of each matrix's weights that are kept, of `total` in all matrices."""
+        return min(self.keep, MOST_WEIGHTS / total)
+
     def kept(self, size: int, total: int) -> int:
         """How many weights of a matrix of `size` are kept, of `total` in all matrices."""
-        share = min(self.keep, MOST_WEIGHTS / total)
-        return max(1, int(share * size))
+        return max(1, int(self.share(total) * size))
 
     def to_dict(self, batch_size: int) -> dict[str, Any]:
         """Plain JSON, as the store keeps it beside a map.

@@ -1,8 +1,9 @@
 """From an importance map to a record of the store, and back: compressed arrays, no pickles.
 
 Channels are always kept, as sums of their weights: small. Blocks and the lists of single weights
-are kept where they are no larger than `FINE_BYTES`; else whoever needs them measures again. Lists
-that follow from others (see `scores.SHARED`) are not written, and the random score never is.
+are kept where they are no larger than `FINE_BYTES`, as those of `MOST_WEIGHTS` are; else whoever
+needs them measures again. Lists that follow from others (see `scores.SHARED`) are not written, and
+the random score never is.
 """
 
 import io
@@ -19,8 +20,8 @@ from autopeft.errors import StorageError
 from autopeft.importance.settings import MEASURED, SHARED, ImportanceSettings
 from autopeft.study.records import ImportanceRecord
 
-FINE_BYTES = 64 << 20
-"""Compressed: MiniLM's tenth of all weights takes 25 MB, the most that is kept 50 to 70 MB."""
+FINE_BYTES = 1 << 28
+"""Compressed: MiniLM's tenth of all weights takes 25 MB, a BERT-base's 212."""
 
 Arrays = Mapping[str, NDArray[Any]]
 

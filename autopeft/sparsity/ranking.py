@@ -1,7 +1,8 @@
 """The weights of all sites in the order of one score: what a budget over sites is spent on.
 
-A map keeps the highest weights of every site, not all of them (a tenth, unless told otherwise),
-and no site gives more single weights than those: what a budget has left goes to the others.
+A map keeps the highest weights of every site, not all of them (a tenth, unless told otherwise;
+less of a large backbone, see `autopeft.importance.settings.MOST_WEIGHTS`), and no site gives more
+single weights than those: what a budget has left goes to the others.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,9 +4,10 @@ With `scope: site`, every map trains as many of its weights (rows, columns, bloc
 LoRA had parameters, as nearly as whole units allow. With `scope: global`, the highest units over
 all of the configuration's maps share what LoRA had in all: SPEFT's global top-k (arXiv
 2412.13488), SMT's blocks (arXiv 2405.15525). Units of different sizes are compared by their mean
-score per weight. No matrix gives more single weights than the importance map keeps of it (a
-tenth); what the budget has left then goes to the others. Scores without data know no order between
-maps (`random`, `diagonal`): each gets its share of the units.
+score per weight. With `scope: global` no matrix gives more single weights than the importance map
+keeps of it (a tenth, or less of a large backbone); what the budget has left then goes to the
+others, and a budget that all together cannot give is refused. Scores without data know no order
+between maps (`random`, `diagonal`): each gets its share of the units.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from autopeft.methods.units import (
 )
 from autopeft.space.schema import ParameterSchema, RuleSchema, Scalar
 from autopeft.sparsity.base import Plain, rules
-from autopeft.sparsity.ranking import Price, ranking
+from autopeft.sparsity.ranking import Price, Ranking, ranking
 from autopeft.sparsity.structured import Parts, parts_of, place_of, remembered
 
 WITHOUT_ORDER = ("random", "diagonal")
@@ -63,7 +64,8 @@ class SparseRule(Plain):
         """See `autopeft.sparsity.sparse`.
 
         Raises:
-            BackboneError: It needs scores that are not there, or a map lacks such units.
+            BackboneError: It needs scores that are not there or more single weights than the
+                importance map keeps, or a map lacks such units.
         """
         return _resolved(configuration, anatomy)
 
@@ -104,11 +106,8 @@ def _numbers(
     """Units of every matrix."""
     score = str(settings["score"])
     if settings["scope"] == "site":
-        most = {key: each.count for key, each in own.items()}
-        if settings["granularity"] == "weight" and score in MEASURED:
-            most = ranking(anatomy.measured(), score).kept(sorted(own))
         return {
-            key: min(most[key], max(1, round(parts.params(key) / each.size)))
+            key: min(each.count, max(1, round(parts.params(key) / each.size)))
             for key, each in own.items()
         }
     if score in WITHOUT_ORDER:
@@ -123,10 +122,26 @@ def _numbers(
                     "scope site with scores magnitude and random, or another granularity",
                 )
             )
-        order = ranking(anatomy.measured(), score)
-        prices = {key: Price(number) for key, number in order.kept(sorted(own)).items()}
-        return order.bought(sorted(own), prices, parts.total)
+        return _highest_weights(own, parts.total, ranking(anatomy.measured(), score))
     return _highest(own, parts.total, settings, anatomy)
+
+
+def _highest_weights(own: Mapping[Key, Units], budget: int, order: Ranking) -> dict[Key, int]:
+    """The highest single weights of all matrices, as many as the budget pays."""
+    keys = sorted(own)
+    kept = order.kept(keys)
+    most = sum(kept.values())
+    if most < min(budget, sum(each.count for each in own.values())):
+        raise BackboneError(
+            Fault(
+                "configuration",
+                "sparsity",
+                f"{budget:,} single weights of {len(keys)} matrices",
+                f"at most {most:,}, which the importance map keeps of these matrices",
+                "a lower rank, another granularity, or the score random",
+            )
+        )
+    return order.bought(keys, {key: Price(number) for key, number in kept.items()}, budget)
 
 
 def _shares(own: Mapping[Key, Units], budget: int) -> dict[Key, int]:

@@ -122,3 +122,22 @@ def test_what_cannot_be_told_is_refused(anatomy: Anatomy) -> None:
             counting.resolved(_sparse(LORA, **given), anatomy)
     with pytest.raises(BackboneError, match="no importance map"):
         counting.resolved(_sparse(LORA), replace(anatomy, importance=None))
+
+
+def test_more_single_weights_than_the_map_keeps_are_refused(anatomy: Anatomy) -> None:
+    """All of the budget or an error that says how much there is, never less in silence."""
+    total = counting.trainable_params(Configuration.of([LORA], training=TRAINING), anatomy)
+    enough, short = -(-total // 4), total // 4 - 1  # of each of four matrices
+    scarce = with_importance(anatomy, kept=enough)
+    assert sum(counting.site_params(_sparse(LORA), scarce).values()) == total
+    with pytest.raises(
+        BackboneError, match=rf"{total:,} single weights of 4 matrices.*{4 * short:,}"
+    ):
+        counting.resolved(_sparse(LORA), with_importance(anatomy, kept=short))
+    configuration, needed = _sparse(LORA, scope="site"), 2 * (32 + 48)  # rank 2, at `down`
+    assert counting.faults(configuration, with_importance(anatomy, kept=needed)) == []
+    scarce = with_importance(anatomy, kept=needed - 1)
+    (fault, *_) = counting.faults(configuration, scarce)
+    assert fault.given == f"{needed} weights of layer 0, down"
+    assert fault.allowed == f"at most {needed - 1}, which the map keeps"
+    assert counting.faults(_sparse(LORA, score="random"), scarce) == []

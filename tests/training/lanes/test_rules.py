@@ -1,13 +1,16 @@
 """Sparsity rules in packs: packed = solo, resume, and what does not train stays bit for bit."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from importance_maps import with_importance
 from lane_training import STEPS, Make, Training, furthest, without_cache
 from tiny_backbones import ACTING_RULES
 
+from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.methods.lane_operator import Call
@@ -23,6 +26,15 @@ RULES: tuple[Mapping[str, Any], ...] = (
     {"rule": "none"},
     *ACTING_RULES[1:],
 )
+_SPARSE = {"rule": "sparse", "scope": "global", "score": "gradient", "smallest": False}
+CHOOSING_RULES: tuple[Mapping[str, Any], ...] = (
+    {"rule": "spt", "budget": 0.6, "threshold": 4.0, "score": "sensitivity"},
+    {"rule": "spt", "budget": 0.3, "threshold": 10.0, "score": "magnitude"},
+    {**_SPARSE, "granularity": "weight"},
+    {**_SPARSE, "granularity": "block", "block": 4},
+    {**_SPARSE, "granularity": "output", "scope": "site", "score": "random"},
+)
+"""Every rule that says before training what trains."""
 
 
 class Replayed:
@@ -49,10 +61,26 @@ def _groups(number: int, backbone: Backbone) -> list[Group]:
 
 def _lane(number: int, backbone: Backbone, sparsity: Mapping[str, Any] | None = None) -> Lane:
     training = {"learning_rate": 1e-3, "weight_decay": 0.01, "warmup_ratio": 0.0}
-    rule = RULES[number] if sparsity is None else sparsity
+    rule = (*RULES, *CHOOSING_RULES)[number] if sparsity is None else sparsity
     return Lane(
         number, Configuration.of(_groups(number, backbone), training=training, sparsity=rule)
     )
+
+
+def _scored(backbone: Backbone) -> Backbone:
+    """With an importance map."""
+    return replace(backbone, anatomy=with_importance(backbone.anatomy))
+
+
+def _every_rule(backbone: Backbone) -> list[Lane]:
+    """A lane of each; those that choose train what they would not without their rule."""
+    lanes = [_lane(number, backbone) for number in range(len(RULES) + len(CHOOSING_RULES))]
+    for lane in lanes[len(RULES) :]:
+        groups = counting.resolved(lane.configuration, backbone.anatomy).groups
+        assert "sparse" in {group.method for group in groups}, lane.configuration.sparsity
+    mixed = counting.resolved(lanes[len(RULES)].configuration, backbone.anatomy).methods
+    assert {"lora", "sparse"} <= set(mixed)
+    return lanes
 
 
 @pytest.fixture
@@ -65,9 +93,9 @@ def make(make_batch: Callable[..., Batch]) -> Make:
 def test_packed_equals_solo_with_every_rule_in_one_pack(
     name: str, make_backbone: Callable[..., Backbone], make_batch: Callable[..., Batch]
 ) -> None:
-    backbone = make_backbone(name)
+    backbone = _scored(make_backbone(name))
     own = without_cache(lambda step: make_batch(name, seed=step))
-    lanes = [_lane(number, backbone) for number in range(len(RULES))]
+    lanes = _every_rule(backbone)
     solo = {lane.number: Training(backbone, [lane]).run(own)[lane.number] for lane in lanes}
     packed = Training(backbone, lanes[::-1]).run(own)
     assert max(furthest(packed[number], solo[number]) for number in solo) < 1e-9
@@ -84,8 +112,8 @@ def test_packed_equals_solo_with_every_rule_in_one_pack(
 
 
 def test_float32_agrees_within_1e_5(make_backbone: Callable[..., Backbone], make: Make) -> None:
-    backbone = make_backbone("bert", torch.float32)
-    lanes = [_lane(number, backbone) for number in range(len(RULES))]
+    backbone = _scored(make_backbone("bert", torch.float32))
+    lanes = _every_rule(backbone)
     packed = Training(backbone, lanes, torch.float32).run(make)
     for lane in lanes:
         alone = Training(backbone, [lane], torch.float32).run(make)[lane.number].weights()
