@@ -27,8 +27,8 @@ Head = Literal["initial", "fitted"]
 
 MOST_WEIGHTS = 2**23
 """Single weights that a score keeps over all sites: a tenth of a BERT-base (LoRA of rank 48 on all
-its linear maps), LoRA of rank 8 on those of a model of a billion parameters. Over all scores' lists
-one takes 72 bytes of memory and 25 as they are stored. Whatever asks for more is refused."""
+its linear maps), or LoRA of rank 8 on those of a model of a billion parameters. Over all scores'
+lists one takes 72 bytes of memory, and 25 where they are stored. What asks for more is refused."""
 
 
 @dataclass(frozen=True)

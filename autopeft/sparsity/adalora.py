@@ -157,6 +157,24 @@ class MovingRanks(Acting):
             spread.copy_(state[f"spread/{name}"])
 
 
+class RandomRanks(MovingRanks):
+    """The control: triplets fall in an order of chance, as many at each step."""
+
+    def __init__(self, subject: Subject, settings: Mapping[str, float]) -> None:
+        super().__init__(subject, settings)
+        ranks = [self._matrix(site)[0] for site in self._sites]
+        order = subject.draws("adalora random", 0).permutation(sum(ranks))
+        chance = torch.from_numpy(order).to(subject.device)
+        self._chance = dict(zip(self._sites, torch.split(chance, ranks), strict=True))
+
+    def score_gradients(self, step: int) -> None:
+        """Nothing is learnt."""
+
+    def triplet_scores(self) -> dict[str, Tensor]:
+        """Places in the order of all matrices' triplets, of every matrix, int64 [r]."""
+        return self._chance
+
+
 class AdaLora(Plain):
     """The rule `adalora`."""
 
@@ -252,4 +270,18 @@ def _resized(group: Group, layer: int, role: str, rank: int) -> Group:
     return Group.of("lora", [layer], [role], **{**settings, "rank": rank, "alpha": alpha})
 
 
+class AdaLoraRandom(AdaLora):
+    """The rule `adalora_random`."""
+
+    schema = RuleSchema(
+        "adalora_random", AdaLora.schema.parameters, methods=AdaLora.schema.methods
+    )
+    source = "a random control of AdaLoRA, arXiv 2303.10512"
+
+    def acting(self, subject: Subject) -> Acting:
+        """See `RandomRanks`."""
+        return RandomRanks(subject, self.numbers(subject.configuration))
+
+
 rules.register(AdaLora())
+rules.register(AdaLoraRandom())

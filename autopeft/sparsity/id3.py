@@ -72,12 +72,16 @@ class GrowingMask(Acting):
         count = unmasked_at(step, self._budget, self._total_steps)
         if not count:
             return
+        best = self._scores().masked_fill_(self._open, -1.0).topk(count, sorted=False).indices
+        self._open.index_fill_(0, best, True)  # a number for [best] would be copied there
+        self._freeze()
+
+    def _scores(self) -> Tensor:
+        """D3 of all scalars, [n], none negative."""
         scores = _flat(self._gradients).abs()
         if self._exponent:
             scores = scores / (self._epsilon + _flat(self._weights).abs()) ** self._exponent
-        best = scores.masked_fill_(self._open, -1.0).topk(count, sorted=False).indices
-        self._open.index_fill_(0, best, True)  # a number for [best] would be copied there
-        self._freeze()
+        return scores
 
     def _freeze(self) -> None:
         for frozen, own in zip(self._frozen, torch.split(self._open, self._sizes), strict=True):
@@ -93,6 +97,19 @@ class GrowingMask(Acting):
         self._freeze()
 
 
+class RandomMask(GrowingMask):
+    """The control: scalars join in an order of chance, as many at each step."""
+
+    def __init__(self, subject: Subject, budget: float) -> None:
+        super().__init__(subject, {"budget": budget, "exponent": 0.0, "epsilon": 1.0})
+        order = subject.draws("id3 random", 0).permutation(len(self._open))
+        self._chance = torch.from_numpy(order).to(self._open.device)
+
+    def _scores(self) -> Tensor:
+        """Places in the order, int64 [n]."""
+        return self._chance.clone()
+
+
 def _flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
@@ -102,13 +119,16 @@ def _site(name: str) -> Key:
     return int(layer), site
 
 
+_BUDGET = ParameterSchema("budget", "float", default=0.5, minimum=0.0, maximum=1.0)
+
+
 class Id3(Plain):
     """The rule `id3`."""
 
     schema = RuleSchema(
         "id3",
         (
-            ParameterSchema("budget", "float", default=0.5, minimum=0.0, maximum=1.0),
+            _BUDGET,
             ParameterSchema("exponent", "float", default=0.0, minimum=0.0),
             ParameterSchema("epsilon", "float", default=1e-3, minimum=1e-12),
         ),
@@ -122,4 +142,18 @@ class Id3(Plain):
         return GrowingMask(subject, self.numbers(subject.configuration))
 
 
+class Id3Random(Plain):
+    """The rule `id3_random`."""
+
+    schema = RuleSchema("id3_random", (_BUDGET,))
+    source = "a random control of ID3, arXiv 2408.14470"
+    by_element = True
+    state_bytes = 10  # a place in the order beside the two masks
+
+    def acting(self, subject: Subject) -> Acting:
+        """See `RandomMask`."""
+        return RandomMask(subject, self.numbers(subject.configuration)["budget"])
+
+
 rules.register(Id3())
+rules.register(Id3Random())

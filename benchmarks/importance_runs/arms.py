@@ -220,8 +220,8 @@ def _acting(case: Case, *, rule: str) -> Plan:
     return [lora(case.rank, case.layers)], ruled(rule)
 
 
-def _id3_lora(case: Case) -> Plan:
-    return [lora(WIDER * case.rank, case.layers)], ruled("id3", budget=1 / WIDER)
+def _id3_lora(case: Case, *, rule: str) -> Plan:
+    return [lora(WIDER * case.rank, case.layers)], ruled(rule, budget=1 / WIDER)
 
 
 def _id3_weights(case: Case) -> Plan:
@@ -230,9 +230,9 @@ def _id3_weights(case: Case) -> Plan:
     return [group], ruled("id3", budget=1 / WIDER)
 
 
-def _adalora(case: Case) -> Plan:
+def _adalora(case: Case, *, rule: str) -> Plan:
     """From 1.5 times the rank, as peft's defaults (12 to 8)."""
-    return [lora(3 * case.rank // 2, case.layers)], ruled("adalora", target=2 / 3)
+    return [lora(3 * case.rank // 2, case.layers)], ruled(rule, target=2 / 3)
 
 
 def moved_params(configuration: Configuration, anatomy: Anatomy) -> int:
@@ -243,7 +243,8 @@ def moved_params(configuration: Configuration, anatomy: Anatomy) -> int:
     """
     stored = counting.trainable_params(configuration, anatomy)
     sparsity = dict(configuration.sparsity)
-    return budget_of(stored, float(sparsity["budget"])) if sparsity["rule"] == "id3" else stored
+    masked = sparsity["rule"] in ("id3", "id3_random")
+    return budget_of(stored, float(sparsity["budget"])) if masked else stored
 
 
 # -- the arms -------------------------------------------------------------------------------------
@@ -308,10 +309,13 @@ def _schedules() -> Iterable[tuple[str, Arm]]:
     own = "LISA, arXiv 2403.17919"
     yield "lisa", Arm(partial(_acting, rule="lisa"), chance=True, others=("rst",), source=own)
     own = "ID3, arXiv 2408.14470"
-    yield "id3-lora", Arm(_id3_lora, source=own)
+    yield "id3-lora", Arm(partial(_id3_lora, rule="id3"), "id3-lora-random", source=own)
+    yield "id3-lora-random", Arm(partial(_id3_lora, rule="id3_random"), chance=True)
     others = ("weights-gradient",)
     yield "id3-weights", Arm(_id3_weights, "weights-random", others=others, source=own)
-    yield "adalora", Arm(_adalora, source="AdaLoRA, arXiv 2303.10512")
+    own = "AdaLoRA, arXiv 2303.10512"
+    yield "adalora", Arm(partial(_adalora, rule="adalora"), "adalora-random", source=own)
+    yield "adalora-random", Arm(partial(_adalora, rule="adalora_random"), chance=True)
 
 
 ARMS: Mapping[str, Arm] = {

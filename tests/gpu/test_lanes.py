@@ -39,6 +39,8 @@ RULES: tuple[dict[str, Any], ...] = (
     {"rule": "adalora", "interval": 3, "warmup": 0.1, "final": 0.3, "target": 0.4},
     {"rule": "rst", "keep": 0.7},
     {"rule": "lisa", "interval": 5, "layers": 1},
+    {"rule": "id3_random", "budget": 0.3},
+    {"rule": "adalora_random", "interval": 3, "warmup": 0.1, "final": 0.3, "target": 0.4},
 )
 SPARSE: tuple[dict[str, Any], ...] = (
     {"granularity": "weight", "density": 0.1, "score": "gradient"},

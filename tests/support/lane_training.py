@@ -44,8 +44,9 @@ class Training:
         backbone_dropout: bool = False,
         recorder: Recorder | None = None,
         saved: Mapping[int, Mapping[str, torch.Tensor]] = MappingProxyType({}),
+        seed: int = 7,
     ) -> None:
-        self.seeds = Seeds(7)
+        self.seeds = Seeds(seed)
         self._backbone = backbone
         self.pack = Pack(
             backbone,

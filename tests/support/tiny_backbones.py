@@ -25,6 +25,8 @@ ACTING_RULES: tuple[Mapping[str, Any], ...] = (
     {"rule": "rst", "keep": 0.7},
     {"rule": "lisa", "interval": 5, "layers": 1},
     {"rule": "ist", "interval": 6, "beta": 0.0, "candidates": 2, "suppress": 0.4},
+    {"rule": "id3_random", "budget": 0.4},
+    {"rule": "adalora_random", "interval": 3, "warmup": 0.1, "final": 0.3, "target": 0.4},
 )
 """Every rule that acts while a lane trains, at a pace that 20 steps show."""
 
@@ -222,7 +224,7 @@ def random_configuration(
 def _random_rule(groups: Sequence[Group], rng: np.random.Generator) -> Mapping[str, Any]:
     low_rank = [group for group in groups if group.method == "lora"]
     plain = low_rank and not any(group.get("dora") for group in low_rank)
-    allowed = [rule for rule in ACTING_RULES if rule["rule"] != "adalora" or plain]
+    allowed = [rule for rule in ACTING_RULES if not rule["rule"].startswith("adalora") or plain]
     return allowed[int(rng.integers(len(allowed)))]
 
 

@@ -103,10 +103,11 @@ def test_id3_is_a_dense_reference(
         assert torch.allclose(found[name], tensor, atol=1e-9, rtol=0), name
 
 
+@pytest.mark.parametrize("rule", ["id3", "id3_random"])
 def test_the_mask_grows_by_exact_counts_and_nothing_else_moves(
-    make_backbone: Callable[..., Backbone], make: Make
+    rule: str, make_backbone: Callable[..., Backbone], make: Make
 ) -> None:
-    backbone, lane = make_backbone("bert"), _lane(budget=0.37)
+    backbone, lane = make_backbone("bert"), _lane(rule=rule, budget=0.37)
     training = Training(backbone, [lane])
     start = take_state(training.pack, training.optimizer, 0, training.rules)[0]
     masked = sorted(n for n in start.weights() if not n.startswith(("head.", "prefix.")))
@@ -134,6 +135,25 @@ def test_the_mask_grows_by_exact_counts_and_nothing_else_moves(
     stored = counting.trainable_params(lane.configuration, anatomy)
     assert stored == counting.trainable_params(plain, anatomy), "masked is not zero: all stays"
     assert counting.training_params(lane.configuration, anatomy) == sum(sizes) + whole
+
+
+def test_the_control_draws_its_scalars_whatever_their_gradients(
+    make_backbone: Callable[..., Backbone], make: Make, make_batch: Callable[..., Batch]
+) -> None:
+    backbone, lane = make_backbone("bert"), _lane(rule="id3_random", budget=0.4)
+
+    def mask(training: Training, own: Make) -> torch.Tensor:
+        return training.run(own)[0].tensors["rule/unmasked"].bool()
+
+    found = mask(Training(backbone, [lane]), make)
+    elsewhere = without_cache(lambda step: make_batch("bert", seed=900 + step))
+    assert torch.equal(mask(Training(backbone, [lane]), elsewhere), found), "other data"
+    other = mask(Training(backbone, [lane], seed=8), make)
+    assert int(other.sum()) == int(found.sum())
+    overlap = float((other & found).sum() / found.sum())
+    assert overlap == pytest.approx(0.4, abs=0.1), "two draws of 40 % share as much by chance"
+    learnt = mask(Training(backbone, [_lane(budget=0.4)]), make)
+    assert not torch.equal(learnt, found)
 
 
 @pytest.mark.parametrize("total_steps", [1, 7, 20, 1000])

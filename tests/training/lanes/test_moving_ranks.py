@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lane_training import STEPS, Training, without_cache
@@ -13,7 +14,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.methods.lane_operator import Call
 from autopeft.sparsity import rules
 from autopeft.sparsity.acting import Subject
-from autopeft.sparsity.adalora import MovingRanks, budget_at, kept_ranks
+from autopeft.sparsity.adalora import MovingRanks, RandomRanks, budget_at, kept_ranks
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
@@ -110,9 +111,40 @@ def test_classes_keep_their_shares() -> None:
     assert kept_ranks(matrices, 1.0) == {64: 9, 80: 3}
 
 
+def test_the_control_drops_ranks_by_chance_and_for_good() -> None:
+    """As many as AdaLoRA does at a step, whatever the gradients; which, the seed says."""
+    weights = {"lora.0.query.A": torch.ones(4, 12), "lora.0.query.B": torch.ones(12, 4)}
+    kept = []
+    for seed in (0, 0, 1):
+        own = {name: tensor.clone() for name, tensor in weights.items()}
+        gradients = {name: torch.randn_like(tensor) for name, tensor in own.items()}
+        frozen = {name: torch.zeros_like(tensor, dtype=torch.bool) for name, tensor in own.items()}
+        rule = _configuration([_lora([0], ["query"], 12)], rule="adalora_random")
+        subject = Subject(
+            rule, 3, 20, lambda purpose, step, seed=seed: np.random.default_rng([seed, step]),
+            own, gradients, frozen,
+        )  # fmt: skip
+        values = {"target": 0.25, "warmup": 0.1, "final": 0.4, "interval": 2.0}
+        acting, before = RandomRanks(subject, values), torch.ones(12, dtype=torch.bool)
+        for step in range(20):
+            acting.score_gradients(step)
+            acting.apply(step)
+            now = own["lora.0.query.B"].ne(0).all(dim=1)
+            assert bool((now <= before).all()), "none comes back"
+            if step >= 3 and step % 2:
+                assert int(now.sum()) == budget_at(step + 1, 12, 3, begins=2, ends=12)
+            before = now
+        assert torch.equal(frozen["lora.0.query.B"][:, 0], ~before)
+        kept.append(before.tolist())
+    assert kept[0] == kept[1] != kept[2]
+    assert sum(kept[0]) == sum(kept[2]) == 3
+
+
+@pytest.mark.parametrize("rule", ["adalora", "adalora_random"])
 @pytest.mark.parametrize("target", [0.02, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("final", [0.0, 0.4])
 def test_what_is_stored_has_the_counted_size_and_predicts_the_same(
+    rule: str,
     target: float,
     final: float,
     make_backbone: Callable[..., Backbone],
@@ -124,7 +156,8 @@ def test_what_is_stored_has_the_counted_size_and_predicts_the_same(
         _lora([1], ["value"], 5),
         Group.of("prefix", [1], length=2, reparametrise=False),
     ]
-    configuration = _configuration(groups, target=target, final=final, interval=3, warmup=0.1)
+    own = {"rule": rule, "target": target, "final": final}
+    configuration = _configuration(groups, **own, interval=3, warmup=0.1)
     training = Training(backbone, [Lane(0, configuration)])
     weights = training.run(without_cache(lambda step: make_batch("bert", seed=step)))[0].weights()
     stored, kept = rules.of(configuration).stored(configuration, weights)
@@ -134,8 +167,8 @@ def test_what_is_stored_has_the_counted_size_and_predicts_the_same(
     assert rules.of(configuration).stored(configuration, kept)[0] == stored
     assert STEPS == 20
     outputs = []
-    for own, tensors in ((configuration, weights), (stored, kept)):
-        lane = Lane(0, own)
+    for each, tensors in ((configuration, weights), (stored, kept)):
+        lane = Lane(0, each)
         pack = Pack(backbone, backbone.head(3), [lane], seeds=Seeds(0), dtype=torch.float64)
         views = pack.lane_views(pack.parameters_by_name(), 0)
         assert views.keys() == tensors.keys()
