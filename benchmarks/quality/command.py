@@ -131,10 +131,10 @@ def _report(arguments: argparse.Namespace) -> int:
         print(f"\n{OURS} - {other}")
         print(report.markdown(table))
         level, pairs = report.to_level_of(every, OURS, other)
-        print(f"cost to what it ended at: {level:.2f}x less than its training ({pairs} pairs)")
+        print(f"cost to what it ended at, against its training: {report.times_less(level, pairs)}")
         for share in report.SHARES:
             ratio, pairs = report.speedup(every, OURS, other, share)
-            print(f"cost to {share:.0%}: {ratio:.2f}x less (median of {pairs} pairs)")
+            print(f"cost to {share:.0%}: {report.times_less(ratio, pairs)}")
     if arguments.picture:
         report.picture(every, arguments.picture)
     if arguments.json_file:

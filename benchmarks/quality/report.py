@@ -224,6 +224,15 @@ def to_level_of(every: Sequence[Run], ours: str, other: str) -> tuple[float, int
     return (float(np.median(ratios)), sum(r > 0 for r in ratios)) if ratios else (math.nan, 0)
 
 
+def times_less(ratio: float, arrived: int) -> str:
+    """What `speedup` and `to_level_of` found, in words; 0 where most pairs never arrived."""
+    if math.isnan(ratio):
+        return "no pairs"
+    if ratio == 0.0:
+        return f"not told: ours arrived in fewer than half of the pairs ({arrived})"
+    return f"{ratio:.2f}x less (median; ours arrived in {arrived} pairs)"
+
+
 def _pairs(every: Sequence[Run], ours: str, other: str) -> list[tuple[Run, Run]]:
     """Runs of two searchers on the same task with the same seed."""
     mine = {(run.task, run.seed): run for run in every if run.searcher == ours}

@@ -205,6 +205,9 @@ def test_paired_differences_and_speed() -> None:
     ratio, pairs = report.speedup(every, "a", "b", 0.9)
     assert (ratio, pairs) == (pytest.approx(40.0 / 21.0), 3)
     assert report.to_level_of(every, "a", "b") == (pytest.approx(20.0 / 21.0), 3)
+    assert report.times_less(*report.speedup(every, "a", "b", 0.9)).startswith("1.90x less")
+    assert "fewer than half" in report.times_less(*report.speedup(every, "a", "b", 1.1))
+    assert report.times_less(*report.speedup(every, "a", "c", 0.9)) == "no pairs"
 
 
 def test_ours_is_held_against_the_best_of_the_others() -> None:
