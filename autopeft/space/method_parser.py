@@ -132,7 +132,8 @@ class MethodParser:
             listed, subset = raw["subset"], True
         if not isinstance(listed, list) or not listed:
             example = ", ".join(self.schema.default_sites)
-            hint = f"importance chooses among them: `{RANKED_SITES}`" if raw == "importance" else ""
+            ranked = f"importance chooses among them: `{RANKED_SITES}`"
+            hint = ranked if raw == "importance" else ""
             self.faults.add(key, raw, f"a list such as [{example}], or {{subset: [...]}}", hint)
             return self.schema.default_sites, False
         for index, site in enumerate(listed):
