@@ -1,4 +1,4 @@
-"""Salient channels where a norm stands behind their sub-layer's last map; else `test_linear_maps`."""
+"""Salient channels before a norm that is behind their sub-layer; else see `test_linear_maps`."""
 
 from dataclasses import replace
 
