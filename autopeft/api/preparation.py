@@ -13,6 +13,7 @@ from autopeft.api.importance_need import study_needs_importance
 from autopeft.api.measuring import Ensured, ensure_importance, with_importance
 from autopeft.api.probing import SpaceProbes, probe_ends
 from autopeft.api.resuming import check_unchanged
+from autopeft.api.sources import method_sources
 from autopeft.api.study import bounds
 from autopeft.api.versions import package_versions
 from autopeft.api.warm_start import Ground as WarmGround
@@ -284,6 +285,9 @@ class Preparation:
                 "n_layers": len(backbone.anatomy.layers),
                 "architecture": backbone.anatomy.architecture,
                 "n_baselines": len(self._baselines),
+                "method_sources": method_sources(
+                    space, (*self._baselines.values(), *self._enqueued)
+                ),
                 "total_steps": self._materials.total_steps,
                 "rung_steps": {str(share): step for share, step in self._rungs.items()},
                 "n_train": len(data.train),

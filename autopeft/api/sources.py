@@ -1,9 +1,13 @@
-"""Where a study's space and its named baselines come from: papers and code."""
+"""Where a study's space, methods and named baselines come from: papers and code."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from autopeft.study.definition import StudyDefinition
+
+if TYPE_CHECKING:
+    from autopeft.configuration import Configuration
+    from autopeft.space.space import BoundSpace
 
 
 def preset_sources() -> dict[str, str]:
@@ -27,6 +31,20 @@ def baseline_sources(definition: StudyDefinition) -> dict[str, str]:
             fits = [each for each in known if name == each or name.startswith(f"{each}-")]
             found[name] = known[max(fits, key=len)]
     return found
+
+
+def method_sources(space: "BoundSpace", beside: "Iterable[Configuration]") -> dict[str, str]:
+    """By name, those of the methods that a study's trials may have.
+
+    Args:
+        space: What is searched.
+        beside: What is trained beside it: baselines, and what is enqueued.
+    """
+    from autopeft.methods import registry
+
+    names = {method.name for method in space.layout.methods}
+    names |= {name for each in beside for name in each.methods}
+    return {name: registry[name].source for name in sorted(names)}
 
 
 def space_source(space: str | Mapping[str, Any]) -> dict[str, str]:

@@ -212,6 +212,14 @@ class Study:
         found = self._store.importances(backbone=given["backbone"], data=given["data"])
         return [from_record(record) for record in found]
 
+    @property
+    def method_sources(self) -> dict[str, str]:
+        """The paper or code that each method is from, by name.
+
+        As the study was created with; {} of one that an earlier release has created.
+        """
+        return dict(self.record.facts.get("method_sources", {}))
+
     def importances(self) -> "dict[str, Importances]":
         """Which choices of the search mattered, by target: `quality`, then `hypervolume`.
 

@@ -9,6 +9,7 @@ from autopeft.space.layer_choice import DEFAULT_SCORE, MODES, SCORES, LayerChoic
 from autopeft.space.layer_groups import PATTERNS, Grouping, Weights
 from autopeft.space.leaves import read_leaf
 from autopeft.space.schema import ParameterSchema
+from autopeft.space.spellings import RANKED_SITES
 
 _KEEP = ParameterSchema("keep", "int", minimum=1)
 _OF = ("layers", "sites")
@@ -65,7 +66,7 @@ def _by_importance(
     if of not in _OF:
         faults.unknown(f"{key}.of", of, _OF)
     elif of == "sites" and of_space:
-        hint = "give each method `layers: {mode: importance, of: sites}` of its own"
+        hint = f"give each method `{RANKED_SITES}` of its own"
         faults.add(f"{key}.of", of, "layers, as methods share them whatever their sites", hint)
     return LayerChoice("importance", keep=keep, score=score, of_sites=of == "sites")
 

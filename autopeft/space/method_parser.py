@@ -18,7 +18,7 @@ from autopeft.space.leaves import (
     refuse_unused,
 )
 from autopeft.space.schema import MethodSchema, ParameterSchema
-from autopeft.space.spellings import PARAMETER_SPELLINGS, SITE_SPELLINGS
+from autopeft.space.spellings import PARAMETER_SPELLINGS, RANKED_SITES, SITE_SPELLINGS
 from autopeft.space.training_parser import read_training
 
 _PRESENT = ParameterSchema("present", "bool", default=True)
@@ -132,7 +132,9 @@ class MethodParser:
             listed, subset = raw["subset"], True
         if not isinstance(listed, list) or not listed:
             example = ", ".join(self.schema.default_sites)
-            self.faults.add(key, raw, f"a list such as [{example}], or {{subset: [...]}}")
+            ranked = f"importance chooses among them: `{RANKED_SITES}`"
+            hint = ranked if raw == "importance" else ""
+            self.faults.add(key, raw, f"a list such as [{example}], or {{subset: [...]}}", hint)
             return self.schema.default_sites, False
         for index, site in enumerate(listed):
             if site not in self.schema.sites:

@@ -141,3 +141,6 @@ STUDY_KEYS = {
     "cutoff_len": "data.max_length",
 }
 """What belongs to the study and may not be searched -> its key in the study file."""
+
+RANKED_SITES = "layers: {mode: importance, of: sites}"
+"""What `sites: importance` means: how a method chooses (layer, site) pairs by a score."""

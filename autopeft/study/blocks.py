@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from autopeft.space.spellings import RANKED_SITES
 from autopeft.space.training import OPTIONS
-from autopeft.study.faults import LATER, refusal
+from autopeft.study.faults import refusal
 from autopeft.study.metrics import CAUSAL_LM, CLASSIFICATION, REGRESSION
 from autopeft.study.names import NAME_PATTERN
 from autopeft.study.readers import (
@@ -119,7 +120,8 @@ class ModelBlock(Block):
         if value is None:
             return None
         if value == "importance":
-            raise refusal(value, "{role: regex}", f"importance is {LATER}")
+            hint = f"a space chooses by importance: `{RANKED_SITES}` of a method"
+            raise refusal(value, "{role: regex}", hint)
         if not isinstance(value, dict) or not value:
             raise refusal(value, "{role: regex}, at least one")
         role = one_of(*SITE_ROLES)

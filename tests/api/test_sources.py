@@ -1,7 +1,10 @@
-"""Sources of named baselines and spaces are told."""
+"""Sources of named baselines, of methods and of spaces are told."""
+
+from bound_problems import bound_problem
 
 from autopeft import api
-from autopeft.api.sources import baseline_sources, space_source
+from autopeft.api.sources import baseline_sources, method_sources, space_source
+from autopeft.configuration import Configuration, Group
 from autopeft.searchers.presets import KNOWN, RECIPES
 from autopeft.space.library import list_spaces
 from autopeft.study.definition import default_definition
@@ -23,6 +26,18 @@ def test_the_longest_name_that_fits_decides() -> None:
     assert found["llm-adapters-lora-r32"] == RECIPES["llm-adapters-lora"].source
     assert "2106.09685" in found["lora-r8"]
     assert found["sct"] == RECIPES["sct"].source
+
+
+def test_methods_of_a_space_and_of_what_is_tried_beside_it_have_sources() -> None:
+    block = {"methods": {"psoft": {"rank": {"choice": [4, 8]}}, "bitfit": {}}}
+    space = bound_problem(block).space
+    groups = [Group.of(name, [0]) for name in ("psoft", "norm", "peft:BEFT")]
+    training = {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_ratio": 0.0}
+    beside = [Configuration.of([group], training=training) for group in groups]
+    found = method_sources(space, beside)
+    assert list(found) == ["bitfit", "norm", "peft:BEFT", "psoft"]
+    assert found["psoft"] == "Wu et al. 2025, PSOFT, arXiv 2505.11235; HF peft's PSOFT"
+    assert found["peft:BEFT"] == "BEFT, arXiv 2509.15974; HF peft 0.21"
 
 
 def test_spaces_say_what_they_are_for_and_from() -> None:

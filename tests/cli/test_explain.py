@@ -22,6 +22,8 @@ GAIN = {
     "predicted": {"accuracy": {"mean": 0.7, "sd": 0.05}},
     "sampler": {"name": "x"},
 }
+SOURCES = {"lora": "Hu et al. 2021, LoRA", "psoft": "Wu et al. 2025, PSOFT"}
+FACTS = {"rung_steps": {"0.33": 20, "1.0": 60}, "method_sources": SOURCES}
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def searched(place: Path, seed_study: Callable[..., None]) -> None:
     seed_study(URL, trials=())
     with storage.open_store(URL) as store:
         token = store.claim("demo", Holder("here", 1, "boot"), 60.0)
-        store.update_study("demo", token, facts={"rung_steps": {"0.33": 20, "1.0": 60}})
+        store.update_study("demo", token, facts=FACTS)
         for index in range(24):
             _train(store, token, index, stopped=index == 23)
 
@@ -74,6 +76,8 @@ def test_what_mattered_comes_first(run: Run) -> None:
     assert "####" in " ".join(rows[0])
     assert "learning rate" in text.split("not told from noise:")[1]
     assert "accuracy was predicted for 23 trials; 22 of them completed the full budget" in text
+    sources = text.split("Sources of the methods\n")[1]
+    assert sources == "  lora: Hu et al. 2021, LoRA\n", "of what is clear alone"
 
 
 @pytest.mark.usefixtures("searched", "small_forests")
@@ -87,6 +91,7 @@ def test_the_json_of_explain(run: Run) -> None:
     (accuracy,) = plain["predictions"]
     assert (accuracy["proposed"], accuracy["completed"]) == (23, 22)
     assert len(accuracy["pairs"]) == 22
+    assert plain["method_sources"] == SOURCES
 
 
 def test_with_few_trials_it_says_so_instead_of_guessing(run: Run, stored: Path) -> None:
@@ -108,6 +113,23 @@ def test_show_says_why_a_trial_was_proposed(run: Run) -> None:
     assert "sampler.name" in text
     assert "proposed by the searcher, which kept no reason" in run("show", "0").stdout
     assert json.loads(run("show", "4", "--json").stdout)["details"] == GAIN
+
+
+@pytest.mark.usefixtures("searched")
+def test_show_says_where_a_trials_methods_are_from(run: Run) -> None:
+    text = run("show", "4").stdout
+    assert text.split("Sources of its methods\n")[1].split("\n\n")[0].split() == [
+        *("lora", "Hu", "et", "al.", "2021,", "LoRA")
+    ]
+    assert json.loads(run("show", "4", "--json").stdout)["method_sources"] == {
+        "lora": "Hu et al. 2021, LoRA"
+    }
+
+
+def test_a_study_that_kept_no_sources_is_told_without(run: Run, stored: Path) -> None:
+    for words in (["explain"], ["show", "1"]):
+        assert "Sources of" not in run(*words).stdout
+        assert json.loads(run(*words, "--json").stdout)["method_sources"] == {}
 
 
 def test_show_says_what_a_baseline_is_for(run: Run, stored: Path) -> None:

@@ -55,6 +55,7 @@ def test_methods_that_are_more_than_a_change_of_weights(
     assert {trial.state for trial in trials} == {TrialState.COMPLETED}
     found = {trial.configuration.methods: trial for trial in trials}
     assert set(found) == {*((name,) for name in METHODS), ("adamix", "prompt")}
+    assert set(study.method_sources) >= set(METHODS)
     assert len({trial.objectives["loss"] for trial in trials}) == TRIALS, "each does something"
     chosen = found["adamix", "prompt"]
     out = tmp_path / "chosen.yaml"

@@ -52,6 +52,7 @@ def lora(**settings: Any) -> dict[str, Any]:
         ({"alpha_over_rank": 0}, "methods.lora.alpha_over_rank", "at least 1e-06"),
         ({"sites": []}, "methods.lora.sites", "[query, value]"),
         ({"sites": "query"}, "methods.lora.sites", "{subset: [...]}"),
+        ({"sites": "importance"}, "methods.lora.sites", "{mode: importance, of: sites}"),
         ({"sites": ["query", "query"]}, "methods.lora.sites", "each site once"),
         ({"sites": {"subset": ["qeury"]}}, "methods.lora.sites", "write query"),
         ({"sites": ["v_proj"]}, "methods.lora.sites", "write value"),

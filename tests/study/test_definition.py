@@ -179,7 +179,6 @@ def test_a_key_under_a_foreign_name_is_not_also_missing() -> None:
     ("blocks", "key"),
     [
         ({"model": {"name_or_path": "m", "quantization": "fp4"}}, "model.quantization"),
-        ({"model": {"name_or_path": "m", "sites": "importance"}}, "model.sites"),
         ({"execution": {"executor": "slurm"}}, "execution.executor"),
         ({"deploy": ["gguf"]}, "deploy.0"),
         ({"training": {"lr_scheduler": "polynomial"}}, "training.lr_scheduler"),
@@ -189,6 +188,11 @@ def test_what_this_release_cannot_do_is_refused(blocks: dict[str, Any], key: str
     found = faults(**blocks)
     assert list(found) == [key]
     assert "not available in this release" in found[key][2]
+
+
+def test_sites_by_importance_are_asked_of_the_space() -> None:
+    found = faults(model={"name_or_path": "m", "sites": "importance"})
+    assert "`layers: {mode: importance, of: sites}`" in found["model.sites"][2]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,14 @@ from typing import Any
 
 import tiny_backbones as tiny
 import torch
+from torch import Tensor
 
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.methods import registry
+from autopeft.methods.lane_operator import SILENT
+from autopeft.training.batches import Batch
+from autopeft.training.lanes.pack import Pack
 
 TRAINING = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0}
 
@@ -83,3 +87,17 @@ def biased(architecture: str) -> Backbone:
 def biased_bert() -> Backbone:
     """Such a BERT."""
     return biased("bert")
+
+
+def tensors_of(pack: Pack) -> dict[str, Tensor]:
+    """Copies of what its first lane is saved by, fixed tensors too."""
+    own = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
+    return {name: tensor.detach().clone() for name, tensor in own.items()}
+
+
+def outputs_of(pack: Pack, given: Batch | str = "bert") -> Tensor:
+    """Logits of its first lane for a batch, or for an architecture's tiny one."""
+    batch = tiny.tiny_batch(given) if isinstance(given, str) else given
+    with torch.no_grad(), pack.running():
+        logits: Tensor = pack(batch, SILENT)[0]
+    return logits

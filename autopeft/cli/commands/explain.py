@@ -30,13 +30,15 @@ def explain(
     loaded = api.load_study(study, storage=storage, output_dir=output_dir)
     importances, predictions = loaded.importances(), loaded.predictions()
     if as_json:
-        print_json(_plain(loaded.name, importances, predictions))
+        plain = _plain(loaded.name, importances, predictions)
+        print_json(plain | {"method_sources": loaded.method_sources})
         return
     target = console()
     target.print(f"What mattered in study {loaded.name}", style="bold")
     _print_importances(target, list(importances.values()))
     target.print("\nPredicted against measured", style="bold")
     _print_predictions(target, predictions)
+    _print_sources(target, loaded.method_sources, list(importances.values()))
 
 
 def _plain(
@@ -93,6 +95,18 @@ def _print_predictions(target: "Console", predictions: "Sequence[Predictions]") 
     for each in predictions:
         for sentence in each.sentences():
             _line(target, sentence)
+
+
+def _print_sources(
+    target: "Console", sources: "Mapping[str, str]", found: "Sequence[Importances]"
+) -> None:
+    """Of the methods that a choice is clear for."""
+    clear = {each.choice for one in found for each in one.choices if each.clear}
+    named = {choice.partition(".")[0] for choice in clear}
+    if own := [name for name in sources if name in named]:
+        target.print("\nSources of the methods", style="bold")
+    for name in own:
+        _line(target, f"{name}: {sources[name]}")
 
 
 def _line(target: "Console", text: str) -> None:

@@ -35,6 +35,7 @@ def show(
     target = console()
     _print_facts(target, loaded, record)
     _print_configuration(target, record)
+    _print_sources(target, loaded, record)
     _print_placement(target, loaded, record)
     _print_reasons(target, record)
     _print_curve(target, loaded, record)
@@ -61,6 +62,7 @@ def _plain(study: "Study", record: TrialRecord) -> dict[str, Any]:
         "message": record.message,
         "pack": record.pack,
         "details": record.details,
+        "method_sources": _sources(study, record),
         "profile": record.profile,
         "curve": curve,
         "placement": {
@@ -117,6 +119,19 @@ def _print_configuration(target: "Console", record: TrialRecord) -> None:
     _heading(target, "Configuration")
     for key, value in flattened(record.configuration.to_dict()).items():
         _line(target, key, plain_text(value))
+
+
+def _print_sources(target: "Console", study: "Study", record: TrialRecord) -> None:
+    if sources := _sources(study, record):
+        _heading(target, "Sources of its methods")
+    for name, source in sources.items():
+        _line(target, name, source)
+
+
+def _sources(study: "Study", record: TrialRecord) -> dict[str, str]:
+    """By method of the trial."""
+    known = study.method_sources
+    return {name: known[name] for name in record.configuration.methods if name in known}
 
 
 def _print_placement(target: "Console", study: "Study", record: TrialRecord) -> None:

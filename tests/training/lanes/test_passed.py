@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_backbones as tiny
 import torch
-from passed_cases import TRAINING, biased_bert, passed, passed_group
+from passed_cases import TRAINING, biased_bert, outputs_of, passed, passed_group, tensors_of
 from peft import LilyConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -83,21 +83,10 @@ def _train(pack: Pack, steps: int = 4, first: int = 0) -> list[float]:
     return losses
 
 
-def _outputs(pack: Pack) -> Tensor:
-    with torch.no_grad(), pack.running():
-        logits: Tensor = pack(tiny.tiny_batch("bert"), SILENT)[0]
-    return logits
-
-
-def _tensors(pack: Pack) -> dict[str, Tensor]:
-    own = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
-    return {name: tensor.detach().clone() for name, tensor in own.items()}
-
-
 def _through_peft(backbone: Backbone, pack: Pack, base: Path, folder: Path) -> Tensor:
     """Logits of the saved adapter, loaded by `peft` on transformers' task class."""
     configuration = pack.lanes[0].configuration
-    adapter = peft_adapter(configuration, backbone, backbone.head(3), _tensors(pack))
+    adapter = peft_adapter(configuration, backbone, backbone.head(3), tensors_of(pack))
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(adapter.config))
     save_file(adapter.tensors, folder / "adapter_model.safetensors")
@@ -127,7 +116,7 @@ def test_a_type_trains_is_counted_and_reloads_through_peft(
     )
     assert counting.trainable_params(configuration, backbone.anatomy) == sum(
         tensor.numel()
-        for tensor_name, tensor in folded_weights(configuration, _tensors(pack)).items()
+        for tensor_name, tensor in folded_weights(configuration, tensors_of(pack)).items()
         if tensor_name not in pack.lane_fixed(0) and not tensor_name.startswith("head.")
     )
     fixed = sum(tensor.numel() for tensor in pack.lane_fixed(0).values())
@@ -143,7 +132,7 @@ def test_a_type_trains_is_counted_and_reloads_through_peft(
     assert all(torch.equal(t, frozen[n]) for n, t in backbone.model.state_dict().items())
     assert not any("forward" in m.__dict__ for m in backbone.model.modules())
 
-    trained = _outputs(pack)
+    trained = outputs_of(pack)
     one = tiny.tiny_batch("bert", rows=1)
     whole = tiny.tiny_batch("bert", rows=2)  # of which padding is a part
     first = {key: value[:1] for key, value in whole.inputs.items()}
@@ -151,18 +140,18 @@ def test_a_type_trains_is_counted_and_reloads_through_peft(
         by_itself = pack(Batch(first, whole.mask[:1], one.labels), SILENT)[0]
         together = pack(whole, SILENT)[0][:1]
     assert torch.allclose(by_itself, together, atol=1e-6) != registry[name].reads_batch
-    stored = folded_weights(configuration, _tensors(pack))
+    stored = folded_weights(configuration, tensors_of(pack))
     again = _pack(backbone, folded_configuration(configuration), saved={0: stored})
     held = again.lane_views(again.parameters_by_name(), 0)
     with torch.no_grad():
         for tensor_name, tensor in held.items():
             tensor.copy_(stored[tensor_name])
-    assert torch.allclose(_outputs(again), trained, atol=1e-6)
+    assert torch.allclose(outputs_of(again), trained, atol=1e-6)
 
     folder = tmp_path / name.removeprefix("peft:")
     theirs = _through_peft(backbone, pack, base, folder)
     assert torch.allclose(theirs, trained, atol=1e-5)
-    assert not torch.allclose(theirs, _outputs(_pack(backbone, configuration)), atol=1e-4)
+    assert not torch.allclose(theirs, outputs_of(_pack(backbone, configuration)), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +252,7 @@ def test_a_type_is_the_trunk_below_its_first_layer(backbone: Backbone) -> None:
     with bare.running():
         expected = bare.trunk(batch, [2, 3], {})
     assert all(torch.equal(hidden[layer], expected[layer]) for layer in (2, 3))
-    assert not torch.allclose(_outputs(pack), _outputs(bare), atol=1e-4)
+    assert not torch.allclose(outputs_of(pack), outputs_of(bare), atol=1e-4)
 
 
 def _examples(rows: int, seed: int) -> Examples:
@@ -324,7 +313,7 @@ def test_lily_shares_factors_among_layers_as_plain_peft_does(tmp_path: Path) -> 
     pack = Pack(backbone, backbone.head(3), [Lane(0, configuration)], seeds=Seeds(0),
                 dtype=torch.float64)  # fmt: skip
     batch = tiny.tiny_batch("llama")
-    tensors = _tensors(pack)
+    tensors = tensors_of(pack)
     adapter = peft_adapter(configuration, backbone, backbone.head(3), tensors)
     config = copy.deepcopy(backbone.config)
     config.num_labels, config.pad_token_id = 3, 0
@@ -356,7 +345,7 @@ def test_lily_shares_factors_among_layers_as_plain_peft_does(tmp_path: Path) -> 
         nn.functional.cross_entropy(logits, batch.labels).backward()
         optimizer.step()
 
-    adapter = peft_adapter(configuration, backbone, backbone.head(3), _tensors(pack))
+    adapter = peft_adapter(configuration, backbone, backbone.head(3), tensors_of(pack))
     assert adapter.config["layers_to_transform"] == [0, 1, 2]
     (tmp_path / "adapter_config.json").write_text(json.dumps(adapter.config))
     save_file(adapter.tensors, tmp_path / "adapter_model.safetensors")

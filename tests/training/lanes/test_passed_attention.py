@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny_backbones as tiny
 import torch
-from passed_cases import TRAINING, passed, passed_group
+from passed_cases import TRAINING, outputs_of, passed, passed_group, tensors_of
 from peft import AdaptionPromptConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -61,17 +61,6 @@ def _train(pack: Pack, architecture: str, steps: int, **call: Any) -> list[float
     return losses
 
 
-def _outputs(pack: Pack, architecture: str) -> Tensor:
-    with torch.no_grad(), pack.running():
-        logits: Tensor = pack(tiny.tiny_batch(architecture), SILENT)[0]
-    return logits
-
-
-def _tensors(pack: Pack) -> dict[str, Tensor]:
-    own = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
-    return {name: tensor.detach().clone() for name, tensor in own.items()}
-
-
 def _task_model(backbone: Backbone, head: dict[str, Tensor], dtype: torch.dtype) -> Any:
     """transformers' own classifier around the same weights and head."""
     config = copy.deepcopy(backbone.config)
@@ -93,12 +82,12 @@ def test_outputs_and_steps_are_those_of_plain_peft(architecture: str, checkpoint
     assert own == counting.trainable_params(configuration, backbone.anatomy) == 2 * (3 * 32 + 1)
     assert own == counting.training_params(configuration, backbone.anatomy)
 
-    start = _tensors(pack)
+    start = tensors_of(pack)
     model = _task_model(backbone, start, torch.float64)
     batch = tiny.tiny_batch(architecture)
     with torch.no_grad():
         bare = model(**batch.inputs).logits
-    assert torch.allclose(_outputs(pack, architecture), bare, rtol=0, atol=1e-12)  # gates at 0
+    assert torch.allclose(outputs_of(pack, architecture), bare, rtol=0, atol=1e-12)  # gates at 0
 
     config = AdaptionPromptConfig(adapter_len=3, adapter_layers=2, task_type="SEQ_CLS")
     theirs = get_peft_model(model, config).double().eval()
@@ -124,10 +113,10 @@ def test_outputs_and_steps_are_those_of_plain_peft(architecture: str, checkpoint
         optimizer.step()
     with torch.no_grad():
         logits = theirs(**batch.inputs).logits
-    assert torch.allclose(_outputs(pack, architecture), logits, rtol=0, atol=1e-9)
+    assert torch.allclose(outputs_of(pack, architecture), logits, rtol=0, atol=1e-9)
     assert losses[-1] < losses[0]
     assert not torch.allclose(logits, bare, atol=1e-3)
-    moved = {n for n, t in _tensors(pack).items() if not torch.equal(t, start[n])}
+    moved = {n for n, t in tensors_of(pack).items() if not torch.equal(t, start[n])}
     assert moved == set(start)
 
 
@@ -141,13 +130,13 @@ def test_a_trained_one_is_saved_continued_and_loaded_by_peft(
     _train(pack, architecture, 4)
     assert all(torch.equal(t, frozen[n]) for n, t in backbone.model.state_dict().items())
     assert not any("forward" in module.__dict__ for module in backbone.model.modules())
-    trained, tensors = _outputs(pack, architecture), _tensors(pack)
+    trained, tensors = outputs_of(pack, architecture), tensors_of(pack)
 
     again = _pack(backbone, passed(NAME), torch.float32, saved={0: tensors})
     own = again.lane_views(again.parameters_by_name(), 0)
     with torch.no_grad():
         own["head.0_weight"].copy_(tensors["head.0_weight"])
-    assert torch.equal(_outputs(again, architecture), trained)
+    assert torch.equal(outputs_of(again, architecture), trained)
 
     adapter = peft_adapter(passed(NAME), backbone, backbone.head(3), tensors)
     assert adapter.config["adapter_layers"] == 2
@@ -178,8 +167,8 @@ def test_gains_scale_what_is_added() -> None:
             logits: Tensor = pack(batch, Call(False, SILENT.uniform, gains=gains))[0]
         return logits
 
-    assert torch.allclose(out(1.0), _outputs(pack, "llama"), rtol=0, atol=1e-12)
-    assert torch.allclose(out(0.0), _outputs(bare, "llama"), rtol=0, atol=1e-12)
+    assert torch.allclose(out(1.0), outputs_of(pack, "llama"), rtol=0, atol=1e-12)
+    assert torch.allclose(out(0.0), outputs_of(bare, "llama"), rtol=0, atol=1e-12)
     assert not torch.allclose(out(0.5), out(1.0), atol=1e-4)
 
 
@@ -197,10 +186,10 @@ def test_it_trains_beside_methods_at_the_same_maps(monkeypatch: pytest.MonkeyPat
     mixed = Configuration.of(groups, training=TRAINING)
     assert counting.faults(mixed, backbone.anatomy) == []
     pack = _pack(backbone, mixed, torch.float64)
-    before = _tensors(pack)
+    before = tensors_of(pack)
     losses = _train(pack, "llama", 6)
     assert losses[-1] < losses[0]
-    assert all(not torch.equal(tensor, before[n]) for n, tensor in _tensors(pack).items())
+    assert all(not torch.equal(tensor, before[n]) for n, tensor in tensors_of(pack).items())
     seen, delta = [], Placed.delta
 
     def told(self: Placed, x: Tensor, y: Tensor, call: Call) -> Tensor:
@@ -208,7 +197,7 @@ def test_it_trains_beside_methods_at_the_same_maps(monkeypatch: pytest.MonkeyPat
         return delta(self, x, y, call)
 
     monkeypatch.setattr(Placed, "delta", told)
-    _outputs(pack, "llama")
+    outputs_of(pack, "llama")
     names = ("lora.1.key", "lora.1.query", "serial_adapter.2.attention")
     assert sorted(seen) == [(name, 7) for name in names]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tiny_backbones as tiny
 import torch
-from passed_cases import TRAINING, biased, passed
+from passed_cases import TRAINING, biased, outputs_of, passed, tensors_of
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ def _of(name: str, architecture: str) -> tuple[Backbone, Batch]:
 def _plain(name: str, architecture: str) -> Tensor:
     """Logits of the backbone alone, under a lane's head as it starts."""
     backbone, batch = _of(name, architecture)
-    return _outputs(_pack(backbone, Configuration.of([], training=TRAINING)), batch)
+    return outputs_of(_pack(backbone, Configuration.of([], training=TRAINING)), batch)
 
 
 def _pack(backbone: Backbone, configuration: Configuration) -> Pack:
@@ -98,12 +98,6 @@ def _dtype(backbone: Backbone) -> torch.dtype:
     return next(backbone.model.parameters()).dtype
 
 
-def _outputs(pack: Pack, batch: Batch) -> Tensor:
-    with torch.no_grad(), pack.running():
-        logits: Tensor = pack(batch, SILENT)[0]
-    return logits
-
-
 def _train(pack: Pack, batch: Batch, steps: int) -> list[float]:
     """Losses of steps of a new optimizer, without what is drawn in training."""
     optimizer = LaneAdamW(
@@ -122,8 +116,7 @@ def _train(pack: Pack, batch: Batch, steps: int) -> list[float]:
 
 def _in_peft(backbone: Backbone, pack: Pack, folder: Path, *, trainable: bool) -> PeftModel:
     """The adapter, written and loaded by `peft` onto transformers' own class."""
-    own = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
-    tensors = {name: tensor.detach().clone() for name, tensor in own.items()}
+    tensors = tensors_of(pack)
     adapter = peft_adapter(pack.lanes[0].configuration, backbone, backbone.head(3), tensors)
     (folder / "adapter_config.json").write_text(json.dumps(adapter.config))
     save_file(adapter.tensors, folder / "adapter_model.safetensors")
@@ -162,7 +155,7 @@ def test_a_type_runs_and_starts_as_it_says(name: str, architecture: str) -> None
         return
     configuration, identity = _configuration(name), registry[name].identity
     assert counting.faults(configuration, backbone.anatomy) == []
-    found = _outputs(_pack(backbone, configuration), batch)
+    found = outputs_of(_pack(backbone, configuration), batch)
     apart = float((found - _plain(name, architecture)).abs().max())
     if identity.startswith("no:") or kind in re.findall(r"\w+", identity):
         assert apart > 1e-5, f"it starts as the backbone, and says: {identity}"
@@ -195,7 +188,7 @@ def test_a_type_trains_and_goes_on_in_peft(name: str, architecture: str, tmp_pat
     trainable = bool(registry[name].schema.sites) or kind == "TRAINABLE_TOKENS"
     theirs = _in_peft(backbone, pack, tmp_path, trainable=trainable)
     tasks = {"task_ids": torch.zeros(3, dtype=torch.long)} if kind in TASKS else {}
-    expected, found = theirs(**batch.inputs, **tasks).logits, _outputs(pack, batch)
+    expected, found = theirs(**batch.inputs, **tasks).logits, outputs_of(pack, batch)
     assert torch.allclose(found, expected, rtol=0.0, atol=1e-5)
     assert not torch.allclose(found, _plain(name, architecture), rtol=0.0, atol=1e-3)
     if not trainable:
@@ -206,7 +199,7 @@ def test_a_type_trains_and_goes_on_in_peft(name: str, architecture: str, tmp_pat
     nn.functional.cross_entropy(expected, batch.labels).backward()
     optimizer.step()
     _train(pack, batch, 1)
-    stepped = _outputs(pack, batch)
+    stepped = outputs_of(pack, batch)
     assert not torch.allclose(stepped, found, rtol=0.0, atol=1e-2)
     expected = theirs(**batch.inputs, **tasks).logits
     assert torch.allclose(stepped, expected, rtol=0.0, atol=1e-4)  # files hold float32

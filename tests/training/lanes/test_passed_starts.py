@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_backbones as tiny
 import torch
-from passed_cases import TRAINING, biased_bert, passed, passed_group
+from passed_cases import TRAINING, biased_bert, outputs_of, passed, passed_group, tensors_of
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.export.peft_config import peft_config
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods import registry
-from autopeft.methods.lane_operator import SILENT, Call
+from autopeft.methods.lane_operator import Call
 from autopeft.methods.passed.build import ROOT, Target, config_of
 from autopeft.methods.passed.types import TYPES
 from autopeft.training.data.examples import Examples, TaskData
@@ -93,17 +93,6 @@ def _pack(backbone: Backbone, configuration: Configuration, seed: int = 0, **sav
     return Pack(backbone, backbone.head(3), lanes, seeds=Seeds(seed), **saved)
 
 
-def _outputs(pack: Pack, architecture: str = "bert") -> Tensor:
-    with torch.no_grad(), pack.running():
-        logits: Tensor = pack(tiny.tiny_batch(architecture), SILENT)[0]
-    return logits
-
-
-def _tensors(pack: Pack) -> dict[str, Tensor]:
-    own = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
-    return {name: tensor.detach().clone() for name, tensor in own.items()}
-
-
 def _train(pack: Pack, steps: int) -> None:
     """AdamW on one batch."""
     batch = tiny.tiny_batch("bert")
@@ -130,7 +119,7 @@ def _theirs(pack: Pack, base: Path, targets: tuple[Target, ...]) -> Any:
     config = config_of(kind, dict(group.settings), named, **options)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        weights = _tensors(pack)
+        weights = tensors_of(pack)
         torch.manual_seed(Seeds(0).seed("init", f"{group.method}.0.query"))
         theirs = get_peft_model(model, config)
         classifier = theirs.base_model.model.classifier.modules_to_save["default"]
@@ -172,7 +161,7 @@ def _beside(adapter: Any, theirs: Any) -> list[tuple[Tensor, Tensor]]:
 def _reloaded(backbone: Backbone, pack: Pack, base: Path, folder: Path) -> Any:
     """The saved adapter as `peft` loads it onto transformers' task class."""
     configuration = pack.lanes[0].configuration
-    adapter = peft_adapter(configuration, backbone, backbone.head(3), _tensors(pack))
+    adapter = peft_adapter(configuration, backbone, backbone.head(3), tensors_of(pack))
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(adapter.config))
     save_file(adapter.tensors, folder / "adapter_model.safetensors")
@@ -207,17 +196,17 @@ def test_a_start_is_pefts_own_and_goes_on_as_pefts_own(
         layer = theirs.get_submodule(f"{prefix}{target.name}")
         own = adapter.built.layer(target).get_base_layer().weight
         assert torch.equal(own, layer.get_base_layer().weight)
-    assert torch.allclose(_outputs(pack), _logits(theirs), atol=1e-6)
-    bare = _outputs(_pack(backbone, Configuration.of([], training=TRAINING)))
+    assert torch.allclose(outputs_of(pack), _logits(theirs), atol=1e-6)
+    bare = outputs_of(_pack(backbone, Configuration.of([], training=TRAINING)))
     moves = (name, settings.get("init_weights")) in MOVED
-    assert torch.allclose(_outputs(pack), bare, atol=1e-6) != moves
+    assert torch.allclose(outputs_of(pack), bare, atol=1e-6) != moves
 
     _train(pack, 3)
     _their_steps(theirs, 3)
     for ours, found in beside:
         assert torch.allclose(ours, found, atol=1e-5)
-    assert torch.allclose(_outputs(pack), _logits(theirs), atol=1e-5)
-    assert not torch.allclose(_outputs(pack), bare, atol=1e-3)
+    assert torch.allclose(outputs_of(pack), _logits(theirs), atol=1e-5)
+    assert not torch.allclose(outputs_of(pack), bare, atol=1e-3)
     assert all(torch.equal(t, frozen[n]) for n, t in backbone.model.state_dict().items())
 
 
@@ -242,15 +231,15 @@ def test_a_start_is_counted_and_reloads(
         registry[f"peft:{name}"].kept_widths(group, place).shared
         for group, place in counting.placed_groups(configuration, backbone.anatomy)
     )  # what the memory model says there is of weights that are not the backbone's
-    started = _outputs(pack)
+    started = outputs_of(pack)
     _train(pack, 4)
-    trained, stored = _outputs(pack), _tensors(pack)
+    trained, stored = outputs_of(pack), tensors_of(pack)
     again = _pack(backbone, configuration, seed=5, saved={0: stored})  # another seed
     with torch.no_grad():
         for tensor_name, tensor in again.lane_views(again.parameters_by_name(), 0).items():
             tensor.copy_(stored[tensor_name])
-    assert torch.equal(_outputs(again), trained)
-    assert set(_tensors(again)) == set(stored)
+    assert torch.equal(outputs_of(again), trained)
+    assert set(tensors_of(again)) == set(stored)
     theirs = _logits(_reloaded(backbone, pack, base, tmp_path / "adapter"))
     assert torch.allclose(theirs, trained, atol=1e-5)
     assert not torch.allclose(theirs, started, atol=1e-3)
@@ -269,8 +258,8 @@ def test_starts_of_weights_that_are_stored_the_other_way(start: str, tmp_path: P
     configuration = _of_gpt2(start)
     assert counting.faults(configuration, backbone.anatomy) == []
     pack = _pack(backbone, configuration)
-    bare = _outputs(_pack(backbone, Configuration.of([], training=TRAINING)), "gpt2")
-    assert torch.allclose(_outputs(pack, "gpt2"), bare, atol=1e-6)
+    bare = outputs_of(_pack(backbone, Configuration.of([], training=TRAINING)), "gpt2")
+    assert torch.allclose(outputs_of(pack, "gpt2"), bare, atol=1e-6)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for item in pack.stacked():
@@ -279,7 +268,7 @@ def test_starts_of_weights_that_are_stored_the_other_way(start: str, tmp_path: P
     theirs = _reloaded(backbone, pack, tmp_path / "base", tmp_path / "adapter")
     with torch.no_grad():
         logits = theirs(**tiny.tiny_batch("gpt2").inputs).logits
-    assert torch.allclose(logits, _outputs(pack, "gpt2"), atol=2e-5)
+    assert torch.allclose(logits, outputs_of(pack, "gpt2"), atol=2e-5)
     assert not torch.allclose(logits, bare, atol=1e-2)
 
 
@@ -290,7 +279,9 @@ def test_what_is_taken_out_is_exported_as_what_was_learnt(
     """The map that trained, of twice the rank on a whole weight, which nothing decomposes."""
     pack = _pack(backbone, passed("peft:LORA", **LORA | settings))
     _train(pack, 4)
-    adapter = peft_adapter(pack.lanes[0].configuration, backbone, backbone.head(3), _tensors(pack))
+    adapter = peft_adapter(
+        pack.lanes[0].configuration, backbone, backbone.head(3), tensors_of(pack)
+    )
     growth = math.sqrt(2) if settings.get("use_rslora") else 2
     assert adapter.config["init_lora_weights"] is True
     assert adapter.config["r"] == 8
@@ -317,7 +308,7 @@ def test_a_weight_in_half_the_precision_is_left_at_the_backbone(start: str) -> N
     backbone = tiny.tiny_backbone("bert", torch.bfloat16)
     pack = _pack(backbone, passed("peft:LORA", r=4, init_lora_weights=start))
     again = _pack(backbone, passed("peft:LORA", r=4), seed=3)
-    resumed = _pack(backbone, pack.lanes[0].configuration, seed=3, saved={0: _tensors(pack)})
+    resumed = _pack(backbone, pack.lanes[0].configuration, seed=3, saved={0: tensors_of(pack)})
     name = "encoder.layer.0.attention.self.query"
     at, weight = f"{ROOT}{name}", backbone.model.get_submodule(name).weight
     own = _passed_lane(pack).built.model.get_submodule(at)
@@ -330,7 +321,7 @@ def test_a_weight_in_half_the_precision_is_left_at_the_backbone(start: str) -> N
     taken = (rest.double() - weight.double()).abs()
     assert ((whole - weight.double()).abs() <= rest.double().abs() * 2.0**-8).all()
     assert (float(taken.max()) > 0.01) != (start == "mica")
-    assert _outputs(again).shape == _outputs(pack).shape
+    assert outputs_of(again).shape == outputs_of(pack).shape
 
 
 def _examples(rows: int, seed: int) -> Examples:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import tiny_backbones as tiny
 import torch
-from passed_cases import TRAINING, passed, passed_group
+from passed_cases import TRAINING, outputs_of, passed, passed_group, tensors_of
 from peft import PeftConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from autopeft import counting
@@ -18,7 +18,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError, ExportError
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods import registry
-from autopeft.methods.lane_operator import SILENT, Call
+from autopeft.methods.lane_operator import Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack
@@ -51,17 +51,6 @@ def _batch(architecture: str) -> Batch:
     return Batch({**batch.inputs, "token_type_ids": types}, batch.mask, batch.labels)
 
 
-def _tensors(pack: Pack) -> dict[str, Tensor]:
-    own = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
-    return {name: tensor.detach().clone() for name, tensor in own.items()}
-
-
-def _outputs(pack: Pack, batch: Batch) -> Tensor:
-    with torch.no_grad(), pack.running():
-        logits: Tensor = pack(batch, SILENT)[0]
-    return logits
-
-
 def _train(pack: Pack, batch: Batch, steps: int = 1) -> list[float]:
     optimizer = LaneAdamW(
         pack.stacked(), 1, learning_rates=[RATE], weight_decays=[0.0], max_grad_norm=1e9
@@ -86,11 +75,13 @@ def _plain(backbone: Backbone, pack: Pack) -> PeftModel:
     config.pad_token_id = config.pad_token_id or 0
     model = AutoModelForSequenceClassification.from_config(config).double().eval()
     getattr(model, model.base_model_prefix).load_state_dict(backbone.model.state_dict())
-    adapter = peft_adapter(pack.lanes[0].configuration, backbone, backbone.head(3), _tensors(pack))
+    adapter = peft_adapter(
+        pack.lanes[0].configuration, backbone, backbone.head(3), tensors_of(pack)
+    )
     known = adapter.config | {"base_model_name_or_path": None}
     theirs = get_peft_model(model, PeftConfig.from_peft_type(**known)).eval()
     start = f"{group.method}.0.{group.method}."
-    own = {n.removeprefix(start): t for n, t in _tensors(pack).items() if n.startswith(start)}
+    own = {n.removeprefix(start): t for n, t in tensors_of(pack).items() if n.startswith(start)}
     if group.method != TOKENS:
         theirs.prompt_encoder["default"].double().load_state_dict(own)
     parameters = dict(theirs.named_parameters())
@@ -133,7 +124,7 @@ def test_outputs_are_those_of_plain_peft_before_and_after_a_step(
     pack = _pack(backbone, configuration)
     own = sum(i.parameter.numel() for i in pack.stacked() if not i.name.startswith("head."))
     assert counting.training_params(configuration, backbone.anatomy) == own
-    started = [t for n, t in _tensors(pack).items() if n.startswith("peft:PREFIX_TUNING")]
+    started = [t for n, t in tensors_of(pack).items() if n.startswith("peft:PREFIX_TUNING")]
     if "init_weights" in known:
         assert started
         assert not any(tensor.any() for tensor in started)
@@ -141,7 +132,7 @@ def test_outputs_are_those_of_plain_peft_before_and_after_a_step(
     tasks = {"task_ids": torch.zeros(3, dtype=torch.long)} if "MULTITASK" in name else {}
     given = {**batch.inputs, **tasks}
     logits = theirs(**given).logits
-    assert torch.allclose(_outputs(pack, batch), logits, rtol=0, atol=1e-12)
+    assert torch.allclose(outputs_of(pack, batch), logits, rtol=0, atol=1e-12)
     trained = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
     nn.functional.cross_entropy(logits, batch.labels).backward()
@@ -150,7 +141,7 @@ def test_outputs_are_those_of_plain_peft_before_and_after_a_step(
     with torch.no_grad():
         after = theirs(**given).logits
     assert not torch.allclose(after, logits, atol=1e-3)
-    assert torch.allclose(_outputs(pack, batch), after, rtol=0, atol=1e-6)
+    assert torch.allclose(outputs_of(pack, batch), after, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["peft:PROMPT_TUNING", "peft:PREFIX_TUNING"])
@@ -182,7 +173,7 @@ def test_embeddings_train_beside_other_methods_and_not_in_the_trunk() -> None:
     )
     assert counting.faults(mixed, backbone.anatomy) == []
     pack = _pack(backbone, mixed)
-    before = _tensors(pack)
+    before = tensors_of(pack)
     losses = _train(pack, batch, 4)
     assert losses[-1] < losses[0]
     for name, tensor in pack.lane_views(pack.parameters_by_name(), 0).items():
@@ -261,13 +252,13 @@ def test_texts_that_leave_no_position_are_told() -> None:
     backbone = tiny.tiny_backbone("roberta")
     room = 30  # 32 rows, of which two are the padding's
     pack = _pack(backbone, passed("peft:PROMPT_TUNING", num_virtual_tokens=room - 7))
-    _outputs(pack, tiny.tiny_batch("roberta"))
+    outputs_of(pack, tiny.tiny_batch("roberta"))
     with pytest.raises(BackboneError, match="23 before a text of 8 tokens; allowed: 30 together"):
-        _outputs(pack, tiny.tiny_batch("roberta", tokens=8))
+        outputs_of(pack, tiny.tiny_batch("roberta", tokens=8))
 
 
 def test_tokens_of_a_language_model_are_no_adapter_of_peft() -> None:
     backbone = tiny.tiny_backbone("gpt2")
     pack = _pack(backbone, passed(TOKENS))
     with pytest.raises(ExportError, match="language model"):
-        peft_adapter(passed(TOKENS), backbone, backbone.lm_recipe(), _tensors(pack))
+        peft_adapter(passed(TOKENS), backbone, backbone.lm_recipe(), tensors_of(pack))
