@@ -9,15 +9,33 @@ if TYPE_CHECKING:
     from autopeft.configuration import Configuration
     from autopeft.space.space import BoundSpace
 
+CHANGED = {
+    "speft": "the map's gradient, over all of its examples",
+    "tr-pts": "without its choice of tokens",
+    "smt": "the map's blocks (32 x 32, not 256 x 256), by its gradient without a warm-up of full "
+    "fine-tuning",
+    "s2ft": "the same share in each layer, not one draw over all",
+    "gift-sw": "128 of 4,096 columns as a share, by the L2 norm of what enters, not its maximum",
+    "sct": "channels by what the sub-layer's last map writes (|W| times its input's norm), over "
+    "all examples and not class by class",
+    "diablo": "blocks are squares: a wide map's lie side by side",
+    "autopeft-unipelt": "without UniPELT's gates",
+    "spafit": "without the biases of keys and norms",
+}
+"""By preset, what is not the paper's."""
+
 
 def preset_sources() -> dict[str, str]:
-    """Names that `search.baselines` takes, as they are written, with their sources."""
+    """Names that `search.baselines` takes, as they are written: sources, and what differs here."""
     from autopeft.methods import registry
     from autopeft.searchers.presets import RECIPES
 
     shown = {"rank": "-r<rank>", "score": "-<score>", "": ""}
-    lora = {"lora-r<rank>": registry["lora"].source.partition(";")[0]}
-    return lora | {f"{n}{shown[each.argument]}": each.source for n, each in RECIPES.items()}
+    found = {"lora-r<rank>": registry["lora"].source.partition(";")[0]}
+    for name, recipe in RECIPES.items():
+        changed = f"; here: {CHANGED[name]}" if name in CHANGED else ""
+        found[f"{name}{shown[recipe.argument]}"] = recipe.source + changed
+    return found
 
 
 def baseline_sources(definition: StudyDefinition) -> dict[str, str]:

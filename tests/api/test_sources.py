@@ -3,7 +3,7 @@
 from bound_problems import bound_problem
 
 from autopeft import api
-from autopeft.api.sources import baseline_sources, method_sources, space_source
+from autopeft.api.sources import CHANGED, baseline_sources, method_sources, space_source
 from autopeft.configuration import Configuration, Group
 from autopeft.searchers.presets import KNOWN, RECIPES
 from autopeft.space.library import list_spaces
@@ -15,6 +15,8 @@ def test_every_name_that_a_study_may_write_has_its_source() -> None:
     assert {name for name in told if name != "lora-r<rank>"} <= set(KNOWN)
     assert len(told) == len(RECIPES) + 1
     assert all("arXiv" in source for source in told.values())
+    assert set(CHANGED) <= set(RECIPES)
+    assert told["smt-r<rank>"].endswith("; here: " + CHANGED["smt"])
 
 
 def test_the_longest_name_that_fits_decides() -> None:
@@ -25,7 +27,7 @@ def test_the_longest_name_that_fits_decides() -> None:
     assert list(found) == ["s2ft-activation", "llm-adapters-lora-r32", "lora-r8", "sct"]
     assert found["llm-adapters-lora-r32"] == RECIPES["llm-adapters-lora"].source
     assert "2106.09685" in found["lora-r8"]
-    assert found["sct"] == RECIPES["sct"].source
+    assert found["sct"] == f"{RECIPES['sct'].source}; here: {CHANGED['sct']}"
 
 
 def test_methods_of_a_space_and_of_what_is_tried_beside_it_have_sources() -> None:
