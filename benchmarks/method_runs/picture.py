@@ -1,5 +1,6 @@
 """The methods as a picture: mean accuracy over trainable parameters, the front joined."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _GREY, _BLUE, _ORANGE = "#9ca3af", "#2563eb", "#ea580c"
 
+DEPTH = 0.06
+"""What is shown below LoRA's worst size; anything lower is named beneath the picture."""
+
 
 def draw(every: pd.DataFrame, path: Path) -> None:
     """Write the picture in the format of the file's suffix: html, svg or png."""
@@ -25,31 +29,48 @@ def draw(every: pd.DataFrame, path: Path) -> None:
 
 
 def figure(trials: pd.DataFrame) -> "Figure":
-    """Every method at every budget, averaged over the tasks that all were trained on."""
+    """Every method at every budget, averaged over the tasks; LoRA and the front are named."""
     from plotly import graph_objects
 
     sized = means(trials).groupby(["arm", "rank"], as_index=False)[["accuracy", "params"]].mean()
     best = front(sized)
     of_lora = sized[sized["arm"] == LORA].sort_values("params")
+    least = of_lora["accuracy"].min() - DEPTH
+    shown, below = sized[sized["accuracy"] >= least], sized[sized["accuracy"] < least]
+    joined = {"mode": "lines+markers+text", "textposition": "top left", "textfont": {"size": 11}}
     made = graph_objects.Figure()
     for name, rows, look in (
-        ("methods", sized, {"mode": "markers+text", "marker": {"color": _GREY, "size": 7}}),
-        ("LoRA", of_lora, {"mode": "lines+markers", "line": {"color": _ORANGE}}),
-        ("front", best, {"mode": "lines+markers", "line": {"color": _BLUE, "shape": "hv"}}),
+        ("methods", shown, {"mode": "markers", "marker": {"color": _GREY, "size": 7}}),
+        ("LoRA", of_lora, {**joined, "line": {"color": _ORANGE}, "textposition": "bottom right"}),
+        ("front", best, {**joined, "line": {"color": _BLUE, "shape": "hv"}}),
     ):
         made.add_trace(
             graph_objects.Scatter(
                 x=rows["params"],
                 y=rows["accuracy"],
                 text=rows["arm"],
-                textposition="top center",
-                textfont={"size": 9},
+                hovertemplate="%{text}: %{y:.1%}, %{x:,} parameters",
                 name=name,
                 **look,
             )
         )
     tasks = ", ".join(sorted(set(trials["task"])))
-    made.update_xaxes(type="log", title="trainable parameters")
+    room = [math.log10(shown["params"].min()) - 0.2, math.log10(shown["params"].max()) + 0.1]
+    made.update_xaxes(
+        type="log", range=room, title=f"trainable parameters<br><sub>{_named(below)}</sub>"
+    )
     made.update_yaxes(title=f"accuracy, mean of {tasks}", tickformat=".0%")
-    made.update_layout(template="plotly_white", legend={"orientation": "h"})
+    made.update_layout(template="plotly_white", legend={"orientation": "h", "y": 1.08})
     return made
+
+
+def _named(below: pd.DataFrame) -> str:
+    """What lies too low to be shown, by method, in lines of a few."""
+    if below.empty:
+        return ""
+    names = [
+        f"{name} {' / '.join(f'{value:.0%}' for value in rows.sort_values('params')['accuracy'])}"
+        for name, rows in below.groupby("arm")
+    ]
+    lines = [", ".join(names[start : start + 6]) for start in range(0, len(names), 6)]
+    return "lower: " + "<br>".join(lines)
