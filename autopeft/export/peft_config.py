@@ -17,7 +17,7 @@ from autopeft.errors import ExportError, Fault
 from autopeft.export import peft_forms
 from autopeft.export.peft_folding import folding_faults, folds
 from autopeft.export.peft_options import plain_config, shared_options
-from autopeft.export.peft_passed import passed_config, passed_faults, passes_on
+from autopeft.export.peft_passed import ONCE_TRAINED, passed_config, passed_faults, passes_on
 from autopeft.export.peft_prefix import is_prefix, prefix_config, prefix_faults
 from autopeft.export.peft_prompt import is_prompt, prompt_config, prompt_faults
 from autopeft.methods import registry
@@ -56,7 +56,7 @@ def peft_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]:
     ]
     types = {registry[method].peft_type for method in configuration.methods} - {""}
     if len(types) > 1:
-        hint = "an adapter of HF peft has one type; use --format yaml"
+        hint = f"an adapter of HF peft has one type; {ONCE_TRAINED}"
         first, *others = [name for name in configuration.methods if registry[name].peft_type]
         given, allowed = f"beside {first}", "one of the two alone"
         faults += [Fault("export", other, given, allowed, hint) for other in others]

@@ -28,6 +28,11 @@ from autopeft.methods.passed.method import Passed
 from autopeft.methods.passed.starts import apart_settings, takes_out
 from autopeft.methods.passed.tokens import PassedTokens
 
+ONCE_TRAINED = (
+    "use --format yaml: what autopeft train makes of it loads through peft, docs/peft.md"
+)
+"""What to do with a configuration that is no single adapter of one type."""
+
 _CLASSIFIES_BY_CACHE = "FEATURE_EXTRACTION"
 """The task under which `peft` hands a classifier its cache. Under SEQ_CLS it looks for an argument
 `past_key_values` of the class and its base model, which transformers 5 calls `cache`, and gives
@@ -45,8 +50,7 @@ def passed_faults(configuration: Configuration) -> list[Fault]:
     if len(adapters) == 1:
         return []
     given = f"{len(adapters)} adapters: {', '.join(sorted(name for name, _ in adapters))}"
-    hint = "use --format yaml: autopeft train writes every one of them, see docs/peft.md"
-    return [Fault("export", "", given, "one type with one set of parameters", hint)]
+    return [Fault("export", "", given, "one type with one set of parameters", ONCE_TRAINED)]
 
 
 def language_model_faults(configuration: Configuration) -> list[Fault]:

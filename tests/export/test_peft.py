@@ -360,6 +360,25 @@ def test_what_peft_cannot_carry_is_refused_all_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (Group.of("ia3", [0], ["query"]), "lora; got beside ia3; allowed: one of the two alone"),
+        (Group.of("peft:VERA", [0], ["query"], r=4), "2 adapters: lora, peft:VERA; allowed: one"),
+    ],
+    ids=lambda given: getattr(given, "method", ""),
+)
+def test_types_that_meet_at_one_map_are_sent_to_what_training_writes(
+    other: Group, reason: str
+) -> None:
+    backbone = tiny.tiny_backbone("bert")
+    both = Configuration.of([_lora([0], ["query"], 2), other], training=TRAINING)
+    with pytest.raises(ExportError) as caught:
+        peft_config(both, backbone.anatomy, backbone.head(2), base_model="b")
+    assert reason in str(caught.value)
+    assert "use --format yaml: what autopeft train makes of it loads" in str(caught.value)
+
+
 def test_part_of_a_fused_map_cannot_be_trained_by_peft() -> None:
     backbone = tiny.tiny_backbone("gpt2")
     configuration = Configuration.of([_lora([0], ["query"], 2)], training=TRAINING)
