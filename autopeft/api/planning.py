@@ -141,7 +141,7 @@ class _Estimate:
 
     def to_dict(self, found: Timed) -> dict[str, Any]:
         space, total, calibration = self.problem.space, self.total_steps, found.calibration
-        flops = self._flops()
+        flops, tried = self._flops(), problems.tried_faults(self.definition, self.anatomy, space)
         return {
             "study": self.definition.study.name,
             "space": {
@@ -169,6 +169,7 @@ class _Estimate:
             "calibration": None if calibration is None else dict(calibration),
             "hours": None if calibration is None else self._hours(calibration, flops),
             "deploy": dict(problems.not_deployed(self.definition, self.anatomy, space)),
+            "never_proposed": problems.barred_parts(tried),
             "measured": {name: found.range_of(name) for name in self.definition.measured},
         }
 

@@ -11,6 +11,7 @@ KILLED = "killed? no process holds it: the same search command goes on"
 """What is said of a study that is lost."""
 
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_NO_SUFFIX = 1e15
 
 
 def objective(frame: ObjectiveFrame, value: float | None) -> str:
@@ -37,7 +38,9 @@ def number(value: float | None) -> str:
 
 
 def compact(value: float) -> str:
-    """A large number in short: 294912 is `295k`."""
+    """A large number in short: 294912 is `295k`; what no suffix shortens is a power of ten."""
+    if value >= _NO_SUFFIX:
+        return f"{value:.3g}"
     for size, suffix in _STEPS:
         if abs(value) >= size:
             return f"{value / size:.3g}{suffix}"

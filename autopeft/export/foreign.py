@@ -289,7 +289,8 @@ def _module_faults(
         faults.append(Fault(where, "target_modules", given, allowed))
     if not matched:
         given = str(foreign.lora.get("target_modules"))
-        faults.append(Fault(where, "target_modules", given, "modules that the model has"))
+        allowed = "modules that the model has (autopeft sites MODEL)"
+        faults.append(Fault(where, "target_modules", given, allowed))
     fused = sorted({key for site, key in matched if site.fused})
     if fused:
         given = f"{fused[0]}, one LoRA for several sites"

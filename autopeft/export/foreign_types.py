@@ -280,7 +280,8 @@ def _place_faults(
         faults.append(Fault(where, "target_modules", given, allowed))
     if not places:
         given = str(wanted or "nothing")[:60]
-        faults.append(Fault(where, "target_modules", given, "modules that the model has"))
+        allowed = "modules that the model has (autopeft sites MODEL)"
+        faults.append(Fault(where, "target_modules", given, allowed))
     if foreign.kind.ends and isinstance(wanted, str):
         hint = "by one expression it shares tensors among all maps of a shape"
         faults.append(Fault(where, "target_modules", wanted[:60], "a list of names", hint))

@@ -79,7 +79,8 @@ def test_durations(seconds: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(294912, "295k"), (1e6, "1M"), (12, "12"), (0.5, "0.5")]
+    ("value", "text"),
+    [(294912, "295k"), (1e6, "1M"), (12, "12"), (0.5, "0.5"), (9e14, "900T"), (3e30, "3e+30")],
 )
 def test_compact_numbers(value: float, text: str) -> None:
     assert wording.compact(value) == text

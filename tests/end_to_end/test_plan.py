@@ -77,6 +77,15 @@ def test_a_plan_is_what_the_study_then_is(
     assert (facts["precision"], facts["pack_size"], facts["proposals"]) == ("fp32", 2, 2)
 
 
+def test_a_plan_tells_sizes_that_do_not_divide(make: Callable[..., Path]) -> None:
+    """A search passes them over, and says the same."""
+    sizes = {"methods": {"oft": {"block_size": {"choice": [4, 5]}}}}
+    (note,) = autopeft.plan(make(space=sizes))["never_proposed"]
+    assert "of oft is never proposed, such as 5 at layers 0, 1" in note
+    sizes["methods"]["oft"]["block_size"]["choice"] = [4, 8]
+    assert autopeft.plan(make(space=sizes))["never_proposed"] == []
+
+
 def test_proposals_beyond_a_pack_make_cohorts_of_several(
     tmp_path: Path, make: Callable[..., Path]
 ) -> None:

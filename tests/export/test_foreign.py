@@ -128,7 +128,7 @@ def test_axolotls_file_gives_its_training_too(llama: Skeleton, tmp_path: Path) -
         ({"init_lora_weights": "eva"}, "init_lora_weights", "batches"),
         ({"layer_replication": [[0, 2]]}, "layer_replication", "no such key"),
         ({"target_modules": ["lm_head"]}, "target_modules", "the linear maps"),
-        ({"target_modules": ["nothing"]}, "target_modules", "modules that the model has"),
+        ({"target_modules": ["nothing"]}, "target_modules", "model has (autopeft sites MODEL)"),
         ({"modules_to_save": ["embed_tokens"]}, "modules_to_save", "head"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save", "head"),
         ({"r": "four"}, "r", "a number"),

@@ -15,8 +15,9 @@ def methods(as_json: JsonOption = False) -> None:
     """List the methods with their sizes, sites, parameter counts, exports and sources.
 
     r, m, b, n and the like are the method's size; d_in and d_out a map's widths. Trials of HF
-    peft's own types, `peft:<TYPE>`, are packs of one. --json also has every setting and its legal
-    values, and the kinds of backbones.
+    peft's own types, `peft:<TYPE>`, are packs of one. `peft-registered` is what `autopeft train`
+    writes for peft's own loader, after `autopeft.register_with_peft()`. --json also has every
+    setting and its legal values, and the kinds of backbones.
     """
     from autopeft import api
     from autopeft.cli.tables import plain_table, print_table

@@ -51,7 +51,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
     space, params, steps = found["space"], found["trainable_params"], found["steps"]
     real = f", {space['continuous']} of them real" if space["continuous"] else ""
-    yield "space", f"{space['name']}: {space['dimensions']} dimensions{real}"
+    plural = "" if space["dimensions"] == 1 else "s"
+    yield "space", f"{space['name']}: {space['dimensions']} dimension{plural}{real}"
     if space["source"]:
         yield "source of the space", space["source"]
     for name, source in found["baselines"].items():
@@ -60,6 +61,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "trainable parameters", f"{number(params['min'])} to {number(params['max'])}"
     for what, why in found["deploy"].items():
         yield "left out by deploy", f"{what}: {why}"
+    for note in found["never_proposed"]:
+        yield "cannot be built", note
     yield "head parameters", number(found["head_params"])
     rungs = ", ".join(str(step) for step in steps["rungs"].values())
     yield (
