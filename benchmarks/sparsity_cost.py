@@ -36,7 +36,9 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "rst": {"rule": "rst"},
     "lisa": {"rule": "lisa"},
     "id3": {"rule": "id3"},
+    "id3_random": {"rule": "id3_random"},
     "adalora": {"rule": "adalora"},
+    "adalora_random": {"rule": "adalora_random"},
 }
 CLASSES, TOKENS = 6, 32
 ROUND = 10

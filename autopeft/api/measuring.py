@@ -105,11 +105,14 @@ def stored_map(definition: StudyDefinition, data: str, store: Store | None) -> I
         InputError: There is none: nothing is measured here.
     """
     record = None if store is None else _stored_record(definition, data, store)
-    if record is None or record.fine is None:
-        where = f"study {definition.study.name}"
+    where = f"study {definition.study.name}"
+    if record is None:
         given = "a space that needs an importance map, which is not stored"
         hint = "`autopeft importance STUDY.yaml` measures and stores it"
         raise InputError(Fault(where, "space", given, "a measured one", hint))
+    if record.fine is None:
+        given = "an importance map whose blocks and single weights were too large to store"
+        raise InputError(Fault(where, "space", given, "a map that is stored whole"))
     return loaded_map(record)
 
 

@@ -16,8 +16,8 @@ CHANGED = {
     "fine-tuning",
     "s2ft": "the same share in each layer, not one draw over all",
     "gift-sw": "128 of 4,096 columns as a share, by the L2 norm of what enters, not its maximum",
-    "sct": "channels by what the sub-layer's last map writes (|W| times its input's norm), over "
-    "all examples and not class by class",
+    "sct": "channels by what the sub-layer's last map writes (the weights times its input's norm), "
+    "over all examples and not class by class",
     "diablo": "blocks are squares: a wide map's lie side by side",
     "autopeft-unipelt": "without UniPELT's gates",
     "spafit": "without the biases of keys and norms",

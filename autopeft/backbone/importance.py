@@ -42,7 +42,8 @@ class SiteScores:
     """One score of one site.
 
     Attributes:
-        inputs: [d_in] sums over W's rows, one per input channel.
+        inputs: [d_in] sums over W's rows, one per input channel; of `activation`, the norms of
+            the inputs themselves.
         outputs: [d_out] sums over W's columns, one per output channel.
         blocks: [ceil(d_in / b), ceil(d_out / b)] sums over b x b blocks, see
             `ImportanceMap.block`.
@@ -58,8 +59,8 @@ class SiteScores:
 
     @cached_property
     def total(self) -> float:
-        """Sum over all weights."""
-        return float(self.inputs.sum(dtype=np.float64))
+        """Sum over all weights, by columns: rows hold a norm where activations are scored."""
+        return float(self.outputs.sum(dtype=np.float64))
 
     def output_heads(self, head_dim: int) -> Floats:
         """[d_out / head_dim] sums over the output channels of each head (query, key, value)."""

@@ -30,10 +30,10 @@ def with_random(
         key: (len(own.inputs), len(own.outputs))
         for key, own in next(iter(found.scores.values())).items()
     }
-    total = sum(rows * columns for rows, columns in shapes.values())
+    counts = settings.kept(list(shapes.values()))
     scores = {
-        key: _site(key, shape, seed, found.block, settings.kept(shape[0] * shape[1], total))
-        for key, shape in shapes.items()
+        key: _site(key, shape, seed, found.block, count)
+        for (key, shape), count in zip(shapes.items(), counts, strict=True)
     }
     digest = hashlib.sha256(f"{found.fingerprint} random {seed}".encode()).hexdigest()
     return replace(found, scores={**found.scores, RANDOM: scores}, fingerprint=digest)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autopeft.backbone.anatomy import Site
-from autopeft.importance.settings import ImportanceSettings
+from autopeft.importance.settings import MOST_WEIGHTS, ImportanceSettings
 from autopeft.training.data.examples import Examples
 from autopeft.training.loop import Trainer
 
@@ -39,10 +39,19 @@ def fingerprint(
         "outputs": [step.out_features for step in trainer.recipe.steps],
         "pool": trainer.recipe.pool,
         "head": settings.head if trainer.recipe.steps else "none",
-        "keep": settings.share(sum(site.in_features * site.out_features for site in sites)),
+        "keep": _keep(settings, [(site.in_features, site.out_features) for site in sites]),
         "block": settings.block,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _keep(settings: ImportanceSettings, shapes: Sequence[tuple[int, int]]) -> float | list[float]:
+    """The share, and the limit where it makes a difference."""
+    limited = any(
+        count < int(settings.share_of(shape))
+        for count, shape in zip(settings.kept(shapes), shapes, strict=True)
+    )
+    return [settings.keep, MOST_WEIGHTS] if limited else settings.keep
 
 
 def _facts(site: Site) -> list[object]:

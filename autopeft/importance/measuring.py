@@ -149,7 +149,9 @@ class _Measurement:
         self._loss = TaskLoss(trainer.backbone, trainer.task)
         self._single = not anatomy.packable
         self._rows = 1 if self._single else trainer.settings.micro_batch_size
-        self._total = sum(_size(site) for site in _sites(anatomy))
+        every = _sites(anatomy)
+        counts = settings.kept([(site.in_features, site.out_features) for site in every])
+        self._kept = dict(zip(every, counts, strict=True))
         self.mean_loss = 0.0
 
     def prepare(self) -> None:
@@ -176,7 +178,7 @@ class _Measurement:
                     total_weight=self._weight,
                     examples=sum(len(rows) for rows in self._batches),
                     block=self._settings.block,
-                    keep=self._settings.kept(_size(site), self._total),
+                    keep=self._kept[site],
                 ),
             )
 

@@ -1,5 +1,6 @@
 """What an importance pass measures: plain values that need no torch."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -25,10 +26,10 @@ SHARED = {"taylor": "snip", "gradient_sum": "gradient"}
 
 Head = Literal["initial", "fitted"]
 
-MOST_WEIGHTS = 2**23
-"""Single weights that a score keeps over all sites: a tenth of a BERT-base (LoRA of rank 48 on all
-its linear maps), or LoRA of rank 8 on those of a model of a billion parameters. Over all scores'
-lists one takes 72 bytes of memory, and 25 where they are stored. What asks for more is refused."""
+MOST_WEIGHTS = 2**24
+"""Single weights that a score keeps over all sites where a share of each is more: LoRA of rank 23
+on all linear maps of a model of a billion parameters, of rank 6 at seven billion. Over all scores'
+lists one takes 72 bytes of memory, and 25 to 31 where they are stored. More are refused."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,21 @@ class ImportanceSettings:
     keep: float = 0.1
     block: int = 32
 
-    def share(self, total: int) -> float:
-        """Of each matrix's weights that are kept, of `total` in all matrices."""
-        return min(self.keep, MOST_WEIGHTS / total)
+    def kept(self, shapes: Sequence[tuple[int, int]]) -> list[int]:
+        """How many weights of every matrix [d_in, d_out] of a backbone are kept.
 
-    def kept(self, size: int, total: int) -> int:
-        """How many weights of a matrix of `size` are kept, of `total` in all matrices."""
-        return max(1, int(self.share(total) * size))
+        `MOST_WEIGHTS` are shared out by d_in + d_out, as LoRA's parameters are, so that whatever
+        maps a configuration trains, the same rank's worth of weights is there.
+        """
+        edges = sum(d_in + d_out for d_in, d_out in shapes)
+        return [
+            max(1, int(min(self.share_of(shape), MOST_WEIGHTS * sum(shape) / edges)))
+            for shape in shapes
+        ]
+
+    def share_of(self, shape: tuple[int, int]) -> float:
+        """The weights of a matrix that its share comes to, `MOST_WEIGHTS` aside."""
+        return self.keep * shape[0] * shape[1]
 
     def to_dict(self, batch_size: int) -> dict[str, Any]:
         """Plain JSON, as the store keeps it beside a map.

@@ -20,8 +20,9 @@ from autopeft.errors import StorageError
 from autopeft.importance.settings import MEASURED, SHARED, ImportanceSettings
 from autopeft.study.records import ImportanceRecord
 
-FINE_BYTES = 1 << 28
-"""Compressed: MiniLM's tenth of all weights takes 25 MB, a BERT-base's 212."""
+FINE_BYTES = 1 << 29
+"""Compressed: MiniLM's tenth of all weights takes 25 MB, a BERT-base's 212; SQLite and PostgreSQL
+take values of up to 1 GB."""
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -168,7 +168,7 @@ def _highest(
     keys = sorted(own)
     values = [
         measured_units(own[key], scores_at(importance, score, key), score, importance.block)
-        / own[key].size
+        / _comparable(own[key], score)
         for key in keys
     ]
     owners = np.repeat(np.arange(len(keys)), [len(each) for each in values])
@@ -178,6 +178,11 @@ def _highest(
     taken = max(1, int(np.searchsorted(np.cumsum(costs), budget, side="right")))
     counts = np.bincount(owners[order[:taken]], minlength=len(keys))
     return {key: int(count) for key, count in zip(keys, counts, strict=True)}
+
+
+def _comparable(own: Units, score: str) -> int:
+    """What a unit's score is divided by: its weights, or its rows where each holds a norm."""
+    return own.lines if score == "activation" and own.axis == "input" else own.size
 
 
 def _group(key: Key, density: float, settings: Mapping[str, Scalar]) -> Group:

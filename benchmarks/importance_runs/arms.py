@@ -224,10 +224,10 @@ def _id3_lora(case: Case, *, rule: str) -> Plan:
     return [lora(WIDER * case.rank, case.layers)], ruled(rule, budget=1 / WIDER)
 
 
-def _id3_weights(case: Case) -> Plan:
+def _id3_weights(case: Case, *, rule: str) -> Plan:
     """From random weights, since a map keeps too few of the measured ones."""
     group = sparse(case.anatomy, ROLES, WIDER * case.share(), score="random")
-    return [group], ruled("id3", budget=1 / WIDER)
+    return [group], ruled(rule, budget=1 / WIDER)
 
 
 def _adalora(case: Case, *, rule: str) -> Plan:
@@ -311,8 +311,9 @@ def _schedules() -> Iterable[tuple[str, Arm]]:
     own = "ID3, arXiv 2408.14470"
     yield "id3-lora", Arm(partial(_id3_lora, rule="id3"), "id3-lora-random", source=own)
     yield "id3-lora-random", Arm(partial(_id3_lora, rule="id3_random"), chance=True)
-    others = ("weights-gradient",)
-    yield "id3-weights", Arm(_id3_weights, "weights-random", others=others, source=own)
+    others, make = ("weights-random", "weights-gradient"), partial(_id3_weights, rule="id3")
+    yield "id3-weights", Arm(make, "id3-weights-random", others=others, source=own)
+    yield "id3-weights-random", Arm(partial(_id3_weights, rule="id3_random"), chance=True)
     own = "AdaLoRA, arXiv 2303.10512"
     yield "adalora", Arm(partial(_adalora, rule="adalora"), "adalora-random", source=own)
     yield "adalora-random", Arm(partial(_adalora, rule="adalora_random"), chance=True)

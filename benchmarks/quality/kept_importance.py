@@ -68,7 +68,7 @@ def read_kept(folder: Path, table: str) -> dict[str, str]:
 def kept_map(text: str) -> ImportanceMap:
     """A map with the totals and the order of what `kept_text` was given.
 
-    Totals lie in the first input channels, orders in made-up values; neither blocks nor channels
+    Totals lie in the first output channels, orders in made-up values; neither blocks nor channels
     are there.
     """
     stream = io.BytesIO(base64.b64decode(text))
@@ -104,8 +104,8 @@ def _sites(
     ranks = [np.flatnonzero(owners == place) for place in range(len(keys))]
     return {
         key: SiteScores(
-            inputs=_with_total(d_in, total),
-            outputs=np.zeros(d_out, dtype=np.float32),
+            inputs=np.zeros(d_in, dtype=np.float32),
+            outputs=_with_total(d_out, total),
             blocks=np.zeros((0, 0), dtype=np.float32),
             weights=own.astype(np.int64),
             values=(len(owners) - own).astype(np.float32),

@@ -16,7 +16,7 @@ from autopeft.errors import BackboneError
 from autopeft.importance import head as heads
 from autopeft.importance.measuring import measure, scoring_batches, site_groups
 from autopeft.importance.scores import block_sums, largest
-from autopeft.importance.settings import MEASURED, ImportanceSettings
+from autopeft.importance.settings import MEASURED, MOST_WEIGHTS, ImportanceSettings
 from autopeft.importance.sums import SiteSums
 from autopeft.importance.taps import tapped
 from autopeft.training.loop import Trainer
@@ -185,9 +185,18 @@ def test_every_score_is_what_autograd_gives_example_by_example(
     found = measure(trainer, INITIAL)
     batches = scoring_batches(trainer, INITIAL)
     layer = anatomy.layers[len(anatomy.layers) // 2]
+    means: dict[str, dict[str, float]] = {score: {} for score in MEASURED}
     for role, site in layer.sites.items():
         slow = Slow(trainer, site, _loss_of(trainer)).scores(batches)
-        keep = INITIAL.kept(site.in_features * site.out_features, 1)
+        slow["gradient_sum"] = slow["signed"].sum(0).abs()  # of columns: all that is summed
+        for score in MEASURED:
+            own, whole = found.of(score)[layer.index, role], float(slow[score].sum())
+            assert own.total == pytest.approx(
+                whole, rel=1e-3, abs=1e-5 * float(slow["gradient"].sum())
+            )
+            means[score][role] = own.total / (site.in_features * site.out_features)
+        shape = (site.in_features, site.out_features)
+        (keep,) = INITIAL.kept([shape])
         for score in set(MEASURED) - {"gradient_sum", "activation"}:
             _check(found.of(score)[layer.index, role], slow[score], keep, INITIAL.block)
         own, activation = found.of("activation")[layer.index, role], slow["activation"]
@@ -205,6 +214,13 @@ def test_every_score_is_what_autograd_gives_example_by_example(
         np.testing.assert_array_equal(
             summed.weights, found.of("gradient")[layer.index, role].weights
         )
+    for score in MEASURED:
+        ranked = [
+            role
+            for number, role in found.site_ranking(score, anatomy.roles)
+            if number == layer.index
+        ]
+        assert ranked == sorted(means[score], key=lambda role: (-means[score][role], role)), score
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "deberta-v2"])
@@ -329,3 +345,23 @@ def test_the_largest_are_in_order_and_ties_go_to_the_first() -> None:
 def test_blocks_at_the_edge_are_smaller() -> None:
     sums = block_sums(torch.ones(5, 3), 2)
     assert sums.tolist() == [[4.0, 2.0], [4.0, 2.0], [2.0, 1.0]]
+
+
+def test_what_is_kept_is_a_share_or_the_same_rank_everywhere() -> None:
+    """A tenth of MiniLM; of a Llama of a billion parameters as much as LoRA of rank 23 has."""
+    minilm = [(384, 384)] * 24 + [(384, 1536), (1536, 384)] * 6
+    assert INITIAL.kept(minilm) == [int(0.1 * d_in * d_out) for d_in, d_out in minilm]
+    layer = [
+        (2048, 2048),
+        (2048, 512),
+        (2048, 512),
+        (2048, 2048),
+        *[(2048, 8192)] * 2,
+        (8192, 2048),
+    ]
+    large = layer * 16
+    found = INITIAL.kept(large)
+    assert sum(found) <= MOST_WEIGHTS
+    ranks = [count / sum(shape) for count, shape in zip(found, large, strict=True)]
+    assert max(ranks) - min(ranks) < 0.01
+    assert int(min(ranks)) == 23

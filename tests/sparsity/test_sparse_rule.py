@@ -141,3 +141,16 @@ def test_more_single_weights_than_the_map_keeps_are_refused(anatomy: Anatomy) ->
     assert fault.given == f"{needed} weights of layer 0, down"
     assert fault.allowed == f"at most {needed - 1}, which the map keeps"
     assert counting.faults(_sparse(LORA, score="random"), scarce) == []
+
+
+def test_rows_are_compared_by_what_their_activations_are(anatomy: Anatomy) -> None:
+    """`activation` scores a row by its input's norm alone, however wide the matrix is."""
+    scores = anatomy.measured().of("activation")
+    keys = [(0, "query"), (2, "query"), (0, "up"), (2, "up")]
+    lora = Group.of("lora", [0, 2], ["query", "up"], rank=2, alpha=4.0, dropout=0.0)
+    found = _densities(_sparse(lora, score="activation", granularity="input"), anatomy)
+    taken = {key: round(found.get(key, 0.0) * len(scores[key].inputs)) for key in keys}
+    best = {key: np.sort(scores[key].inputs)[::-1] for key in keys}
+    least = min(best[key][n - 1] for key, n in taken.items() if n)
+    assert least >= max(best[key][n] for key, n in taken.items() if n < len(best[key]))
+    assert len(anatomy.measured().of("activation")[0, "up"].outputs) != 32

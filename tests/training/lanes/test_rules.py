@@ -89,7 +89,7 @@ def make(make_batch: Callable[..., Batch]) -> Make:
     return without_cache(lambda step: make_batch("bert", seed=step))
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+@pytest.mark.parametrize("name", ["bert", "llama", "t5", "vit"])
 def test_packed_equals_solo_with_every_rule_in_one_pack(
     name: str, make_backbone: Callable[..., Backbone], make_batch: Callable[..., Batch]
 ) -> None:
