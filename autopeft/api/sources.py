@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 CHANGED = {
     "speft": "the map's gradient, over all of its examples",
     "tr-pts": "without its choice of tokens",
-    "smt": "the map's blocks (32 x 32, not 256 x 256), by its gradient without a warm-up of full "
-    "fine-tuning",
-    "s2ft": "the same share in each layer, not one draw over all",
+    "smt": "as many weights as LoRA's, where the paper has 890 blocks; the map's blocks (32 x 32, "
+    "not 256 x 256), by its gradient without a warm-up of full fine-tuning",
+    "s2ft": "FFN channels as released for LLaMA-3, the same share in each layer, not one draw "
+    "over all",
+    "s2ft-heads": "the same share in each layer, not one draw over all; at least one head",
     "gift-sw": "128 of 4,096 columns as a share, by the L2 norm of what enters, not its maximum",
-    "sct": "channels by what the sub-layer's last map writes (the weights times its input's norm), "
+    "sct": "channels by what the sub-layer's last map writes (weights times its input's norm), "
     "over all examples and not class by class",
-    "diablo": "blocks are squares: a wide map's lie side by side",
+    "diablo": "blocks are squares: a wide map's lie side by side; without dropout",
     "autopeft-unipelt": "without UniPELT's gates",
     "spafit": "without the biases of keys and norms",
 }

@@ -19,6 +19,8 @@ from autopeft.searchers.published import PUBLISHED, Published
 from autopeft.space.schema import Scalar
 
 S2FT_DENSITY = 0.03
+S2FT_HEADS, S2FT_BESIDE = 0.052, 0.02
+"""Heads of the output map and channels of the FFN, where S2FT trains both."""
 GIFT_DENSITY = 128 / 4096
 GIFT_BITS = 4
 DIAGONAL_BLOCKS = 64
@@ -101,6 +103,21 @@ def _s2ft(anatomy: Anatomy, score: str) -> Preset:
     return Preset((_channels(anatomy, _sites(anatomy, "down"), S2FT_DENSITY, score, 0),), _NONE)
 
 
+def _s2ft_heads(anatomy: Anatomy, score: str) -> Preset:
+    """At least one head of each layer, of backbones with few."""
+    heads = Group.of(
+        "sparse",
+        range(len(anatomy.layers)),
+        _sites(anatomy, "output"),
+        density=S2FT_HEADS,
+        granularity="head",
+        score=score,
+        smallest=False,
+    )
+    channels = _channels(anatomy, _sites(anatomy, "down"), S2FT_BESIDE, score, 0)
+    return Preset((heads, channels), _NONE)
+
+
 def _gift_sw(anatomy: Anatomy, score: str) -> Preset:
     group = _channels(anatomy, _sites(anatomy), GIFT_DENSITY, score, GIFT_BITS)
     return Preset((group,), _NONE)
@@ -173,6 +190,12 @@ RECIPES: Mapping[str, _Recipe] = {
         _tr_pts, "rank", "2", "TR-PTS, arXiv 2507.22872: its parameter half", measured=True
     ),
     "s2ft": _Recipe(_s2ft, "score", "random", "S2FT, arXiv 2412.06289: d = 0.03, as released"),
+    "s2ft-heads": _Recipe(
+        _s2ft_heads,
+        "score",
+        "random",
+        "S2FT, arXiv 2412.06289: o = 0.052, d = 0.02, as released for LLaMA-2",
+    ),
     "gift-sw": _Recipe(_gift_sw, "score", "activation", "GIFT-SW, arXiv 2408.15300: 4 bits"),
     "sct": _Recipe(_sct, "score", "activation", "SCT, arXiv 2309.08513: K = d / 8, attention"),
     "diablo": _Recipe(_diablo, "", "", "DiaBlo, arXiv 2506.03230: N = 64"),

@@ -237,12 +237,14 @@ def ground_of(tables: Path, task: str) -> str:
 def searcher_code(name: str) -> str:
     """12 hexadecimal digits of the code that proposes: a trace of other code may be out of date.
 
-    Ours is all of `autopeft.searchers`; the others change with a few files.
+    Ours is all of `autopeft.searchers` but the named baselines, of which a table keeps its own;
+    the others change with a few files.
     """
     own = Path(autopeft.searchers.__path__[0])
     few = ("random", "evolution", "candidates", "optuna_bridge", "optuna_trials")
     if name.startswith(OURS):
-        return _digest(sorted(own.glob("*.py")))
+        named = {own / "presets.py", own / "published.py"}
+        return _digest(sorted({*own.glob("*.py")} - named))
     if name.startswith("reference"):
         return _digest([*sorted((own / "reference").glob("*.py")), own / "candidates.py"])
     return _digest([own / f"{each}.py" for each in few])

@@ -73,6 +73,12 @@ def test_numbers_of_the_papers() -> None:
     eight = _wide(4096, 14336)
     s2ft = counting.trainable_params(_configuration("s2ft", eight), eight)
     assert s2ft * 32 == pytest.approx(56.4e6, rel=0.01)
+    # Its script for LLaMA-2-7B: 2 of 32 heads of each output map, 2 % of the 11,008 channels.
+    both = counting.site_params(
+        _configuration("s2ft-heads", _wide(4096, 11008)), _wide(4096, 11008)
+    )
+    assert set(both) == {(0, "output"), (0, "down")}
+    assert both[0, "down"] == 220 * 4096
     # DiaBlo: 70.3 M on LLaMA-2-7B.
     llama = _wide(4096, 11008)
     diablo = counting.trainable_params(_configuration("diablo", llama), llama)
