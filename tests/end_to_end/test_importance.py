@@ -15,7 +15,7 @@ from autopeft.api.importance_need import (
 )
 from autopeft.api.preparation import Preparation
 from autopeft.errors import InputError, InterruptedStudyError
-from autopeft.importance import measuring
+from autopeft.importance import measuring, stored
 from autopeft.importance.settings import MEASURED, SCORES
 from autopeft.study.definition import load_definition
 from autopeft.study.progress import MEASURING, Progress, Silent, Stopper
@@ -203,6 +203,19 @@ def test_a_plan_takes_the_stored_map_and_measures_none(
     autopeft.plan(definition, storage=url(place), output_dir=place / "out")
     assert anatomies[-1].measured().fine
     assert len(passes) == 1
+
+
+def test_a_map_that_was_too_large_to_store_whole_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring again would not help: the error does not say so."""
+    monkeypatch.setattr(stored, "FINE_BYTES", 100)
+    monkeypatch.setattr(planning, "study_chooses_by_scores", lambda definition: True)
+    definition = load_definition(place / "study.yaml")
+    autopeft.importance_map(definition, storage=url(place), output_dir=place / "out")
+    with pytest.raises(InputError, match="too large to store") as caught:
+        autopeft.plan(definition, storage=url(place), output_dir=place / "out")
+    assert "autopeft importance" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
