@@ -139,6 +139,7 @@ class TrialView:
         orphans: What of it came too late.
         placement: Layers x sites.
         rung_steps: Steps at which the study's rungs end, by their share of the full budget.
+        sources: Papers or code of its methods, by name.
     """
 
     record: TrialRecord
@@ -148,6 +149,7 @@ class TrialView:
     orphans: tuple[Mapping[str, Any], ...]
     placement: PlacementMap
     rung_steps: Mapping[float, int]
+    sources: Mapping[str, str]
 
 
 @contextmanager
@@ -234,6 +236,7 @@ def read_trial(study: Study, number: int) -> TrialView:
         orphans=tuple(each for each in study.orphans() if each["trial"] == number),
         placement=placement_map(placed(trial), n_layers),
         rung_steps={float(r): int(step) for r, step in facts.get("rung_steps", {}).items()},
+        sources=study.trial_sources(trial),
     )
 
 

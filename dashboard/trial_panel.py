@@ -123,6 +123,8 @@ def _tabs(view: StudyView, shown: TrialView) -> None:
         _take(view, trial)
     with configuration:
         st.code(yaml_text(trial.configuration.to_dict()), language="yaml")
+        for name, source in shown.sources.items():
+            st.caption(words.markdown(f"{name}: {source}"))
         st.caption(f"hash {words.markdown(trial.hash)}")
     with reason:
         _reason(trial)

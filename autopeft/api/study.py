@@ -220,6 +220,11 @@ class Study:
         """
         return dict(self.record.facts.get("method_sources", {}))
 
+    def trial_sources(self, record: TrialRecord) -> dict[str, str]:
+        """The same of a trial's own methods."""
+        known = self.method_sources
+        return {name: known[name] for name in record.configuration.methods if name in known}
+
     def importances(self) -> "dict[str, Importances]":
         """Which choices of the search mattered, by target: `quality`, then `hypervolume`.
 

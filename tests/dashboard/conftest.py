@@ -75,6 +75,7 @@ class Seeding:
             "n_baselines": n_baselines,
             "total_steps": 100,
             "rung_steps": {"0.33": 33, "1.0": 100},
+            "method_sources": {"lora": "LoRA's *paper*", "boft": "BOFT's paper"},
         }
         fingerprints = {"data": "d1", "backbone": "b1"}
         store.create_study(

@@ -62,7 +62,7 @@ def _plain(study: "Study", record: TrialRecord) -> dict[str, Any]:
         "message": record.message,
         "pack": record.pack,
         "details": record.details,
-        "method_sources": _sources(study, record),
+        "method_sources": study.trial_sources(record),
         "profile": record.profile,
         "curve": curve,
         "placement": {
@@ -122,16 +122,10 @@ def _print_configuration(target: "Console", record: TrialRecord) -> None:
 
 
 def _print_sources(target: "Console", study: "Study", record: TrialRecord) -> None:
-    if sources := _sources(study, record):
+    if sources := study.trial_sources(record):
         _heading(target, "Sources of its methods")
     for name, source in sources.items():
         _line(target, name, source)
-
-
-def _sources(study: "Study", record: TrialRecord) -> dict[str, str]:
-    """By method of the trial."""
-    known = study.method_sources
-    return {name: known[name] for name in record.configuration.methods if name in known}
 
 
 def _print_placement(target: "Console", study: "Study", record: TrialRecord) -> None:
