@@ -200,7 +200,7 @@ def test_a_link_opens_its_trial(seed: Seed, served: str) -> None:
     assert any("schema: autopeft/config/v1" in code for code in codes)
     assert any(code.startswith("lora:") for code in codes)
     captions = [element.value for element in app.caption]
-    assert "lora: LoRA's \\*paper\\*" in captions, "of its own methods, escaped"
+    assert "lora\\: LoRA's \\*paper\\*" in captions, "of its own methods, escaped"
     assert not any("BOFT" in caption for caption in captions)
 
 
