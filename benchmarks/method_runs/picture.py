@@ -23,7 +23,7 @@ def draw(every: pd.DataFrame, path: Path) -> None:
     """Write the picture in the format of the file's suffix: html, svg or png."""
     made = figure(current(every))
     if path.suffix == ".html":
-        made.write_html(path, include_plotlyjs="cdn")
+        made.write_html(path, include_plotlyjs="cdn", config={"displayModeBar": False})
     else:
         made.write_image(path, width=1100, height=700, scale=2)
 
