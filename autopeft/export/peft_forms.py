@@ -23,7 +23,7 @@ from autopeft.methods.lane_operator import Place
 
 DESCRIBED_ELSEWHERE = ("", "LORA", "SHIRA", peft_prefix.TYPE, peft_prompt.TYPE)
 """Types that none holds, or that have modules of their own here."""
-ON_CONV1D = ("IA3",)
+ON_CONV1D = ("IA3", "HIRA", "WAVEFT")
 """Types whose tensors are the same there as on torch's Linear."""
 
 

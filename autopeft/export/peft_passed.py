@@ -18,6 +18,7 @@ from autopeft.configuration import Configuration
 from autopeft.counting import placed_groups
 from autopeft.errors import ExportError, Fault
 from autopeft.export.peft_options import plain_config, shared_options
+from autopeft.export.peft_prefix import CLASSIFIES_BY_CACHE
 from autopeft.methods import registry
 from autopeft.methods.passed.adapter import TokensAdapter, passed_adapters
 from autopeft.methods.passed.build import ROOT, Target, config_of
@@ -32,11 +33,6 @@ ONCE_TRAINED = (
     "use --format yaml: what autopeft train makes of it loads through peft, docs/peft.md"
 )
 """What to do with a configuration that is no single adapter of one type."""
-
-_CLASSIFIES_BY_CACHE = "FEATURE_EXTRACTION"
-"""The task under which `peft` hands a classifier its cache. Under SEQ_CLS it looks for an argument
-`past_key_values` of the class and its base model, which transformers 5 calls `cache`, and gives
-up."""
 
 
 def passes_on(configuration: Configuration) -> bool:
@@ -143,7 +139,7 @@ def _tokens_config(
         raise TypeError(f"{group.method} puts nothing before a text")
     options = shared_options(head, base_model)
     if method.kind.where == "prefix" and head.pool != "all":
-        options["task_type"] = _CLASSIFIES_BY_CACHE
+        options["task_type"] = CLASSIFIES_BY_CACHE
     widths = Widths.of(method.kind, anatomy)
     return plain_config(encoder_config(method.kind, dict(group.settings), widths, **options))
 

@@ -16,10 +16,14 @@ from autopeft.backbone.heads import HeadRecipe
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration
 from autopeft.errors import ExportError, Fault
-from autopeft.export.peft_prompt import EXACT, classifier_faults
+from autopeft.export.peft_prompt import EXACT
 from autopeft.methods import registry
 
 TYPE = "PREFIX_TUNING"
+CLASSIFIES_BY_CACHE = "FEATURE_EXTRACTION"
+"""The task under which `peft` hands a classifier its cache. Under SEQ_CLS it looks for an argument
+`past_key_values` of the class and its base model, which transformers 5 calls `cache`, and gives
+up."""
 MOVING = ("dynamic", "longrope")
 """Kinds of rotary positions whose frequencies depend on a text's length."""
 
@@ -62,14 +66,11 @@ def prefix_config(
         anatomy: Of the backbone.
         head: Of the task.
         options: Those of every type.
-
-    Raises:
-        ExportError: The task is none of language modelling.
     """
     from peft import PrefixTuningConfig
 
     if head.pool != "all":
-        raise ExportError(classifier_faults(configuration))
+        options = {**options, "task_type": CLASSIFIES_BY_CACHE}
     return PrefixTuningConfig(
         num_virtual_tokens=int(configuration.groups[0]["length"]),
         num_layers=len(anatomy.layers),

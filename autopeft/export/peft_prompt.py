@@ -41,12 +41,10 @@ def prompt_faults(configuration: Configuration, anatomy: Anatomy) -> list[Fault]
 
 def classifier_faults(configuration: Configuration) -> list[Fault]:
     """What HF peft holds of language models alone; [] where that is nothing."""
-    why = {
-        "prompt": "a prompt of a classifier, whose last token transformers does not find then",
-        "prefix": "prefixes of a classifier, whose class in transformers takes no cache",
-    }
-    own, hint = [name for name in why if name in configuration.methods], "use --format yaml"
-    return [Fault("export", name, why[name], "task causal-lm", hint) for name in own]
+    if "prompt" not in configuration.methods:
+        return []
+    why = "a prompt of a classifier, whose last token transformers does not find then"
+    return [Fault("export", "prompt", why, "task causal-lm", "use --format yaml")]
 
 
 def prompt_config(

@@ -112,7 +112,8 @@ def peft_adapter(
     if is_prefix(configuration):
         config = peft_config(configuration, backbone.anatomy, head, base_model=backbone.name)
         held = prefix_tensors(configuration, backbone, weights)
-        return PeftAdapter(config, held)
+        own = {} if head.pool == "all" else _head(head, weights, BARE)
+        return PeftAdapter(config, held | own)
     base = f"{PREFIX}{backbone.model.base_model_prefix}."
     if configuration.methods == ("sparse",):
         config, sparse = shira(configuration, backbone, head, weights)

@@ -187,6 +187,8 @@ def test_what_is_lora_once_trained_gives_the_same_logits_through_peft(
     [
         ("bert", "hira", {"rank": 3, "dropout": 0.0}, "query down"),
         ("llama", "hira", {"rank": 3, "dropout": 0.0}, "query down"),
+        ("gpt2", "hira", {"rank": 3, "dropout": 0.0}, "output up down"),
+        ("gpt2", "hut", {"rank": 3, "alpha": 4.0, "dropout": 0.0}, "output up down"),
         ("bert", "hut", {"rank": 3, "alpha": 4.0, "dropout": 0.0}, "query down"),
         ("llama", "hut", {"rank": 3, "alpha": 3.0, "dropout": 0.0}, "query down"),
         ("bert", "surm", {"factored": True, "scale": 2.0} | CIRCULANT, "query output"),
@@ -221,13 +223,28 @@ def test_one_set_of_settings_gives_the_same_logits_through_peft(
     assert model.peft_config["default"].peft_type == registry[method].peft_type
 
 
-@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.parametrize("reparametrise", [False, True])
+def test_a_classifiers_prefixes_give_the_same_logits_through_peft(
+    reparametrise: bool, tmp_path: Path
+) -> None:
+    own = {"reparametrise": True, "hidden": 6} if reparametrise else {"reparametrise": False}
+    group = Group.of("prefix", [0, 1, 2], length=3, **own)
+    configuration = Configuration.of([group], training=TRAINING)
+    ours, theirs, model = _trained_logits("llama", configuration, tmp_path)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    with torch.no_grad():  # peft cannot disable it: the class does not generate
+        bare = model.get_base_model()(**tiny.tiny_batch("llama").inputs).logits
+    assert not torch.allclose(ours, bare, atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama", "gpt2"])
 def test_waveft_has_numbers_of_coefficients_of_their_own_in_peft(
     architecture: str, tmp_path: Path
 ) -> None:
+    first = "output" if architecture == "gpt2" else "query"  # not part of a fused map
     groups = [
         Group.of("waveft", layers, sites, coefficients=n, scale=2.0, places_seed=5)
-        for layers, sites, n in (([0, 2], ["query", "down"], 40), ([1], ["query"], 7))
+        for layers, sites, n in (([0, 2], [first, "down"], 40), ([1], [first], 7))
     ]
     configuration = Configuration.of(groups, training=TRAINING)
     ours, theirs, model = _trained_logits(architecture, configuration, tmp_path)

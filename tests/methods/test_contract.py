@@ -9,14 +9,14 @@ import pytest
 import tiny_backbones as tiny
 import torch
 from importance_maps import with_importance
-from method_cases import TRAINING, every_setting, fits, sizes
+from method_cases import REFUSED, TRAINING, every_setting, fits, sizes
 from method_cases import configuration as case
 
 from autopeft import counting
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.export.adapter import folded_configuration, folded_weights
-from autopeft.methods import registry
+from autopeft.methods import inherited, registry
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
 
@@ -43,6 +43,25 @@ def test_every_setting_is_tried_at_another_value(name: str) -> None:
 def _measured_backbone(architecture: str) -> Backbone:
     backbone = tiny.tiny_backbone(architecture)
     return replace(backbone, anatomy=with_importance(backbone.anatomy))
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_what_a_method_refuses_is_told_with_what_it_allows(name: str) -> None:
+    """A method with rules of its own has a value that they refuse in `REFUSED`.
+
+    Values that widths alone restrict are tried in `test_linear_maps`.
+    """
+    anatomy = _measured_backbone("vit").anatomy
+    if name not in REFUSED:
+        assert type(registry[name]).faults.__module__ == inherited.__name__, "put it there"
+        return
+    given, key, allowed = REFUSED[name]
+    found = counting.faults(case(name, anatomy, **given), anatomy)
+    assert found
+    assert {fault.key for fault in found} == {key}
+    assert allowed in {fault.allowed for fault in found}
+    assert all(fault.given for fault in found)
+    assert not counting.faults(case(name, anatomy), anatomy)
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)

@@ -193,6 +193,26 @@ def configuration(
     return Configuration.of([group], training=training)
 
 
+REFUSED: Mapping[str, tuple[Mapping[str, Scalar], str, str]] = {
+    "boft": ({"block_size": 2, "factors": 9}, "boft.factors", "1 to 5"),
+    "compacter": ({"division": 3}, "compacter.division", "1, 2, 4, 8"),
+    "dept": ({"initial": "vocabulary"}, "dept.initial", "random"),
+    "moelora": ({"experts": 2, "top_k": 3}, "moelora.top_k", "at most 2, the experts"),
+    "prompt": ({"initial": "vocabulary"}, "prompt.initial", "random"),
+    "reft": ({"rank": 999}, "reft.rank", "1 to 32, the hidden size"),
+    "salient_channels": ({"channels": 33}, "salient_channels.channels", "at most 32"),
+    "sparse": (
+        {"granularity": "block", "block": 100, "score": "random"},
+        "sparse.block",
+        "1 to 32",
+    ),
+    "svft": ({"pattern": "plain", "bands": 2}, "svft.bands", "1"),
+    "vb_lora": ({"chosen": 99, "vectors": 9}, "vb_lora.chosen", "at most 9, the bank's vectors"),
+    "waveft": ({"coefficients": 10**6}, "waveft.coefficients", "at most 1024"),
+}
+"""What methods refuse beyond `legal`, here on a ViT: settings, key and allowed values as told."""
+
+
 def illegal(name: str, anatomy: Anatomy) -> Iterator[tuple[str, Scalar]]:
     """Parameters whose values the backbone restricts, each with one that it refuses.
 
