@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.importance import ImportanceMap, Key
 from autopeft.configuration import Configuration
+from autopeft.searchers.coverage import INSIDE
 from dashboard import palette, words
 from dashboard.charts import framed
 
@@ -15,8 +16,8 @@ MEAN, SUM = "mean weight", "sum of weights"
 MEASURES = (MEAN, SUM)
 """How a site's score is told: large matrices have large sums whatever their weights are worth."""
 
-EXITS = {"attention": ("output",), "ffn": ("down",), "prefix": ("key", "value")}
-"""Where what sits on no linear map is drawn: at the map behind which it is added."""
+EXITS = {"attention": ("output",), "ffn": ("down",)}
+"""Where what stands behind a sub-layer is drawn: at its last map."""
 
 _MANY_LAYERS = 24
 """Beyond this, a cell is too narrow for its text."""
@@ -90,11 +91,11 @@ def layer_bars(found: ImportanceMap, score: str) -> go.Figure:
 
 
 def placed_at(configuration: Configuration) -> dict[Key, str]:
-    """What a configuration has at linear sites, by site; see `EXITS`."""
+    """What a configuration has at linear sites; what sits on none at those that it stands for."""
     placed: dict[Key, list[str]] = {}
     for group in configuration.groups:
         for site in group.sites or (group.method,):
-            for role in EXITS.get(site, (site,)):
+            for role in EXITS.get(site) or INSIDE.get(site, (site,)):
                 for layer in group.layers:
                     placed.setdefault((layer, role), []).append(group.method)
     return {key: ", ".join(dict.fromkeys(methods)) for key, methods in placed.items()}

@@ -55,7 +55,7 @@ class Hut(Hira):
         sites=Hira.schema.sites,
         default_sites=Hira.schema.default_sites,
     )
-    source = "Zhang, Zhou and Chen 2024, HUT, arXiv 2409.13501: its abstract, see above"
+    source = "Zhang, Zhou and Chen 2024, HUT, arXiv 2409.13501: by its abstract alone"
 
     def merged(
         self, group: Group, place: Place, tensors: Mapping[str, Tensor], frozen: DenseMap

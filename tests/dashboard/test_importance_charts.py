@@ -44,6 +44,8 @@ def test_what_sits_on_no_map_is_drawn_where_it_is_added() -> None:
         Group.of("serial_adapter", [0, 2], ["attention", "ffn"], size=4),
         Group.of("prefix", [1], length=2),
         Group.of("parallel_adapter", [2], ["ffn"], size=4),
+        Group.of("aligner", [0], length=2),
+        Group.of("norm", [1], ["ffn_norm"], bias=True),
     ]
     placed = charts.placed_at(Configuration.of(groups, training=TRAINING))
     assert placed == {
@@ -54,6 +56,10 @@ def test_what_sits_on_no_map_is_drawn_where_it_is_added() -> None:
         (2, "down"): "parallel_adapter, serial_adapter",
         (1, "key"): "prefix",
         (1, "value"): "prefix",
+        (0, "key"): "aligner",
+        (0, "value"): "aligner",
+        (1, "up"): "norm",
+        (1, "gate"): "norm",
     }
     squares = charts.importance_heatmap(FOUND, "fisher", placed=placed).data[1]
     assert set(zip(squares.y, squares.x, strict=True)) == {(r, str(n)) for n, r in placed}
