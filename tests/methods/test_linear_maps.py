@@ -125,6 +125,7 @@ def test_outputs_and_a_training_step_are_those_of_peft(name: str, architecture: 
 
     own, batch = reference(name), tiny.tiny_batch(architecture)
     only = {"sites": own.PEFT_SITES} if hasattr(own, "PEFT_SITES") else {}
+    only |= getattr(own, "PEFT_GIVEN", {})
     for given in variants(name):
         if any(given.get(each) for each in getattr(own, "PEFT_LACKS", ())):
             continue

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from peft import ShiraConfig
+from torch import Tensor, nn
 
 MATRICES = ("values",)
 """Weights of a map, though of one axis."""
+PEFT_LACKS = ("granularity",)
+"""HF peft trains single weights."""
 
 
 def dense(
@@ -36,3 +39,15 @@ def dense(
 def _at(places: Sequence[int], width: int) -> Tensor:
     """Unit vectors as columns, [width, n]."""
     return torch.eye(width, dtype=torch.float64)[:, list(places)]
+
+
+def peft_config(settings: Mapping[str, Any], modules: list[str]) -> ShiraConfig:
+    """HF peft's SHiRA."""
+    return ShiraConfig(r=1, target_modules=modules)
+
+
+def fill(module: nn.Module, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """A lane's values and places in HF peft's layer, whose weight is [d_out, d_in]."""
+    index, d_out = tensors["index"].long(), module.weight.shape[0]
+    module.shira_weight["default"] = nn.Parameter(tensors["values"].detach().clone())
+    module.shira_indices["default"] = torch.stack([index % d_out, index // d_out])
