@@ -143,6 +143,8 @@ def _trainer(backbone: Any, data: TaskData, batch: int, rounds: int) -> Trainer:
 
 
 def _data(options: argparse.Namespace, backbone: Any) -> TaskData:
+    if options.data is not None and backbone.tokenizer is None:
+        sys.exit(f"{options.backbone} has no tokenizer for DATA: builtin:minilm or a folder has")
     if options.data is not None:
         return trec6(options.data, backbone.tokenizer)
     return random_rows(
