@@ -154,6 +154,15 @@ class Place:
                     found[number] = saved.step
         return found
 
+    def taken_steps(self) -> list[tuple[int, list[int]]]:
+        """Every step that runners took, in its order, and its lanes; what dead ones took, too.
+
+        Only of searches with the setting `notes`.
+        """
+        path = stand_in.marker(self.folder / "autopeft-runs/toy", "steps")
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(step, lanes) for step, lanes in map(json.loads, lines)]
+
     def spent_steps(self) -> int:
         """Optimizer steps of all lanes that the study has paid for."""
         with self.store() as store:
