@@ -26,7 +26,7 @@ COMMAND = (sys.executable, "-P", "-m", "autopeft.execution.worker")
 """-P: a file in the working folder must not be taken for a module."""
 
 TERM_S = 5.0
-"""Between SIGTERM and SIGKILL."""
+"""Between the end of its input and SIGKILL."""
 
 LIFELINE_VARIABLE = "AUTOPEFT_LIFELINE"
 """Holds the descriptor of the pipe that ends with the coordinator."""
@@ -123,15 +123,13 @@ class RunnerProcess:
         self.kill()
 
     def terminate(self) -> None:
-        """SIGTERM to its whole group, and SIGKILL to what is left of it after `TERM_S`."""
-        self._signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(TERM_S)
+        """`kill`: a runner that hangs hears nothing."""
         self.kill()
 
     def kill(self) -> None:
         """SIGKILL to its whole group, also where the runner itself has ended."""
-        self._signal(signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie's group
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         if self._lifeline >= 0:
             os.close(self._lifeline)
@@ -140,10 +138,6 @@ class RunnerProcess:
             with suppress(OSError):
                 assert stream is not None
                 stream.close()
-
-    def _signal(self, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie's group
-            os.killpg(self.pid, number)
 
 
 def _environment(lifeline: int) -> dict[str, str]:

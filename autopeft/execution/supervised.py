@@ -66,7 +66,7 @@ class Handle(Protocol):
         """Let it end by itself, then make sure."""
 
     def terminate(self) -> None:
-        """Ask it to end, then make sure, with all that it has started."""
+        """End it as `kill` does, and keep the last lines of its log, wherever they are."""
 
     def kill(self) -> None:
         """End it with all that it has started."""

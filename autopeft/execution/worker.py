@@ -2,8 +2,9 @@
 
 Commands come as JSON lines on standard input, answers go to standard output; whatever libraries
 print goes to standard error, which is the log. One thread listens, and hears a request to pause
-while a pack trains. With the coordinator the runner ends, and all that it has started: a guard, a
-process of its own that nothing which hangs here can hold up, waits for that.
+while a pack trains. Signals that reach every process of a job (SIGINT, SIGTERM) are left to the
+coordinator, which has the lanes saved. With the coordinator the runner ends, and all that it has
+started: a guard, a process of its own that nothing which hangs here can hold up, waits for that.
 
     {"do": "hello"}                          -> {"done": null}
     {"do": "load", ...}                      -> {"done": {...}}
@@ -58,9 +59,10 @@ def serve(build: Build) -> None:
     Args:
         build: Loads what the `load` command names.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):  # the coordinator hears them, and decides
+        signal.signal(number, signal.SIG_IGN)
     _post_guard()
     answers = _take_stdout()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     Worker(build, Inbox(sys.stdin.buffer), answers).run()
 
@@ -245,7 +247,6 @@ def _post_guard() -> None:
     if os.fork():
         os.close(lifeline)
         return
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.dup2(lifeline, 0)
     os.closerange(1, MOST_DESCRIPTORS)
     os.read(0, 1)

@@ -183,6 +183,7 @@ class PackTraining:
         )
         with self._lock:
             self._ledger.update([failed])
+            self._watch.saved([number])
             self._reporter.ended(self._ledger.trial(number))
             self._in_a_row.failed(failure)
 

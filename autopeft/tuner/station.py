@@ -92,7 +92,9 @@ class Station:
             # A runner's own traceback is in its log; one of this process is worth showing.
             told = None if isinstance(error, TrialError) else error
             logger.info("trials %s failed: %s", numbers, error, exc_info=told)
-            return Failure.of(error, self.runner.last_lines())
+            failure = Failure.of(error, self.runner.last_lines())
+            self._watch.lost(numbers, failure.message)
+            return failure
         return None
 
     # -- training -----------------------------------------------------------------------------
@@ -156,6 +158,7 @@ class Station:
             ]
         )
         self._patience.call(lambda: states.save(run, numbers))
+        self._watch.saved(numbers)
 
     # -- recording ----------------------------------------------------------------------------
 

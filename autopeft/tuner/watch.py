@@ -1,5 +1,6 @@
 """The time of a sitting: budgets, the lease's renewal, requests to stop."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from threading import RLock
 from typing import Literal, TypeAlias
@@ -40,6 +41,7 @@ class Watch:
         self._ledger, self._settings, self._sitting = ledger, settings, sitting
         self._lease_s, self._lock = lease_s, RLock()
         self._began, self._polled = sitting.seconds, float("-inf")
+        self._lost: dict[int, str] = {}
 
     @property
     def working_s(self) -> float:
@@ -103,6 +105,17 @@ class Watch:
         """Why to stop, or "" while nobody asked."""
         return self._sitting.stopper.reason
 
+    def lost(self, numbers: Sequence[int], message: str) -> None:
+        """Trials whose pack failed: what they have trained since they were last saved is gone."""
+        with self._lock:
+            self._lost.update(dict.fromkeys(numbers, message))
+
+    def saved(self, numbers: Sequence[int]) -> None:
+        """Trials that are saved where they are now, or have ended."""
+        with self._lock:
+            for number in numbers:
+                self._lost.pop(number, None)
+
     def request_stop(self, reason: str) -> None:
         """Ask all that is under way to stop after its step."""
         self._sitting.stopper.request(reason)
@@ -123,6 +136,14 @@ class Watch:
         """The error that ends the sitting."""
         reason = self._sitting.stopper.reason
         return InterruptedStudyError(
-            f"study {self._ledger.name!r} was stopped ({reason}); all is saved",
+            f"study {self._ledger.name!r} was stopped ({reason}); {self._kept()}",
             hint="the same command goes on",
         )
+
+    def _kept(self) -> str:
+        with self._lock:
+            if not self._lost:
+                return "all is saved"
+            shown = ", ".join(map(str, sorted(self._lost)))
+            why = next(reversed(self._lost.values()))
+        return f"what trials {shown} have trained since they were last saved is lost: {why}"

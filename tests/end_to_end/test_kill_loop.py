@@ -8,7 +8,8 @@ import os
 import random
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def kill_loop(ground: Ground, kills: int, seed: int) -> Survived:
     while told.kills.total() < kills:
         if process is None or process.poll() is not None:
             assert process is None or process.returncode == -signal.SIGKILL, process.communicate()
-            process = place.start("--trials", "100000", "--quiet", step_s=0.003)
+            process = place.start("--trials", "100000", "--quiet", step_s=0.003, notes=True)
             if rng.random() < 0.8:
                 place.until_training(process)
         time.sleep(rng.uniform(0.0, 0.6))
@@ -94,10 +95,11 @@ def kill_loop(ground: Ground, kills: int, seed: int) -> Survived:
         process.kill()
         process.communicate()
     begun = max(len(place.trials()), 4)
-    place.search("--trials", str(begun))
+    place.search("--trials", str(begun), notes=True)
     watched.check()
     ground.check()
     told.attempts = check_end(place, begun)
+    check_steps(place, begun, kills)
     told.completed, told.seconds = begun, time.monotonic() - began
     told.checks += 2
     return told
@@ -116,6 +118,25 @@ def check_end(place: Place, begun: int) -> Counter[str | None]:
     with place.store() as store:
         assert store.orphans("toy") == []
     return causes
+
+
+def check_steps(place: Place, begun: int, kills: int) -> None:
+    """No step up to a rung was taken again once its rung was behind; so no kill costs more.
+
+    A rung is behind a lane that has taken a step beyond it. What a kill costs at most is what one
+    runner's pack has trained between two rungs.
+    """
+    behind: dict[int, int] = defaultdict(int)
+    rungs = [0, *stand_in.RUNGS.values()]
+    taken = 0
+    for step, lanes in place.taken_steps():
+        taken += len(lanes)
+        for number in lanes:
+            assert step > behind[number], f"trial {number} lost the rung at step {behind[number]}"
+            behind[number] = max(rung for rung in rungs if rung < step)
+    whole = begun * stand_in.STEPS
+    widest = max(after - before for before, after in pairwise(rungs))
+    assert whole <= taken <= whole + kills * widest * stand_in.PACK
 
 
 @pytest.mark.parametrize("ground", ["sqlite"], indirect=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import stand_in
-from stand_in_place import SUPPORT, Place
+from stand_in_place import SUPPORT, Place, descendants
 from warm_processes import WarmProcess
 
 from autopeft.study.records import TrialRecord, TrialState
@@ -184,9 +184,12 @@ def test_a_search_that_is_stopped_goes_on_and_finds_what_a_local_one_finds(
     process = far.start(*on_ray(nodes), step_s=0.02)
     far.until(lambda trials: running(trials) > 0, process)
     time.sleep(0.5)
+    for pid in {int(attempt["runner"]["pid"]) for attempt in far.every_attempt()}:
+        for each in (*descendants(pid), pid):
+            os.kill(each, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     asked = time.monotonic()
-    ended(process, 143)
+    assert "stopped (SIGTERM); all is saved" in ended(process, 143)
     assert time.monotonic() - asked < SIGNALS_S
     states = list(far.folder.glob("autopeft-runs/toy/states/*/cohort-*/step-*/*.safetensors"))
     assert states, "no lane state came back from the node"

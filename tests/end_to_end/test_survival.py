@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 import stand_in
 from grounds import Ground
-from stand_in_place import COMMAND, Place, all_gone, children
+from stand_in_place import COMMAND, Place, all_gone, children, descendants
 from warm_processes import WarmProcess
 
-from autopeft.execution.states import CohortStates
 from autopeft.study.records import TrialState
 
 SIGNALS_S = 30.0
@@ -192,13 +191,63 @@ def test_a_signal_saves_the_lanes_and_ends_the_search(
     steps = {trial.number: trial.optimizer_steps for trial in place.trials()}
     assert steps[0] > 0, "nothing was saved"
     assert place.attempts(0)[0]["cause"] == "interrupted"
-    place.search()
+    assert place.saved_steps() == {number: taken for number, taken in steps.items() if taken}
+    assert place.spent_steps() == sum(steps.values())
+    goes_on_from_what_was_saved(place)
     assert [point.step for point in _losses(place, 0)] == list(range(1, 61))
+
+
+def goes_on_from_what_was_saved(place: Place) -> None:
+    """The next sitting takes the steps that no lane state holds, and no other."""
+    saved, before = place.saved_steps(), place.spent_steps()
+    assert saved[0] > 0, "nothing was saved"
+    place.search()
+    assert [trial.state for trial in place.trials()] == [TrialState.COMPLETED] * 12
+    assert place.spent_steps() - before == 12 * stand_in.STEPS - sum(saved.values())
 
 
 def _losses(place: Place, number: int) -> list[Any]:
     with place.store() as store:
         return [point for point in store.curve("toy", number) if point.split == "train"]
+
+
+def test_a_signal_to_every_process_of_the_job_saves_the_lanes(
+    ground: Ground, place: Place
+) -> None:
+    """As `scancel` and a service manager send it: runners may have it before their coordinator."""
+    process = place.start(step_s=0.05)
+    place.until_training(process)
+    time.sleep(0.6)
+    others = descendants(process.pid)
+    assert len(others) >= 2, "a runner and its guard"
+    for pid in (*others, process.pid):
+        os.kill(pid, signal.SIGTERM)
+    out, _ = process.communicate(timeout=SIGNALS_S)
+    assert process.returncode == 143
+    assert "stopped (SIGTERM); all is saved" in out
+    assert all_gone(others)
+    ground.check()
+    assert {each["cause"] for each in place.attempts(0)} == {"interrupted"}
+    assert place.spent_steps() == sum(place.saved_steps().values())
+    goes_on_from_what_was_saved(place)
+
+
+def test_a_signal_after_a_runner_has_died_does_not_say_that_all_is_saved(place: Place) -> None:
+    process = place.start(step_s=0.05)
+    place.until_training(process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGSTOP)
+    for pid in children(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    out, _ = process.communicate(timeout=SIGNALS_S)
+    assert process.returncode == 143
+    assert "all is saved" not in out
+    told = "have trained since they were last saved is lost: the runner died: killed by SIGKILL"
+    assert told in " ".join(out.split())
+    place.search()
+    assert [trial.state for trial in place.trials()] == [TrialState.COMPLETED] * 12
 
 
 def test_a_signal_is_heard_while_the_backbone_loads(place: Place) -> None:
@@ -235,15 +284,9 @@ def test_an_evaluation_that_takes_longer_than_a_signal_leaves_costs_no_step(
     marker = stand_in.marker(place.folder / "autopeft-runs/toy", "measuring")
     stopped_by_sigterm(ground, marker, measure_s=60.0)
     assert [trial.state for trial in place.trials()[:4]] == [TrialState.WAITING] * 4
-    states = CohortStates(next((place.folder / "autopeft-runs/toy/states").iterdir()), 0)
-    assert [states.newest(number).step for number in range(4)] == [stand_in.STEPS] * 4
-    with place.store() as store:
-        spent = store.study("toy").spent["optimizer_steps"]
-    place.search()
-    assert [trial.state for trial in place.trials()] == [TrialState.COMPLETED] * 12
-    with place.store() as store:
-        left = store.study("toy").spent["optimizer_steps"] - spent
-    assert left == 4 * (stand_in.STEPS - 30) + 4 * stand_in.STEPS, "the first pack trained again"
+    saved = place.saved_steps()
+    assert [saved[number] for number in range(4)] == [stand_in.STEPS] * 4
+    goes_on_from_what_was_saved(place)
 
 
 def test_a_signal_is_heard_while_the_searcher_proposes(ground: Ground, place: Place) -> None:
@@ -285,17 +328,21 @@ def test_a_second_signal_stops_now(ground: Ground, place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_lanes_are_saved_between_rungs_too(place: Place) -> None:
+def test_a_running_pack_is_saved_between_rungs_too(place: Place) -> None:
     process = place.start(step_s=0.5, save_s=0.3)
     place.until_training(process)
-    while not place.trials()[0].optimizer_steps:
+    while not place.saved_steps():
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
     process.communicate()
     first = place.trials()[0]
-    assert first.optimizer_steps < 15
     assert first.rung is None
+    assert first.optimizer_steps < 15
+    saved = place.saved_steps()
+    assert set(saved) == {0, 1, 2, 3}
+    assert 0 < saved[0] < 15
+    goes_on_from_what_was_saved(place)
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from autopeft.execution.spare import Spare
 from autopeft.execution.supervised import SupervisedRunner
 from autopeft.execution.time_limits import TimeLimits
 from autopeft.study.progress import Stopper
+from autopeft.training import machine
 
 SUPPORT = Path(stand_in.__file__).parent
 WORKER = SUPPORT / "stand_in_worker.py"
@@ -115,6 +116,29 @@ def spare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spare]:
     found = Spare(tmp_path / "study")
     yield found
     found.close()
+
+
+@pytest.mark.parametrize(("kills", "cause"), [(2, "lost"), (3, "out-of-memory")])
+def test_a_kill_for_want_of_memory_is_told_from_others(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int, cause: str
+) -> None:
+    """The kernel counts what it has killed in a control group; the file is one as it writes it."""
+    events = tmp_path / "memory.events"
+    written = "low 0\nhigh 0\nmax 41\noom 3\noom_kill {}\noom_group_kill 0\n"
+    events.write_text(written.format(2))
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "VMSTAT", tmp_path / "none")
+    runner = make(step_s=0.01)
+    run = start(runner)
+
+    def killed(step: int) -> bool:
+        events.write_text(written.format(kills))
+        os.kill(runner.identity["pid"], signal.SIGKILL)
+        return True
+
+    error = failure(lambda: run.train(1000, on_step=killed))
+    assert error.cause == cause
+    assert ("want of memory" in str(error)) == (cause == "out-of-memory")
 
 
 def test_a_spare_process_is_the_first_runners(

@@ -135,7 +135,7 @@ def test_a_locked_file_at_any_statement_changes_nothing(sqlite_url: str, when: s
         fault = Fault(store._writer, _locked, when=when)
         a_search(store)
         check_the_search(store)
-        for at in range(0, fault.count, 2):
+        for at in range(fault.count):
             store.delete_study("s")
             fault.at, fault.count = at, 0
             a_search(store)
@@ -145,13 +145,16 @@ def test_a_locked_file_at_any_statement_changes_nothing(sqlite_url: str, when: s
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_connection_cut_at_any_statement_changes_nothing(postgresql_url: str) -> None:
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_connection_cut_at_any_statement_changes_nothing(
+    postgresql_url: str, stride: int
+) -> None:
     with waiting(postgresql_url, 30.0) as store:
         assert store._writer is not None
         fault = Fault(store._writer, _cut, when="before")
         a_search(store)
         check_the_search(store)
-        for at in range(0, fault.count, 3):
+        for at in range(0, fault.count, stride):
             store.delete_study("s")
             fault.at, fault.count = at, 0
             a_search(store)

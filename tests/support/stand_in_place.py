@@ -19,6 +19,7 @@ import yaml
 from warm_processes import WarmProcess
 
 from autopeft.errors import StorageError
+from autopeft.execution.states import CohortStates
 from autopeft.study.records import TrialRecord, TrialState
 from storage import SqlStore, open_store
 
@@ -143,6 +144,30 @@ class Place:
             for attempt in self.attempts(trial.number)[-1:]
         )
 
+    def saved_steps(self) -> dict[int, int]:
+        """Of every trial with a lane state, the step of the newest."""
+        found = {}
+        for folder in self.folder.glob("autopeft-runs/toy/states/*/cohort-*"):
+            states = CohortStates(folder.parent, int(folder.name.partition("-")[2]))
+            for number in range(len(self.trials())):
+                if saved := states.newest(number):
+                    found[number] = saved.step
+        return found
+
+    def taken_steps(self) -> list[tuple[int, list[int]]]:
+        """Every step that runners took, in its order, and its lanes; what dead ones took, too.
+
+        Only of searches with the setting `notes`.
+        """
+        path = stand_in.marker(self.folder / "autopeft-runs/toy", "steps")
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(step, lanes) for step, lanes in map(json.loads, lines)]
+
+    def spent_steps(self) -> int:
+        """Optimizer steps of all lanes that the study has paid for."""
+        with self.store() as store:
+            return int(store.study("toy").spent.get("optimizer_steps", 0.0))
+
     def close(self) -> None:
         """End all that was started."""
         for process in self.started:
@@ -167,6 +192,16 @@ def children(pid: int) -> list[int]:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def descendants(pid: int) -> list[int]:
+    """Children of all threads of a process, and theirs."""
+    own = [
+        int(each)
+        for path in Path(f"/proc/{pid}/task").glob("*/children")
+        for each in path.read_text().split()
+    ]
+    return [*own, *(each for child in own for each in descendants(child))]
 
 
 def all_gone(pids: list[int]) -> bool:

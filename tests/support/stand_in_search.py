@@ -3,7 +3,7 @@
 The store, the lease, the tuner, the executor with its processes and the command line are the real
 ones; only what would load a model is another (`stand_in`). The variable STAND_IN holds what tests
 set: `{"script", "step_s", "measure_s", "ask_s", "limit_s", "lease_s", "poll_s", "devices",
-"save_s", "loading_s"}`.
+"save_s", "loading_s", "notes"}`.
 """
 
 import json
@@ -193,6 +193,7 @@ class StandInPreparation:
                 "script": SETTINGS.get("script", {}),
                 "step_s": SETTINGS.get("step_s", 0.002),
                 "measure_s": SETTINGS.get("measure_s", 0.0),
+                "notes": SETTINGS.get("notes", False),
                 "folder": str(self._folder),
             },
             "folder": self._folder,

@@ -49,6 +49,7 @@ class StandInRun:
                 for number, _ in self._lanes:
                     self._runner.play(number, lanes=len(self._lanes), rows=self._rows)
             self.step += 1
+            self._runner.note(self.step, self._lanes)
             if not on_step(self.step):
                 break
         return self.step >= until
@@ -98,6 +99,7 @@ class StandInRunner:
         self.step_s: float = request["step_s"]
         self.measure_s: float = request.get("measure_s", 0.0)
         self.folder, self._device = Path(request["folder"]), request["device"]
+        self._notes: bool = request.get("notes", False)
 
     @property
     def is_full(self) -> bool:
@@ -136,6 +138,12 @@ class StandInRunner:
         assert not resume or set(resume) == {number for number, _ in lanes}
         rows = micro_batch_size or stand_in.MICRO_BATCH
         return StandInRun(self, lanes, steps.pop(), rows, replicate)
+
+    def note(self, step: int, lanes: Sequence[tuple[int, Configuration]]) -> None:
+        """Write down a step that was taken, for whoever counts them over all deaths."""
+        if self._notes:
+            with stand_in.marker(self.folder, "steps").open("a") as file:
+                file.write(json.dumps([step, [number for number, _ in lanes]]) + "\n")
 
     def play(self, number: int, *, lanes: int, rows: int) -> None:
         """What the script has for a trial."""

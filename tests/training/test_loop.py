@@ -12,6 +12,7 @@ import torch
 from importance_maps import with_importance
 
 from autopeft.configuration import Configuration, Group
+from autopeft.errors import TrialError
 from autopeft.training.activations import CacheBudget
 from autopeft.training.batches import Batch
 from autopeft.training.data.examples import Examples, TaskData
@@ -374,3 +375,29 @@ def test_a_probe_sees_what_scoring_takes() -> None:
     assert per_step == pytest.approx(run.profile.scoring_seconds / 3)
     assert per_step > 0.0
     assert _trainer().start(_lanes(1e-3)).scoring_seconds_per_step() == 0.0
+
+
+def _too_large(*_: object, **__: object) -> bool:
+    """More bytes than a process can address: what the CPU's allocator says of it is its own."""
+    return torch.empty(1 << 50, dtype=torch.uint8).numel() == 0
+
+
+def test_an_allocation_that_is_far_too_large_is_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = _trainer().start(_lanes(1e-3))
+    with pytest.raises(TrialError, match="out of memory") as caught:
+        run.train(2, on_step=_too_large)
+    assert caught.value.cause == "out-of-memory"
+    monkeypatch.setattr("autopeft.training.loop.predict", _too_large)
+    with pytest.raises(TrialError) as caught:
+        run.evaluate()
+    assert caught.value.cause == "out-of-memory"
+
+
+def test_another_fault_of_a_step_is_not_out_of_memory() -> None:
+    def fails(step: int) -> bool:
+        return bool((torch.ones(2, 3) @ torch.ones(2, 3)).sum() > 0)
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        _trainer().start(_lanes(1e-3)).train(2, on_step=fails)
