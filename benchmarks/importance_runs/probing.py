@@ -36,10 +36,10 @@ def record_probes(plan: Plan) -> None:
         every = table.load(plan.tables)
         left = [each for each in jobs if not table.has(every, each.row)]
         for first in range(0, len(left), AT_ONCE):
-            table.put(plan.tables, probed(ground, left[first : first + AT_ONCE], jobs[0]))
-            print(
-                f"probe {ground.name}, rank {rank}: {first + AT_ONCE} of {len(left)}", flush=True
-            )
+            rows = probed(ground, left[first : first + AT_ONCE], jobs[0])
+            table.put(plan.tables, rows)
+            done = first + len(rows)
+            print(f"probe {ground.name}, rank {rank}: {done} of {len(left)}", flush=True)
 
 
 def probed(ground: Ground, jobs: Sequence[Job], reference: Job) -> list[dict[str, Any]]:
