@@ -100,6 +100,7 @@ class LayerMemory:
         head_norms: Whether queries and keys are normalised, which keeps them once more.
         activation: Tensors of the FFN's inner width that the activation function keeps: one where
             it is a single operation, four where GELU's tanh form is written out (GPT-2).
+        rotates: Whether queries and keys are rotated, in float32 under autocast too.
         rotates_slices: Whether queries and keys are rotated copies of slices of a fused map, whose
             whole output stays for the values' sake.
         head_masks: Whether every head adds a bias of its own to the attention's scores (T5's
@@ -110,6 +111,7 @@ class LayerMemory:
     norms_behind: bool = True
     head_norms: bool = False
     activation: int = 1
+    rotates: bool = False
     rotates_slices: bool = False
     head_masks: bool = False
 

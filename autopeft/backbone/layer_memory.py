@@ -46,6 +46,7 @@ def layer_memory(
         norms_behind=any(map(_BEHIND.search, norms)),
         head_norms=bool(head_norms),
         activation=kept_by(activations[:1]),
+        rotates=rotates,
         rotates_slices=fused and rotates,
         head_masks=any("relative_attention_bias" in name for name, _ in model.named_modules()),
     )

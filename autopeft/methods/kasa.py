@@ -124,9 +124,9 @@ class Kasa(OnLinearMaps):
         return int(group["rank"]) * (place.d_in + place.d_out)
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """x, x A, before and behind s; U, S and V, which all lanes share."""
+        """x, x A, before and behind s; U, S and V, which all lanes share; parts of the sum."""
         shared = min(place.d_in, place.d_out) * (place.d_in + place.d_out + 1)
-        return Kept(2 * int(group["rank"]), shared=shared)
+        return Kept(2 * int(group["rank"]), shared=shared, running=place.d_out)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """A uniform in +-1/sqrt(d_in), s N(0, 1), B zero."""

@@ -63,8 +63,8 @@ class NormTuning(Unfolded):
     training_count = count
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """n(x), in float32 under autocast too; x is kept by the norm itself."""
-        return Kept(exact=place.d_in, reads=False, running=self.count(group, place))
+        """n(x), in float32 under autocast too, scaled before it is shifted; the norm keeps x."""
+        return Kept(exact=place.d_in, reads=False, running=self.count(group, place) - place.d_out)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Zeros."""

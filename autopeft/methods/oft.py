@@ -74,12 +74,12 @@ class Oft(OnLinearMaps):
         return place.d_in * place.d_out + rotation
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """x, block by block; R, Q and what solves for it."""
+        """x, block by block; R, Q and what solves for it; x R by blocks and by rows."""
         size = int(group["block_size"])
         matrices = 4 * size * (size if group["share"] else place.d_in)
         if group["share"]:
             return Kept(weights=matrices)
-        return Kept(place.d_in, reads=False, weights=matrices)
+        return Kept(place.d_in, reads=False, weights=matrices, running=2 * place.d_in)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Q zero."""

@@ -119,11 +119,12 @@ class Sparse(Unfolded):
         return torch.from_numpy(fixed_index(units(group, place), numbers))
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """The chosen inputs; what the blocks read; else all of x."""
+        """The chosen inputs; what the blocks read, and what they make of it; else all of x."""
         own = units(group, place)
         number = own.number(float(group["density"]))
         if own.side:
-            return Kept(number * own.side, reads=False)
+            width = number * own.side
+            return Kept(width, reads=False, running=width + place.d_out)
         if own.axis == "input":
             weights = place.d_in * place.d_out if group.get("noise") else 0
             return Kept(number * own.lines, reads=False, weights=weights)

@@ -140,12 +140,12 @@ class Svft(OnLinearMaps):
         return factors if group["pattern"] in BANDED else factors + rank * rank
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """x V; M; U, S and V, which all lanes share; every diagonal's part twice while it runs."""
+        """x V; M; U, S and V, which all lanes share; while it runs every part twice, a sum."""
         rank = min(place.d_in, place.d_out)
         shared = rank * (place.d_in + place.d_out + 1)
         if group["pattern"] in BANDED:
             parts = 2 * int(group["bands"]) - 1
-            return Kept(rank, reads=False, shared=shared, running=2 * parts * rank)
+            return Kept(rank, reads=False, shared=shared, running=2 * (parts + 1) * rank)
         return Kept(rank, reads=False, shared=shared, weights=rank * rank)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:

@@ -62,9 +62,10 @@ class VectorFit(OnLinearMaps):
         return min(place.d_in, place.d_out) * (place.d_in + place.d_out)
 
     def kept_widths(self, group: Group, place: Place) -> Kept:
-        """x V; U, S and V, which all lanes share."""
+        """x V, and scaled while it runs; U, S and V, which all lanes share."""
         rank = min(place.d_in, place.d_out)
-        return Kept(rank, reads=False, shared=rank * (place.d_in + place.d_out + 1))
+        shared = rank * (place.d_in + place.d_out + 1)
+        return Kept(rank, reads=False, shared=shared, running=rank)
 
     def initial(self, group: Group, place: Place, start: Start) -> dict[str, Tensor]:
         """Zeros."""

@@ -102,16 +102,16 @@ def estimate(
     of_passes = lanes_of_passes([kind[lane] for lane in order], shape.lanes_per_pass)
     alike = Counter(tuple(order[position] for position in own) for own in of_passes)
     passes = {own: PassMemory(own, anatomy, shape, weights) for own in alike}
-    trained = {own: p.trained_params() + head_params * len(own) for own, p in passes.items()}
+    trained = {own: p.own.trained_params() + head_params * len(own) for own, p in passes.items()}
     of_rules = sum(
         size * training_params(lane, anatomy)
         for lane in lanes
         if (size := rules.of(lane).state_bytes)
     )
-    fixed = sum(alike[own] * each.fixed_params() for own, each in passes.items())
+    fixed = sum(alike[own] * each.own.fixed_params() for own, each in passes.items())
     shared: dict[tuple[int, str], int] = {}
     for each in passes.values():
-        for at, size in each.shared_params().items():
+        for at, size in each.own.shared_params().items():
             shared[at] = max(size, shared.get(at, 0))
     kept = max(each.kept() for each in passes.values())
     running = max(each.peak() + each.logits() for each in passes.values())

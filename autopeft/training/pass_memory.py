@@ -1,47 +1,51 @@
-"""What one pass of lanes keeps for its backward pass, and what comes and goes beside it.
+"""What one pass of lanes holds at the moment when it holds most.
 
-What is counted is what autograd keeps of a step. The backbone is frozen, and a frozen linear map
-keeps no input (its gradient needs the weight alone), so a layer keeps its queries, keys, values
-and attention output, what its activation function and its norms read, and what the lanes'
-operators read. Below a lane's branch point nothing of it exists but the trunk's running layer.
+A layer is followed through the step. On the way forward its code's own variables live beside what
+autograd keeps: what the FFN reads, the product that its last map reads, what this map gives. An
+operator makes tensors of its own, and under autocast is given copies in float32 unless matrix
+products are all that it does. On the way back gradients pass the FFN. A layer that is recomputed
+runs forward while the gradient from above waits, and stops once all that its backward pass reads
+is there again; then the gradients pass it.
 
-Under autocast what maps make is bfloat16, and so are copies of maps and of what meets them in a
-product; the residual stream, a sum with what the embeddings give, stays as wide as the weights.
-
-Notation: `n` lanes that have branched off at a layer, `B` rows (examples) per lane at once, `T`
-tokens, `d` the residual width, `I` the FFN's. Sizes are in bytes.
+What stays for the backward pass, and the notation, are in `kept_memory`.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
-from operator import add
 
-from autopeft.backbone.anatomy import Anatomy, Layer
-from autopeft.configuration import Configuration, Group
-from autopeft.counting import first_layer, passes, placed_groups, prompt_tokens
+from autopeft.backbone.anatomy import Anatomy
+from autopeft.configuration import Configuration
+from autopeft.counting import passes
 from autopeft.methods import registry
-from autopeft.methods.lane_operator import Place
-from autopeft.training.step_shape import BFLOAT16, FLOAT32, StepShape, Weights
+from autopeft.training.kept_memory import (
+    ATTENTION,
+    ENTRANCE,
+    EXIT,
+    FIRST_NORM,
+    LAST_NORM,
+    KeptMemory,
+    Key,
+    Use,
+)
+from autopeft.training.step_shape import FLOAT32, StepShape, Weights
 
-_ATTENTION = ("query", "key", "value")
-_BEHIND_ATTENTION = ("output", "attention")
-"""Where nothing of the layer's attention itself trains, but its norms see gradients."""
-_FFN = ("up", "gate", "down", "ffn")
-_MADE = ("output", "down")
-"""Maps that read what other maps make, in its type; the others read the residual stream's."""
-_TAKEN = ("key", "value")
-"""Where a layer that is cut to one token runs on all of them."""
-_FIRST_NORM, _LAST_NORM = "attention_norm", "ffn_norm"
-"""Of these the first stands before attention and the other before the FFN, or both behind."""
+_PASSED_NORM = {True: 3, False: 6}
+"""Tensors of a norm behind the last layer when the gradient passes it, by whether it takes the
+mean off: its input, and gradients; of an RMSNorm, no kernel of its own, those of all its steps."""
 
 
 class PassMemory:
-    """Lanes that run through the backbone together, with what they have where.
+    """Lanes that run through the backbone together.
+
+    Args:
+        lanes: In stream order.
+        anatomy: The backbone.
+        shape: Of a step.
+        weights: How the backbone lies in memory.
 
     Attributes:
-        lanes: In stream order.
+        own: What they have where, and what each layer keeps.
     """
 
     def __init__(
@@ -51,374 +55,296 @@ class PassMemory:
         shape: StepShape,
         weights: Weights,
     ) -> None:
+        self.own = KeptMemory(lanes, anatomy, shape, weights)
         self._anatomy, self._shape, self._weights = anatomy, shape, weights
-        self.lanes = lanes
-        self._branches = [first_layer(lane, anatomy) for lane in lanes]
-        self._slots = max(prompt_tokens(lane, anatomy) for lane in lanes)
-        self._uses: dict[tuple[int, str, str, str], list[tuple[int, Group, Place]]]
-        self._uses = defaultdict(list)
-        for position, lane in enumerate(lanes):
-            for group, place in placed_groups(lane, anatomy):
-                stack = str(registry[group.method].stack_key(group))
-                key = (place.layer, place.site, group.method, stack)
-                self._uses[key].append((position, group, place))
-        autocast = shape.compute == "bf16"
-        self._stream = weights.bytes_each
-        self._activation = BFLOAT16 if autocast else weights.bytes_each
-        self._operator = BFLOAT16 if autocast else FLOAT32
-
-    @property
-    def _tokens(self) -> int:
-        return self._shape.rows * (self._shape.tokens + self._slots)
-
-    def _joined(self, layer: int) -> int:
-        """Lanes that have branched off by a layer."""
-        return sum(branch <= layer for branch in self._branches)
-
-    def trained_params(self) -> int:
-        """Scalars of all stacked tensors, padded to the largest member of each stack."""
-        return sum(map(self._trained_in, range(len(self._anatomy.layers))))
-
-    def _trained_in(self, index: int) -> int:
-        return sum(
-            len(uses) * max(registry[key[2]].training_count(g, place) for _, g, place in uses)
-            for key, uses in self._uses.items()
-            if key[0] == index
-        )
-
-    def fixed_params(self) -> int:
-        """Scalars of all stacked tensors that are not trained, padded likewise."""
-        return sum(
-            len(uses) * max(registry[key[2]].fixed_count(g, place) for _, g, place in uses)
-            for key, uses in self._uses.items()
-        )
-
-    def shared_params(self) -> dict[tuple[int, str], int]:
-        """Scalars that exist once for all lanes at a place, by layer and site."""
-        shared: dict[tuple[int, str], int] = {}
-        for (layer, site, method, _), uses in self._uses.items():
-            own = max(
-                registry[method].kept_widths(group, place).shared for _, group, place in uses
-            )
-            shared[layer, site] = max(own, shared.get((layer, site), 0))
-        return shared
+        self._inner = anatomy.intermediate_size * self.own.activation
+        self._made = anatomy.hidden_size * self.own.activation
+        self._hidden = anatomy.hidden_size * self.own.stream
 
     # -- kept for the backward pass -----------------------------------------------------------
 
     def kept(self) -> int:
         """Bytes that the forward pass leaves for the backward pass, and a recomputed layer's."""
-        return round(max(self._held, default=0.0) + self._beside)
-
-    def peak(self) -> int:
-        """What is kept and what runs beside it, at the moment when both together are most."""
-        lanes = max(map(add, self._held, map(self._running_in, self._layers)), default=0.0)
-        running = self._dequantised() + self._weights_at_once()
-        return round(max(self._beside + lanes, self._trunk()) + running)
+        held = [self._below(index) + self.own.kept_in(index) for index in self._layers]
+        return round(max(held, default=0.0) + self._beside)
 
     @property
     def _beside(self) -> float:
         """What other passes have left that are there at once."""
-        return (self._compared - 1) * max(self._left, default=0.0)
+        return (self._compared - 1) * max(self._left.values(), default=0.0)
 
     @property
     def _layers(self) -> range:
         """Those that lanes run through."""
-        return range(self._branches[0], len(self._anatomy.layers))
+        return range(self.own.branches[0], len(self._anatomy.layers))
 
     @property
     def _compared(self) -> int:
         """Passes that are there at once: two where a lane compares them."""
-        return max(passes(lane, self._anatomy) for lane in self.lanes)
+        return max(passes(lane, self._anatomy) for lane in self.own.lanes)
 
     @cached_property
-    def _held(self) -> list[float]:
-        """What a pass holds when its backward pass comes to a layer, for every layer."""
-        if not self._shape.checkpointing:
-            return self._left
-        return list(map(add, self._left, map(self._kept_in, self._layers)))
-
-    @cached_property
-    def _left(self) -> list[float]:
+    def _left(self) -> dict[int, float]:
         """What the forward pass leaves of all layers up to each."""
-        own = self._given_to if self._shape.checkpointing else self._kept_in
-        return list(accumulate(map(own, self._layers)))
+        left = self.own.given_to if self._shape.checkpointing else self.own.kept_in
+        return dict(zip(self._layers, accumulate(map(left, self._layers)), strict=True))
 
-    def _given_to(self, index: int) -> int:
-        """What a checkpoint holds of a layer: its input, and its mask where lanes repeat it."""
-        anatomy, joined = self._anatomy, self._joined(index)
-        width = anatomy.hidden_size * self._stream
-        if joined > 1:
-            each = anatomy.n_heads * FLOAT32 if anatomy.memory.head_masks else 1
-            width += each * (self._shape.tokens + self._slots)
-        return joined * self._tokens * width
+    def _below(self, index: int) -> float:
+        """What is there beside what a layer keeps: of a checkpoint, the layer's input too."""
+        return self._left.get(index if self._shape.checkpointing else index - 1, 0.0)
 
-    def _kept_in(self, index: int) -> float:
-        """What a layer's backward pass reads."""
-        return self._activations_in(index) + self._cast_weights(index)
+    # -- the most that is there ---------------------------------------------------------------
 
-    def _activations_in(self, index: int) -> float:
-        layer, rows = self._anatomy.layers[index], self._joined(index) * self._tokens
-        if self._trains_at_the_end(index):
-            seen = self._shape.tokens + self._slots if self._is_cut(index) else 1
-            return self._operators_in(index) / seen
-        whole = self._attention_trains(index)
-        norms = self._anatomy.memory.norms
-        behind = any(
-            site in _BEHIND_ATTENTION or registry[method].reached == "norms"
-            for layer, site, method, _ in self._uses
-            if layer == index
-        )
-        norms = norms if whole or behind else max(1, norms // 2)
-        # One that comes first reads what the checkpoint holds; one that comes last is gone when
-        # the FFN's gradients come. Under autocast copies that are not counted take its place.
-        first_or_last = whole or self._anatomy.memory.norms_behind
-        if first_or_last and self._shape.checkpointing and self._shape.compute == "fp32":
-            norms -= 1
-        norms *= self._anatomy.hidden_size * FLOAT32
-        attention = self._attention(layer) if whole else 0
-        kept = rows * (norms + attention + self._ffn(layer)) + self._operators_in(index)
-        kept += self._tokens * self._options_in(index)
-        if not self._is_cut(index):
-            return kept
-        others = self._of_other_tokens(layer) if whole else 0.0
-        return (
-            rows * others
-            + self._operators_in(index, only=self._sites(_TAKEN, before=_FIRST_NORM))
-            + kept / (self._shape.tokens + self._slots)
-        )
+    def peak(self) -> int:
+        """What is kept and what runs beside it, at the moment when both together are most."""
+        moments = [max(self._forward_in(i), self._backward_in(i)) for i in self._layers]
+        lanes = max([*moments, self._behind()])
+        running = self._dequantised() + self._weights_at_once()
+        return round(max(self._beside + lanes, self._trunk()) + running)
 
-    def _of_other_tokens(self, layer: Layer) -> float:
-        """Per token of a layer that is cut to one: keys, values and what made them, its input.
+    def _forward_in(self, index: int) -> float:
+        """The end of a layer on the way forward, where a checkpoint keeps nothing of it."""
+        own, keeps = self.own, not self._shape.checkpointing
+        below = self._below(index) + keeps * own.kept_in(index)
+        seen = self._shape.tokens + own.slots
+        masked = seen * (own.joined(index) > 1)  # a byte each, repeated for the lanes
+        if own.is_cut(index):
+            taken = 0 if keeps else self._rows(index) * self._queries_keys_values
+            return below + taken + self._of_all_lanes(index) + own.tokens * masked
+        width = self._living_at_the_end(index, kept=keeps) + self._in_last_norm(index, kept=keeps)
+        if keeps and not own.attention_trains(index):
+            width += self._hidden + masked
+        return below + self._rows(index) * width + self._of_all_lanes(index) + own.tokens * masked
 
-        The first token's view keeps the input alive, unless all that read it are copies in another
-        type, or a checkpoint has it already.
+    def _backward_in(self, index: int) -> float:
+        """A layer on the way back, or when its last operator runs on the way forward."""
+        own, kept = self.own, self.own.kept_in(index)
+        if own.is_cut(index):
+            return self._below(index) + kept + self._running_in_cut(index)
+        moments = [kept]  # and, of each, what runs beside it or beside a part of it
+        if not own.trains_at_the_end(index):
+            gradients = self._rows(index) * self._layer_width(gradients=True)
+            moments.append(self._kept_before_exit(index) + gradients)
+        if self._shape.checkpointing:
+            waiting = self._rows(index) * self._gradient_above()
+            end = self._rows(index) * self._living_at_the_end(index, kept=True)
+            moments.append(kept + waiting + end)
+        else:
+            waiting = self._of_all_lanes(index)
+        for key, uses in own.uses.items():
+            if key[0] == index:
+                moments.append(waiting + self._at_operator(key, uses))
+        if longer := self._at_longer_keys(index):
+            before = own.operators_in(index, only=ATTENTION)
+            attention = self._rows(index) * own.attention(self._anatomy.layers[index])
+            moments.append(waiting + before + attention + longer)
+        return self._below(index) + max(moments)
+
+    def _rows(self, index: int) -> int:
+        """Tokens of all lanes that have branched off at a layer."""
+        return self.own.joined(index) * self.own.tokens
+
+    def _of_all_lanes(self, index: int) -> int:
+        """What the embeddings gave, and the trunk's output unless it is a lone lane's input."""
+        branches = self.own.branches
+        apart = self.own.joined(index) > 1 or index > branches[0]
+        return self.own.tokens * self._hidden * (1 + (branches[-1] > 0 and apart))
+
+    def _gradient_above(self) -> int:
+        """Per token: the gradient that a recomputed layer waits with.
+
+        Where norms come first, it has passed the residual sum by then, and is cast for the map.
         """
-        keys_values = 2 * self._anatomy.n_kv_heads * self._anatomy.head_dim * self._longer(layer)
-        others = keys_values * self._activation + self._rotated_slices()
-        if self._operator == self._stream and not self._shape.checkpointing:
-            others += self._anatomy.hidden_size * self._stream
-        return others
+        cast = not self._anatomy.memory.norms_behind and self.own.activation != self.own.stream
+        return self._hidden + cast * self._made
 
-    def _is_cut(self, index: int) -> bool:
-        """Whether a layer runs on one token, all but its keys and values."""
-        if any(registry[method].reads_batch for lane in self.lanes for method in lane.methods):
-            return False
-        return self._shape.first_token and index == len(self._anatomy.layers) - 1
+    def _kept_before_exit(self, index: int) -> float:
+        """What a layer keeps without what operators behind the FFN's last map and a norm do."""
+        last_norm = self._anatomy.hidden_size * FLOAT32 * self.own.keeps_last_norm(index)
+        behind = self.own.operators_in(index, only=EXIT)
+        return self.own.kept_in(index) - behind - self._rows(index) * last_norm
 
-    def _attention_trains(self, index: int) -> bool:
-        """Whether gradients flow through a layer's attention: some lane trains in or below it."""
-        if index > self._branches[0]:
-            return True
-        own = self._sites(_ATTENTION, before=_FIRST_NORM)
-        return any(
-            site in own or registry[method].reached == "attention"
-            for layer, site, method, _ in self._uses
-            if layer == index
-        )
-
-    def _trains_at_the_end(self, index: int) -> bool:
-        """Whether all that trains in or below a layer stands behind it."""
-        if index > self._branches[0]:
-            return False
-        own = self._sites((), behind=_LAST_NORM)
-        return all(
-            site in own or registry[method].reached == "nothing"
-            for layer, site, method, _ in self._uses
-            if layer == index
-        )
-
-    def _sites(
-        self, sites: Sequence[str], *, before: str = "", behind: str = ""
-    ) -> tuple[str, ...]:
-        """Sites, and a norm that counts among them where norms stand before, or behind."""
-        return (*sites, behind if self._anatomy.memory.norms_behind else before)
-
-    def _attention(self, layer: Layer) -> int:
-        """Queries, keys and values of all heads, output, log-sum-exp, mask; per token."""
-        anatomy, size = self._anatomy, self._activation
-        heads, longer = anatomy.n_heads * anatomy.head_dim, self._longer(layer)
-        seen = longer * (self._shape.tokens + self._slots)
-        kept = heads * size * (2 + 2 * longer) + self._rotated_slices() + self._head_norms()
-        if not layer.attention:  # its own, written out: probabilities, and no mask
-            return round(kept + anatomy.n_heads * seen * size)
-        scores = 0 if self._shape.fused_attention else 2 * anatomy.n_heads * seen * size
-        mask = seen * (anatomy.n_heads * size if anatomy.memory.head_masks else size + 1)
-        return round(kept + anatomy.n_heads * FLOAT32 + mask + scores)
-
-    def _longer(self, layer: Layer) -> float:
-        """Keys that attention sees over tokens of a row: prefixes, and room for prompts.
-
-        Where keys come in vectors, lanes without a prefix are computed apart.
-        """
-        prefixes = {
-            position: registry[method].keys(group)
-            for (index, _, method, _), uses in self._uses.items()
-            for position, group, _ in uses
-            if index == layer.index and registry[method].keys(group)
-        }
-        prefix = float(self._shape.whole_vectors(max(prefixes.values(), default=0)))
-        if self._shape.key_vectors > 1:
-            prefix *= len(prefixes) / self._joined(layer.index)
-        before = prefix + self._shape.whole_vectors(self._slots)
-        return (self._shape.tokens + before) / (self._shape.tokens + self._slots)
-
-    @property
-    def _queries_keys(self) -> int:
-        """Bytes of a token's queries and keys."""
-        anatomy = self._anatomy
-        return (anatomy.n_heads + anatomy.n_kv_heads) * anatomy.head_dim * self._activation
-
-    def _rotated_slices(self) -> int:
-        """Queries and keys before they are rotated, where a fused map's output holds them."""
-        return self._queries_keys if self._anatomy.memory.rotates_slices else 0
-
-    def _head_norms(self) -> int:
-        return self._queries_keys if self._anatomy.memory.head_norms else 0
-
-    def _ffn(self, layer: Layer) -> int:
-        """What the activation function keeps; of a gated FFN, both factors too; per token."""
-        inner = self._anatomy.intermediate_size * self._activation
-        factors = 2 if "gate" in layer.sites else 0
-        return (self._anatomy.memory.activation + factors) * inner
-
-    def _options_in(self, index: int) -> int:
-        """What training options keep of a token at the FFN, of all lanes that have branched off.
-
-        Which neurons were masked, a byte each; of the density loss, the neurons and one tensor
-        more of their size.
-        """
-        inner = self._anatomy.intermediate_size
-        joined = self.lanes[: self._joined(index)]
-        masked = sum(lane.training_value("ffn_masking") > 0.0 for lane in joined)
-        penalised = sum(lane.training_value("density_weight") > 0.0 for lane in joined)
-        return inner * (masked + 2 * FLOAT32 * penalised)
-
-    def _operators_in(
-        self, index: int, *, only: Sequence[str] = (), given: Sequence[str] = ()
-    ) -> float:
-        """What the operators of a layer keep: their inputs, and their narrow sides.
+    def _living_in_ffn(self, index: int, *, kept: bool) -> float:
+        """Per token: what the FFN reads, and what its last map does, unless an operator keeps it.
 
         Args:
             index: The layer.
-            only: Of these sites; of all where there are none.
-            given: Sites whose inputs are there anyway.
+            kept: Whether what is kept is counted elsewhere.
         """
-        kept = 0.0
-        shared = {(position, site) for site in given for position in range(len(self.lanes))}
-        if self._attention_trains(index):  # it keeps what the output map reads
-            shared |= {(position, "output") for position in range(len(self.lanes))}
-        for (layer, site, method, _), uses in self._uses.items():
-            if layer != index:
-                continue
-            if only and site not in only:
-                continue
-            positions = [position for position, _, _ in uses]
-            together = positions[-1] - positions[0] + 1 == len(positions)
-            for position, group, place in uses:
-                own = registry[method].kept_widths(group, place)
-                kept += self._tokens * (self._operator * own.inner + FLOAT32 * own.exact)
-                kept += FLOAT32 * own.lasting
-                if own.compared is not None:
-                    kept += FLOAT32 * self._shape.rows * own.compared.kept(self._shape.tokens)
-                dropout = float(group.get("dropout") or 0.0) > 0.0
-                if dropout:
-                    kept += self._tokens * place.d_in  # which entries were kept, a byte each
-                if not own.reads:
-                    continue
-                size = FLOAT32 if own.reads_exactly else self._operator
-                read = self._activation if own.of_output or site in _MADE else self._stream
-                source = (position, f"output of {site}" if own.of_output else _source(site))
-                if not dropout and together and size == read:
-                    if source in shared:
-                        continue  # a view of what another operator keeps
-                    shared.add(source)
-                kept += self._tokens * size * place.d_in
-        return kept
+        lanes = self.own.joined(index)
+        read, product = lanes, lanes
+        if kept:
+            read -= self.own.viewing(index, ENTRANCE)
+            product -= self.own.viewing(index, ("down",))
+        return (read * self._hidden + product * self._inner) / lanes
 
-    def _cast_weights(self, index: int) -> int:
-        """Autocast's copies of a layer's maps: of frozen ones that gradients pass, of lanes'."""
-        if self._shape.compute != "bf16":
-            return 0
-        held = self._weights.bytes_each == BFLOAT16
-        frozen = 0 if held else _linear_weights(self._anatomy.layers[index])
-        return (frozen + self._trained_in(index)) * BFLOAT16
+    def _living_at_the_end(self, index: int, *, kept: bool) -> float:
+        """Per token: variables of a layer's code at its end, see `_living_in_ffn`.
 
-    # -- comes and goes -----------------------------------------------------------------------
-
-    def _running_in(self, index: int) -> float:
-        """The lanes' running layer, with its gradients."""
-        joined, hidden = self._joined(index) * self._tokens, self._anatomy.hidden_size
-        width = max(self._layer_width(gradients=True), self._copied_in(index))
-        if not self._is_cut(index):
-            passing = self._passing_in(index)
-            return joined * (
-                width + passing if self._ends_with_norm(index) else max(width, passing)
-            )
-        # Most is there when its keys and values are taken: queries too, with what their operators
-        # would keep, the layer's input and what it is cast to; and of all lanes together the
-        # trunk's output and the embeddings.
-        every: float = self._anatomy.n_heads * self._anatomy.head_dim * self._activation
-        if self._operator != self._stream:
-            every += hidden * (self._activation + self._operator)
-            every += 0 if self._shape.checkpointing else hidden * self._stream
-        every += self._passing_in(index, only=("query", "key", "value"))
-        if not self._attention_trains(index):
-            every += self._of_other_tokens(self._anatomy.layers[index])
-        below = hidden * self._stream * (2 if self._branches[-1] else 1)
-        below *= not self._shape.checkpointing
-        queries = self._operators_in(index, only=("query",), given=("query",))
-        per_token = every + width / (self._shape.tokens + self._slots)
-        return joined * per_token + self._tokens * below + queries
-
-    def _ends_with_norm(self, index: int) -> bool:
-        """Whether a layer ends with a norm that trains, while the FFN's tensors are still there.
-
-        One that is recomputed stops before its end.
+        A layer that is recomputed ends where nothing behind is kept: where norms come first, when
+        its last map is about to run.
         """
-        trained = any(key[:2] == (index, _LAST_NORM) for key in self._uses)
-        return trained and self._anatomy.memory.norms_behind and not self._shape.checkpointing
+        own, width = self.own, self._living_in_ffn(index, kept=kept)
+        if own.anatomy.memory.norms_behind:
+            width += self._made + self._hidden  # the map's, the norm's output
+            width += self._hidden * own.changes_input(index)
+            return width + self._hidden * (not (kept and own.keeps_last_norm(index)))
+        saves = any(key[0] == index and self._saves_at_exit(key, u) for key, u in own.uses.items())
+        width += self._made * (saves or not kept)
+        return width + self._hidden * (not (kept and own.attention_output_trains(index)))
 
-    def _passing_in(self, index: int, *, only: Sequence[str] = ()) -> float:
-        """Per token: what comes and goes while the most demanding operator of a layer runs."""
-        most, tokens = 0.0, self._shape.tokens + self._slots
-        for (layer, site, method, _), uses in self._uses.items():
-            if layer != index or (only and site not in only):
-                continue
-            for _, group, place in uses:
-                own = registry[method].kept_widths(group, place)
-                pairs = own.compared.passing(self._shape.tokens) if own.compared else 0.0
-                moved = place.d_in + place.d_out if own.running else 0
-                most = max(most, own.running + moved + pairs / tokens)
-        return FLOAT32 * most
+    def _saves_at_exit(self, key: Key, uses: Sequence[Use]) -> bool:
+        """Whether an operator behind the FFN's last map keeps anything."""
+        _, site, method, _ = key
+        kept = [registry[method].kept_widths(group, place) for _, group, place in uses]
+        return site in EXIT and any(k.reads or k.inner or k.exact or k.lasting for k in kept)
 
-    def _copied_in(self, index: int) -> int:
-        """Per token: the FFN's running tensors while an operator there holds copies in float32."""
-        if self._activation == FLOAT32:
-            return 0
-        anatomy = self._anatomy
-        autocast = self._shape.compute == "bf16"
-        copied = [
-            place.d_out + (place.d_in if site in _MADE or self._stream < FLOAT32 else 0)
-            for (layer, site, method, _), uses in self._uses.items()
-            for _, group, place in uses[:1]
-            if layer == index and site in _FFN
-            if not (autocast and registry[method].kept_widths(group, place).products_only)
-        ]
-        held = self._activation * anatomy.intermediate_size
-        held += 2 * self._stream * anatomy.hidden_size
-        return held + FLOAT32 * max(copied) if copied else 0
+    def _in_last_norm(self, index: int, *, kept: bool) -> float:
+        """Per token: what an operator at a norm that ends the layer makes."""
+        if not self._anatomy.memory.norms_behind:
+            return 0.0
+        most = 0.0
+        for key, uses in self.own.uses.items():
+            if key[:2] == (index, LAST_NORM):
+                _, group, place = uses[0]
+                exact = FLOAT32 * registry[key[2]].kept_widths(group, place).exact
+                most = max(most, self._made_by(key, uses[0]) + (0 if kept else exact))
+        return most
+
+    def _at_operator(self, key: Key, uses: Sequence[Use]) -> float:
+        """While an operator runs: what its layer keeps by then, what lives, what it makes."""
+        own, (index, site) = self.own, key[:2]
+        rows, layer = self._rows(index), self._anatomy.layers[index]
+        made = sum(own.tokens * self._made_by(key, use) for use in uses)
+        if site in EXIT:
+            behind = self._anatomy.memory.norms_behind
+            if self._shape.checkpointing and not behind and not self._saves_at_exit(key, uses):
+                return 0.0  # a recomputed layer has ended before
+            last_norm = self._anatomy.hidden_size * FLOAT32 * own.keeps_last_norm(index)
+            living = self._living_in_ffn(index, kept=True) + self._made - last_norm
+            return own.kept_in(index) + made + rows * living
+        if site in ENTRANCE:
+            read = 1 - own.viewing(index, ENTRANCE) / own.joined(index)
+            later = 0 if "gate" in layer.sites else self._anatomy.memory.activation - 1
+            living = self._hidden * read - later * self._inner
+            return self._kept_before_exit(index) + made + rows * living
+        if site in ("output", "attention"):
+            before = own.operators_in(index, only=(*ATTENTION, "output", "attention"))
+            attention = own.attention(layer) * own.attention_trains(index)
+            return before + made + rows * (attention + self._made)
+        if site in ATTENTION:
+            before = own.operators_in(index, only=ATTENTION)
+            normed = self._hidden * (not self._anatomy.memory.norms_behind)
+            return before + made + rows * (self._queries_keys_values + normed)
+        return made
+
+    @property
+    def _queries_keys_values(self) -> int:
+        """Per token: as their maps make them."""
+        heads = self._anatomy.n_heads + 2 * self._anatomy.n_kv_heads
+        return heads * self._anatomy.head_dim * self.own.activation
+
+    def _running_of(self, key: Key, use: Use) -> float:
+        """Per token of a lane: what an operator makes and drops."""
+        _, group, place = use
+        kept = registry[key[2]].kept_widths(group, place)
+        pairs = kept.compared.passing(self._shape.tokens) if kept.compared else 0.0
+        return FLOAT32 * (kept.running + pairs / (self._shape.tokens + self.own.slots))
+
+    def _made_by(self, key: Key, use: Use) -> float:
+        """Per token of a lane: all that an operator makes, its output and copies among it."""
+        (_, site, method, _), (_, group, place) = key, use
+        kept, made = registry[method].kept_widths(group, place), self._running_of(key, use)
+        if kept.products_only:
+            return made + self.own.operator * place.d_out
+        at_norm = site in (FIRST_NORM, LAST_NORM)
+        reads = self.own.stream if at_norm else self.own.read_type(site, kept)
+        given = self.own.stream if at_norm else self.own.activation
+        copied = place.d_in * (reads < FLOAT32 and not kept.reads_exactly)
+        copied += place.d_out * (given < FLOAT32)
+        return made + FLOAT32 * (copied + place.d_out)
+
+    def _at_longer_keys(self, index: int) -> float:
+        """What attention makes on the way to keys and values with others before the rows' own.
+
+        Those of a prefix are repeated for the rows of all lanes, then taken by those that have
+        one, beside what they take of their own. Where heads share keys both together are repeated
+        for them, and those that were rotated are cast under autocast: this is what is kept.
+        """
+        own, anatomy = self.own, self._anatomy
+        longer = own.longer(anatomy.layers[index])
+        if longer == 1:
+            return 0.0
+        size = own.activation
+        both = 2 * anatomy.n_kv_heads * anatomy.head_dim
+        rows = self._rows(index)
+        living = float(both * size * rows)
+        if not anatomy.memory.norms_behind:
+            living += self._hidden * rows
+        prefixes = own.prefixes(index)
+        if prefixes:
+            longest = self._shape.whole_vectors(max(prefixes.values()))
+            apart = self._shape.key_vectors > 1 and len(prefixes) < own.joined(index)
+            repeated = own.joined(index) + apart * len(prefixes)
+            living += repeated * self._shape.rows * longest * both * size
+            living += apart * len(prefixes) * own.tokens * both * size
+        shared = anatomy.n_kv_heads < anatomy.n_heads
+        copied = size < FLOAT32 and anatomy.memory.rotates
+        made = FLOAT32 if copied else size
+        if copied or shared:
+            living += rows * made * both * longer
+        if copied and shared:
+            living += rows * made * 2 * anatomy.n_heads * anatomy.head_dim * longer
+        return living
+
+    def _running_in_cut(self, index: int) -> float:
+        """A layer of which one token is read, when its keys and values are taken of all.
+
+        Queries are there too, with what their operators would keep, the layer's input and what it
+        is cast to; and of all lanes together the trunk's output and the embeddings.
+        """
+        own, anatomy = self.own, self._anatomy
+        every = float(anatomy.n_heads * anatomy.head_dim * own.activation)
+        if own.operator != own.stream:
+            every += self._made + anatomy.hidden_size * own.operator
+            every += 0 if self._shape.checkpointing else self._hidden
+        every += max(
+            (
+                self._running_of(key, use)
+                for key, uses in own.uses.items()
+                for use in uses
+                if key[0] == index and key[1] in ATTENTION
+            ),
+            default=0.0,
+        )
+        if not own.attention_trains(index):
+            every += own.of_other_tokens(index)
+        below = 0 if self._shape.checkpointing else self._of_all_lanes(index)
+        queries = own.operators_in(index, only=("query",), given=("query",))
+        width = self._layer_width(gradients=True) / (self._shape.tokens + own.slots)
+        taken = self._rows(index) * (every + width) + queries
+        return below + max(taken, self._at_longer_keys(index))
+
+    def _behind(self) -> float:
+        """When the gradient passes a norm behind the last layer: all of every layer is there."""
+        last = len(self._anatomy.layers) - 1
+        if last not in self._left or self._anatomy.memory.norms_behind or self.own.is_cut(last):
+            return 0.0
+        norms = self._anatomy.layers[last].norms.values()
+        tensors = _PASSED_NORM[all(norm.centred for norm in norms)]
+        return self._left[last] + self._rows(last) * tensors * self._anatomy.hidden_size * FLOAT32
 
     def _trunk(self) -> float:
         """The trunk's last running layer, beside what lanes that have left it keep by then."""
-        last = self._branches[-1] - 1
+        last = self.own.branches[-1] - 1
         if last < 0:
             return 0.0
-        left = self._left[: max(0, last - self._branches[0])]
-        return self._tokens * self._layer_width(gradients=False) + max(left, default=0.0)
+        width = self._layer_width(gradients=False)
+        return self.own.tokens * width + self._left.get(last - 1, 0.0)
 
     def evaluating(self) -> int:
         """An evaluation batch: no layer's tensors outlive it."""
-        lanes, longest = len(self.lanes), self._shape.tokens + self._slots
+        lanes, longest = len(self.own.lanes), self._shape.tokens + self.own.slots
         tokens = max(lanes * longest, self._shape.evaluation_tokens)
         if self._shape.evaluated:
             tokens = min(tokens, lanes * self._shape.evaluated * longest)
@@ -430,20 +356,18 @@ class PassMemory:
 
     def _layer_width(self, *, gradients: bool) -> int:
         """Bytes per token of a running layer at its widest, the FFN."""
-        anatomy = self._anatomy
-        wide = 3 if "gate" in anatomy.layers[-1].sites else 2
-        streams = self._stream if gradients else 2 * self._stream
-        return (
-            self._activation * wide * anatomy.intermediate_size
-            + (self._activation + streams) * anatomy.hidden_size
-        )
+        wide = 3 if "gate" in self._anatomy.layers[-1].sites else 2
+        if gradients:  # of one type, the residual sum hands on the one that it gets
+            made = self._made * (self.own.activation != self.own.stream)
+            return wide * self._inner + made + self._hidden
+        return wide * self._inner + self._made + 2 * self._hidden
 
     def _weights_at_once(self) -> int:
         """Weights that a running operator makes and drops again."""
         return FLOAT32 * max(
             (
                 sum(registry[method].kept_widths(g, place).weights for _, g, place in uses)
-                for (_, _, method, _), uses in self._uses.items()
+                for (_, _, method, _), uses in self.own.uses.items()
             ),
             default=0,
         )
@@ -458,14 +382,3 @@ class PassMemory:
             for site in layer.sites.values()
         )
         return largest * self._weights.bytes_each
-
-
-def _linear_weights(layer: Layer) -> int:
-    return sum(site.in_features * site.out_features for site in layer.sites.values())
-
-
-def _source(site: str) -> str:
-    """Which of a layer's tensors an operator reads: sites with the same name share it."""
-    return {"key": "query", "value": "query", "attention": "query", "gate": "up", "ffn": "up"}.get(
-        site, site
-    )
