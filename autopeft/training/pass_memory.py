@@ -307,7 +307,8 @@ class PassMemory:
         every = float(anatomy.n_heads * anatomy.head_dim * own.activation)
         if own.operator != own.stream:
             every += self._made + anatomy.hidden_size * own.operator
-            every += 0 if self._shape.checkpointing else self._hidden
+        if not (self._shape.checkpointing or own.viewing(index, ATTENTION)):
+            every += self._hidden
         every += max(
             (
                 self._running_of(key, use)
