@@ -26,9 +26,9 @@ SHARED = {"taylor": "snip", "gradient_sum": "gradient"}
 
 Head = Literal["initial", "fitted"]
 
-MOST_WEIGHTS = 2**24
-"""Single weights that a score keeps over all sites where a share of each is more: LoRA of rank 23
-on all linear maps of a model of a billion parameters, of rank 6 at seven billion. Over all scores'
+MOST_WEIGHTS = 2**23
+"""Single weights that a score keeps over all sites where a share of each is more: LoRA of rank 11
+on all linear maps of a model of a billion parameters, of rank 3 at seven billion. Over all scores'
 lists one takes 72 bytes of memory, and 25 to 31 where they are stored. More are refused."""
 
 

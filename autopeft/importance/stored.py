@@ -1,9 +1,9 @@
 """From an importance map to a record of the store, and back: compressed arrays, no pickles.
 
 Channels are always kept, as sums of their weights: small. Blocks and the lists of single weights
-are kept where they are no larger than `FINE_BYTES`, as those of `MOST_WEIGHTS` are; else whoever
-needs them measures again. Lists that follow from others (see `scores.SHARED`) are not written, and
-the random score never is.
+are kept where they are no larger than `FINE_BYTES`, which they are up to eight billion parameters;
+else whoever needs them measures again. Lists that follow from others (see `scores.SHARED`) are not
+written, and the random score never is.
 """
 
 import io
@@ -21,8 +21,8 @@ from autopeft.importance.settings import MEASURED, SHARED, ImportanceSettings
 from autopeft.study.records import ImportanceRecord
 
 FINE_BYTES = 1 << 29
-"""Compressed: MiniLM's tenth of all weights takes 25 MB, a BERT-base's 212; SQLite and PostgreSQL
-take values of up to 1 GB."""
+"""Compressed: MiniLM's tenth of all weights takes 25 MB, a BERT-base's some 210. SQLite takes values
+of up to 1 GB, PostgreSQL of half of that where they are sent as text."""
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -166,6 +166,9 @@ def _highest(
     """The highest rows, columns, blocks or heads that the budget pays; at least one."""
     score, importance = str(settings["score"]), anatomy.measured()
     keys = sorted(own)
+    if score == "activation" and len({each.axis for each in own.values()}) > 1:
+        given = "activation of heads of output, whose rows hold norms, beside others"
+        raise BackboneError(Fault("configuration", "sparsity.score", given, "another score"))
     values = [
         measured_units(own[key], scores_at(importance, score, key), score, importance.block)
         / _comparable(own[key], score)

@@ -103,3 +103,19 @@ def test_scores_of_heads_are_sums_over_their_channels(
         query.output_heads(dim)[1], query.outputs[dim : 2 * dim].sum(), rtol=1e-6
     )
     np.testing.assert_allclose(output.input_heads(dim)[0], output.inputs[:dim].sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "narrow", "inner"),
+    [(16, 2048, 512, 8192), (32, 4096, 4096, 11008), (32, 4096, 1024, 14336)],
+)
+def test_maps_up_to_eight_billion_parameters_are_stored_whole(
+    layers: int, width: int, narrow: int, inner: int
+) -> None:
+    """By their bytes before compression: gaps and values of six lists, blocks of eight scores."""
+    square, slim = (width, width), (width, narrow)
+    shapes = [square, slim, slim, square, (width, inner), (width, inner), (inner, width)] * layers
+    usual = ImportanceSettings()
+    weights, side = sum(usual.kept(shapes)) * 31, usual.block
+    blocks = sum(-(-d_in // side) * -(-d_out // side) for d_in, d_out in shapes) * 8 * 4
+    assert weights + blocks < stored.FINE_BYTES

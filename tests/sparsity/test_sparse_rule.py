@@ -117,6 +117,7 @@ def test_what_cannot_be_told_is_refused(anatomy: Anatomy) -> None:
         ({"granularity": "block", "block": 100}, "1 to 32"),
         ({"granularity": "block", "block": 6, "score": "fisher"}, "a multiple of 4"),
         ({"score": "snip"}, "snip"),
+        ({"score": "activation", "granularity": "head"}, "head at layer"),
     ):
         with pytest.raises(BackboneError, match=text):
             counting.resolved(_sparse(LORA, **given), anatomy)
@@ -154,3 +155,16 @@ def test_rows_are_compared_by_what_their_activations_are(anatomy: Anatomy) -> No
     least = min(best[key][n - 1] for key, n in taken.items() if n)
     assert least >= max(best[key][n] for key, n in taken.items() if n < len(best[key]))
     assert len(anatomy.measured().of("activation")[0, "up"].outputs) != 32
+
+
+def test_activations_of_heads_that_are_not_comparable_are_refused(anatomy: Anatomy) -> None:
+    """Rows of `output` hold norms of inputs, columns of `query` sums over weights."""
+
+    def sparse(*sites: str) -> Configuration:
+        lora = Group.of("lora", [0, 2], sites, rank=4, alpha=8.0, dropout=0.0)
+        return _sparse(lora, score="activation", granularity="head")
+
+    for sites in (("query",), ("output",)):
+        assert counting.site_params(sparse(*sites), anatomy)
+    with pytest.raises(BackboneError, match="activation of heads of output"):
+        counting.resolved(sparse("query", "output"), anatomy)
