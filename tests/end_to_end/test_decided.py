@@ -17,7 +17,7 @@ from autopeft.training.loop import PackRun
 MakePath = Callable[..., Path]
 Fixed = dict[str, torch.Tensor]
 
-LORA = {"layers": [0, 1], "sites": ["query", "value", "up"], "rank": 2, "alpha": 4}
+LORA = {"layers": [0, 1], "sites": ["query", "value", "up"], "rank": 1, "alpha": 2}
 ADAPTER = {"layers": [1], "sites": ["ffn"], "size": 2}
 ENQUEUED: dict[str, dict[str, Any]] = {
     "spt": {

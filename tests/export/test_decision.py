@@ -52,7 +52,7 @@ def configuration(*groups: Group, **sparsity: object) -> Configuration:
 def measured() -> Anatomy:
     own = anatomy(24)
     scores = ("sensitivity", "gradient", "magnitude")
-    return replace(own, importance=importance_map(own, scores=scores, kept=60))
+    return replace(own, importance=importance_map(own, scores=scores, kept=400))
 
 
 def record(found: Configuration, measured: Anatomy) -> ConfigurationFile:
