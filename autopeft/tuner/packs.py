@@ -117,7 +117,12 @@ class PackTraining:
             if any(each.exception() for each in done):
                 for each in pending:
                     each.cancel()
-        return _answers(futures)
+        try:
+            return _answers(futures)
+        except InterruptedStudyError as error:
+            if self._watch.reason:  # what one runner saved says nothing of the others
+                raise self._watch.stopped() from error
+            raise
 
     def _in_time(self, pack: Sequence[TrialRecord], share: float) -> bool:
         """Train a pack unless the study's time is over; whether it was trained."""

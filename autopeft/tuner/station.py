@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from autopeft.errors import TrialError
+from autopeft.errors import InterruptedStudyError, TrialError
 from autopeft.execution.base import Result, Run, Runner
 from autopeft.execution.states import CohortStates
 from autopeft.searchers.base import Problem
@@ -62,6 +62,7 @@ class Station:
         self._waiting, self._patience = waiting, patience
         self._run: Run | None = None
         self._numbers: list[int] = []
+        self._saved_step = 0
 
     def release(self) -> None:
         """Give back the memory of the last pack, for what is to run by itself."""
@@ -82,6 +83,10 @@ class Station:
             self._ledger.start(fresh, self.runner.identity)
         try:
             self._to_rung(job, share)
+        except InterruptedStudyError as error:
+            if self._run is not None and self._run.step != self._saved_step:
+                self._watch.lost(numbers, error.message)
+            raise
         except OSError as error:
             self.release()
             if fault := disk_fault(error):  # of this very process
@@ -127,7 +132,7 @@ class Station:
             waited=self._waiting.seconds(numbers),
             micro_batch_size=job.micro_batch_size,
         )
-        self._numbers = numbers
+        self._numbers, self._saved_step = numbers, self._run.step
         return self._run
 
     def _train(self, run: Run, numbers: Sequence[int], until: int, states: CohortStates) -> None:
@@ -159,6 +164,7 @@ class Station:
         )
         self._patience.call(lambda: states.save(run, numbers))
         self._watch.saved(numbers)
+        self._saved_step = run.step
 
     # -- recording ----------------------------------------------------------------------------
 

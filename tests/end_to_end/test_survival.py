@@ -311,6 +311,20 @@ def test_a_step_that_takes_longer_than_a_signal_leaves_is_given_up(
 
 
 @pytest.mark.slow
+def test_what_one_runner_gave_up_is_not_saved_by_another(ground: Ground, place: Place) -> None:
+    marker = stand_in.marker(place.folder / "autopeft-runs/toy", "stepping")
+    two = ["cpu", "cpu"]
+    out = stopped_by_sigterm(
+        ground, marker, devices=two, step_s=0.05, script={"5": "once slow 60"}
+    )
+    assert "all is saved" not in out
+    told = "what trials 4, 5, 6, 7 have trained since they were last saved is lost"
+    assert told in " ".join(out.split())
+    assert set(place.saved_steps()) >= {0, 1, 2, 3}
+    goes_on_from_what_was_saved(place)
+
+
+@pytest.mark.slow
 def test_a_second_signal_stops_now(ground: Ground, place: Place) -> None:
     pid, terminal = in_terminal(place, step_s=30.0)
     place.until_training()
