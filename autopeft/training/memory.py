@@ -12,6 +12,7 @@ from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration
 from autopeft.counting import first_layer, pass_kind, training_params
 from autopeft.sparsity import rules
+from autopeft.training.kept_memory import KeptMemory
 from autopeft.training.pass_memory import PassMemory
 from autopeft.training.step_shape import FLOAT32, Overhead, StepShape, Weights, lanes_of_passes
 
@@ -101,7 +102,7 @@ def estimate(
     order = sorted(lanes, key=first.__getitem__)
     of_passes = lanes_of_passes([kind[lane] for lane in order], shape.lanes_per_pass)
     alike = Counter(tuple(order[position] for position in own) for own in of_passes)
-    passes = {own: PassMemory(own, anatomy, shape, weights) for own in alike}
+    passes = {own: PassMemory(KeptMemory(own, anatomy, shape, weights)) for own in alike}
     trained = {own: p.own.trained_params() + head_params * len(own) for own, p in passes.items()}
     of_rules = sum(
         size * training_params(lane, anatomy)

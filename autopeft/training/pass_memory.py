@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 
-from autopeft.backbone.anatomy import Anatomy
-from autopeft.configuration import Configuration
 from autopeft.counting import passes
 from autopeft.methods import registry
 from autopeft.training.kept_memory import (
@@ -28,7 +26,7 @@ from autopeft.training.kept_memory import (
     Key,
     Use,
 )
-from autopeft.training.step_shape import FLOAT32, StepShape, Weights
+from autopeft.training.step_shape import FLOAT32
 
 _PASSED_NORM = {True: 3, False: 6}
 """Tensors of a norm behind the last layer when the gradient passes it, by whether it takes the
@@ -38,28 +36,16 @@ mean off: its input, and gradients; of an RMSNorm, no kernel of its own, those o
 class PassMemory:
     """Lanes that run through the backbone together.
 
-    Args:
-        lanes: In stream order.
-        anatomy: The backbone.
-        shape: Of a step.
-        weights: How the backbone lies in memory.
-
     Attributes:
         own: What they have where, and what each layer keeps.
     """
 
-    def __init__(
-        self,
-        lanes: Sequence[Configuration],
-        anatomy: Anatomy,
-        shape: StepShape,
-        weights: Weights,
-    ) -> None:
-        self.own = KeptMemory(lanes, anatomy, shape, weights)
-        self._anatomy, self._shape, self._weights = anatomy, shape, weights
-        self._inner = anatomy.intermediate_size * self.own.activation
-        self._made = anatomy.hidden_size * self.own.activation
-        self._hidden = anatomy.hidden_size * self.own.stream
+    def __init__(self, own: KeptMemory) -> None:
+        self.own = own
+        self._anatomy, self._shape, self._weights = own.anatomy, own.shape, own.weights
+        self._inner = own.anatomy.intermediate_size * own.activation
+        self._made = own.anatomy.hidden_size * own.activation
+        self._hidden = own.anatomy.hidden_size * own.stream
 
     # -- kept for the backward pass -----------------------------------------------------------
 
