@@ -21,7 +21,7 @@ from autopeft.importance.settings import MEASURED, SHARED, ImportanceSettings
 from autopeft.study.records import ImportanceRecord
 
 FINE_BYTES = 1 << 29
-"""Compressed: MiniLM's tenth of all weights takes 25 MB, a BERT-base's some 210. SQLite takes
+"""Compressed: MiniLM's tenth of all weights takes 25 MB, a BERT-base's 188. SQLite takes
 values of up to 1 GB, PostgreSQL of half of that where they are sent as text."""
 
 Arrays = Mapping[str, NDArray[Any]]
