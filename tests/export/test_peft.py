@@ -223,6 +223,7 @@ def test_one_set_of_settings_gives_the_same_logits_through_peft(
     assert model.peft_config["default"].peft_type == registry[method].peft_type
 
 
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")  # of peft
 @pytest.mark.parametrize("reparametrise", [False, True])
 def test_a_classifiers_prefixes_give_the_same_logits_through_peft(
     reparametrise: bool, tmp_path: Path
