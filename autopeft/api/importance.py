@@ -4,12 +4,11 @@ A map belongs to a backbone, its data and the settings of the measurement, not t
 asks first measures, and all others reuse it.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from autopeft.api.definitions import resolve_definition
 from autopeft.api.loading import open_existing, open_store
-from autopeft.api.measuring import ensure_importance, loaded_map
+from autopeft.api.measuring import ensure_importance, importance_settings, loaded_map
 from autopeft.api.place import output_folder
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.importance.settings import Head, ImportanceSettings
@@ -55,7 +54,7 @@ def importance_map(
         StorageError: The database cannot be used.
     """
     definition = resolve_definition(study)
-    settings = _settings(examples, head)
+    settings = importance_settings(definition, examples=examples, head=head)
     store = open_existing(storage)
     if store is not None and not again:
         found = known_map(definition, store, settings)
@@ -82,11 +81,6 @@ def importance_map(
         store = store or open_store(storage, create=True)
         store.keep_importance(ensured.record)
     return ensured.importance
-
-
-def _settings(examples: int | None, head: Head | None) -> ImportanceSettings:
-    default = ImportanceSettings()
-    return replace(default, examples=examples or default.examples, head=head or default.head)
 
 
 def known_map(

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.api.problem import registered
+from autopeft.backbone.importance import KEPT_SHARE
+from autopeft.configuration import Configuration
+from autopeft.importance.settings import USUAL_SHARE
 from autopeft.methods import registry
+from autopeft.methods.units import MEASURED
 from autopeft.searchers.presets import needs_map
 from autopeft.space.library import load_space
 from autopeft.space.schema import by_scores
@@ -39,6 +43,23 @@ def _written_out(definition: StudyDefinition) -> list[Mapping[str, Any]]:
     """Configurations that the study file holds."""
     search = definition.search
     return [*search.enqueue, *(each for each in search.baselines if not isinstance(each, str))]
+
+
+def share_needed(configuration: Configuration, facts: Mapping[str, Any]) -> float | None:
+    """The share of single weights that a map has to keep for a configuration; None for the usual.
+
+    Args:
+        configuration: What is to be trained.
+        facts: Of the map that decided of it before, if one did.
+    """
+    if KEPT_SHARE in facts:
+        return float(facts[KEPT_SHARE])
+    needed = [
+        1.0 if group["smallest"] else float(group["density"])
+        for group in configuration.groups
+        if group.get("granularity") == "weight" and group.get("score") in MEASURED
+    ]
+    return max(needed) if needed and max(needed) > USUAL_SHARE else None
 
 
 def configuration_needs_importance(plain: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import Fault, InputError
-from autopeft.importance.settings import ImportanceSettings
+from autopeft.importance.settings import WEIGHT_BYTES, Head, ImportanceSettings
 from autopeft.importance.stored import from_record
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import MEASURING, Listener, Progress, Silent
@@ -34,11 +34,19 @@ class Ensured:
     record: ImportanceRecord | None = None
 
 
+def importance_settings(
+    definition: StudyDefinition, *, examples: int | None = None, head: Head | None = None
+) -> ImportanceSettings:
+    """What a study's map is measured with, where nobody asks for other examples or head."""
+    usual = ImportanceSettings(keep=definition.search.importance_keep)
+    return replace(usual, examples=examples or usual.examples, head=head or usual.head)
+
+
 def ensure_importance(
     materials: "Materials",
     store: Store | None,
     *,
-    settings: ImportanceSettings | None = None,
+    settings: ImportanceSettings,
     study: str = "",
     listener: Listener | None = None,
     sitting: Sitting | None = None,
@@ -49,7 +57,7 @@ def ensure_importance(
     Args:
         materials: Backbone and data.
         store: Where maps are kept; None where there is no database (yet).
-        settings: What to measure; the default's where left out.
+        settings: What to measure.
         study: Named to the listener.
         listener: Watches.
         sitting: Asks for an early end, and counts what a measurement takes.
@@ -58,18 +66,19 @@ def ensure_importance(
     Raises:
         InterruptedStudyError: Stopped meanwhile.
         BackboneError: Loss or gradients are not finite.
+        InputError: More single weights are to be kept than memory holds.
     """
     from autopeft.importance.identity import fingerprint
     from autopeft.importance.measuring import measure, scoring_batches
     from autopeft.importance.stored import to_record
 
-    settings, listener = settings or ImportanceSettings(), listener or Silent()
-    sitting = sitting or Sitting()
+    listener, sitting = listener or Silent(), sitting or Sitting()
     trainer, data = materials.trainer, materials.data.fingerprint
     key = fingerprint(trainer, settings, data=data, rows=scoring_batches(trainer, settings))
     stored = None if store is None or again else store.importance(key)
     if stored is not None and stored.fine is not None:
         return Ensured(loaded_map(stored))
+    _check_room(materials, settings)
     listener.on_event(
         f"measuring the importance of every site on {min(settings.examples, len(trainer.train))} "
         "training examples, once for this backbone and these data"
@@ -123,7 +132,7 @@ def _stored_record(
     from autopeft.training.setup import backbone_request
 
     backbone = stored_fingerprint(backbone_request(definition.model))
-    wanted = ImportanceSettings().to_dict(definition.training.batch_size)
+    wanted = importance_settings(definition).to_dict(definition.training.batch_size)
     for each in store.importances(backbone=backbone, data=data):
         if each.settings == wanted:
             return store.importance(each.key)
@@ -145,6 +154,25 @@ def loaded_map(record: ImportanceRecord) -> ImportanceMap:
     found = from_record(record)
     at = "" if record.created_at is None else record.created_at.isoformat(timespec="seconds")
     return replace(found, facts={**found.facts, "stored_at": at})
+
+
+def _check_room(materials: "Materials", settings: ImportanceSettings) -> None:
+    """A share that somebody asked for, of all matrices, fits the memory that is free."""
+    import torch
+
+    from autopeft.execution.fitting import free_bytes
+
+    free = free_bytes(torch.device("cpu"))
+    if settings.keep is None or free is None:
+        return
+    layers = materials.backbone.anatomy.layers
+    sites = [site for layer in layers for site in layer.sites.values()]
+    weights = sum(settings.kept([(site.in_features, site.out_features) for site in sites]))
+    needed = weights * WEIGHT_BYTES
+    if needed > free:
+        given = f"{settings.keep:g}: {weights:,} weights, {needed / 1e9:.1f} GB of lists"
+        allowed = f"at most {settings.keep * free / needed:.2g}, for {free / 1e9:.1f} GB are free"
+        raise InputError(Fault("study", "search.importance_keep", given, allowed))
 
 
 def _memory_bytes(materials: "Materials") -> int:

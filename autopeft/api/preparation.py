@@ -10,7 +10,12 @@ from autopeft.api import problem as problems
 from autopeft.api.calibrating import calibrated, fitted
 from autopeft.api.executors import Ground, make_executor
 from autopeft.api.importance_need import study_needs_importance
-from autopeft.api.measuring import Ensured, ensure_importance, with_importance
+from autopeft.api.measuring import (
+    Ensured,
+    ensure_importance,
+    importance_settings,
+    with_importance,
+)
 from autopeft.api.probing import SpaceProbes, probe_ends
 from autopeft.api.resuming import check_unchanged
 from autopeft.api.sources import method_sources
@@ -132,6 +137,7 @@ class Preparation:
         self._ensured = ensure_importance(
             materials,
             store,
+            settings=importance_settings(self._definition),
             study=self._definition.study.name,
             listener=listener,
             sitting=sitting,

@@ -3,7 +3,7 @@
 Plain data, measured once by `autopeft.importance` and then trusted; it hangs on the anatomy, so
 that whatever knows where something can sit also knows how much it matters there. Scores are kept
 as sums over the weights of a unit (a row, a column, a site, a layer ...); of single weights, only
-the largest of every site are kept.
+the largest of every site are kept, unless all are asked for.
 
 Notation: a site's weight is W [d_in, d_out], as the operators see it (y = x W), whatever the
 checkpoint's own layout; row i belongs to input i, column j to output j.
@@ -22,6 +22,9 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 Key = tuple[int, str]
 """A site: layer and role."""
+
+KEPT_SHARE = "kept_share"
+"""The fact of a map that says which share of its single weights somebody asked for."""
 
 
 def not_measured() -> BackboneError:
@@ -61,6 +64,15 @@ class SiteScores:
     def total(self) -> float:
         """Sum over all weights, by columns: rows hold a norm where activations are scored."""
         return float(self.outputs.sum(dtype=np.float64))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all single weights are there, so that the lowest are known too."""
+        return len(self.weights) == len(self.inputs) * len(self.outputs)
+
+    def ascending(self) -> Indices:
+        """`weights` by ascending score; of equal ones the first."""
+        return self.weights[np.lexsort((self.weights, self.values))]
 
     def output_heads(self, head_dim: int) -> Floats:
         """[d_out / head_dim] sums over the output channels of each head (query, key, value)."""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from autopeft.backbone.importance import KEPT_SHARE
 from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS, Configuration
 from autopeft.errors import ExportError, Fault, InputError, SpaceError
 from autopeft.export.decision import Decision, read_decision, tensors_path
@@ -35,7 +36,7 @@ from autopeft.study.data_block import DataBlock, task_context
 from autopeft.study.faults import Finding, faults_of, refusal, refusals
 from autopeft.study.layout import yaml_text
 from autopeft.study.paths import with_absolute_paths
-from autopeft.study.readers import json_value
+from autopeft.study.readers import json_value, number
 
 SCHEMA = "autopeft/config/v1"
 
@@ -83,6 +84,7 @@ class ConfigurationFile:
         origin: Where it came from, plain JSON: study, trial, pick, hash, versions.
         decision: What importance scores decided of the configuration; None where none decide, or
             where they are to be measured again.
+        decided_before: Facts of the importance map that did, where `decision` leaves it alone.
     """
 
     model: ModelBlock
@@ -95,6 +97,7 @@ class ConfigurationFile:
     results: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
     decision: Decision | None = None
+    decided_before: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         own = {key: self.configuration.training_value(key) for key in _OWN}
@@ -182,8 +185,10 @@ def load_configuration_file(path: Path, *, rescore: bool = False) -> Configurati
         # The cause is dropped: it quotes the input, in which a URL may have a password.
         raise InputError(faults_of(error, _Content, plain, str(path))) from None
     record = _record(content, plain["training"], str(path))
-    if content.importance is None or rescore:
+    if content.importance is None:
         return record
+    if rescore:
+        return replace(record, decided_before=content.importance.facts)
     decision = read_decision(content.importance.model_dump(), record.configuration, path)
     return replace(record, decision=decision)
 
@@ -199,6 +204,13 @@ def _read_block(value: Any) -> dict[str, Any]:
         raise refusal(value, "a block of keys and values")
     block: dict[str, Any] = json_value(value)
     return block
+
+
+def _read_facts(value: Any) -> dict[str, Any]:
+    facts = _read_block(value)
+    if KEPT_SHARE in facts:
+        number(above=0.0, maximum=1.0)(facts[KEPT_SHARE])
+    return facts
 
 
 def _read_groups(value: Any) -> dict[str, Any]:
@@ -231,7 +243,7 @@ class _Training(TrainingBlock):
 class _Importance(Block):
     fingerprint: str
     examples: int
-    facts: Annotated[dict[str, Any], read_with(_read_block)] = Field(default_factory=dict)
+    facts: Annotated[dict[str, Any], read_with(_read_facts)] = Field(default_factory=dict)
     scores: Annotated[dict[str, Any], read_with(_read_block)] = Field(default_factory=dict)
     resolved: Annotated[dict[str, Any], read_with(_read_groups)] = Field(default_factory=dict)
     chosen: dict[str, list[int]] = Field(default_factory=dict)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autopeft.backbone.anatomy import Site
-from autopeft.importance.settings import MOST_WEIGHTS, ImportanceSettings
+from autopeft.importance.settings import MOST_WEIGHTS, USUAL_SHARE, ImportanceSettings
 from autopeft.training.data.examples import Examples
 from autopeft.training.loop import Trainer
 
@@ -45,13 +45,15 @@ def fingerprint(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _keep(settings: ImportanceSettings, shapes: Sequence[tuple[int, int]]) -> float | list[float]:
+def _keep(settings: ImportanceSettings, shapes: Sequence[tuple[int, int]]) -> float | list[object]:
     """The share, and the limit where it makes a difference."""
+    if settings.keep is not None:
+        return [settings.keep, "all"]
     limited = any(
         count < int(settings.share_of(shape))
         for count, shape in zip(settings.kept(shapes), shapes, strict=True)
     )
-    return [settings.keep, MOST_WEIGHTS] if limited else settings.keep
+    return [USUAL_SHARE, MOST_WEIGHTS] if limited else USUAL_SHARE
 
 
 def _facts(site: Site) -> list[object]:

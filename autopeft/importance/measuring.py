@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy, Site
-from autopeft.backbone.importance import ImportanceMap, Key, SiteScores
+from autopeft.backbone.importance import KEPT_SHARE, ImportanceMap, Key, SiteScores
 from autopeft.errors import BackboneError, Fault
 from autopeft.importance.head import SEEDS, TaskLoss
 from autopeft.importance.identity import fingerprint
@@ -78,6 +78,7 @@ def measure(
             "batches": str(len(batches)),
             "batch_size": str(trainer.settings.batch_size),
             "head": settings.head if trainer.recipe.steps else "none",
+            **({} if settings.keep is None else {KEPT_SHARE: repr(settings.keep)}),
             "loss": f"{measurement.mean_loss:.6g}",
             "passes": str(len(groups)),
             "device": trainer.device.type,

@@ -1,5 +1,6 @@
 """What an importance pass measures: plain values that need no torch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -26,10 +27,15 @@ SHARED = {"taylor": "snip", "gradient_sum": "gradient"}
 
 Head = Literal["initial", "fitted"]
 
+USUAL_SHARE = 0.1
+"""Of each matrix's weights: kept where nobody says how many."""
+
 MOST_WEIGHTS = 2**23
-"""Single weights that a score keeps over all sites where a share of each is more: LoRA of rank 11
-on all linear maps of a model of a billion parameters, of rank 3 at seven billion. Over all scores'
-lists one takes 72 bytes of memory, and 25 to 31 where they are stored. More are refused."""
+"""Single weights that a score then keeps over all sites where that share is more: LoRA of rank 11
+on all linear maps of a model of a billion parameters, of rank 3 at seven billion."""
+
+WEIGHT_BYTES = 72
+"""Of memory that a kept weight takes, over all scores' lists; 25 to 31 where they are stored."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,14 @@ class ImportanceSettings:
             where there are fewer.
         head: The task head that the loss is taken through: `initial`, as trials begin, or
             `fitted`, trained by itself on the frozen backbone's features of the same examples.
-        keep: Share of each matrix whose largest weights are kept one by one.
+        keep: Share of each matrix whose largest weights are kept one by one, however many those
+            are; None for `USUAL_SHARE`, of `MOST_WEIGHTS` in all.
         block: Side of the blocks.
     """
 
     examples: int = 512
     head: Head = "fitted"
-    keep: float = 0.1
+    keep: float | None = None
     block: int = 32
 
     def kept(self, shapes: Sequence[tuple[int, int]]) -> list[int]:
@@ -56,6 +63,9 @@ class ImportanceSettings:
         `MOST_WEIGHTS` are shared out by d_in + d_out, as LoRA's parameters are, so that whatever
         maps a configuration trains, the same rank's worth of weights is there.
         """
+        if self.keep is not None:
+            sizes = [d_in * d_out for d_in, d_out in shapes]
+            return [min(size, math.ceil(self.keep * size)) for size in sizes]
         edges = sum(d_in + d_out for d_in, d_out in shapes)
         return [
             max(1, int(min(self.share_of(shape), MOST_WEIGHTS * sum(shape) / edges)))
@@ -63,13 +73,14 @@ class ImportanceSettings:
         ]
 
     def share_of(self, shape: tuple[int, int]) -> float:
-        """The weights of a matrix that its share comes to, `MOST_WEIGHTS` aside."""
-        return self.keep * shape[0] * shape[1]
+        """The weights of a matrix that the usual share comes to, `MOST_WEIGHTS` aside."""
+        return USUAL_SHARE * shape[0] * shape[1]
 
     def to_dict(self, batch_size: int) -> dict[str, Any]:
-        """Plain JSON, as the store keeps it beside a map.
+        """Plain JSON, as the store keeps it beside a map; by default as it always was.
 
         Args:
             batch_size: The study's: sensitivity is of batches.
         """
-        return {**asdict(self), "batch_size": batch_size}
+        own = {"keep": USUAL_SHARE} if self.keep is None else {"limited": False}
+        return {**asdict(self), **own, "batch_size": batch_size}

@@ -37,6 +37,10 @@ DATA_FREE = ("random", "magnitude", "diagonal")
 SCORES = (*MEASURED, *DATA_FREE)
 """`diagonal` is the nearness of blocks to the diagonal from the first to the last weight."""
 
+KEEP_MORE = "`search.importance_keep` says what share of each matrix's weights"
+KEEP_ALL = "`search.importance_keep: 1`"
+"""How a map comes to keep more single weights than it does by itself."""
+
 _ADDITIVE = frozenset(MEASURED) - {"gradient_sum"}
 
 Scores = NDArray[np.float64]
@@ -118,8 +122,6 @@ def choice_faults(group: Group, places: Sequence[Place], anatomy: Anatomy) -> li
     faults = [fault for fault in found if fault is not None]
     if score == "diagonal" and granularity != "block":
         faults.append(_not_diagonal(granularity))
-    if granularity == "weight" and score in MEASURED and group["smallest"]:
-        faults.append(_lowest_unknown(score))
     if group.get("noise") == 1:
         hint = "a symmetric quantisation of one bit has no step"
         faults.append(Fault("configuration", "sparse.noise", "1", "0 (none), or 2 to 16", hint))
@@ -138,7 +140,7 @@ def _map_faults(group: Group, places: Sequence[Place], importance: ImportanceMap
         try:
             site = scores_at(importance, score, (place.layer, place.site))
             if own.granularity == "weight":
-                _kept(site, place, own.number(float(group["density"])))
+                _measured_weights(group, place, site, own)
             else:
                 measured_units(own, site, score, importance.block)
         except BackboneError as error:
@@ -197,15 +199,12 @@ def _first(order: NDArray[np.int64], own: Units, group: Group) -> NDArray[np.int
 def _measured_weights(
     group: Group, place: Place, site: SiteScores, own: Units
 ) -> NDArray[np.int64]:
-    """The single weights with the highest scores, of which alone a map knows."""
-    score, number = str(group["score"]), own.number(float(group["density"]))
+    """Single weights that a map keeps of a site, the first to be trained first; enough of them."""
+    number = own.number(float(group["density"]))
     if group["smallest"]:
-        raise BackboneError(_lowest_unknown(score))
-    return _kept(site, place, number)
-
-
-def _kept(site: SiteScores, place: Place, number: int) -> NDArray[np.int64]:
-    """The weights that a map keeps of a site, the highest first; at least `number`."""
+        if not site.whole:
+            raise BackboneError(_lowest_unknown(str(group["score"])))
+        return site.ascending()
     if number > len(site.weights):
         raise BackboneError(
             Fault(
@@ -213,7 +212,7 @@ def _kept(site: SiteScores, place: Place, number: int) -> NDArray[np.int64]:
                 "",
                 f"{number:,} weights of layer {place.layer}, {place.site}",
                 f"at most {len(site.weights):,}, which the map keeps",
-                "lower the density",
+                f"lower the density, or let the map keep more: {KEEP_MORE}",
             )
         )
     return site.weights
@@ -224,7 +223,7 @@ def _lowest_unknown(score: str) -> Fault:
         "configuration",
         "sparse.smallest",
         f"the single weights of the lowest `{score}`, of which the map keeps the highest",
-        "scores magnitude and random, or another granularity",
+        f"scores magnitude and random, another granularity, or a whole map: {KEEP_ALL}",
     )
 
 

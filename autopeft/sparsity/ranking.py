@@ -1,6 +1,6 @@
 """The weights of all sites in the order of one score: what a budget over sites is spent on.
 
-A map keeps the highest weights of every site, not all of them (a tenth, unless told otherwise;
+A map keeps the highest weights of every site, not all of them unless told so (by default a tenth;
 less of a large backbone, see `autopeft.importance.settings.MOST_WEIGHTS`), and no site gives more
 single weights than those: what a budget has left goes to the others.
 """
@@ -93,16 +93,22 @@ def _together(own: Sequence[Ranks]) -> tuple[Ranks, Ranks]:
 
 
 @lru_cache(maxsize=8)
-def ranking(importance: ImportanceMap, score: str) -> Ranking:
+def ranking(importance: ImportanceMap, score: str, *, smallest: bool = False) -> Ranking:
     """A map's weights in the order of a score; of equal ones, lower layers first.
+
+    Args:
+        importance: The map.
+        score: One of its scores.
+        smallest: The lowest first, of a map that keeps all weights.
 
     Raises:
         BackboneError: The score was not measured.
     """
     own = importance.of(score)
     keys = sorted(own)
-    values = np.concatenate([own[key].values for key in keys])
+    worth = [np.sort(own[key].values) if smallest else -own[key].values for key in keys]
+    values = np.concatenate(worth)
     ranks = np.empty(len(values), np.int64)
-    ranks[np.argsort(-values, kind="stable")] = np.arange(len(values))
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
     ends = np.cumsum([len(own[key].values) for key in keys])
     return Ranking(dict(zip(keys, np.split(ranks, ends[:-1]), strict=True)))

@@ -21,6 +21,8 @@ from autopeft.errors import BackboneError, Fault
 from autopeft.methods.sparse import DEFAULT_BLOCK
 from autopeft.methods.units import (
     GRANULARITIES,
+    KEEP_ALL,
+    KEEP_MORE,
     MEASURED,
     SCORES,
     Units,
@@ -31,7 +33,7 @@ from autopeft.methods.units import (
 )
 from autopeft.space.schema import ParameterSchema, RuleSchema, Scalar
 from autopeft.sparsity.base import Plain, rules
-from autopeft.sparsity.ranking import Price, Ranking, ranking
+from autopeft.sparsity.ranking import Price, ranking
 from autopeft.sparsity.structured import Parts, parts_of, place_of, remembered
 
 WITHOUT_ORDER = ("random", "diagonal")
@@ -113,22 +115,27 @@ def _numbers(
     if score in WITHOUT_ORDER:
         return _shares(own, parts.total)
     if settings["granularity"] == "weight":
-        if settings["smallest"]:
-            raise BackboneError(
-                Fault(
-                    "configuration",
-                    "sparsity.smallest",
-                    "the lowest single weights of all maps, of which the map keeps the highest",
-                    "scope site with scores magnitude and random, or another granularity",
-                )
-            )
-        return _highest_weights(own, parts.total, ranking(anatomy.measured(), score))
+        return _first_weights(own, parts.total, settings, anatomy)
     return _highest(own, parts.total, settings, anatomy)
 
 
-def _highest_weights(own: Mapping[Key, Units], budget: int, order: Ranking) -> dict[Key, int]:
-    """The highest single weights of all matrices, as many as the budget pays."""
-    keys = sorted(own)
+def _first_weights(
+    own: Mapping[Key, Units], budget: int, settings: Mapping[str, Scalar], anatomy: Anatomy
+) -> dict[Key, int]:
+    """The highest single weights of all matrices, or the lowest, as many as the budget pays."""
+    keys, importance = sorted(own), anatomy.measured()
+    score, smallest = str(settings["score"]), bool(settings["smallest"])
+    if smallest and not all(scores_at(importance, score, key).whole for key in keys):
+        raise BackboneError(
+            Fault(
+                "configuration",
+                "sparsity.smallest",
+                "the lowest single weights of all maps, of which the map keeps the highest",
+                "scope site with scores magnitude and random, another granularity, or a whole "
+                f"map: {KEEP_ALL}",
+            )
+        )
+    order = ranking(importance, score, smallest=smallest)
     kept = order.kept(keys)
     most = sum(kept.values())
     if most < min(budget, sum(each.count for each in own.values())):
@@ -138,7 +145,8 @@ def _highest_weights(own: Mapping[Key, Units], budget: int, order: Ranking) -> d
                 "sparsity",
                 f"{budget:,} single weights of {len(keys)} matrices",
                 f"at most {most:,}, which the importance map keeps of these matrices",
-                "a lower rank, another granularity, or the score random",
+                "a lower rank, another granularity, the score random, or a map that keeps more: "
+                + KEEP_MORE,
             )
         )
     return order.bought(keys, {key: Price(number) for key, number in kept.items()}, budget)

@@ -172,6 +172,11 @@ class SearchBlock(Block):
     importance: Annotated[bool, read_with(flag)] = Field(
         default=False, description="measure the sites' importance, even if the space needs none"
     )
+    importance_keep: Annotated[
+        float | None, read_with(nullable(number(above=0.0, maximum=1.0)))
+    ] = Field(
+        default=None, description="share of a matrix's weights that are ranked; null: a tenth"
+    )
 
     @field_validator("rungs", mode="before")
     @classmethod

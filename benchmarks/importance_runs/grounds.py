@@ -91,13 +91,15 @@ def ground_of(name: str, study: Mapping[str, Any], work: Path) -> Ground:
     """
     from autopeft.api.loading import open_store
     from autopeft.api.materials import study_materials
-    from autopeft.api.measuring import ensure_importance, with_importance
+    from autopeft.api.measuring import ensure_importance, importance_settings, with_importance
     from autopeft.training.setup import constant_quality
 
     definition, folder = parse_definition(study, where=name, base=None), work / name
     materials = study_materials(definition, folder, caches=False)
     store = open_store(f"sqlite:///{(work / 'importance.db').resolve()}", create=True)
-    ensured = ensure_importance(materials, store, study=name)
+    ensured = ensure_importance(
+        materials, store, settings=importance_settings(definition), study=name
+    )
     if ensured.record is not None:
         store.keep_importance(ensured.record)
     found = with_importance(materials, ensured.importance, seed=MAP_SEED)

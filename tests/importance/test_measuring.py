@@ -1,6 +1,7 @@
 """Every score against autograd on the weights themselves, one example at a time, in float64."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -365,3 +366,28 @@ def test_what_is_kept_is_a_share_or_the_same_rank_everywhere() -> None:
     ranks = [count / sum(shape) for count, shape in zip(found, large, strict=True)]
     assert max(ranks) - min(ranks) < 0.01
     assert int(min(ranks)) == 11
+
+
+def test_a_share_that_is_asked_for_is_kept_whatever_it_comes_to() -> None:
+    """Rounded up, so that a density of that share is there; nothing is shared out."""
+    shapes = [(2048, 2048), (2048, 8192), (10, 10)] * 16
+    found = ImportanceSettings(keep=0.29).kept(shapes)
+    assert sum(found) > MOST_WEIGHTS
+    for count, (d_in, d_out) in zip(found, shapes, strict=True):
+        assert round(0.29 * d_in * d_out) <= count <= 0.29 * d_in * d_out + 1
+    whole = ImportanceSettings(keep=1.0).kept(shapes)
+    assert whole == [d_in * d_out for d_in, d_out in shapes]
+
+
+def test_the_share_is_part_of_what_makes_a_map(make_trainer: MakeTrainer) -> None:
+    """What was measured before anybody could ask for one is still found."""
+    trainer = make_trainer("bert")
+    asked = (None, 0.1, 1.0)
+    found = [replace(INITIAL, keep=keep) for keep in asked]
+    assert len({measure(trainer, each).fingerprint for each in found}) == len(asked)
+    assert found[0].to_dict(8) == {
+        "examples": 512, "head": "initial", "keep": 0.1, "block": 8, "batch_size": 8,
+    }  # fmt: skip
+    assert found[1].to_dict(8) != found[0].to_dict(8)
+    own = measure(trainer, found[2]).of("fisher")
+    assert all(site.whole for site in own.values())

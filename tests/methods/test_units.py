@@ -61,8 +61,11 @@ def test_measured_units_are_the_highest_or_the_lowest() -> None:
     eight = _group(0.5, granularity="block", block=8)
     larger = SCORES.reshape(3, 8, 2, 8).sum((1, 3)).ravel()
     assert chosen(eight, PLACE, _start()).tolist() == sorted(np.argsort(-larger)[:3])
-    weights = np.argsort(-SCORES.ravel())[:38]
-    assert chosen(_group(0.1), PLACE, _start()).tolist() == sorted(weights)
+    for density in (0.1, 0.4, 0.9, 1.0):  # of a map that keeps all, single weights likewise
+        for smallest in (False, True):
+            order = np.argsort(SCORES.ravel() if smallest else -SCORES.ravel())
+            found = chosen(_group(density, smallest=smallest), PLACE, _start())
+            assert found.tolist() == sorted(order[: round(density * 384)])
 
 
 def test_magnitude_needs_no_map_and_knows_the_lowest_weights() -> None:
@@ -129,8 +132,8 @@ def test_what_cannot_be_chosen_is_refused() -> None:
     unmeasured = Start(_start().draw, lambda layer, role: WEIGHT)
     for group, start, text in (
         (_group(0.1), unmeasured, "no importance map"),
-        (_group(0.1, smallest=True), _start(), "lowest `fisher`"),
-        (_group(0.1), _start(kept=37), "at most 37"),
+        (_group(0.1, smallest=True), _start(kept=383), "lowest `fisher`.*importance_keep: 1`"),
+        (_group(0.1), _start(kept=37), "at most 37.*importance_keep"),
         (_group(0.1, score="snip"), _start(), "snip"),
         (_group(0.1, granularity="block", block=6), _start(), "a multiple of 4"),
         (

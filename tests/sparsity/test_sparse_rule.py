@@ -112,7 +112,6 @@ def test_maps_that_train_sparse_weights_already_stay_as_they_are(anatomy: Anatom
 
 def test_what_cannot_be_told_is_refused(anatomy: Anatomy) -> None:
     for given, text in (
-        ({"smallest": True}, "keeps the highest"),
         ({"granularity": "head"}, "head at layer"),
         ({"granularity": "block", "block": 100}, "1 to 32"),
         ({"granularity": "block", "block": 6, "score": "fisher"}, "a multiple of 4"),
@@ -123,6 +122,20 @@ def test_what_cannot_be_told_is_refused(anatomy: Anatomy) -> None:
             counting.resolved(_sparse(LORA, **given), anatomy)
     with pytest.raises(BackboneError, match="no importance map"):
         counting.resolved(_sparse(LORA), replace(anatomy, importance=None))
+    with pytest.raises(BackboneError, match=r"keeps the highest.*importance_keep: 1`"):
+        counting.resolved(_sparse(LORA, smallest=True), with_importance(anatomy, kept=1000))
+
+
+def test_global_weights_are_the_lowest_of_all_where_the_map_is_whole(anatomy: Anatomy) -> None:
+    found = counting.site_params(_sparse(LORA, smallest=True), anatomy)
+    total = counting.trainable_params(Configuration.of([LORA], training=TRAINING), anatomy)
+    keys = [(layer, site) for layer in (0, 2) for site in ("down", "query")]
+    scores = anatomy.measured().of("gradient")
+    most = np.sort(np.concatenate([scores[key].values for key in keys]))[total - 1]
+    assert found == {key: int((scores[key].values <= most).sum()) for key in keys}
+    assert sum(found.values()) == total
+    groups = counting.resolved(_sparse(LORA, smallest=True), anatomy).groups
+    assert all(group["smallest"] for group in groups)
 
 
 def test_more_single_weights_than_the_map_keeps_are_refused(anatomy: Anatomy) -> None:

@@ -1,0 +1,130 @@
+"""Single weights by a measured score at any density, where the study has its map keep them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import autopeft
+from autopeft.api import measuring as measuring_api
+from autopeft.errors import InputError
+from autopeft.execution import fitting
+from autopeft.importance import measuring
+from autopeft.training.loop import PackRun
+
+MakePath = Callable[..., Path]
+
+PLACE = {"layers": [0, 1], "sites": ["query", "up"]}
+ENQUEUED: list[dict[str, Any]] = [
+    {"sparse": [{**PLACE, "density": 0.6, "score": "fisher"}]},
+    {"sparse": [{**PLACE, "density": 1.0, "score": "snip"}]},
+    {"sparse": [{**PLACE, "density": 0.3, "score": "activation", "smallest": True}]},
+    {"lora": [{**PLACE, "rank": 8}], "sparsity": {"rule": "sparse", "score": "taylor"}},
+    {"lora": [{**PLACE, "rank": 8}], "sparsity": {"rule": "sparse", "smallest": True}},
+]
+SEARCH = {
+    "initial": 1, "pack": 5, "rungs": [1.0], "searcher": "random", "baselines": [],
+    "enqueue": ENQUEUED,
+}  # fmt: skip
+
+
+@pytest.fixture
+def study(
+    tmp_path: Path, bert_folder: Path, make_data: MakePath, make_study: MakePath
+) -> Callable[..., Path]:
+    """A study file, by its `search` block's additions."""
+
+    def make(**search: Any) -> Path:
+        data = make_data(tmp_path / "data")
+        blocks = {"budget": {"trials": len(ENQUEUED)}, "training": {"epochs": 1}}
+        return make_study(tmp_path, bert_folder, data, search=SEARCH | search, **blocks)
+
+    return make
+
+
+def searched(file: Path, **named: Any) -> Any:
+    folder = file.parent
+    url = f"sqlite:///{folder}/autopeft.db"
+    return autopeft.search(file, storage=url, output_dir=folder / "out", **named)
+
+
+def test_any_density_trains_and_trains_again_from_its_export(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, torch.Tensor]] = []
+    train = PackRun.train
+
+    def noted(run: PackRun, *given: Any, **more: Any) -> bool:
+        for state in run.states().values():
+            begun.append({k: t for k, t in state.tensors.items() if "fixed/" in k})
+        return train(run, *given, **more)
+
+    monkeypatch.setattr(PackRun, "train", noted)
+    file = study(importance_keep=1)
+    found, folder = searched(file), file.parent
+    monkeypatch.chdir(folder)
+    own = {number: begun[number] for number in range(len(ENQUEUED))}
+    total = sum(index.numel() for index in own[1].values())
+    assert sum(index.numel() for index in own[0].values()) / total == pytest.approx(0.6, abs=0.01)
+    kept = []
+    measure = measuring.measure
+    monkeypatch.setattr(
+        measuring,
+        "measure",
+        lambda trainer, settings, **more: (
+            kept.append(settings.keep) or measure(trainer, settings, **more)
+        ),
+    )
+    for number, fixed in own.items():
+        trial = found.trial(number)
+        assert trial.trainable_params >= sum(index.numel() for index in fixed.values())
+        for rescore in (False, True):
+            path = folder / f"{number}.yaml"
+            found.export(path, trial=number)
+            metrics = autopeft.train(path, folder / f"{number}-{rescore}", rescore=rescore)
+            assert begun[-1].keys() == fixed.keys()
+            for name, index in fixed.items():
+                assert torch.equal(begun[-1][name], index), name
+            assert metrics["trainable_params"] == trial.trainable_params
+    assert kept == [1.0] * len(ENQUEUED)  # once for each that was scored anew, none before
+
+
+def test_a_written_configuration_has_its_density_kept(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a study whose map decided of it: the file's own density says how many."""
+    file = study(importance_keep=1)
+    found = searched(file)
+    monkeypatch.chdir(file.parent)
+    text = found.export(file.parent / "whole.yaml", trial=0)
+    head, _, rest = text.partition("\nimportance:")
+    kept = [line for line in rest.splitlines() if line and not line.startswith(" ")]
+    rest = rest[rest.index(kept[0]) :]
+    (file.parent / "bare.yaml").write_text(f"{head}\n{rest}")
+    bare = autopeft.train(file.parent / "bare.yaml", file.parent / "bare")
+    assert bare["trainable_params"] == found.trial(0).trainable_params
+
+
+def test_by_default_a_tenth_is_kept_and_the_error_says_how_to_keep_more(
+    study: Callable[..., Path],
+) -> None:
+    with pytest.raises(InputError, match=r"which the map keeps.*search\.importance_keep"):
+        searched(study())
+
+
+@pytest.mark.parametrize("share", [0, 1.5, "much"])
+def test_shares_that_are_none_are_refused(study: Callable[..., Path], share: object) -> None:
+    with pytest.raises(InputError, match=r"search\.importance_keep.*> 0 and <= 1"):
+        searched(study(importance_keep=share))
+
+
+def test_more_than_memory_holds_is_refused_before_anything_is_measured(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: 100_000)
+    monkeypatch.setattr(measuring, "measure", None)
+    assert measuring_api.WEIGHT_BYTES == 72
+    with pytest.raises(InputError, match=r"search\.importance_keep; got 1: [\d,]+ weights.*0\.0"):
+        searched(study(importance_keep=1))
