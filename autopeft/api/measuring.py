@@ -170,7 +170,7 @@ def _check_room(materials: "Materials", settings: ImportanceSettings) -> None:
     weights = sum(settings.kept([(site.in_features, site.out_features) for site in sites]))
     needed = weights * WEIGHT_BYTES
     if needed > free:
-        given = f"{settings.keep:g}: {weights:,} weights, {needed / 1e9:.1f} GB of lists"
+        given = f"{settings.keep:g}: {weights:,} weights, {needed / 1e9:.1f} GB of memory"
         allowed = f"at most {settings.keep * free / needed:.2g}, for {free / 1e9:.1f} GB are free"
         raise InputError(Fault("study", "search.importance_keep", given, allowed))
 

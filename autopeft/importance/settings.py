@@ -34,8 +34,9 @@ MOST_WEIGHTS = 2**23
 """Single weights that a score then keeps over all sites where that share is more: LoRA of rank 11
 on all linear maps of a model of a billion parameters, of rank 3 at seven billion."""
 
-WEIGHT_BYTES = 72
-"""Of memory that a kept weight takes, over all scores' lists; 25 to 31 where they are stored."""
+WEIGHT_BYTES = 160
+"""Of memory that a kept weight takes while all scores' lists are measured and packed: 72 in the
+lists, the rest as they are packed (152 of MiniLM's, all kept). Stored it takes 21 to 31."""
 
 
 @dataclass(frozen=True)
