@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.api.problem import registered
-from autopeft.backbone.importance import KEPT_SHARE
 from autopeft.configuration import Configuration
 from autopeft.importance.settings import USUAL_SHARE
 from autopeft.methods import registry
@@ -14,6 +13,7 @@ from autopeft.space.library import load_space
 from autopeft.space.schema import by_scores
 from autopeft.sparsity import rules
 from autopeft.study.definition import StudyDefinition
+from autopeft.study.records import KEPT_SHARE
 
 
 def study_needs_importance(definition: StudyDefinition) -> bool:

@@ -23,9 +23,6 @@ Indices = NDArray[np.int64]
 Key = tuple[int, str]
 """A site: layer and role."""
 
-KEPT_SHARE = "kept_share"
-"""The fact of a map that says which share of its single weights somebody asked for."""
-
 
 def not_measured() -> BackboneError:
     """Something needs an importance map, and there is none."""

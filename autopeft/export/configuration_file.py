@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from autopeft.backbone.importance import KEPT_SHARE
 from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS, Configuration
 from autopeft.errors import ExportError, Fault, InputError, SpaceError
 from autopeft.export.decision import Decision, read_decision, tensors_path
@@ -37,6 +36,7 @@ from autopeft.study.faults import Finding, faults_of, refusal, refusals
 from autopeft.study.layout import yaml_text
 from autopeft.study.paths import with_absolute_paths
 from autopeft.study.readers import json_value, number
+from autopeft.study.records import KEPT_SHARE
 
 SCHEMA = "autopeft/config/v1"
 

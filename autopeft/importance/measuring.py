@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autopeft.backbone.anatomy import Anatomy, Site
-from autopeft.backbone.importance import KEPT_SHARE, ImportanceMap, Key, SiteScores
+from autopeft.backbone.importance import ImportanceMap, Key, SiteScores
 from autopeft.errors import BackboneError, Fault
 from autopeft.importance.head import SEEDS, TaskLoss
 from autopeft.importance.identity import fingerprint
@@ -22,6 +22,7 @@ from autopeft.importance.scores import site_scores
 from autopeft.importance.settings import MEASURED, ImportanceSettings
 from autopeft.importance.sums import ARRAYS, SiteSums
 from autopeft.importance.taps import tapped
+from autopeft.study.records import KEPT_SHARE
 from autopeft.training.batches import PaddedExamples, steps_per_epoch, training_order
 from autopeft.training.loop import Trainer
 

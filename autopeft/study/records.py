@@ -302,6 +302,10 @@ class NewStudy:
     facts: Mapping[str, Any]
 
 
+KEPT_SHARE = "kept_share"
+"""The fact of an importance map that says which share of its weights somebody asked for."""
+
+
 @dataclass(frozen=True)
 class ImportanceRecord:
     """A measured importance map: it belongs to a backbone and its data, not to one study.
