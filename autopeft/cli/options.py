@@ -70,6 +70,23 @@ OutputDirOption = Annotated[
         help="Where the study's artifacts lie; AUTOPEFT_OUTPUT, else autopeft-runs/STUDY/.",
     ),
 ]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Call the study so.", show_default=False),
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", metavar="MODEL", help="Sets model.name_or_path.")
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="Sets data.source.")
+]
+SpaceOption = Annotated[
+    str | None, typer.Option("--space", metavar="SPACE", help="Sets space: a name or a file.")
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Sets any key; may be repeated."),
+]
 ExecutorOption = Annotated[
     str | None, typer.Option("--executor", metavar="NAME", help="Sets execution.executor.")
 ]

@@ -19,6 +19,7 @@ from autopeft.backbone.importance import ImportanceMap
 from autopeft.cli.importance_table import importance_table
 from autopeft.importance.settings import MEASURED, ImportanceSettings
 from autopeft.importance.stored import to_record
+from autopeft.study.definition import StudyDefinition
 
 Run = Callable[..., Result]
 FACTS = {
@@ -118,3 +119,17 @@ def test_a_stored_map_is_shown_without_torch(kept: ImportanceMap) -> None:
         [sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_it_is_of_the_study_that_a_search_would_be_told_of(
+    run: Run, monkeypatch: pytest.MonkeyPatch, found: ImportanceMap
+) -> None:
+    seen: list[StudyDefinition] = []
+    monkeypatch.setattr(
+        "autopeft.api.importance_map", lambda study, **_: seen.append(study) or found
+    )
+    flags = ["--name", "mine", "--data", "rows.csv", "--set", "search.importance_keep=0.5"]
+    assert run("importance", *flags).exit_code == 0
+    (study,) = seen
+    assert (study.study.name, study.search.importance_keep) == ("mine", 0.5)
+    assert study.data.source.endswith("rows.csv")

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from autopeft.study.definition import StudyDefinition
+
 Run = Callable[..., Result]
 
 PLAN: dict[str, Any] = {
@@ -61,7 +63,7 @@ def planned(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
             return plan
 
         monkeypatch.setattr("autopeft.api.plan", fake)
-        return run("plan", "study.yaml", *flags)
+        return run("plan", *flags)
 
     return command
 
@@ -106,3 +108,14 @@ def test_timings_that_are_not_of_this_probe_say_whose_they_are(
 
 def test_json_is_the_plan(planned: Callable[..., Result]) -> None:
     assert json.loads(planned(PROBED, "--probe", "--json").stdout) == PROBED
+
+
+def test_what_a_search_would_be_told_is_planned(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flags of `search`, so that a plan is of the very study that they would start."""
+    seen: list[StudyDefinition] = []
+    monkeypatch.setattr("autopeft.api.plan", lambda study, **_: seen.append(study) or PLAN)
+    flags = ["--name", "mine", "--space", "methods", "--set", "budget.trials=7"]
+    assert run("plan", *flags, "--model", "some/model").exit_code == 0
+    (study,) = seen
+    assert (study.study.name, study.space, study.budget.trials) == ("mine", "methods", 7)
+    assert study.model.name_or_path == "some/model"

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autopeft.cli.options import JsonOption, OutputDirOption, QuietOption, StorageOption
+from autopeft.cli.options import (
+    DataOption,
+    JsonOption,
+    ModelOption,
+    NameOption,
+    OutputDirOption,
+    QuietOption,
+    SettingsOption,
+    StorageOption,
+    as_overrides,
+)
 from autopeft.cli.streams import ascii_only, console, print_json
 
 if TYPE_CHECKING:
@@ -64,6 +74,10 @@ def importance(  # noqa: PLR0913, PLR0917 - one parameter per option
     again: Annotated[
         bool, typer.Option("--again", help="Measure even where a map is stored.")
     ] = False,
+    name: NameOption = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    settings: SettingsOption = None,
     storage: StorageOption = None,
     output_dir: OutputDirOption = None,
     quiet: QuietOption = False,
@@ -82,7 +96,9 @@ def importance(  # noqa: PLR0913, PLR0917 - one parameter per option
     from autopeft.cli.signals import stop_on_signals
     from autopeft.study.progress import Stopper
 
-    definition, stopper = resolve_definition(study), Stopper()
+    flags = {"model.name_or_path": model, "data.source": data}
+    overrides = (*as_overrides(flags), *(settings or ()))
+    definition, stopper = resolve_definition(study, name=name, overrides=overrides), Stopper()
     with (
         display(quiet=quiet, plain=as_json, unit="") as shown,
         stop_on_signals(stopper, shown.notice),

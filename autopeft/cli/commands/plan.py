@@ -6,11 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from autopeft.cli.options import JsonOption, OutputDirOption, StorageOption
+from autopeft.cli.options import (
+    DataOption,
+    JsonOption,
+    ModelOption,
+    NameOption,
+    OutputDirOption,
+    SettingsOption,
+    SpaceOption,
+    StorageOption,
+    as_overrides,
+)
 from autopeft.cli.streams import console, print_json
 
 
-def plan(
+def plan(  # noqa: PLR0913, PLR0917 - one parameter per option
     study: Annotated[
         Path | None,
         typer.Argument(
@@ -23,6 +33,11 @@ def plan(
         bool,
         typer.Option("--probe", help="Time some training steps on this machine: gives hours."),
     ] = False,
+    name: NameOption = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    space: SpaceOption = None,
+    settings: SettingsOption = None,
     storage: StorageOption = None,
     output_dir: OutputDirOption = None,
     as_json: JsonOption = False,
@@ -32,17 +47,21 @@ def plan(
     Trains nothing without --probe, and stores nothing.
     """
     from autopeft import api
+    from autopeft.api.definitions import resolve_definition
     from autopeft.cli.tables import plain_table, print_table
 
-    found = api.plan(study, probe=probe, storage=storage, output_dir=output_dir)
+    flags = {"model.name_or_path": model, "data.source": data, "space": space}
+    overrides = (*as_overrides(flags), *(settings or ()))
+    definition = resolve_definition(study, name=name, overrides=overrides)
+    found = api.plan(definition, probe=probe, storage=storage, output_dir=output_dir)
     if as_json:
         print_json(found)
         return
     target = console()
     target.print(f"Study {found['study']}", style="bold")
     table = plain_table("what", "estimate")
-    for name, text in _lines(found):
-        table.add_row(name, text)
+    for what, text in _lines(found):
+        table.add_row(what, text)
     print_table(target, table)
 
 

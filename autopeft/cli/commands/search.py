@@ -8,13 +8,18 @@ import typer
 
 from autopeft.cli.next_commands import Place, command
 from autopeft.cli.options import (
+    DataOption,
     DevicesOption,
     ExecutorOption,
     JsonOption,
+    ModelOption,
+    NameOption,
     OutputDirOption,
     QuietOption,
     RayAddressOption,
     RayWorkersOption,
+    SettingsOption,
+    SpaceOption,
     StorageOption,
     as_overrides,
 )
@@ -35,16 +40,10 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
             show_default=False,
         ),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Call the study so.", show_default=False)
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Sets model.name_or_path.")
-    ] = None,
-    data: Annotated[str | None, typer.Option(metavar="DATA", help="Sets data.source.")] = None,
-    space: Annotated[
-        str | None, typer.Option(metavar="SPACE", help="Sets space: a name or a file.")
-    ] = None,
+    name: NameOption = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    space: SpaceOption = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Sets budget.trials.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Sets study.seed.")] = None,
     executor: ExecutorOption = None,
@@ -58,10 +57,7 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
             help="Sets search.warm_start: try first what these stored studies found good.",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Sets any key; may be repeated."),
-    ] = None,
+    settings: SettingsOption = None,
     stop_after: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="End this sitting after 45m, 2h, ...; exit 75."),
