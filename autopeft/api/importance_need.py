@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.api.problem import registered
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration
-from autopeft.importance.settings import USUAL_SHARE
+from autopeft.importance.settings import ImportanceSettings
 from autopeft.methods import registry
-from autopeft.methods.units import MEASURED
 from autopeft.searchers.presets import needs_map
 from autopeft.space.library import load_space
 from autopeft.space.schema import by_scores
 from autopeft.sparsity import rules
+from autopeft.sparsity.map_needs import share_needed, side_needed
 from autopeft.study.definition import StudyDefinition
-from autopeft.study.records import KEPT_SHARE
+from autopeft.study.records import BLOCK_SIDE, KEPT_SHARE
 
 
 def study_needs_importance(definition: StudyDefinition) -> bool:
@@ -45,21 +46,24 @@ def _written_out(definition: StudyDefinition) -> list[Mapping[str, Any]]:
     return [*search.enqueue, *(each for each in search.baselines if not isinstance(each, str))]
 
 
-def share_needed(configuration: Configuration, facts: Mapping[str, Any]) -> float | None:
-    """The share of single weights that a map has to keep for a configuration; None for the usual.
+def settings_needed(
+    configuration: Configuration, anatomy: Anatomy, before: Mapping[str, Any]
+) -> ImportanceSettings:
+    """What a map has to be measured with for a configuration that stands alone.
 
     Args:
         configuration: What is to be trained.
-        facts: Of the map that decided of it before, if one did.
+        anatomy: The backbone.
+        before: Facts of the map that decided of it before, if one did: as that one, or more.
     """
-    if KEPT_SHARE in facts:
-        return float(facts[KEPT_SHARE])
-    needed = [
-        1.0 if group["smallest"] else float(group["density"])
-        for group in configuration.groups
-        if group.get("granularity") == "weight" and group.get("score") in MEASURED
-    ]
-    return max(needed) if needed and max(needed) > USUAL_SHARE else None
+    usual = ImportanceSettings()
+    shapes = anatomy.shapes()
+    kept = dict(zip(shapes, usual.kept(list(shapes.values())), strict=True))
+    share = share_needed(configuration, anatomy, kept)
+    if KEPT_SHARE in before:
+        share = max(share or 0.0, float(before[KEPT_SHARE]))
+    side = side_needed(configuration, int(before.get(BLOCK_SIDE, usual.block)))
+    return ImportanceSettings(keep=share, block=side)
 
 
 def configuration_needs_importance(plain: Mapping[str, Any]) -> bool:

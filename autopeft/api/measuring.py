@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import Fault, InputError
-from autopeft.importance.settings import WEIGHT_BYTES, Head, ImportanceSettings
+from autopeft.importance.settings import (
+    BLOCK_BYTES,
+    WEIGHT_BYTES,
+    Head,
+    ImportanceSettings,
+)
 from autopeft.importance.stored import from_record
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import MEASURING, Listener, Progress, Silent
@@ -38,7 +43,8 @@ def importance_settings(
     definition: StudyDefinition, *, examples: int | None = None, head: Head | None = None
 ) -> ImportanceSettings:
     """What a study's map is measured with, where nobody asks for other examples or head."""
-    usual = ImportanceSettings(keep=definition.search.importance_keep)
+    search = definition.search
+    usual = ImportanceSettings(keep=search.importance_keep, block=search.importance_block)
     return replace(usual, examples=examples or usual.examples, head=head or usual.head)
 
 
@@ -157,22 +163,23 @@ def loaded_map(record: ImportanceRecord) -> ImportanceMap:
 
 
 def _check_room(materials: "Materials", settings: ImportanceSettings) -> None:
-    """A share that somebody asked for, of all matrices, fits the memory that is free."""
+    """Weights and blocks that somebody asked for fit the memory that is left beside the sums."""
     import torch
 
     from autopeft.execution.fitting import free_bytes
 
     free = free_bytes(torch.device("cpu"))
-    if settings.keep is None or free is None:
+    if not settings.asked() or free is None:
         return
-    layers = materials.backbone.anatomy.layers
-    sites = [site for layer in layers for site in layer.sites.values()]
-    weights = sum(settings.kept([(site.in_features, site.out_features) for site in sites]))
-    needed = weights * WEIGHT_BYTES
+    free -= free // MEMORY_SHARE
+    shapes = list(materials.backbone.anatomy.shapes().values())
+    weights, blocks = sum(settings.kept(shapes)), settings.blocks(shapes)
+    needed = weights * WEIGHT_BYTES + blocks * BLOCK_BYTES
     if needed > free:
-        given = f"{settings.keep:g}: {weights:,} weights, {needed / 1e9:.1f} GB of memory"
-        allowed = f"at most {settings.keep * free / needed:.2g}, for {free / 1e9:.1f} GB are free"
-        raise InputError(Fault("study", "search.importance_keep", given, allowed))
+        given = f"{weights:,} single weights and {blocks:,} blocks, {needed / 1e9:.1f} GB"
+        allowed = f"at most {free / 1e9:.1f} GB, which are free beside what is measured"
+        hint = "a lower search.importance_keep (or density), a larger importance_block (or block)"
+        raise InputError(Fault("importance", "", given, allowed, hint))
 
 
 def _memory_bytes(materials: "Materials") -> int:

@@ -96,6 +96,7 @@ class _Estimate:
     problem: Problem
     baselines: Mapping[str, Configuration]
     total_steps: int
+    never_proposed: Sequence[str]
 
     @classmethod
     def of(cls, definition: StudyDefinition, folder: Path, storage: str | None) -> "_Estimate":
@@ -128,6 +129,9 @@ class _Estimate:
             n_validation=len(data.validation),
         )
         space = problems.bind_space(definition, anatomy)
+        tried = problems.tried_faults(definition, anatomy, space)
+        if faults := problems.build_faults(tried):
+            raise InputError(faults)
         training = problems.training_defaults(definition)
         return cls(
             definition,
@@ -137,11 +141,12 @@ class _Estimate:
             problems.make_problem(definition, anatomy, space, facts),
             baselines(definition.search.baselines, anatomy, training=training),
             total,
+            problems.barred_parts(tried),
         )
 
     def to_dict(self, found: Timed) -> dict[str, Any]:
         space, total, calibration = self.problem.space, self.total_steps, found.calibration
-        flops, tried = self._flops(), problems.tried_faults(self.definition, self.anatomy, space)
+        flops = self._flops()
         return {
             "study": self.definition.study.name,
             "space": {
@@ -169,7 +174,7 @@ class _Estimate:
             "calibration": None if calibration is None else dict(calibration),
             "hours": None if calibration is None else self._hours(calibration, flops),
             "deploy": dict(problems.not_deployed(self.definition, self.anatomy, space)),
-            "never_proposed": problems.barred_parts(tried),
+            "never_proposed": list(self.never_proposed),
             "measured": {name: found.range_of(name) for name in self.definition.measured},
         }
 

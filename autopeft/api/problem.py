@@ -160,10 +160,14 @@ def cap_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpace)
 TOGETHER = "methods beside each other"
 """Stands for a method where it is their combination that cannot be built."""
 
+RULE = "the rule "
+"""Stands before a rule's name, where it is the rule that refuses what can be built without it."""
+
 TriedFaults: TypeAlias = Mapping[str, Sequence[Sequence[Fault]]]
 """By method: why its groups cannot be built, for every configuration that was tried.
 
-Those of `TOGETHER` are of configurations each of whose methods alone can be built.
+Those of `TOGETHER` are of configurations each of whose methods alone can be built; those of a
+rule of configurations that can be built without it.
 """
 
 
@@ -174,8 +178,8 @@ def tried_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpac
     """
     by_method: dict[str, list[list[Fault]]] = {}
     for point in _tried_points(space):
-        configuration = build(definition, space, point).without_rule()
-        sound = True
+        whole = build(definition, space, point)
+        configuration, sound = whole.without_rule(), True
         for method in configuration.methods:
             groups = tuple(each for each in configuration.groups if each.method == method)
             own = counting.faults(replace(configuration, groups=groups), anatomy)
@@ -184,6 +188,10 @@ def tried_faults(definition: StudyDefinition, anatomy: Anatomy, space: BoundSpac
         if sound:
             together = counting.faults(configuration, anatomy)
             by_method.setdefault(TOGETHER, []).append(together)
+            unmeasured = anatomy.importance is None and rules.measured(whole)
+            if whole != configuration and not together and not unmeasured:
+                name = f"{RULE}{dict(whole.sparsity)['rule']}"
+                by_method.setdefault(name, []).append(counting.faults(whole, anatomy))
     return by_method
 
 
@@ -206,8 +214,8 @@ def build_faults(tried: TriedFaults) -> list[Fault]:
     """Faults of methods of the space of which nothing can be built, whatever the other values."""
     return [
         Fault("study", f"space.methods.{each.key}", each.given, each.allowed, each.hint)
-        for found in tried.values()
-        if all(found)
+        for method, found in tried.items()
+        if all(found) and not method.startswith(RULE)  # there are configurations without it
         for each in found[0]
     ]
 
@@ -216,11 +224,14 @@ def barred_parts(tried: TriedFaults) -> list[str]:
     """What of the space is never proposed since it cannot be built: one example a method."""
     notes = []
     for method, found in tried.items():
-        if (faulty := [each[0] for each in found if each]) and not all(found):
+        faulty = [each[0] for each in found if each]
+        if faulty and (method.startswith(RULE) or not all(found)):
             share = max(0.01, len(faulty) / len(found))  # of a sample
+            first = faulty[0]
             notes.append(
                 f"about {share:.0%} of what the space has of {method} is never "
-                f"proposed, such as {faulty[0].given} (allowed: {faulty[0].allowed})"
+                f"proposed, such as {first.given} (allowed: {first.allowed})"
+                + (f"; {first.hint}" if first.hint else "")
             )
     return notes
 

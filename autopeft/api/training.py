@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft import counting
-from autopeft.api.importance_need import configuration_needs_importance, share_needed
+from autopeft.api.importance_need import configuration_needs_importance, settings_needed
 from autopeft.api.measuring import ensure_importance, with_importance
 from autopeft.api.place import output_folder
 from autopeft.api.problem import registered
@@ -17,7 +17,6 @@ from autopeft.execution.fitting import fitted_settings
 from autopeft.export.adapter import CONFIGURATION, Adapter, save_adapter
 from autopeft.export.configuration_file import ConfigurationFile, load_configuration_file
 from autopeft.export.deciding import decided
-from autopeft.importance.settings import ImportanceSettings
 from autopeft.methods import registry
 from autopeft.study.configuration_check import check_configuration
 from autopeft.study.configuration_form import complete_configuration
@@ -102,7 +101,8 @@ def _materials(file: ConfigurationFile, listener: Listener) -> Materials:
         output_dir=output_folder(study),
     )
     if file.decision is None and configuration_needs_importance(file.configuration.to_dict()):
-        settings = ImportanceSettings(keep=share_needed(file.configuration, file.decided_before))
+        anatomy = materials.backbone.anatomy
+        settings = settings_needed(file.configuration, anatomy, file.decided_before)
         measured = ensure_importance(
             materials, None, settings=settings, study=study, listener=listener
         )

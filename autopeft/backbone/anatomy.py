@@ -204,6 +204,14 @@ class Anatomy:
         """Norms that every layer has, in `NORMS`' order."""
         return tuple(role for role in NORMS if all(role in layer.norms for layer in self.layers))
 
+    def shapes(self) -> dict[tuple[int, str], tuple[int, int]]:
+        """(d_in, d_out) of every linear site by (layer, role), bottom up."""
+        return {
+            (layer.index, role): (site.in_features, site.out_features)
+            for layer in self.layers
+            for role, site in layer.sites.items()
+        }
+
     def site(self, layer: int, role: str) -> Site:
         """The site of a role in a layer; KeyError where there is none."""
         return self.layers[layer].sites[role]

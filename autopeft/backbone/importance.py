@@ -68,8 +68,8 @@ class SiteScores:
         return len(self.weights) == len(self.inputs) * len(self.outputs)
 
     def ascending(self) -> Indices:
-        """`weights` by ascending score; of equal ones the first."""
-        return self.weights[np.lexsort((self.weights, self.values))]
+        """`weights` by ascending score; of equal ones the last."""
+        return self.weights[::-1]
 
     def output_heads(self, head_dim: int) -> Floats:
         """[d_out / head_dim] sums over the output channels of each head (query, key, value)."""

@@ -36,7 +36,7 @@ from autopeft.study.faults import Finding, faults_of, refusal, refusals
 from autopeft.study.layout import yaml_text
 from autopeft.study.paths import with_absolute_paths
 from autopeft.study.readers import json_value, number
-from autopeft.study.records import KEPT_SHARE
+from autopeft.study.records import BLOCK_SIDE, KEPT_SHARE
 
 SCHEMA = "autopeft/config/v1"
 
@@ -206,10 +206,21 @@ def _read_block(value: Any) -> dict[str, Any]:
     return block
 
 
+def _side(value: Any) -> None:
+    """Facts are texts."""
+    if not (str(value).isdecimal() and int(value) > 0):
+        raise refusal(value, "a whole number >= 1")
+
+
+_ASKED = {KEPT_SHARE: number(above=0.0, maximum=1.0), BLOCK_SIDE: _side}
+"""Facts of a map that it is measured by again."""
+
+
 def _read_facts(value: Any) -> dict[str, Any]:
     facts = _read_block(value)
-    if KEPT_SHARE in facts:
-        number(above=0.0, maximum=1.0)(facts[KEPT_SHARE])
+    for name, read in _ASKED.items():
+        if name in facts:
+            read(facts[name])
     return facts
 
 

@@ -22,7 +22,6 @@ from autopeft.importance.scores import site_scores
 from autopeft.importance.settings import MEASURED, ImportanceSettings
 from autopeft.importance.sums import ARRAYS, SiteSums
 from autopeft.importance.taps import tapped
-from autopeft.study.records import KEPT_SHARE
 from autopeft.training.batches import PaddedExamples, steps_per_epoch, training_order
 from autopeft.training.loop import Trainer
 
@@ -79,7 +78,7 @@ def measure(
             "batches": str(len(batches)),
             "batch_size": str(trainer.settings.batch_size),
             "head": settings.head if trainer.recipe.steps else "none",
-            **({} if settings.keep is None else {KEPT_SHARE: repr(settings.keep)}),
+            **settings.asked(),
             "loss": f"{measurement.mean_loss:.6g}",
             "passes": str(len(groups)),
             "device": trainer.device.type,

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from autopeft.study.records import BLOCK_SIDE, KEPT_SHARE
+
 MEASURED = (
     "gradient",
     "gradient_sum",
@@ -30,6 +32,9 @@ Head = Literal["initial", "fitted"]
 USUAL_SHARE = 0.1
 """Of each matrix's weights: kept where nobody says how many."""
 
+USUAL_SIDE = 32
+"""Of the blocks whose scores are summed."""
+
 MOST_WEIGHTS = 2**23
 """Single weights that a score then keeps over all sites where that share is more: LoRA of rank 11
 on all linear maps of a model of a billion parameters, of rank 3 at seven billion."""
@@ -37,6 +42,10 @@ on all linear maps of a model of a billion parameters, of rank 3 at seven billio
 WEIGHT_BYTES = 160
 """Of memory that a kept weight takes while all scores' lists are measured and packed: 72 in the
 lists, the rest as they are packed (152 of MiniLM's, all kept). Stored it takes 21 to 31."""
+
+
+BLOCK_BYTES = 64
+"""The same of a block: a number for each score, twice."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,13 @@ class ImportanceSettings:
     examples: int = 512
     head: Head = "fitted"
     keep: float | None = None
-    block: int = 32
+    block: int = USUAL_SIDE
+
+    def asked(self) -> dict[str, str]:
+        """Facts of a map: what of it somebody asked for that it would not hold by itself."""
+        share = {} if self.keep is None else {KEPT_SHARE: repr(self.keep)}
+        side = {} if self.block == USUAL_SIDE else {BLOCK_SIDE: str(self.block)}
+        return share | side
 
     def kept(self, shapes: Sequence[tuple[int, int]]) -> list[int]:
         """How many weights of every matrix [d_in, d_out] of a backbone are kept.
@@ -72,6 +87,11 @@ class ImportanceSettings:
             max(1, int(min(self.share_of(shape), MOST_WEIGHTS * sum(shape) / edges)))
             for shape in shapes
         ]
+
+    def blocks(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """How many blocks there are in matrices [d_in, d_out]; those at an edge are smaller."""
+        side = self.block
+        return sum(math.ceil(d_in / side) * math.ceil(d_out / side) for d_in, d_out in shapes)
 
     def share_of(self, shape: tuple[int, int]) -> float:
         """The weights of a matrix that the usual share comes to, `MOST_WEIGHTS` aside."""

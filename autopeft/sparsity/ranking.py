@@ -106,7 +106,7 @@ def ranking(importance: ImportanceMap, score: str, *, smallest: bool = False) ->
     """
     own = importance.of(score)
     keys = sorted(own)
-    worth = [np.sort(own[key].values) if smallest else -own[key].values for key in keys]
+    worth = [own[key].values[::-1] if smallest else -own[key].values for key in keys]
     values = np.concatenate(worth)
     ranks = np.empty(len(values), np.int64)
     ranks[np.argsort(values, kind="stable")] = np.arange(len(values))

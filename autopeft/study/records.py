@@ -305,6 +305,16 @@ class NewStudy:
 KEPT_SHARE = "kept_share"
 """The fact of an importance map that says which share of its weights somebody asked for."""
 
+BLOCK_SIDE = "block"
+"""The fact that says the side of its blocks, where somebody asked for one."""
+
+
+def asked_of(facts: Mapping[str, str]) -> str:
+    """What somebody asked of an importance map beyond the usual, after a comma; "" if nothing."""
+    share, side = facts.get(KEPT_SHARE), facts.get(BLOCK_SIDE)
+    ranked = f", {float(share):.3g} of each matrix's weights ranked" if share else ""
+    return ranked + (f", blocks of {side}" if side else "")
+
 
 @dataclass(frozen=True)
 class ImportanceRecord:

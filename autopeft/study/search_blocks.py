@@ -177,6 +177,9 @@ class SearchBlock(Block):
     ] = Field(
         default=None, description="share of a matrix's weights that are ranked; null: a tenth"
     )
+    importance_block: Annotated[int, read_with(whole(1))] = Field(
+        default=32, description="side of the blocks whose scores are summed"
+    )
 
     @field_validator("rungs", mode="before")
     @classmethod

@@ -5,6 +5,7 @@ import streamlit as st
 from autopeft.api.place import storage_url
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.importance.settings import MEASURED
+from autopeft.study.records import asked_of
 from dashboard import address, importance_charts, live, words
 from dashboard.queries import StudyView
 from dashboard.study_header import show_header, show_study_page
@@ -70,6 +71,7 @@ def _about(found: ImportanceMap) -> str:
     return (
         f"{found.examples} training examples in batches of {facts['batch_size']} through "
         f"{head[facts['head']]}, {float(facts['seconds']):.1f} s on {facts['device']}"
+        f"{asked_of(facts)}"
     )
 
 

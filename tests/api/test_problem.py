@@ -426,7 +426,7 @@ SPARSE = {"density": {"choice": [0, 0.01, 0.5]}, "sites": ["query", "up"]}
     [
         ({"granularity": "head"}, "sparse.granularity"),
         ({"score": "diagonal", "granularity": "input"}, "sparse.score"),
-        ({"score": "gradient", "smallest": True}, "sparse.smallest"),
+        ({"score": "gradient", "smallest": True}, ""),  # a map tells whether it is whole
         ({"score": "random", "granularity": "input", "noise": 1}, "sparse.noise"),
         ({"score": "random", "granularity": "block", "block": 99}, "sparse.block"),
         ({"score": "gradient_sum", "granularity": "head", "sites": ["query"]}, "sparse.score"),
@@ -507,9 +507,26 @@ def test_what_a_map_cannot_tell_is_never_proposed(anatomy: Anatomy) -> None:
     tried = problems.tried_faults(definition, measured, problem.space)
     (note,) = problems.barred_parts(tried)
     assert "of sparse is never proposed" in note
+    assert "`search.importance_keep` says" in note
     assert problems.build_faults(tried) == []
     unknown = problems.tried_faults(definition, anatomy, problem.space)
     assert problems.barred_parts(unknown) == []
+
+
+def test_what_a_rule_refuses_is_told(anatomy: Anatomy) -> None:
+    """Of LoRA's ranks the larger are more single weights than the map keeps."""
+    lora = {"rank": {"choice": [1, 8]}, "sites": ["query", "up"]}
+    space = {"methods": {"lora": lora}, "sparsity": {"rule": {"choice": ["none", "sparse"]}}}
+    definition = _definition(space)
+    scarce = replace(anatomy, importance=importance_map(anatomy, kept=200))
+    tried = problems.tried_faults(definition, scarce, problems.bind_space(definition, scarce))
+    (note,) = problems.barred_parts(tried)
+    assert "of the rule sparse is never proposed" in note
+    assert "`search.importance_keep` says" in note
+    assert problems.build_faults(tried) == []
+    for other in (anatomy, replace(anatomy, importance=importance_map(anatomy))):
+        tried = problems.tried_faults(definition, other, problems.bind_space(definition, other))
+        assert problems.barred_parts(tried) == []
 
 
 def test_enqueued_configurations_that_cannot_be_built_are_told(anatomy: Anatomy) -> None:

@@ -16,6 +16,7 @@ from typer.testing import Result
 
 import storage
 from autopeft.backbone.importance import ImportanceMap
+from autopeft.cli.commands.importance import about
 from autopeft.cli.importance_table import importance_table
 from autopeft.importance.settings import MEASURED, ImportanceSettings
 from autopeft.importance.stored import to_record
@@ -133,3 +134,11 @@ def test_it_is_of_the_study_that_a_search_would_be_told_of(
     (study,) = seen
     assert (study.study.name, study.search.importance_keep) == ("mine", 0.5)
     assert study.data.source.endswith("rows.csv")
+
+
+def test_the_line_says_what_was_asked_for_beyond_the_usual() -> None:
+    usual = about(FACTS, 512)
+    assert "ranked" not in usual
+    assert "blocks" not in usual
+    asked = about(FACTS | {"kept_share": "0.25", "block": "8"}, 512)
+    assert "on cpu, 0.25 of each matrix's weights ranked, blocks of 8; measured now" in asked

@@ -1,5 +1,6 @@
 """Single weights by a measured score at any density, where the study has its map keep them."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ ENQUEUED: list[dict[str, Any]] = [
     {"sparse": [{**PLACE, "density": 0.3, "score": "activation", "smallest": True}]},
     {"lora": [{**PLACE, "rank": 8}], "sparsity": {"rule": "sparse", "score": "taylor"}},
     {"lora": [{**PLACE, "rank": 8}], "sparsity": {"rule": "sparse", "smallest": True}},
+    {"sparse": [{**PLACE, "density": 0.5, "granularity": "block", "block": 4, "score": "snip"}]},
 ]
 SEARCH = {
-    "initial": 1, "pack": 5, "rungs": [1.0], "searcher": "random", "baselines": [],
+    "initial": 1, "pack": 6, "rungs": [1.0], "searcher": "random", "baselines": [],
     "enqueue": ENQUEUED,
 }  # fmt: skip
 
@@ -62,7 +64,7 @@ def test_any_density_trains_and_trains_again_from_its_export(
         return train(run, *given, **more)
 
     monkeypatch.setattr(PackRun, "train", noted)
-    file = study(importance_keep=1)
+    file = study(importance_keep=1, importance_block=2)
     found, folder = searched(file), file.parent
     monkeypatch.chdir(folder)
     own = {number: begun[number] for number in range(len(ENQUEUED))}
@@ -74,7 +76,7 @@ def test_any_density_trains_and_trains_again_from_its_export(
         measuring,
         "measure",
         lambda trainer, settings, **more: (
-            kept.append(settings.keep) or measure(trainer, settings, **more)
+            kept.append((settings.keep, settings.block)) or measure(trainer, settings, **more)
         ),
     )
     for number, fixed in own.items():
@@ -88,17 +90,17 @@ def test_any_density_trains_and_trains_again_from_its_export(
             for name, index in fixed.items():
                 assert torch.equal(begun[-1][name], index), name
             assert metrics["trainable_params"] == trial.trainable_params
-    assert kept == [1.0] * len(ENQUEUED)  # once for each that was scored anew, none before
+    assert kept == [(1.0, 2)] * len(ENQUEUED)  # once for each that was scored anew, none before
 
 
 def test_a_written_configuration_has_its_density_kept(
     study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a study whose map decided of it: the file's own density says how many."""
-    file = study(importance_keep=1)
+    file = study(importance_keep=1, importance_block=4)
     found = searched(file)
     monkeypatch.chdir(file.parent)
-    for number in (0, 2):  # the highest, and the lowest, for which all are
+    for number in (0, 2, 3, 4):  # of methods and rules, the highest and the lowest
         written, bare = file.parent / f"{number}.yaml", file.parent / f"bare-{number}.yaml"
         plain = yaml.safe_load(found.export(written, trial=number))
         del plain["importance"]
@@ -125,5 +127,21 @@ def test_more_than_memory_holds_is_refused_before_anything_is_measured(
 ) -> None:
     monkeypatch.setattr(fitting, "free_bytes", lambda device: 100_000)
     monkeypatch.setattr(measuring, "measure", None)
-    with pytest.raises(InputError, match=r"importance_keep; got 1: [\d,]+ weights, .* GB.*0\.0"):
+    with pytest.raises(InputError, match=r"got [\d,]+ single weights and [\d,]+ blocks, 0\.. GB"):
         searched(study(importance_keep=1))
+
+
+@pytest.mark.parametrize(
+    ("fact", "allowed"),
+    [("kept_share: 2", "> 0 and <= 1"), ("block: '-4'", "a whole number >= 1")],
+)
+def test_facts_that_are_no_measure_are_refused(
+    fact: str, allowed: str, study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = study(importance_keep=1, importance_block=4)
+    monkeypatch.chdir(file.parent)
+    text = searched(file).export(trial=0)
+    written = file.parent / "changed.yaml"
+    written.write_text(re.sub(rf"{fact.partition(':')[0]}: .*", fact, text))
+    with pytest.raises(InputError, match=rf"importance\.facts; got .*; allowed: .*{allowed}"):
+        autopeft.train(written, file.parent / "never", rescore=True)

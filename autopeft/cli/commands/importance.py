@@ -163,10 +163,12 @@ def _print(target: "Console", found: "ImportanceMap", study: str, score: str) ->
 
 def about(facts: Mapping[str, str], examples: int) -> str:
     """What was measured on what, in a line."""
+    from autopeft.study.records import asked_of
+
     when = f"stored {facts['stored_at']}" if "stored_at" in facts else "measured now"
     head = {"none": "its own head", "fitted": "a fitted head", "initial": "the initial head"}
     return (
         f"{facts['backbone']}, {facts['task']} through {head[facts['head']]}, {examples} training "
         f"examples in batches of {facts['batch_size']}, {float(facts['seconds']):.1f} s on "
-        f"{facts['device']}; {when}"
+        f"{facts['device']}{asked_of(facts)}; {when}"
     )
