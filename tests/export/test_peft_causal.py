@@ -9,6 +9,7 @@ import tiny_causal as tiny
 import torch
 from passed_cases import passed_group
 from peft import PeftModel
+from peft_exports import HELD, exports, is_exported
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -74,6 +75,24 @@ def test_peft_gives_the_same_logits_behind_prefixes(
     ours, theirs, plain = _logits(name, Configuration.of([group], training=TRAINING), tmp_path)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # kept in float32
     assert (ours - plain).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_what_peft_holds_of_language_models_alone_gives_the_same_logits(tmp_path: Path) -> None:
+    """All that `deploy: [peft]` lets a study propose: `test_peft` has what classifiers have."""
+    anatomy = backbone_of(tiny.tiny_causal("llama")).anatomy
+    alone = [name for name in HELD if not is_exported(name, causal=False)]
+    assert "prompt" in alone
+    for name in alone:
+        found = list(exports(name, anatomy, causal=True))
+        assert found, f"peft holds no variant of {name}, for whatever task"
+        for number, configuration in enumerate(found):
+            folder = tmp_path / f"{name}{number}"
+            folder.mkdir()
+            ours, theirs, plain = _logits("llama", configuration, folder)
+            theirs = theirs[:, theirs.shape[1] - ours.shape[1] :]  # behind a prompt
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # turned in float32
+            assert (ours - plain).abs().max() > 0.01
 
 
 @torch.no_grad()
@@ -149,7 +168,7 @@ def _logits(name: str, configuration: Configuration, tmp_path: Path) -> tuple[to
     generator = torch.Generator().manual_seed(0)
     for item in pack.stacked():
         item.parameter.copy_(torch.randn(item.parameter.shape, generator=generator) * 0.2)
-    views = pack.lane_views(pack.parameters_by_name(), 0)
+    views = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
     adapter = peft_adapter(configuration, backbone, recipe, views)
     folder = tmp_path / "adapter"
     folder.mkdir()

@@ -32,7 +32,11 @@ pytestmark = pytest.mark.filterwarnings(
 
 PUT_INTO = {"dense": "fill", "output": "fill", "hidden states": "encoded"}
 """By form, what of a reference puts a lane's tensors into `peft`'s model, for steps beside it."""
-BESIDE_PEFT = [n for n in registry.names() if hasattr(reference(n), PUT_INTO[form_of(n)])]
+BESIDE_PEFT = [
+    name
+    for name in registry.names()
+    if form_of(name) and hasattr(reference(name), PUT_INTO[form_of(name)])
+]
 WITH_ENCODERS = [name for name in BESIDE_PEFT if hasattr(reference(name), "encoded")]
 RATE, DECAY, CLIP, STEPS = 1e-2, 0.1, 0.5, 2
 
