@@ -14,7 +14,7 @@ from autopeft.configuration import Configuration, Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods import registry
 from autopeft.methods.lane_operator import Place
-from autopeft.methods.passed.family import PassedType
+from autopeft.methods.passed.family import PassedType, whole_model
 from autopeft.methods.passed.tokens import PassedTokens
 from autopeft.sparsity import rules
 
@@ -62,17 +62,23 @@ def _passed_faults(groups: Sequence[Group], anatomy: Anatomy) -> list[Fault]:
 
 
 def _by_itself_faults(groups: Sequence[Group], configuration: Configuration) -> list[Fault]:
-    """What stands beside a type of `peft` that puts something before every text of the model."""
-    first = next((g for g in groups if isinstance(registry[g.method], PassedTokens)), None)
+    """What stands beside a type of `peft` that has the whole model to itself."""
+    wholes = [(g, whole_model(registry[g.method])) for g in groups]
+    first, why = next(((g, why) for g, why in wholes if why), (None, ""))
     if first is None:
         return []
-    faults, why = [], "peft puts it before every text, for the whole model"
+    faults = []
     others = sorted({group.method for group in groups} - {first.method})
     if others:
-        ours = "prefix" if registry[first.method].keys(first) else "prompt"
         given, allowed = f"beside {', '.join(others)}", f"nothing beside it: {why}"
-        hint = f"`{ours}` stands beside other methods"
+        hint = ""
+        if isinstance(registry[first.method], PassedTokens):
+            ours = "prefix" if registry[first.method].keys(first) else "prompt"
+            hint = f"`{ours}` stands beside other methods"
         faults.append(Fault("configuration", first.method, given, allowed, hint))
+    elif len(groups) > 1:
+        given, allowed = f"{len(groups)} groups", f"one group: {why}"
+        faults.append(Fault("configuration", first.method, given, allowed))
     rule = str(dict(configuration.sparsity)["rule"])
     if rule != "none":
         faults.append(Fault("configuration", "sparsity.rule", rule, f"none: {why}"))

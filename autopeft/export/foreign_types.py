@@ -71,7 +71,8 @@ def read_type(plain: Mapping[str, Any], where: str) -> ForeignType:
     own = {each.name: each for each in schema.parameters}
     settings: dict[str, Scalar] = {}
     faults = []
-    for key, value in plain.items():
+    said: dict[str, Any] = {key: known[key] for key in kind.telling} | dict(plain)
+    for key, value in said.items():
         if value is None or key in ABOUT or key in PLACES or key in PATTERNS:
             continue
         if key in own:
@@ -80,7 +81,7 @@ def read_type(plain: Mapping[str, Any], where: str) -> ForeignType:
                 faults.append(fault)
             elif scalar != own[key].default:
                 settings[key] = scalar
-        elif value not in (known.get(key), kind.fixed.get(key)) and (value or key in kind.fixed):
+        elif _differs(key, value, known, kind):
             faults.append(_refused(key, value, kind, where))
     faults += [
         Fault(where, key, "nothing", own[key].kind)
@@ -111,6 +112,13 @@ def _illegal(parameter: ParameterSchema, value: Any, where: str) -> Fault | None
         return None
     allowed = " | ".join(parameter.words) or parameter.kind
     return Fault(where, parameter.name, str(value)[:60], allowed, parameter.why_not(value))
+
+
+def _differs(key: str, value: object, known: Mapping[str, object], kind: PeftType) -> bool:
+    """Whether a value that is no parameter here says something else than what is trained."""
+    if key in kind.telling:
+        return value != kind.fixed[key]
+    return value not in (known.get(key), kind.fixed.get(key)) and bool(value or key in kind.fixed)
 
 
 def _refused(key: str, value: object, kind: PeftType, where: str) -> Fault:
@@ -196,6 +204,8 @@ def _placed(foreign: ForeignType, skeleton: Skeleton, where: str) -> tuple[Place
         if not 0 < last <= n_layers:
             return [], [Fault(where, "adapter_layers", str(last), f"1 to {n_layers}")]
         return [(tuple(range(n_layers - last, n_layers)), (), settings)], []
+    if foreign.kind.where == "layers":
+        return _of_layers(foreign, skeleton, settings, where)
     places, others = matched(foreign.places, skeleton, norms=foreign.kind.where == "norm")
     faults = _place_faults(foreign, places, others, where)
     placed: Placed = []
@@ -203,6 +213,20 @@ def _placed(foreign: ForeignType, skeleton: Skeleton, where: str) -> tuple[Place
         own = settings | dict(_patterned(foreign, name))
         placed += [((layer,), (role,), own) for layer, role in at]
     return placed, faults
+
+
+def _of_layers(
+    foreign: ForeignType, skeleton: Skeleton, settings: dict[str, Scalar], where: str
+) -> tuple[Placed, list[Fault]]:
+    """Of whole layers: all of them where the file names none."""
+    inner = skeleton.model.base_model_prefix
+    named = {f"{inner}.{layer.module}": layer.index for layer in skeleton.anatomy.layers}
+    wanted = foreign.places.get("target_modules")
+    hit = [at for name, at in named.items() if wanted is None or _hits(foreign.places, name)]
+    if not hit:
+        allowed = f"layers of the model: {', '.join(named)}"
+        return [], [Fault(where, "target_modules", str(wanted)[:60], allowed)]
+    return [(tuple(hit), (), settings)], []
 
 
 def _patterned(foreign: ForeignType, name: str) -> Iterator[tuple[str, Scalar]]:
@@ -229,17 +253,7 @@ def matched(
         skeleton: The backbone.
         norms: Whether the type adapts norms, and not linear maps.
     """
-    from peft.tuners.tuners_utils import check_target_module_exists
-
     wanted = places.get("target_modules")
-    asked = SimpleNamespace(
-        **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern")),
-        target_parameters=None,
-    )
-    for key in ("exclude_modules", "layers_to_transform", "layers_pattern", "target_modules"):
-        setattr(asked, key, places.get(key))
-    if isinstance(asked.layers_to_transform, int):
-        asked.layers_to_transform = [asked.layers_to_transform]
     inner = str(skeleton.model.base_model_prefix)
     whole = hasattr(skeleton.model, inner)  # with its head
     known = _known(skeleton.anatomy, f"{inner}.", NORMS if norms else LINEAR_ROLES)
@@ -249,15 +263,23 @@ def matched(
         key = name if whole else f"{inner}.{name}"
         if wanted is None or any(True for _ in module.children()):
             continue
-        if wanted == "all-linear":
-            hit = key in known
-        else:
-            hit = bool(check_target_module_exists(asked, key))
+        hit = key in known if wanted == "all-linear" else _hits(places, key)
         if hit and key in known:
             found[key] = known[key]
         elif hit:
             others.append(key)
     return found, others
+
+
+def _hits(places: Mapping[str, Any], name: str) -> bool:
+    """Whether `peft` would adapt a module, by its full name in the task's model."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    keys = ("exclude_modules", "layers_to_transform", "layers_pattern", "target_modules")
+    asked = SimpleNamespace(**{key: places.get(key) for key in keys}, target_parameters=None)
+    if isinstance(asked.layers_to_transform, int):
+        asked.layers_to_transform = [asked.layers_to_transform]
+    return bool(check_target_module_exists(asked, name))
 
 
 def _known(anatomy: Anatomy, prefix: str, roles: Iterable[str]) -> Modules:

@@ -25,6 +25,7 @@ from autopeft.methods.passed.build import ROOT, Target, config_of
 from autopeft.methods.passed.counts import target_of
 from autopeft.methods.passed.embedding import PassedEmbedding
 from autopeft.methods.passed.encoder import Widths, encoder_config
+from autopeft.methods.passed.layers import PassedLayers
 from autopeft.methods.passed.method import Passed
 from autopeft.methods.passed.starts import apart_settings, takes_out
 from autopeft.methods.passed.tokens import PassedTokens
@@ -105,6 +106,21 @@ def passed_tensors(
     }
     config = _config(configuration, tuple(adapter.places), options, learnt=True)
     return config, _apart(tensors)
+
+
+def second_head(configuration: Configuration, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The head that `peft` asks for beside the task's, and has start as the same; {} for most.
+
+    Nothing reads it where its loss is left out.
+
+    Args:
+        configuration: One type with one set of parameters.
+        head: Tensors of the task's, a single map, by name; {} for a language model's.
+    """
+    if not isinstance(registry[configuration.groups[0].method], PassedLayers):
+        return {}
+    at = "base_model.shadow_head.default"
+    return {f"{at}.{name.rpartition('.')[2]}": tensor.clone() for name, tensor in head.items()}
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from autopeft.configuration import Configuration
 from autopeft.errors import ExportError, Fault
 from autopeft.export.peft_options import shared_options
 from autopeft.methods import registry
-from autopeft.methods.passed.tokens import PassedTokens
+from autopeft.methods.passed.family import whole_model
 
 TYPE = "AUTOPEFT"
 PREFIX = "autopeft_lane."
@@ -31,8 +31,8 @@ def saved_name(name: str) -> str:
 
 
 def holds(method: str) -> bool:
-    """Whether the type holds a method's groups: not where only peft makes its tokens."""
-    return not isinstance(registry[method], PassedTokens)
+    """Whether the type holds a method's groups: not what reads the whole model's arguments."""
+    return not whole_model(registry[method])
 
 
 def registered(
@@ -55,15 +55,14 @@ def registered(
         seed: That of its training.
 
     Raises:
-        ExportError: No transformers task class has such a head; or one of `peft`'s own types puts
-            tokens before the text, which is an adapter of its own.
+        ExportError: No transformers task class has such a head; or one of `peft`'s own types has
+            the whole model to itself, which is an adapter of its own.
     """
-    for group in configuration.groups:
-        method = registry[group.method]
-        if method.alone and method.tokens(group):
-            hint = "use --format yaml, and autopeft.load"
-            given, allowed = "tokens that peft puts before the text", "methods of autopeft"
-            raise ExportError(Fault("export", group.method, given, allowed, hint))
+    for name in configuration.methods:
+        if why := whole_model(registry[name]):
+            hint = f"{why}: use --format yaml, and autopeft.load"
+            given, allowed = "a type that has the model to itself", "methods of autopeft"
+            raise ExportError(Fault("export", name, given, allowed, hint))
     options = shared_options(head, base_model)
     groups = {
         name: groups

@@ -29,7 +29,7 @@ from autopeft.export.peft_config import (
 )
 from autopeft.export.peft_folding import as_lora, folds
 from autopeft.export.peft_forms import form_tensors, has_form
-from autopeft.export.peft_passed import is_prefixed, passed_tensors, passes_on
+from autopeft.export.peft_passed import is_prefixed, passed_tensors, passes_on, second_head
 from autopeft.export.peft_prefix import is_prefix, prefix_tensors
 from autopeft.export.peft_prompt import is_prompt, prompt_tensors
 from autopeft.export.peft_registered import registered
@@ -103,7 +103,8 @@ def peft_adapter(
     if passes_on(configuration):
         config, passed = passed_tensors(configuration, backbone, head, weights)
         at = BARE if is_prefixed(configuration) else PREFIX
-        return PeftAdapter(config, passed | _head(head, weights, at))
+        own = _head(head, weights, at)
+        return PeftAdapter(config, passed | own | second_head(configuration, own))
     if any(folds(method) for method in configuration.methods):
         configuration, weights = as_lora(configuration, backbone, weights)
     if is_prompt(configuration):

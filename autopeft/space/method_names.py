@@ -10,11 +10,9 @@ PREFIX = "peft:"
 
 NOT_PASSED = {
     "CPT": "peft's type refuses every task but language modelling: write `prompt`",
-    "SHADOW": "peft's type trains a second decoder beside the model, with a head and a loss of "
-    "its own, whose state runs along through whole layers: what is passed through sits on maps, "
-    "norms, embeddings or attention, or before the text",
     "XLORA": "peft's type trains nothing but a router over trained LoRA adapters, which it reads "
-    "from disk: write `moelora` for experts that train with their router",
+    "from disk, leaves a classifier's head as it was drawn, and saves neither: write `moelora` "
+    "for experts that train with their router",
 }
 """Types of `peft` 0.21 that are not passed through, with the reason."""
 

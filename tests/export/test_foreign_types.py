@@ -19,6 +19,7 @@ from autopeft.backbone.skeleton import Skeleton, skeleton
 from autopeft.errors import InputError
 from autopeft.export.foreign import baseline_of, read_foreign
 from autopeft.methods import registry
+from autopeft.methods.passed.build import UNREAD
 from autopeft.methods.passed.parameters import arguments, config_class
 from autopeft.searchers.baselines import baselines
 
@@ -37,7 +38,9 @@ NORMS = {"llama": ["input_layernorm"], "bert": ["attention.output.LayerNorm"]}
 OURS = {"IA3": "ia3", "BEFT": "bitfit", "LN_TUNING": "norm", "HIRA": "hira", "BOFT": "boft",
         "ROAD": "road", "WAVEFT": "waveft", "LORA": "lora"}  # fmt: skip
 """What has a method with lanes that trains the same by default."""
-ON_DECODERS = ("ADAPTION_PROMPT",)
+ON_DECODERS = ("ADAPTION_PROMPT", "SHADOW")
+UNREAD_BY_THE_TASK = ("shadow_head", *(f"layers.2.{name}" for name in UNREAD))
+"""What no gradient of the task's loss gets to: `test_passed_layers`."""
 WHOLE_BLOCKS = ("BOFT",)
 """Types of whose matrices `peft` keeps both halves, each the other's negative."""
 
@@ -82,7 +85,7 @@ def _plain(name: str, architecture: str, folder: Path, **given: Any) -> tuple[An
         parameter.numel()
         for key, parameter in model.named_parameters()
         if parameter.requires_grad and "classifier" not in key and "score" not in key
-        and "ranknum" not in key
+        and "ranknum" not in key and not any(each in key for each in UNREAD_BY_THE_TASK)
     )  # fmt: skip
     config = model.peft_config["default"]
     config.save_pretrained(folder)
@@ -193,6 +196,11 @@ def test_sizes_by_module_layers_and_inputs(models: dict[str, Skeleton], tmp_path
         ("PROMPT_TUNING", {"num_virtual_tokens": None}, "num_virtual_tokens", "int"),
         ("ADAPTION_PROMPT", {"adapter_len": 3, "adapter_layers": 9}, "adapter_layers", "1 to 3"),
         ("ADAPTION_PROMPT", {"adapter_len": 3, "adapter_layers": 2}, "peft_type", "aligner"),
+        ("SHADOW", {}, "auxiliary_loss_weight", "by the task's loss"),
+        ("SHADOW", {"auxiliary_loss_weight": 0.0}, "target_modules", "bert.encoder.layer.1"),
+        ("SHADOW", {"auxiliary_loss_weight": 0.0, "target_modules": None}, "peft_type", "llama"),
+        ("SHADOW", {"auxiliary_loss_weight": 0.0, "shadow_model": "me/small"}, "shadow_model",
+         "read another model"),
         ("CPT", {}, "peft_type", "language modelling"),
     ],
 )  # fmt: skip
@@ -206,6 +214,25 @@ def test_what_cannot_be_taken_over_is_told(
         _configuration(tmp_path, models["bert"])
     assert key in {fault.key for fault in caught.value.faults}
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "layers"),
+    [
+        (["layers.1", "layers.2"], (1, 2)),
+        (r".*\.layers\.[01]", (0, 1)),
+        (None, (0, 1, 2)),
+    ],
+)
+def test_layers_are_named_by_lists_and_expressions(
+    wanted: Any, layers: tuple[int, ...], models: dict[str, Skeleton], tmp_path: Path
+) -> None:
+    given = {"target_modules": wanted, "r": 2, "shadow_alpha": 0.3}
+    _plain("SHADOW", "llama", tmp_path, **given)
+    _, configuration = _configuration(tmp_path, models["llama"])
+    (group,) = configuration.groups
+    assert group.layers == layers
+    assert dict(group.settings) == {"r": 2, "shadow_alpha": 0.3, "shadow_dropout": 0.0}
 
 
 def test_axolotls_llama_adapter(models: dict[str, Skeleton], tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """What is written for HF peft: exact, also on fused maps, or refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_backbones as tiny
 import torch
+from importance_maps import with_importance
 from method_cases import configuration as case
 from peft import PeftModel
+from peft_exports import ARCHITECTURES, HELD, exports, is_exported
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 
@@ -87,6 +90,7 @@ def _trained_logits(
 ) -> tuple[torch.Tensor, torch.Tensor, PeftModel]:
     """Our logits and peft's of a configuration with random weights, and peft's model."""
     backbone = tiny.tiny_backbone(name, torch.float32)
+    backbone = replace(backbone, anatomy=with_importance(backbone.anatomy))
     head = backbone.head(3)
     pack = Pack(backbone, head, [Lane(0, configuration)], seeds=Seeds(0))
     generator = torch.Generator().manual_seed(0)
@@ -252,6 +256,34 @@ def test_waveft_has_numbers_of_coefficients_of_their_own_in_peft(
     assert torch.allclose(ours, theirs, atol=1e-5)
     assert not torch.allclose(ours, _untrained(model, architecture), atol=1e-3)
     assert len(model.peft_config["default"].n_frequency_pattern) == 1
+
+
+@pytest.mark.parametrize("variants", ["one", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", HELD)
+@pytest.mark.filterwarnings(
+    "ignore:Detected that the base layer has no bias:UserWarning",
+    "ignore:Unsupported layer type:UserWarning",
+    "ignore:.past_key_values. is deprecated:FutureWarning",
+)
+def test_every_method_that_peft_holds_gives_the_same_logits_through_it(
+    name: str, architecture: str, variants: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `deploy: [peft]` lets a study propose of it, so that a new one is held as well."""
+    monkeypatch.setattr("peft.tuners.boft.layer._FBD_CUDA", False)
+    found = list(exports(name, tiny.tiny_backbone(architecture).anatomy, causal=False))
+    if not found:  # what language models alone have is in `test_peft_causal`
+        assert any(is_exported(name, causal=causal) for causal in (False, True)), (
+            f"peft holds no variant of {name}, which says that {registry[name].peft_type} does"
+        )
+    for number, configuration in enumerate(found if variants == "all" else found[:1]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        ours, theirs, model = _trained_logits(architecture, configuration, folder)
+        assert torch.allclose(ours, theirs, atol=2e-5), configuration.groups
+        assert model.peft_config["default"].peft_type == registry[name].peft_type
+        if name != "prefix":  # which peft cannot disable: the class does not generate
+            assert not torch.allclose(ours, _untrained(model, architecture), atol=1e-3)
 
 
 def _untrained(model: PeftModel, architecture: str) -> torch.Tensor:

@@ -9,6 +9,7 @@ import tiny_causal as tiny
 import torch
 from passed_cases import passed_group
 from peft import PeftModel
+from peft_exports import HELD, exports, is_exported
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -76,6 +77,33 @@ def test_peft_gives_the_same_logits_behind_prefixes(
     assert (ours - plain).abs().max() > 0.01
 
 
+@torch.no_grad()
+def test_what_peft_holds_of_language_models_alone_gives_the_same_logits(tmp_path: Path) -> None:
+    """All that `deploy: [peft]` lets a study propose: `test_peft` has what classifiers have."""
+    anatomy = backbone_of(tiny.tiny_causal("llama")).anatomy
+    alone = [name for name in HELD if not is_exported(name, causal=False)]
+    assert "prompt" in alone
+    for name in alone:
+        found = list(exports(name, anatomy, causal=True))
+        assert found, f"peft holds no variant of {name}, for whatever task"
+        for number, configuration in enumerate(found):
+            folder = tmp_path / f"{name}{number}"
+            folder.mkdir()
+            ours, theirs, plain = _logits("llama", configuration, folder)
+            theirs = theirs[:, theirs.shape[1] - ours.shape[1] :]  # behind a prompt
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # turned in float32
+            assert (ours - plain).abs().max() > 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen3"])
+def test_peft_gives_the_same_logits_beside_a_shadow_network(name: str, tmp_path: Path) -> None:
+    group = Group.of("peft:SHADOW", [0, 1], r=2, shadow_num_hidden_layers=2)
+    ours, theirs, plain = _logits(name, Configuration.of([group], training=TRAINING), tmp_path)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+    assert (ours - plain).abs().max() > 0.01
+
+
 def test_prefixes_that_peft_would_have_otherwise_are_refused_all_at_once() -> None:
     anatomy = backbone_of(tiny.tiny_causal("gpt2")).anatomy
     groups = [
@@ -138,9 +166,9 @@ def _logits(name: str, configuration: Configuration, tmp_path: Path) -> tuple[to
     recipe = backbone.recipe(1)
     pack = Pack(backbone, recipe, [Lane(0, configuration)], seeds=Seeds(0), dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
-    for parameter in pack.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    views = pack.lane_views(pack.parameters_by_name(), 0)
+    for item in pack.stacked():
+        item.parameter.copy_(torch.randn(item.parameter.shape, generator=generator) * 0.2)
+    views = pack.lane_views(pack.parameters_by_name(), 0) | pack.lane_fixed(0)
     adapter = peft_adapter(configuration, backbone, recipe, views)
     folder = tmp_path / "adapter"
     folder.mkdir()

@@ -103,7 +103,7 @@ def test_tokens_that_peft_puts_before_the_text_are_not_written(
     """They are an adapter of plain `peft`, which makes the model's arguments."""
     backbone, _ = bases["bert"]
     configuration = Configuration.of([passed_group("peft:P_TUNING")], training=TRAINING)
-    with pytest.raises(ExportError, match="peft puts before the text"):
+    with pytest.raises(ExportError, match="peft puts it before every text"):
         registered_adapter(configuration, backbone.head(3), {}, base_model="tiny")
 
 

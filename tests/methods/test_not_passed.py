@@ -5,9 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, ShadowConfig, XLoraConfig, get_peft_model
+from peft import LoraConfig, XLoraConfig, get_peft_model
 from peft.tuners.cpt.config import CPTConfig
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from safetensors.torch import load_file
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from autopeft.space.method_names import NOT_PASSED
 
@@ -42,25 +48,17 @@ def test_cpt_refuses_classifiers() -> None:
     assert "language modelling" in NOT_PASSED["CPT"]
 
 
-def test_shadow_is_a_second_network_with_a_head_and_a_loss() -> None:
-    model = get_peft_model(_model(), ShadowConfig(r=4, task_type="SEQ_CLS"))
-    names = _trained(model)
-    inner = "base_model.shadow_backbone.default.layers.0.self_attn.q_proj.weight"
-    assert inner in names
-    assert any("shadow_head" in name for name in names)  # by its own loss
-    own = sum(p.numel() for n, p in model.named_parameters() if "shadow_backbone" in n)
-    layer = sum(parameter.numel() for parameter in _model().model.layers[0].parameters())
-    assert own == layer + 32  # and the last norm
-    assert "a head and a loss" in NOT_PASSED["SHADOW"]
+def _experts(folder: Path, model: Any = _model, at: str = "q_proj", **given: Any) -> Any:
+    """The configuration of a router over two LoRA adapters, which are written first."""
+    adapters = {name: str(folder / name) for name in ("0", "1")}
+    for path in adapters.values():
+        lora = LoraConfig(r=2, target_modules=[at], **given)
+        get_peft_model(model(), lora).save_pretrained(path)
+    return XLoraConfig(task_type="SEQ_CLS", hidden_size=32, adapters=adapters)
 
 
 def test_xlora_trains_a_router_over_adapters_on_disk(tmp_path: Path) -> None:
-    for name in ("0", "1"):
-        lora = LoraConfig(r=2, target_modules=["q_proj"])
-        get_peft_model(_model(), lora).save_pretrained(tmp_path / name)
-    adapters = {name: str(tmp_path / name) for name in ("0", "1")}
-    config = XLoraConfig(task_type="SEQ_CLS", hidden_size=32, adapters=adapters)
-    names = _trained(get_peft_model(_model(), config))
+    names = _trained(get_peft_model(_model(), _experts(tmp_path)))
     assert names
     assert all("internal_xlora_classifier" in name for name in names)
     missing = XLoraConfig(
@@ -69,3 +67,28 @@ def test_xlora_trains_a_router_over_adapters_on_disk(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="none"):
         get_peft_model(_model(), missing)
     assert "trained LoRA adapters" in NOT_PASSED["XLORA"]
+
+
+def test_xlora_leaves_a_classifiers_head_and_saves_nothing(tmp_path: Path) -> None:
+    model = get_peft_model(_model(), _experts(tmp_path))
+    heads = [p for n, p in model.named_parameters() if "score" in n]
+    assert heads
+    assert not any(parameter.requires_grad for parameter in heads)
+    model.save_pretrained(tmp_path / "saved")
+    assert load_file(tmp_path / "saved" / "adapter_model.safetensors") == {}
+    assert "saves neither" in NOT_PASSED["XLORA"]
+
+
+def test_xlora_takes_no_classifiers_adapters_and_none_of_a_bert(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="score"):
+        get_peft_model(_model(), _experts(tmp_path, task_type="SEQ_CLS"))
+
+    def bert() -> Any:
+        config = BertConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+            num_attention_heads=4, num_labels=3, use_cache=False,
+        )  # fmt: skip
+        return BertForSequenceClassification(config)
+
+    with pytest.raises(ValueError, match="unexpected keys"):
+        get_peft_model(bert(), _experts(tmp_path, bert, "query"))

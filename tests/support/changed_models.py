@@ -3,7 +3,9 @@
 Nothing of lanes, operators or packs takes part, so that it can be what those are held against. A
 reference says what changes: `at_input` and `at_output` give a layer's hidden states, `before` the
 tokens that stand before the text, `keys_values` keys and values before a layer's own, `heads` what
-is added to the output of every head.
+is added to the output of every head. Where HF `peft` has the method,
+`peft_config(settings, anatomy)` is its configuration, and `encoded(settings, tensors, turn)` the
+table of its encoder.
 """
 
 from collections.abc import Iterator, Mapping

@@ -42,6 +42,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "P_TUNING": {"num_virtual_tokens": 3, "encoder_hidden_size": 8},
     "RANDLORA": {"r": 4},
     "ROAD": {"group_size": 8},
+    "SHADOW": {"r": 4, "shadow_dropout": 0.0},
     "SHIRA": {"r": 2},
     "TRAINABLE_TOKENS": {"token_indices": "4, 7 20-40"},
     "VBLORA": {"vector_length": 8, "num_vectors": 16},
@@ -60,7 +61,7 @@ def passed_group(name: str, layers: tuple[int, ...] = (0, 2), **settings: Any) -
     if not registry[name].schema.sites:
         sites = ()
         layers = (0, 1, 2) if name in ("peft:PREFIX_TUNING", "peft:CARTRIDGE") else (0,)
-        layers = (1, 2) if name == "peft:ADAPTION_PROMPT" else layers
+        layers = (1, 2) if name in ("peft:ADAPTION_PROMPT", "peft:SHADOW") else layers
     own = dict(SETTINGS.get(name.removeprefix("peft:"), {}))
     size = registry[name].schema.size
     if size and size not in own | settings:

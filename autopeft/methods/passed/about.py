@@ -122,6 +122,7 @@ ABOUT: Mapping[str, About] = {
     "ROAD": About(
         "RoAd, arXiv 2409.00119", count="d_out", words="2 d_out with road_2, 4 d_out with road_4"
     ),
+    "SHADOW": About("ShadowPEFT, arXiv 2604.19254"),
     "SHIRA": About("SHiRA, arXiv 2406.13175", count="r * (d_in + d_out)"),
     "SUPERTUNING": About(
         "Super-Tuning, arXiv 2607.09287",

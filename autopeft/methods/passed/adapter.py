@@ -83,7 +83,10 @@ class PassedAdapter:
         seed = request.seed(self.name)
         own = {name: tensor for name, tensor in request.saved.items() if self._is_own(name)}
         first = self._first(own)
-        self.built = build(self.kind, self.settings, self.modules, seed=seed, first=first)
+        self.built = build(
+            self.kind, self.settings, self.modules, seed=seed, first=first,
+            within=request.backbone.model,
+        )  # fmt: skip
         for parameter in self.built.trained().values():
             parameter.data = parameter.data.to(request.dtype)
         held = {self._peft_name(n): t for n, t in own.items() if n not in self._first_names()}

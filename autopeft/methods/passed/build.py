@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 ROOT = "base_model.model."
 """In front of module names in the tensors that `peft` saves."""
 
+UNREAD = ("shadow_update_transform", "shadow_update_gate")
+"""What moves a shadow state on: behind the last layer, nothing reads it."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -167,6 +170,7 @@ def build(
     *,
     seed: int,
     first: Mapping[Target, FirstFactors] | None = None,
+    within: nn.Module | None = None,
 ) -> BuiltAdapter:
     """An adapter on copies of modules.
 
@@ -177,6 +181,7 @@ def build(
         seed: Of all that it draws.
         first: What it once took out of their weights, where that is known: nothing is decomposed
             again then, and what it starts from is to be loaded.
+        within: The base model that they are of, for a type of whole layers.
 
     Raises:
         BackboneError: `peft` refuses the settings or the modules, or adapts others.
@@ -186,10 +191,7 @@ def build(
     targets = tuple(modules)
     config = config_of(kind, without_start(settings) if first else settings, targets)
     device = next(next(iter(modules.values())).parameters()).device
-    copied = _wrapped if kind.where == "attention" else _copied
-    tree = _tree({target.name: copied(module) for target, module in modules.items()})
-    if kind.where == "attention":
-        tree.config = next(iter(modules.values())).config
+    tree = _base(kind, modules, within)
     devices = [device] if device.type == "cuda" else []
     empty = device.type == "meta" and start_of(kind, settings)  # factors have to be empty too
     with torch.random.fork_rng(devices), told_quietly(), as_faults(kind):
@@ -200,6 +202,10 @@ def build(
     if kind.where == "attention":
         return built
     _check_targets(built)
+    if kind.where == "layers":
+        for name in UNREAD:  # a state that no layer reads: nothing would train there
+            getattr(built.layer(targets[-1]), name).requires_grad_(False)
+        return built
     if takes_out(kind, settings):
         built.first = dict(first or {t: FirstFactors.of(built.layer(t)) for t in targets})
         for target, module in modules.items():
@@ -207,6 +213,28 @@ def build(
     for target, module in modules.items():
         _shared(built.layer(target), module)
     return built
+
+
+def _base(
+    kind: PeftType, modules: Mapping[Target, nn.Module], within: nn.Module | None
+) -> nn.Module:
+    """What `peft` takes for the base model."""
+    if kind.where == "layers":
+        if within is None:
+            raise ValueError(f"{kind.name} is built within a model")
+        return _apart(within)
+    copied = _wrapped if kind.where == "attention" else _copied
+    tree = _tree({target.name: copied(module) for target, module in modules.items()})
+    if kind.where == "attention":
+        tree.config = next(iter(modules.values())).config
+    return tree
+
+
+def _apart(module: nn.Module) -> nn.Module:
+    """Modules of their own all the way down, around the same tensors."""
+    own = _bare(module)
+    own._modules = {name: each and _apart(each) for name, each in module._modules.items()}
+    return own
 
 
 def _bare(module: nn.Module) -> nn.Module:

@@ -29,18 +29,18 @@ class ModuleShape:
         d_out: Width of its output.
         bias: Whether it has a bias, or a shift.
         form: "linear", "centred" or "plain" for a norm, "table" for embeddings of `d_in` tokens,
-            "attention" for a module that is counted in closed form.
+            "attention" and "layer" for modules that are counted in closed form.
     """
 
     target: Target
     d_in: int
     d_out: int
     bias: bool
-    form: Literal["linear", "centred", "plain", "table", "attention"] = "linear"
+    form: Literal["linear", "centred", "plain", "table", "attention", "layer"] = "linear"
 
     def empty(self) -> nn.Module:
-        """Such a module, on the current device; ValueError for attention."""
-        if self.form == "attention":
+        """Such a module, on the current device; ValueError for one in closed form."""
+        if self.form in ("attention", "layer"):
             raise ValueError(f"{self.target.name} is not built to be counted")
         if self.form == "centred":
             return nn.LayerNorm(self.d_out, bias=self.bias)

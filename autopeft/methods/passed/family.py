@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping
 from torch import Tensor
 
 from autopeft.configuration import Group
-from autopeft.methods.base import Start
+from autopeft.methods.base import Method, Start
 from autopeft.methods.inherited import Unfolded
 from autopeft.methods.lane_operator import LaneOperator, Place, Stack
 from autopeft.methods.passed.about import ABOUT
@@ -23,8 +23,10 @@ class PassedType(Unfolded):
 
     Attributes:
         kind: The type.
+        whole: Why it has the whole model to itself, so that nothing stands beside it; or "".
     """
 
+    whole = ""
     alone = True
     identity = "as peft starts it: the backbone, but of C3A, FOURIERFT, UNILORA and VBLORA"
 
@@ -63,3 +65,8 @@ class PassedType(Unfolded):
     def operator(self, stack: Stack) -> LaneOperator:
         """There is none: `peft`'s own modules run in the pack."""
         raise TypeError(f"{self.name} has no lanes")
+
+
+def whole_model(method: Method) -> str:
+    """Why a method has the whole model to itself, so that nothing stands beside it; or ""."""
+    return method.whole if isinstance(method, PassedType) else ""

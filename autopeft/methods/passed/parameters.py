@@ -62,6 +62,11 @@ REFUSED: Mapping[str, str] = {
     "boft_n_butterfly_factor": "peft drops all factors but one, and says nothing, where its CUDA "
     "extension is not built: write `boft`, whose factors need none",
     "trainable_token_indices": "the embeddings stay frozen",
+    "auxiliary_loss_weight": "peft adds the loss of a second head, on the labels: a trial trains "
+    "by the task's loss, and that head is left out",
+    "shadow_model": "peft would read another model from disk: the network is drawn anew",
+    "shadow_num_attention_heads": "peft leaves the number of keys' heads as it is, and the "
+    "network fails where they do not go with it",
 }  # fmt: skip
 """Field or argument of `peft` -> why it is no parameter here."""
 

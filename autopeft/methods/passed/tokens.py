@@ -35,6 +35,7 @@ _COUNTED = ("encoder_hidden_size", "encoder_num_layers", "num_ranks")
 class PassedTokens(PassedType, ABC):
     """A type that puts something before every text."""
 
+    whole = "peft puts it before every text, for the whole model"
     modalities: tuple[str, ...] = ("text",)
     identity = "no: every token attends to them from the first step"
     reached: Reached = "attention"

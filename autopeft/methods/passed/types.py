@@ -11,7 +11,9 @@ NAME: Final = "default"
 
 Side: TypeAlias = Literal["in", "out"]
 
-Where: TypeAlias = Literal["linear", "norm", "attention", "embeddings", "prompt", "prefix"]
+Where: TypeAlias = Literal[
+    "linear", "norm", "attention", "layers", "embeddings", "prompt", "prefix"
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class PeftType:
         random: Whether it draws numbers in training without dropout.
         transposed: Whether it adapts transformers' `Conv1D` maps.
         fixed: Parameters that are not left to the user, and their values.
+        telling: Those of them at whose defaults `peft` would train something else.
         choices: Legal texts of a parameter, where they are not those that `peft` lists.
         refused: By parameter, texts that `peft` takes and that are not legal here, with why.
         numbers: Parameters that are lists of whole numbers, written as a text.
@@ -57,6 +60,7 @@ class PeftType:
     random: bool = False
     transposed: bool = False
     fixed: Mapping[str, Scalar] = field(default_factory=dict)
+    telling: tuple[str, ...] = ()
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     numbers: tuple[str, ...] = ()
@@ -243,6 +247,15 @@ TYPES = (
         size="",
         divides={"group_size": ("out",)},
         even=("group_size",),
+    ),
+    PeftType(
+        "SHADOW",
+        "a small decoder beside the model, whose state corrects what its layers read",
+        where="layers",
+        keeps=True,
+        shared=True,
+        fixed={"auxiliary_loss_weight": 0.0, "shadow_model": "mirror"},
+        telling=("auxiliary_loss_weight",),
     ),
     PeftType("SHIRA", "single weights, chosen at random", keeps=True, weighs=True, dense=True),
     PeftType(

@@ -117,6 +117,7 @@ class Gates:
         self._lanes: Tensor | None = None
         self._passed: Tensor | None = None
         self._version = 0
+        self._before: list[Callable[..., Any] | None] = []
 
     def install(self, handed_on: HandedOn) -> None:
         """Patch every layer's forward.
@@ -125,13 +126,17 @@ class Gates:
             handed_on: What the layers hand on.
         """
         self._handed_on = handed_on
+        self._before = [layer.__dict__.get("forward") for layer in self._layers]
         for index, layer in enumerate(self._layers):
             layer.forward = self._gate(index, layer.forward)
 
     def remove(self) -> None:
-        """Give every layer its own forward back."""
-        for layer in self._layers:
-            del layer.forward
+        """Give every layer the forward back that it had."""
+        for layer, before in zip(self._layers, self._before, strict=True):
+            if before is None:
+                del layer.forward
+            else:
+                layer.forward = before
 
     def prepare(self, route: Route, known: Mapping[int, Tensor]) -> None:
         """Before a pass: its way, and what is known of the trunk, see `Pack.forward`."""

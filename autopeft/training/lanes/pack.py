@@ -33,7 +33,7 @@ from autopeft.training.lanes.ffn import LaneFfn
 from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
 from autopeft.training.lanes.heads import LaneHead, reads_first_token
 from autopeft.training.lanes.optimizer import Stacked
-from autopeft.training.lanes.passed import TokensLane, is_passed, longer, passed_lanes
+from autopeft.training.lanes.passed import is_passed, longer, passed_lanes
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.serving import Serving
 from autopeft.training.lanes.slots import Slots
@@ -252,14 +252,14 @@ class Pack(nn.Module):
             trains: Whether dropout is on in it.
 
         Raises:
-            BackboneError: Several lanes, or one of `peft`'s own types that puts tokens before the
-                text: it makes the model's arguments, and these are the caller's.
+            BackboneError: Several lanes, or one of `peft`'s own types that reads or makes the
+                model's arguments: these are the caller's.
         """
         model: Any = self._backbone.model
         if len(self.lanes) != 1:
             raise BackboneError(Fault("pack", "", f"{len(self.lanes)} lanes", "1 lane to serve"))
-        if any(isinstance(lane, TokensLane) for lane in self._passed):
-            given = "tokens that peft puts before the text"
+        if any(lane.reads_inputs for lane in self._passed):
+            given = "a type of peft that has the whole model to itself"
             raise BackboneError(Fault("pack", "", given, "a lane without, to serve"))
         self._served = ExitStack()
         self._served.enter_context(self._wired(gated=False))

@@ -31,6 +31,7 @@ from autopeft.methods.passed.adapter import (
     passed_adapters,
 )
 from autopeft.methods.passed.build import Target
+from autopeft.methods.passed.types import NAME
 from autopeft.training.lanes.optimizer import Stacked
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.stream import Stream
@@ -60,6 +61,8 @@ def passed_lanes(
     for adapter in adapters:
         if isinstance(adapter, TokensAdapter):
             lanes.append(TokensLane(adapter, backbone))
+        elif adapter.kind.where == "layers":
+            lanes.append(LayersLane(adapter, backbone))
         else:
             wraps = adapter.kind.where == "attention"
             lanes.append(AttentionLane(adapter) if wraps else ModuleLane(adapter))
@@ -74,9 +77,11 @@ class PassedLane:
 
     Attributes:
         tokens: By how many tokens rows are longer than their texts.
+        reads_inputs: Whether it reads the base model's arguments, or makes them.
     """
 
     tokens = 0
+    reads_inputs = False
 
     def __init__(self, adapter: AnyAdapter) -> None:
         self._adapter = adapter
@@ -250,6 +255,76 @@ class AttentionLane(PassedLane):
         return forward
 
 
+class LayersLane(PassedLane):
+    """A network beside the model, whose state runs along through the layers.
+
+    `peft` hands the state on within what layers take and give; here it lies beside them.
+
+    Args:
+        adapter: What was built.
+        backbone: What it runs beside.
+    """
+
+    reads_inputs = True
+    _adapter: PassedAdapter
+
+    def __init__(self, adapter: PassedAdapter, backbone: Backbone) -> None:
+        super().__init__(adapter)
+        self._table: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
+        self._tuner: Any = adapter.built.model.base_model
+        self._network: nn.Module = self._tuner.shadow_backbone[NAME]
+        self._states: dict[int, Tensor] = {}
+
+    def given(self, inputs: Mapping[str, Tensor], call: Call) -> dict[str, Any]:
+        """The same, which the network reads first."""
+        ids = inputs["input_ids"]
+        if self._network.training != call.training:
+            self._network.train(call.training)
+        shared = None
+        if self._tuner._shadow_share_embeddings[NAME]:
+            shared = self._table(ids).to(next(self._network.parameters()).dtype)
+        with self._drawing(call, "network", ids.device):
+            state, _ = self._tuner._compute_initial_shadow_state(
+                NAME, ids, inputs["attention_mask"], None, shared
+            )
+        self._states = {0: state}
+        return dict(inputs)
+
+    def install(self, stream: Stream, shared: frozenset[str]) -> "list[Patch]":
+        """A wrapper around each layer's own forward."""
+        return [
+            Patch(module, self._forward(index, target, module, stream))
+            for index, (target, module) in enumerate(self._adapter.modules.items())
+        ]
+
+    def _forward(
+        self, index: int, target: Target, module: nn.Module, stream: Stream
+    ) -> Callable[..., Any]:
+        own, layer = module.forward, self._adapter.built.layer(target)
+        last = index == len(self._adapter.modules) - 1
+        shadow: Any = layer
+        dropout = shadow.shadow_dropout[NAME]
+
+        def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if not stream.lanes:
+                return own(hidden, *args, **kwargs)
+            call, state = stream.running_call(), self._states[index]
+            if dropout.training != call.training:
+                dropout.train(call.training)
+            with self._drawing(call, target.name, hidden.device):
+                read = shadow.shadow_inject(hidden, state, NAME)
+            if call.gains is not None:
+                gain = call.gains[0, self._adapter.places[target].layer].to(hidden.dtype)
+                read = hidden + gain * (read - hidden)
+            given = own(read, *args, **kwargs)
+            if not last:  # a layer that runs again for its gradient gives the same state again
+                put = shadow._block_output_hidden_states(given)
+                self._states[index + 1] = shadow.shadow_update(put, state, NAME)
+            return given
+
+        return forward
+
+
 class TokensLane(PassedLane):
     """What stands before every text.
 
@@ -258,6 +333,7 @@ class TokensLane(PassedLane):
         backbone: What reads it.
     """
 
+    reads_inputs = True
     _adapter: TokensAdapter
 
     def __init__(self, adapter: TokensAdapter, backbone: Backbone) -> None:

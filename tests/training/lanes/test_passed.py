@@ -40,8 +40,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.past_key_values. is deprecated:FutureWarning",
 )
 
-DECODERS_ONLY = ("peft:ADAPTION_PROMPT",)
-"""Types that no BERT carries: `test_passed_attention`."""
+DECODERS_ONLY = ("peft:ADAPTION_PROMPT", "peft:SHADOW")
+"""Types that no BERT carries: `test_passed_attention`, `test_passed_layers`."""
 
 
 @pytest.fixture(scope="module")

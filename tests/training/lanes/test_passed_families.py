@@ -42,12 +42,16 @@ NAMES = registry.offered()
 FAMILIES = ("bert", "llama", "vit")
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")
 NOT_CARRIED = {
-    "bert": {"ADAPTION_PROMPT": "peft knows the attention of"},
+    "bert": {
+        "ADAPTION_PROMPT": "peft knows the attention of",
+        "SHADOW": "peft's network is whole",
+    },
     "llama": dict.fromkeys(PROMPTS, "read the last position"),
     "vit": {
         **dict.fromkeys((*PROMPTS, "TRAINABLE_TOKENS"), "table of tokens"),
         **dict.fromkeys(("PREFIX_TUNING", "CARTRIDGE"), "no cache of keys and values"),
         "ADAPTION_PROMPT": "peft knows the attention of",
+        "SHADOW": "peft's network is whole",
     },
 }
 """Types that cannot run there, with a part of what is told."""
@@ -185,7 +189,7 @@ def test_a_type_trains_and_goes_on_in_peft(name: str, architecture: str, tmp_pat
     for item, old in zip(own, before, strict=True):
         assert not torch.equal(item.parameter, old), item.name
 
-    trainable = bool(registry[name].schema.sites) or kind == "TRAINABLE_TOKENS"
+    trainable = bool(registry[name].schema.sites) or kind in ("TRAINABLE_TOKENS", "SHADOW")
     theirs = _in_peft(backbone, pack, tmp_path, trainable=trainable)
     tasks = {"task_ids": torch.zeros(3, dtype=torch.long)} if kind in TASKS else {}
     expected, found = theirs(**batch.inputs, **tasks).logits, outputs_of(pack, batch)
