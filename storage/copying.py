@@ -2,8 +2,8 @@
 
 A study is copied in one transaction: all of it is there, or nothing, so a copy that was cut short
 is finished by the same command, which skips what is there already. Which tables belong to a study
-is read off the models' foreign keys, so a new table needs nothing here. Row numbers are given
-anew; everything that people or files refer to (names, trial numbers, times) stays, so that a
+is read off the models' foreign keys, so a new one of theirs needs nothing here. Row numbers are
+given anew; everything that people or files refer to (names, trial numbers, times) stays, so that a
 study goes on from the same artifacts.
 """
 
@@ -28,7 +28,10 @@ BATCH = 1000
 """Rows that are read and written at once."""
 
 STUDIES, MAPS = Base.metadata.tables["studies"], Base.metadata.tables["importances"]
-OWNED = tuple(table for table in Base.metadata.sorted_tables if table.foreign_keys)
+PARTS = Base.metadata.tables["importance_parts"]
+OWNED = tuple(
+    table for table in Base.metadata.sorted_tables if table.foreign_keys and table is not PARTS
+)
 """What belongs to a study, owners before what they own."""
 
 _PLACE = "place"
@@ -259,12 +262,12 @@ def _order(table: Table) -> list[Column[Any]]:
     return [owner, *(column for column in table.primary_key.columns if column is not owner)]
 
 
-def _rows(connection: Connection, query: Select[Any]) -> Iterator[Row]:
+def _rows(connection: Connection, query: Select[Any], at_once: int = BATCH) -> Iterator[Row]:
     # Errors name the source here; whatever else fails is the target's.
     errors = (
         storage_errors(connection.info[_PLACE]) if _PLACE in connection.info else nullcontext()
     )
-    streamed = query.execution_options(yield_per=BATCH)
+    streamed = query.execution_options(yield_per=at_once)
     with errors, connection.execute(streamed) as result:
         for row in result.mappings():
             yield dict(row)
@@ -291,8 +294,12 @@ def _copy_maps(
         with begin() as writing:
             if writing.execute(select(MAPS.c.id).where(MAPS.c.key == row["key"])).first():
                 continue
-            (whole,) = reading.execute(select(MAPS).where(MAPS.c.id == row["id"])).mappings()
-            writing.execute(insert(MAPS).values(_without(dict(whole), ("id",))))
+            numbers: Numbers = {}
+            whole = list(_rows(reading, select(MAPS).where(MAPS.c.id == row["id"])))
+            _insert(writing, MAPS, whole, numbers)
+            parts = select(PARTS).where(PARTS.c.importance_id == row["id"])
+            for part in _rows(reading, parts.order_by(PARTS.c.number), at_once=1):
+                _insert(writing, PARTS, [part], numbers)
             copied += 1
     return copied
 

@@ -247,5 +247,19 @@ class ImportanceRow(Base):
     settings: Mapped[dict[str, Any]]
     facts: Mapped[dict[str, Any]]
     units: Mapped[bytes] = mapped_column(LargeBinary)
-    fine: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at: Mapped[datetime]
+
+
+class ImportancePartRow(Base):
+    """One part of a map's blocks and single weights, which are its parts joined by number.
+
+    None of a map that was stored without them.
+    """
+
+    __tablename__ = "importance_parts"
+
+    importance_id: Mapped[int] = mapped_column(
+        ForeignKey("importances.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    content: Mapped[bytes] = mapped_column(LargeBinary)

@@ -15,7 +15,7 @@ from storage.filesystem import check_file
 from storage.models import Base
 from storage.place import Place, parse_place
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision that this release knows, oldest first; the last is the one it works with."""
 
 VERSION_TABLE = "autopeft_schema"

@@ -34,7 +34,7 @@ class Ground:
         micro_batch_size: Likewise.
         gradient_checkpointing: Likewise.
         probes: Whether trials are measured by themselves.
-        importance: The study's map, or None.
+        importance: Reads the study's map, if it has one: only runners elsewhere need it.
         stopper: Asks for an early end.
         in_process: Makes the runner of this very process.
         spare: A runner's process that was begun before, or None.
@@ -47,7 +47,7 @@ class Ground:
     micro_batch_size: int
     gradient_checkpointing: bool
     probes: bool
-    importance: ImportanceRecord | None
+    importance: Callable[[], ImportanceRecord | None]
     stopper: Stopper
     in_process: Callable[[], "InProcessRunner"]
     spare: "Spare | None" = None
@@ -124,7 +124,7 @@ def _request(ground: Ground) -> dict[str, Any]:
     """What a runner in another process loads."""
     from autopeft.execution.worker_materials import Request, save_map
 
-    record = ground.importance
+    record = ground.importance()
     request = Request(
         definition=ground.definition.to_plain(),
         output_dir=str(ground.folder),

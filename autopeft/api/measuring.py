@@ -82,7 +82,7 @@ def ensure_importance(
     trainer, data = materials.trainer, materials.data.fingerprint
     key = fingerprint(trainer, settings, data=data, rows=scoring_batches(trainer, settings))
     stored = None if store is None or again else store.importance(key)
-    if stored is not None and stored.fine is not None:
+    if stored is not None and stored.fine is not None:  # earlier releases kept no large ones
         return Ensured(loaded_map(stored))
     _check_room(materials, settings)
     listener.on_event(
@@ -121,13 +121,12 @@ def stored_map(definition: StudyDefinition, data: str, store: Store | None) -> I
     """
     record = None if store is None else _stored_record(definition, data, store)
     where = f"study {definition.study.name}"
-    if record is None:
+    if record is None or record.fine is None:
+        # Earlier releases kept only the channels of large ones, which count as measured.
+        again = "" if record is None else " --again"
         given = "a space that needs an importance map, which is not stored"
-        hint = "`autopeft importance STUDY.yaml` measures and stores it"
+        hint = f"`autopeft importance STUDY.yaml{again}` measures and stores it"
         raise InputError(Fault(where, "space", given, "a measured one", hint))
-    if record.fine is None:
-        given = "an importance map whose blocks and single weights were too large to store"
-        raise InputError(Fault(where, "space", given, "a map that is stored whole"))
     return loaded_map(record)
 
 

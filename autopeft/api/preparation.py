@@ -462,7 +462,7 @@ class Preparation:
                 micro_batch_size=micro_batch_size,
                 gradient_checkpointing=self._materials.trainer.settings.gradient_checkpointing,
                 probes=probes,
-                importance=self._importance_record(store),
+                importance=lambda: self._importance_record(store),
                 stopper=stopper,
                 in_process=lambda: self._in_process(precision, micro_batch_size, probes),
                 spare=self._spare,
@@ -478,14 +478,10 @@ class Preparation:
         return InProcessRunner(trainer, self._solo_probe(trainer) if probes else None)
 
     def _importance_record(self, store: Store) -> "ImportanceRecord | None":
-        """The study's map with all its parts, as it is stored or, if too large, was measured."""
+        """The study's map with all its parts."""
         if self._ensured is None:
             return None
-        key = self._ensured.importance.fingerprint
-        stored = store.importance(key)
-        if self._ensured.record is not None and (stored is None or stored.fine is None):
-            return self._ensured.record
-        return stored
+        return self._ensured.record or store.importance(self._ensured.importance.fingerprint)
 
     def release(self) -> None:
         """Give back backbone and data, once runners hold their own; nothing can be asked then."""

@@ -107,7 +107,7 @@ class ImportanceMap:
 
     @property
     def fine(self) -> bool:
-        """Whether blocks and single weights are there: some are measured but not stored."""
+        """Whether blocks and single weights are there: maps that are listed come without."""
         return all(own.blocks.size for sites in self.scores.values() for own in sites.values())
 
     def sites(self, score: str) -> dict[Key, float]:

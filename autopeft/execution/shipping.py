@@ -33,12 +33,14 @@ class Parcel:
         value: What it is where the runner is: a place below its folder.
         files: What has to lie there, by place below that folder; local paths.
         in_place: The value as it is here, if the runner may find it under the same path; or None.
+        hint: What helps where they are too large to be sent.
     """
 
     key: tuple[str, ...]
     value: str
     files: Mapping[str, Path]
     in_place: Path | None = None
+    hint: str = "put it on a disk that all nodes see, or name a model of the hub"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -56,10 +58,10 @@ class Parcel:
             raise InputError(
                 Fault(
                     "ray",
-                    ".".join(self.key[1:]),
+                    ".".join(self.key).removeprefix("definition."),
                     f"{self.in_place}, {total / 2**30:.1f} GiB, not on {host}",
                     f"the same path on every node, or at most {MOST_BYTES / 2**30:g} GiB to send",
-                    "put it on a disk that all nodes see, or name a model of the hub",
+                    self.hint,
                 )
             )
 
@@ -88,7 +90,9 @@ def study_parcels(request: Mapping[str, Any]) -> list[Parcel]:
         path = Path(request["importance"])
         beside = sorted(path.parent.glob(f"{path.stem}.*"))
         files = {f"importance/{each.name}": each for each in beside}
-        parcels.append(Parcel(("importance",), f"importance/{path.name}", files))
+        hint = "give an output folder (--output-dir) on a disk that all nodes see"
+        value = f"importance/{path.name}"
+        parcels.append(Parcel(("importance",), value, files, path, hint))
     return parcels
 
 

@@ -1,9 +1,8 @@
 """From an importance map to a record of the store, and back: compressed arrays, no pickles.
 
-Channels are always kept, as sums of their weights: small. Blocks and the lists of single weights
-are kept where they are no larger than `FINE_BYTES`, which they are up to eight billion parameters;
-else whoever needs them measures again. Lists that follow from others (see `scores.SHARED`) are not
-written, and the random score never is.
+Channels, as sums of their weights, are small and apart from blocks and lists of single weights,
+which few readers need. Lists that follow from others (see `settings.SHARED`) are not written, and
+the random score never is.
 """
 
 import io
@@ -19,10 +18,6 @@ from autopeft.backbone.importance import ImportanceMap, Indices, Key, SiteScores
 from autopeft.errors import StorageError
 from autopeft.importance.settings import MEASURED, SHARED, ImportanceSettings
 from autopeft.study.records import ImportanceRecord
-
-FINE_BYTES = 1 << 29
-"""Compressed: MiniLM's tenth of all weights takes 25 MB, a BERT-base's 188. SQLite takes
-values of up to 1 GB, PostgreSQL of half of that where they are sent as text."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -45,7 +40,6 @@ def to_record(
         batch_size: The study's.
     """
     keys = list(next(iter(found.scores.values())))
-    fine = _packed(_fine(found, keys))
     return ImportanceRecord(
         key=found.fingerprint,
         backbone=backbone,
@@ -53,7 +47,7 @@ def to_record(
         settings=settings.to_dict(batch_size),
         facts={**found.facts, "examples": str(found.examples)},
         units=_packed(_units(found, keys)),
-        fine=fine if len(fine) <= FINE_BYTES else None,
+        fine=_packed(_fine(found, keys)),
     )
 
 

@@ -327,7 +327,8 @@ class ImportanceRecord:
         settings: What was measured (`examples`, `head`, `keep`, `block`, `batch_size`).
         facts: What it was measured on and how long it took, for people.
         units: Scores of channels, compressed arrays (see `autopeft.importance.stored`).
-        fine: Scores of blocks and single weights, likewise; None where they are not kept.
+        fine: Scores of blocks and single weights, likewise; None where maps are listed, and of one
+            that an earlier release found too large to keep them.
         created_at: When it was stored; None before.
     """
 

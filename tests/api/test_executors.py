@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from autopeft.api.executors import Ground, _check_alike, _limits, make_executor
+from autopeft.api.executors import Ground, _check_alike, _limits, _request, make_executor
 from autopeft.errors import InputError
-from autopeft.execution.worker_materials import build_runner
+from autopeft.execution.worker_materials import build_runner, load_map
 from autopeft.study.definition import parse_definition
 from autopeft.study.progress import Stopper
+from autopeft.study.records import ImportanceRecord
 
 
 def ground(*, probes: bool = False, **execution: Any) -> Any:
@@ -37,22 +38,38 @@ def test_costs_are_not_measured_on_two_kinds_of_devices() -> None:
         _check_alike(ground(probes=True), "cuda")
 
 
-def test_a_list_of_gpus_is_as_many_runners(tmp_path: Path) -> None:
-    found = ground(devices=["cuda:1", "cuda:0"])
-    executor = make_executor(
-        Ground(
-            definition=found.definition,
-            record=SimpleNamespace(name="toy", facts={}, fingerprints={}),  # type: ignore[arg-type]
-            folder=tmp_path,
-            precision="fp32",
-            micro_batch_size=8,
-            gradient_checkpointing=False,
-            probes=False,
-            importance=None,
-            stopper=Stopper(),
-            in_process=lambda: pytest.fail("that is another executor"),
-        )
+def whole_ground(folder: Path, **changes: Any) -> Ground:
+    blocks = ground(**changes.pop("execution"))
+    given: dict[str, Any] = {
+        "definition": blocks.definition,
+        "record": SimpleNamespace(name="toy", facts={}, fingerprints={}),
+        "folder": folder,
+        "precision": "fp32",
+        "micro_batch_size": 8,
+        "gradient_checkpointing": False,
+        "probes": False,
+        "importance": lambda: None,
+        "stopper": Stopper(),
+        "in_process": lambda: pytest.fail("that is another executor"),
+    }
+    return Ground(**{**given, **changes})
+
+
+def test_a_map_is_read_only_for_runners_of_other_processes(tmp_path: Path) -> None:
+    record = ImportanceRecord("key", "b", "d", {}, {}, b"units", b"fine")
+    ours = whole_ground(
+        tmp_path,
+        execution={"executor": "in-process"},
+        importance=lambda: pytest.fail("it was read"),
+        in_process=lambda: SimpleNamespace(device="cpu"),
     )
+    make_executor(ours)
+    theirs = whole_ground(tmp_path, execution={"executor": "local"}, importance=lambda: record)
+    assert load_map(Path(_request(theirs)["importance"])) == record
+
+
+def test_a_list_of_gpus_is_as_many_runners(tmp_path: Path) -> None:
+    executor = make_executor(whole_ground(tmp_path, execution={"devices": ["cuda:1", "cuda:0"]}))
     terms = [runner._terms for runner in executor.runners]  # type: ignore[attr-defined]
     assert [each.device for each in terms] == ["cuda:1", "cuda:0"]
     assert [each.log.name for each in terms] == ["runner-0.log", "runner-1.log"]

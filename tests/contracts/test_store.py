@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from autopeft.configuration import Configuration, Group
 from autopeft.errors import NotFoundError, StorageError, StudyHeldError, StudyMismatchError
@@ -26,7 +26,7 @@ from autopeft.study.records import (
     TrialState,
     TrialUpdate,
 )
-from storage import SqlStore
+from storage import SqlStore, importances
 from storage.lease import this_process
 
 ELSEWHERE = Holder(host="another-host", pid=4711, boot="space:1")
@@ -681,6 +681,72 @@ def test_a_map_of_the_same_key_is_replaced(store: SqlStore) -> None:
     assert len(store.importances(backbone="b", data="d")) == 2
 
 
+@pytest.mark.parametrize("size", [1, 999, 1000, 1001, 3500])
+def test_a_map_larger_than_a_value_is_kept_in_parts(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(importances, "PART_BYTES", 1000)
+    fine = os.urandom(size)
+    store.keep_importance(replace(MAP, key="k2", fine=os.urandom(2500)))
+    for before in (None, os.urandom(5000)):
+        store.keep_importance(replace(MAP, fine=before))
+        store.keep_importance(replace(MAP, fine=fine))
+        found = store.importance("k1")
+        assert found is not None
+        assert found.fine == fine
+    own = [min(1000, size - start) for start in range(0, size, 1000)]
+    assert part_sizes(store) == sorted([*own, 500, 1000, 1000])
+
+
+def part_sizes(store: SqlStore) -> list[int]:
+    with store._reading() as session:
+        return sorted(session.scalars(text("SELECT length(content) FROM importance_parts")))
+
+
+def test_the_list_of_maps_reads_no_parts(store: SqlStore) -> None:
+    store.keep_importance(MAP)
+    asked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    event.listen(store._reader, "before_cursor_execute", note)
+    assert len(store.importances(backbone="b", data="d")) == 1
+    assert asked
+    assert not any("importance_parts" in statement for statement in asked)
+    store.importance("k1")
+    assert any("importance_parts" in statement for statement in asked)
+
+
+def test_a_map_that_fails_half_way_leaves_the_one_before(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.keep_importance(MAP)
+    monkeypatch.setattr(importances, "PART_BYTES", 2)
+    inserts = 0
+
+    def fail(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        nonlocal inserts
+        inserts += statement.startswith("INSERT INTO importance_parts")
+        if inserts == 2:
+            raise InterruptedError
+
+    event.listen(store._writer, "before_cursor_execute", fail)
+    with pytest.raises(InterruptedError):
+        store.keep_importance(replace(MAP, units=b"new", fine=b"anew"))
+    found = store.importance("k1")
+    assert found is not None
+    assert (found.units, found.fine) == (MAP.units, MAP.fine)
+
+
+def test_parts_go_with_their_map(store: SqlStore) -> None:
+    store.keep_importance(MAP)
+    store.keep_importance(replace(MAP, key="k2", fine=b"12"))
+    with store._writing() as session:
+        session.execute(text("DELETE FROM importances WHERE key = 'k1'"))
+    assert part_sizes(store) == [2]
+
+
 def test_a_map_outlives_the_studies_that_use_it(store: SqlStore) -> None:
     store.create_study(STUDY)
     store.keep_importance(MAP)
@@ -731,7 +797,10 @@ def test_a_reader_sees_one_moment(store: SqlStore, token: int) -> None:
 
 
 def test_two_processes_may_keep_one_map_at_once(store: SqlStore) -> None:
-    record = ImportanceRecord("k", "b", "d", {}, {}, b"units")
+    record = ImportanceRecord("k", "b", "d", {}, {}, b"units", b"fine")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(store.keep_importance, [record] * 12))
     assert len(store.importances(backbone="b", data="d")) == 1
+    found = store.importance("k")
+    assert found is not None
+    assert found.fine == b"fine"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from autopeft.api.importance_need import (
 )
 from autopeft.api.preparation import Preparation
 from autopeft.errors import InputError, InterruptedStudyError
-from autopeft.importance import measuring, stored
+from autopeft.importance import measuring
 from autopeft.importance.settings import MEASURED, SCORES
 from autopeft.study.definition import load_definition
 from autopeft.study.progress import MEASURING, Progress, Silent, Stopper
@@ -205,17 +206,22 @@ def test_a_plan_takes_the_stored_map_and_measures_none(
     assert len(passes) == 1
 
 
-def test_a_map_that_was_too_large_to_store_whole_is_named(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_map_of_which_an_earlier_release_kept_the_channels_is_measured_once_more(
+    place: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Measuring again would not help: the error does not say so."""
-    monkeypatch.setattr(stored, "FINE_BYTES", 100)
     monkeypatch.setattr(planning, "study_chooses_by_scores", lambda definition: True)
     definition = load_definition(place / "study.yaml")
     autopeft.importance_map(definition, storage=url(place), output_dir=place / "out")
-    with pytest.raises(InputError, match="too large to store") as caught:
+    with open_store(url(place)) as store:
+        record = store.importance(passes[0])
+        assert record is not None
+        store.keep_importance(replace(record, fine=None))
+    with pytest.raises(InputError, match=r"`autopeft importance STUDY\.yaml --again` measures"):
         autopeft.plan(definition, storage=url(place), output_dir=place / "out")
-    assert "autopeft importance" not in str(caught.value)
+    search(place)
+    search(place, "study.name=other")
+    autopeft.plan(definition, storage=url(place), output_dir=place / "out")
+    assert len(passes) == 2
 
 
 @pytest.mark.parametrize(

@@ -459,6 +459,19 @@ def test_what_is_too_large_to_be_sent_has_to_lie_there(
         make([parcel]).identity  # noqa: B018
 
 
+def test_a_map_is_used_where_it_lies_or_sent_or_too_large(
+    request_of_a_study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcel = shipping.study_parcels(request_of_a_study)[-1]
+    assert str(parcel.in_place) == request_of_a_study["importance"]
+    parcel.check_size("node")
+    monkeypatch.setattr(shipping, "MOST_BYTES", sum(parcel.sizes.values()) - 1)
+    with pytest.raises(
+        InputError, match=r"ray: importance; got .*ab\.json.* not on node.*--output"
+    ):
+        parcel.check_size("node")
+
+
 def test_outposts_clear_away_what_killed_ones_have_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a store keeps of a map: all of it, or its channels where the rest is too large."""
+"""What a store keeps of a map."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +9,6 @@ import torch
 
 from autopeft.backbone.importance import ImportanceMap
 from autopeft.errors import StorageError
-from autopeft.importance import stored
 from autopeft.importance.chance import with_random
 from autopeft.importance.measuring import measure
 from autopeft.importance.settings import MEASURED, SCORES, ImportanceSettings
@@ -53,13 +52,8 @@ def test_the_same_map_is_the_same_bytes(found: ImportanceMap) -> None:
     assert record(found) == record(found)
 
 
-def test_a_map_that_is_too_large_keeps_its_channels(
-    found: ImportanceMap, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stored, "FINE_BYTES", 1000)
-    kept = record(found)
-    assert kept.fine is None
-    again = from_record(kept)
+def test_a_map_that_is_listed_has_its_channels_alone(found: ImportanceMap) -> None:
+    again = from_record(replace(record(found), fine=None))
     assert not again.fine
     same(found, again, "inputs", "outputs")
     assert again.layer_ranking("fisher") == found.layer_ranking("fisher")
@@ -103,19 +97,3 @@ def test_scores_of_heads_are_sums_over_their_channels(
         query.output_heads(dim)[1], query.outputs[dim : 2 * dim].sum(), rtol=1e-6
     )
     np.testing.assert_allclose(output.input_heads(dim)[0], output.inputs[:dim].sum(), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("layers", "width", "narrow", "inner"),
-    [(16, 2048, 512, 8192), (32, 4096, 4096, 11008), (32, 4096, 1024, 14336)],
-)
-def test_maps_up_to_eight_billion_parameters_are_stored_whole(
-    layers: int, width: int, narrow: int, inner: int
-) -> None:
-    """By their bytes before compression: gaps and values of six lists, blocks of eight scores."""
-    square, slim = (width, width), (width, narrow)
-    shapes = [square, slim, slim, square, (width, inner), (width, inner), (inner, width)] * layers
-    usual = ImportanceSettings()
-    weights, side = sum(usual.kept(shapes)) * 31, usual.block
-    blocks = sum(-(-d_in // side) * -(-d_out // side) for d_in, d_out in shapes) * 8 * 4
-    assert weights + blocks < stored.FINE_BYTES

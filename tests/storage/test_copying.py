@@ -21,7 +21,7 @@ from autopeft.study.records import (
     TrialState,
     TrialUpdate,
 )
-from storage import SqlStore, copy, copying, open_store
+from storage import SqlStore, copy, copying, importances, open_store
 from storage.lease import this_process
 from storage.models import Base
 
@@ -32,8 +32,9 @@ OTHER_MAP = replace(MAP, key="key-2", backbone="another")
 
 
 @pytest.fixture
-def source(database_url: str, small_study: Fill) -> str:
+def source(database_url: str, small_study: Fill, monkeypatch: pytest.MonkeyPatch) -> str:
     """Two studies that nobody holds, and two maps, of which one belongs to no study of them."""
+    monkeypatch.setattr(importances, "PART_BYTES", 3)
     with open_store(database_url, create=True) as store:
         store.create_study(NewStudy("first", {}, "x", (), {"backbone": "b", "data": "d"}, {}, {}))
         token = small_study(store)
@@ -88,6 +89,14 @@ def contents(url: str, name: str) -> dict[str, Any]:
         }
 
 
+def check_maps(url: str, *maps: ImportanceRecord) -> None:
+    with open_store(url, read_only=True) as store:
+        for each in maps:
+            found = store.importance(each.key)
+            assert found is not None
+            assert replace(found, created_at=None) == each
+
+
 def test_what_is_copied_is_the_same_in_every_record(source: str, target: str) -> None:
     told: list[tuple[str, int, int]] = []
     studies, maps = copy(source, target, on_progress=lambda *each: told.append(each))
@@ -99,10 +108,7 @@ def test_what_is_copied_is_the_same_in_every_record(source: str, target: str) ->
     for name in ("first", "small"):
         assert contents(target, name) == contents(source, name)
     assert all(contents(target, "small").values()), "nothing of some kind was there to be copied"
-    with open_store(target, read_only=True) as store:
-        kept = store.importance("key-1")
-        assert kept is not None
-        assert (kept.units, kept.fine, kept.settings) == (b"units", b"fine", {"examples": 8})
+    check_maps(target, MAP, OTHER_MAP)
     assert told[-1][1] == told[-1][2] == studies[-1].rows
     assert all(done <= total for _, done, total in told)
 
@@ -145,10 +151,12 @@ def test_numbers_of_rows_that_are_taken_are_given_anew(
         store.release("small", small_study(store))
         with store._writing() as session:
             session.connection().exec_driver_sql("UPDATE studies SET name = 'mine'")
+        store.keep_importance(own := replace(MAP, key="own", fine=b"of mine"))
     mine = contents(target, "mine")
     copy(source, target)
     assert contents(target, "small") == contents(source, "small")
     assert contents(target, "mine") == mine
+    check_maps(target, own, MAP, OTHER_MAP)
 
 
 def test_some_studies_alone_with_the_maps_of_their_data(source: str, target: str) -> None:
@@ -220,6 +228,7 @@ def test_a_copy_that_was_cut_short_is_finished_by_the_same_command(
         event.remove(Engine, "before_cursor_execute", cut)
     for name in ("first", "small"):
         assert contents(target, name) == contents(source, name)
+    check_maps(target, MAP, OTHER_MAP)
 
 
 def test_a_database_is_not_copied_onto_itself(source: str) -> None:
@@ -229,7 +238,8 @@ def test_a_database_is_not_copied_onto_itself(source: str) -> None:
 
 def test_every_table_belongs_to_a_study_or_is_copied_apart(source: str, target: str) -> None:
     """A table that is new must be reached, or this fails: nothing is left behind silently."""
-    reached = {table.name for table in copying.OWNED} | {"studies", "importances"}
+    apart = {"studies", "importances", "importance_parts"}
+    reached = {table.name for table in copying.OWNED} | apart
     assert reached == set(Base.metadata.tables)
     with open_store(source, read_only=True) as store:
         made = set(inspect(store._reader).get_table_names())

@@ -4,8 +4,10 @@ Each file in `assets` is the SQL dump of one revision's database with one small 
 revision is added, the new one's dump is made from a fresh database and the old ones stay for good.
 """
 
+import os
 import sqlite3
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, bindparam, inspect, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from autopeft.errors import StorageError, StorageVersionError
 from autopeft.study.records import ImportanceRecord, Measurement, TrialState
 from storage import SqlStore, engine, open_store, schema, upgrade
+from storage.columns import UtcDateTime
 from storage.lease import this_process
 from storage.models import Base
 from storage.place import parse_place
@@ -92,7 +95,7 @@ def test_every_table_can_be_made_on_postgresql() -> None:
     ]
     text = "\n".join(made)
     assert "TIMESTAMP WITH TIME ZONE" in text
-    assert text.count("ON DELETE CASCADE") == 8
+    assert text.count("ON DELETE CASCADE") == 9
 
 
 @pytest.mark.parametrize("revision", schema.REVISIONS)
@@ -122,7 +125,7 @@ def test_a_database_of_every_revision_opens_after_an_upgrade(
         )
 
 
-@pytest.mark.parametrize("revision", ["0004", "0005"])
+@pytest.mark.parametrize("revision", ["0004", "0005", "0006"])
 def test_confirmations_and_openings_stay(path: Path, url: str, revision: str) -> None:
     load(path, revision)
     upgrade(url)
@@ -137,21 +140,76 @@ def test_confirmations_and_openings_stay(path: Path, url: str, revision: str) ->
         (opening,) = store.openings("small")
         assert (opening.by, opening.trials, opening.again) == ("ann@host", (0,), False)
         found = [each["cause"] for each in store.confirmation_attempts("small", 0)]
-        assert found == {"0004": [], "0005": ["lost", None]}[revision]
+        assert found == ([] if revision == "0004" else ["lost", None])
+
+
+def make_of(url: str, revision: str) -> None:
+    """A database as the migrations of that release make it."""
+    with pytest.MonkeyPatch.context() as then:
+        then.setattr(schema, "REVISIONS", schema.REVISIONS[: schema.REVISIONS.index(revision) + 1])
+        then.setattr(schema, "_make", schema._migrate)
+        schema.create(parse_place(url))
+
+
+WHOLE_MAP = """
+INSERT INTO importances (id, key, backbone, data, settings, facts, units, fine, created_at)
+VALUES (:id, :key, 'b', 'd', '{"block": 8}', '{"examples": "3"}', :units, :fine, :at)
+"""
+
+
+def keep_old_maps(url: str, *maps: tuple[str, bytes | None]) -> None:
+    """Maps as releases up to 0005 kept them, by key, with what is fine."""
+    writer = engine.writer(parse_place(url))
+    query = text(WHOLE_MAP).bindparams(bindparam("at", type_=UtcDateTime()))
+    with writer.begin() as connection:
+        for number, (key, fine) in enumerate(maps, 7):
+            given = {"id": number, "key": key, "units": key.encode(), "fine": fine}
+            connection.execute(query, {**given, "at": datetime.now(UTC)})
+    writer.dispose()
+
+
+@pytest.mark.parametrize("revision", ["0002", "0005"])
+def test_maps_stay_whole(database_url: str, path: Path, revision: str) -> None:
+    """Also those of several parts of 16 MiB, and those that were too large to be kept whole."""
+    if database_url.startswith("sqlite"):
+        load(path, revision)
+    else:
+        make_of(database_url, revision)
+    fine = {"small": b"fine", "none": None, "even": os.urandom(1 << 24)}
+    fine["large"] = os.urandom((2 << 24) + 1)
+    keep_old_maps(database_url, *fine.items())
+    upgrade(database_url)
+    with open_store(database_url) as store:
+        for key, content in fine.items():
+            found = store.importance(key)
+            assert found is not None
+            assert found.fine == content, key
+            assert (found.units, found.settings) == (key.encode(), {"block": 8})
+        assert len(store.importances(backbone="b", data="d")) == len(fine)
+        with store._reading() as session:
+            query = text("SELECT max(length(content)), count(*) FROM importance_parts")
+            assert session.execute(query).one() == (1 << 24, 5)
+        store.keep_importance(ImportanceRecord("new", "b", "d", {}, {}, b"units", b"newer"))
+        store.keep_importance(ImportanceRecord("large", "b", "d", {}, {}, b"units", b"newer"))
+        assert [each.key for each in store.importances(backbone="b", data="d")][:2] == [
+            "large", "new",
+        ]  # fmt: skip
+
+
+def test_a_map_of_several_parts_opens(path: Path, url: str) -> None:
+    load(path, "0006")
+    with open_store(url) as store:
+        found = store.importance("5ca1e")
+        assert found is not None
+        assert (found.units, found.fine) == (b"units", b"\x00blocks and weights")
 
 
 @pytest.mark.parametrize("revision", schema.REVISIONS)
 def test_every_revision_on_postgresql_is_upgraded(
-    postgresql_url: str,
-    revision: str,
-    small_study: Callable[[SqlStore], int],
-    monkeypatch: pytest.MonkeyPatch,
+    postgresql_url: str, revision: str, small_study: Callable[[SqlStore], int]
 ) -> None:
     """Made by the migrations of that release; the tables afterwards are those of the models."""
-    with monkeypatch.context() as then:
-        then.setattr(schema, "REVISIONS", schema.REVISIONS[: schema.REVISIONS.index(revision) + 1])
-        then.setattr(schema, "_make", schema._migrate)
-        schema.create(parse_place(postgresql_url))
+    make_of(postgresql_url, revision)
     newest = schema.REVISIONS[-1]
     if revision != newest:
         with pytest.raises(StorageVersionError, match=rf"{revision}.*`autopeft db upgrade`"):
@@ -196,7 +254,7 @@ def test_an_older_schema_is_refused_until_it_is_upgraded(
 ) -> None:
     monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
     for options in ({}, {"read_only": True}, {"create": True}):
-        with pytest.raises(StorageVersionError, match=r"0005.*9999.*`autopeft db upgrade`"):
+        with pytest.raises(StorageVersionError, match=r"0006.*9999.*`autopeft db upgrade`"):
             open_store(url, **options)
 
 
