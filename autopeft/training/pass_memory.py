@@ -86,7 +86,7 @@ class PassMemory:
         moments = [max(self._forward_in(i), self._backward_in(i)) for i in self._layers]
         lanes = max([*moments, self._behind()])
         running = self._dequantised() + self._weights_at_once()
-        return round(max(self._beside + lanes, self._trunk()) + running)
+        return round(max(self._beside + lanes, self.trunk()) + running)
 
     def _forward_in(self, index: int) -> float:
         """The end of a layer on the way forward, where a checkpoint keeps nothing of it."""
@@ -323,7 +323,7 @@ class PassMemory:
         tensors = _PASSED_NORM[all(norm.centred for norm in norms)]
         return self._left[last] + self._rows(last) * tensors * self._anatomy.hidden_size * FLOAT32
 
-    def _trunk(self) -> float:
+    def trunk(self) -> float:
         """The trunk's last running layer, beside what lanes that have left it keep by then."""
         last = self.own.branches[-1] - 1
         if last < 0:

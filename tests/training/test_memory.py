@@ -414,6 +414,11 @@ def test_checkpointing_the_math_kernel_and_logits_go_the_right_way() -> None:
     overhead = Overhead(share=0.5, recomputed=2.0, recomputed_bf16=3.0, fixed=7)
     lost = estimated(lanes, backbone, overhead=overhead)
     assert lost.total - plain.total == pytest.approx(0.5 * (plain.activations + plain.working) + 7)
+    deep = PACKS["top layer"]
+    plain, lost = estimated(deep, backbone), estimated(deep, backbone, overhead=overhead)
+    trunk = ROWS * TOKENS * 4 * (2 * 48 + 3 * 32)  # what its FFN makes at its widest
+    step = plain.activations + plain.working
+    assert lost.total - plain.total == pytest.approx(0.5 * (step + trunk) + 7)
     lost = estimated(lanes, backbone, checkpointing=True, overhead=overhead)
     assert lost.total - recomputed.total == pytest.approx(2.0 * recomputed.training + 7)
     half = {"checkpointing": True, "compute": "bf16"}
