@@ -40,6 +40,10 @@ between a step's tensors. Where layers are recomputed, a runner gives larger ten
 own, and there are no holes: what is left are smaller tensors, the ends of pages, and what kernels
 take for themselves. A GPU's own allocator counts what it hands out."""
 
+GLIBC_OVERHEAD = Overhead(share=0.6, recomputed=0.15, recomputed_bf16=0.15, fixed=_FIXED)
+"""On the CPU, of a process that trains with glibc's heap as it is: holes are larger, and never the
+same twice where layers are recomputed."""
+
 
 @dataclass(frozen=True)
 class MemoryEstimate:
