@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from autopeft.api.executors import IN_PROCESS
 from autopeft.configuration import Configuration
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.progress import Listener
@@ -33,7 +34,13 @@ def fitted(
     pack, trainer = definition.search.pack, materials.trainer
     lanes = LEAST_PACK if pack == "auto" else int(pack)
     lanes = lanes if materials.backbone.anatomy.packable else 1
-    found = fitted_settings(trainer, largest, definition.training, lanes=lanes)
+    found = fitted_settings(
+        trainer,
+        largest,
+        definition.training,
+        lanes=lanes,
+        in_process=definition.execution.executor == IN_PROCESS,
+    )
     if found == trainer.settings:
         return materials
     recomputed = "layers recomputed, " if found.gradient_checkpointing else ""
@@ -106,7 +113,8 @@ def _question(
     from autopeft.execution.fitting import lanes_that_fit
 
     given, precision = definition.search.pack, definition.training.precision
-    fitting = lanes_that_fit(largest, materials.trainer)
+    in_process = definition.execution.executor == IN_PROCESS
+    fitting = lanes_that_fit(largest, materials.trainer, in_process=in_process)
     packable = materials.backbone.anatomy.packable
     pack = (None if given == "auto" else int(given)) if packable else 1
     return Question(

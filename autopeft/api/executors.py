@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from autopeft.execution.time_limits import TimeLimits
 
 
+IN_PROCESS = "in-process"
+"""The executor whose packs train in this very process."""
+
+
 @dataclass(frozen=True)
 class Ground:
     """What executors are made from.
@@ -59,8 +63,13 @@ def make_executor(ground: Ground) -> "Executor":
 
 
 def _in_process(ground: Ground) -> "Executor":
+    from autopeft.execution.heap import tensors_apart
     from autopeft.execution.inprocess import InProcessExecutor
+    from autopeft.training.setup import device_of
 
+    device = device_of(ground.definition.execution.devices)
+    if ground.gradient_checkpointing and device.type == "cpu":
+        tensors_apart()  # as a runner does
     return InProcessExecutor(ground.in_process())
 
 
@@ -155,7 +164,7 @@ def _limits(ground: Ground, device: str) -> "TimeLimits":
 
 EXECUTORS: Mapping[str, Callable[[Ground], "Executor"]] = {
     "local": _local,
-    "in-process": _in_process,
+    IN_PROCESS: _in_process,
     "ray": _ray,
 }
 """By `execution.executor`."""

@@ -15,6 +15,7 @@ import numpy as np
 from autopeft.api import problem as problems
 from autopeft.api.checks import study_faults
 from autopeft.api.definitions import resolve_definition
+from autopeft.api.executors import IN_PROCESS
 from autopeft.api.importance_need import study_chooses_by_scores
 from autopeft.api.loading import open_existing
 from autopeft.api.place import output_folder
@@ -272,7 +273,9 @@ class _Estimate:
             compute=precision,
             checkpointing=checkpointing,
             logits=CHUNK_ELEMENTS if model.task == CAUSAL_LM else 0,
-            overhead=step_overhead(device),
+            overhead=step_overhead(
+                device, in_process=self.definition.execution.executor == IN_PROCESS
+            ),
             lanes_per_pass=step_shape.lanes_per_pass(
                 device.type,
                 rows=rows,

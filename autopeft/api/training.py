@@ -14,6 +14,7 @@ from autopeft.api.place import output_folder
 from autopeft.api.problem import registered
 from autopeft.errors import Fault, InputError, TrialError
 from autopeft.execution.fitting import fitted_settings
+from autopeft.execution.heap import tensors_apart
 from autopeft.export.adapter import CONFIGURATION, Adapter, save_adapter
 from autopeft.export.configuration_file import ConfigurationFile, load_configuration_file
 from autopeft.export.deciding import decided
@@ -112,7 +113,11 @@ def _materials(file: ConfigurationFile, listener: Listener) -> Materials:
 
 def _fitted(materials: Materials, file: ConfigurationFile) -> Materials:
     """The materials, with the settings that fit the device's memory."""
-    fitted = fitted_settings(materials.trainer, file.trained, file.training, lanes=1)
+    fitted = fitted_settings(
+        materials.trainer, file.trained, file.training, lanes=1, in_process=True
+    )
+    if fitted.gradient_checkpointing and materials.trainer.device.type == "cpu":
+        tensors_apart()
     return with_settings(
         materials,
         gradient_checkpointing=fitted.gradient_checkpointing,

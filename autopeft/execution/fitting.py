@@ -16,6 +16,7 @@ from autopeft.training.lanes.heads import reads_first_token
 from autopeft.training.lanes.scaled_products import whole_vectors
 from autopeft.training.loop import Trainer
 from autopeft.training.memory import (
+    GLIBC_OVERHEAD,
     MARGIN,
     RESIDENT_OVERHEAD,
     MemoryEstimate,
@@ -56,13 +57,21 @@ def _half_of_physical() -> int | None:
         return None
 
 
-def step_overhead(device: torch.device) -> Overhead:
-    """What a device's memory holds beside the tensors of a pack."""
-    return RESIDENT_OVERHEAD if device.type == "cpu" else Overhead()
+def step_overhead(device: torch.device, *, in_process: bool = False) -> Overhead:
+    """What a device's memory holds beside the tensors of a pack.
+
+    Args:
+        device: Where it trains.
+        in_process: Whether it trains in this process, whose heap is as glibc has it, and not in a
+            runner's (see `heap`).
+    """
+    if device.type != "cpu":
+        return Overhead()
+    return GLIBC_OVERHEAD if in_process else RESIDENT_OVERHEAD
 
 
-def step_shape(trainer: Trainer) -> StepShape:
-    """The largest step of a study."""
+def step_shape(trainer: Trainer, *, in_process: bool = False) -> StepShape:
+    """The largest step of a study; see `step_overhead`."""
     settings, longest = trainer.settings, int(trainer.train.lengths.max())
     return StepShape(
         rows=settings.micro_batch_size,
@@ -72,7 +81,7 @@ def step_shape(trainer: Trainer) -> StepShape:
         compute=settings.precision,
         checkpointing=settings.gradient_checkpointing,
         logits=0 if trainer.backbone.lm_head is None else CHUNK_ELEMENTS,
-        overhead=step_overhead(trainer.device),
+        overhead=step_overhead(trainer.device, in_process=in_process),
         lanes_per_pass=trainer.lanes_per_pass,
         key_vectors=whole_vectors(1, trainer.device.type),
         first_token=reads_first_token(
@@ -89,19 +98,26 @@ def backbone_weights(backbone: Backbone) -> Weights:
     return Weights(dtype.itemsize, backbone.quantization, backbone_bytes(backbone))
 
 
-def pack_estimate(lanes: list[Configuration], trainer: Trainer) -> MemoryEstimate:
-    """Memory of a pack of these lanes in a study's largest step."""
+def pack_estimate(
+    lanes: list[Configuration], trainer: Trainer, *, in_process: bool = False
+) -> MemoryEstimate:
+    """Memory of a pack of these lanes in a study's largest step; see `step_overhead`."""
     return estimate(
         lanes,
         trainer.backbone.anatomy,
         head_params=trainer.recipe.n_parameters,
-        shape=step_shape(trainer),
+        shape=step_shape(trainer, in_process=in_process),
         weights=backbone_weights(trainer.backbone),
     )
 
 
 def fitted_settings(
-    trainer: Trainer, configuration: Configuration, training: TrainingBlock, *, lanes: int
+    trainer: Trainer,
+    configuration: Configuration,
+    training: TrainingBlock,
+    *,
+    lanes: int,
+    in_process: bool = False,
 ) -> LoopSettings:
     """Settings with which a pack fits into memory; neither change changes what is computed.
 
@@ -113,11 +129,12 @@ def fitted_settings(
         configuration: What every lane trains: the most demanding one of a space.
         training: The study's block.
         lanes: Of the pack.
+        in_process: See `step_overhead`.
     """
     tried = copy.copy(trainer)
 
     def fits() -> bool:
-        fitting = lanes_that_fit(configuration, tried)
+        fitting = lanes_that_fit(configuration, tried, in_process=in_process)
         return fitting is None or fitting >= lanes
 
     if not fits() and training.gradient_checkpointing == "auto" and _recomputes(trainer):
@@ -134,11 +151,18 @@ def _recomputes(trainer: Trainer) -> bool:
     return trainer.backbone.anatomy.packable
 
 
-def lanes_that_fit(configuration: Configuration, trainer: Trainer) -> int | None:
+def lanes_that_fit(
+    configuration: Configuration, trainer: Trainer, *, in_process: bool = False
+) -> int | None:
     """Lanes of the largest pack beside the loaded backbone, `MARGIN` left free.
 
     0 where not even one is thought to fit; None where the device does not tell its memory. What
     the activation cache may still take is not free.
+
+    Args:
+        configuration: What every lane trains.
+        trainer: The study's.
+        in_process: See `step_overhead`.
     """
     free = free_bytes(trainer.device)
     if free is None:
@@ -146,6 +170,6 @@ def lanes_that_fit(configuration: Configuration, trainer: Trainer) -> int | None
     room = sum(cache.memory_room for cache in trainer.caches.values())
     return largest_pack(
         configuration,
-        lambda lanes: pack_estimate(list(lanes), trainer).training,
+        lambda lanes: pack_estimate(list(lanes), trainer, in_process=in_process).training,
         round(free * (1.0 - MARGIN)) - room,
     )

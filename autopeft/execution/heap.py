@@ -7,7 +7,8 @@ tensor leaves is too short for the next tensor of its size. With ends that are n
 holes close again, and the holes at a pack's peak shrink from 50-90 % of its step's tensors to the
 share that the memory model knows (`training.memory.RESIDENT_OVERHEAD`).
 
-Only a process that begins can be told, and only glibc listens.
+Only a process that begins can be told, and only glibc listens. One that trains packs itself
+(`executor: in-process`) has glibc's own heap (`training.memory.GLIBC_OVERHEAD`).
 
 Where layers are recomputed, tensors of all sizes come and go among those that stay, and even then
 holes of once or twice what a pack holds were left, never the same twice. There every larger tensor

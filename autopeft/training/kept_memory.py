@@ -30,6 +30,8 @@ EXIT = ("down", "ffn")
 """Sites of operators that run when the FFN's last map has."""
 _BEHIND_ATTENTION = ("output", "attention")
 """Where nothing of the layer's attention itself trains, but its norms see gradients."""
+_BEFORE_FFN = ("up", "gate", "attention_post_norm")
+"""What trains there changes what the FFN's activation function reads."""
 MADE = ("output", "down")
 """Maps that read what other maps make, in its type; the others read the residual stream's."""
 _TAKEN = ("key", "value")
@@ -140,7 +142,8 @@ class KeptMemory:
         whole = self.attention_trains(index)
         norms = self._norms_in(index) * self.anatomy.hidden_size * FLOAT32
         attention = self.attention(layer) if whole else 0
-        kept = rows * (norms + attention + self._ffn(layer)) + self.operators_in(index)
+        ffn = self._ffn(layer) if self.ffn_trains(index) else 0
+        kept = rows * (norms + attention + ffn) + self.operators_in(index)
         kept += self.tokens * self._options_in(index)
         if not self.is_cut(index):
             return kept
@@ -179,6 +182,13 @@ class KeptMemory:
             site in _BEHIND_ATTENTION or registry[method].reached == "norms"
             for layer, site, method, _ in self.uses
             if layer == index
+        )
+
+    def ffn_trains(self, index: int) -> bool:
+        """Whether gradients flow through a layer's FFN; what adds to its output asks for none."""
+        own = self._sites(_BEFORE_FFN, before=LAST_NORM, behind=FIRST_NORM)
+        return self.attention_output_trains(index) or any(
+            layer == index and site in own for layer, site, _, _ in self.uses
         )
 
     def changes_input(self, index: int) -> bool:
@@ -314,9 +324,9 @@ class KeptMemory:
             given: Sites whose inputs are there anyway.
         """
         kept = 0.0
-        shared = {(position, site) for site in given for position in range(len(self.lanes))}
+        shared = set(given)
         if self.attention_trains(index):  # it keeps what the output map reads
-            shared |= {(position, "output") for position in range(len(self.lanes))}
+            shared.add("output")
         for (layer, site, method, _), uses in self.uses.items():
             if layer != index:
                 continue
@@ -333,26 +343,27 @@ class KeptMemory:
                     kept += self.tokens * place.d_in  # which entries were kept, a byte each
                 if not own.reads:
                     continue
-                source = (position, f"output of {site}" if own.of_output else _source(site))
+                source = f"output of {site}" if own.of_output else _source(site)
+                seen = 1
                 if position in views:
                     if source in shared:
                         continue  # a view of what another operator keeps
                     shared.add(source)
+                    seen = self.joined(index)  # a view of some lanes keeps all lanes'
                 size = FLOAT32 if own.reads_exactly else self.operator
-                kept += self.tokens * size * place.d_in
+                kept += seen * self.tokens * size * place.d_in
         return kept
 
     def read_type(self, site: str, own: Kept) -> int:
         """Bytes of a scalar of what an operator is given as its input."""
         return self.activation if own.of_output or site in MADE else self.stream
 
-    def viewing(self, index: int, sites: Sequence[str]) -> int:
-        """Lanes whose operators keep these sites' input as it is, not as a copy."""
-        lanes: set[int] = set()
-        for (layer, site, _, _), uses in self.uses.items():
-            if layer == index and site in sites:
-                lanes |= self._views(site, uses, of_input=True)
-        return len(lanes)
+    def viewing(self, index: int, sites: Sequence[str]) -> bool:
+        """Whether operators keep these sites' input as it is, not as a copy."""
+        return any(
+            layer == index and site in sites and self._views(site, uses, of_input=True)
+            for (layer, site, _, _), uses in self.uses.items()
+        )
 
     def _views(self, site: str, uses: Sequence[Use], *, of_input: bool = False) -> set[int]:
         """Lanes of these whose operator keeps what it reads as it is.

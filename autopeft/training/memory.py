@@ -30,12 +30,19 @@ MARGIN = 0.15
 """Share of a device's free memory that is left alone: for what allocators lose to fragments, for
 other processes, and for the model's own error."""
 
-RESIDENT_OVERHEAD = Overhead(share=0.33, recomputed=0.15, recomputed_bf16=0.15, fixed=8 << 20)
+_FIXED = 12 << 20
+"""7-9 MiB of code that the first steps read and of objects, as packs of a row of 8 tokens show;
+and 3-5 MiB that MKL keeps from its first larger matrix products on."""
+
+RESIDENT_OVERHEAD = Overhead(share=0.32, recomputed=0.15, recomputed_bf16=0.15, fixed=_FIXED)
 """On the CPU, of a process whose heap is set up as `execution.heap` says. The share is holes
 between a step's tensors. Where layers are recomputed, a runner gives larger tensors pages of their
 own, and there are no holes: what is left are smaller tensors, the ends of pages, and what kernels
-take for themselves. Fixed are pages of torch's code that the first steps read. A GPU's own
-allocator counts what it hands out."""
+take for themselves. A GPU's own allocator counts what it hands out."""
+
+GLIBC_OVERHEAD = Overhead(share=0.6, recomputed=0.15, recomputed_bf16=0.15, fixed=_FIXED)
+"""On the CPU, of a process that trains with glibc's heap as it is: holes are larger, and never the
+same twice where layers are recomputed."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,12 @@ def estimate(
         lanes=lanes_bytes,
         activations=kept,
         working=working,
-        overhead=shape.overhead.beside(kept + working, lanes_bytes, shape),
+        overhead=shape.overhead.beside(
+            kept + working,
+            lanes_bytes,
+            shape,
+            trunk_bytes=round(max(each.trunk() for each in passes.values())),
+        ),
     )
 
 

@@ -86,21 +86,24 @@ class PassMemory:
         moments = [max(self._forward_in(i), self._backward_in(i)) for i in self._layers]
         lanes = max([*moments, self._behind()])
         running = self._dequantised() + self._weights_at_once()
-        return round(max(self._beside + lanes, self._trunk()) + running)
+        return round(max(self._beside + lanes, self.trunk()) + running)
 
     def _forward_in(self, index: int) -> float:
         """The end of a layer on the way forward, where a checkpoint keeps nothing of it."""
         own, keeps = self.own, not self._shape.checkpointing
-        below = self._below(index) + keeps * own.kept_in(index)
+        given, kept = self._below(index), keeps * own.kept_in(index)
         seen = self._shape.tokens + own.slots
         masked = seen * (own.joined(index) > 1)  # a byte each, repeated for the lanes
         if own.is_cut(index):
             taken = 0 if keeps else self._rows(index) * self._queries_keys_values
-            return below + taken + self._of_all_lanes(index) + own.tokens * masked
+            return given + kept + taken + self._of_all_lanes(index) + own.tokens * masked
         width = self._living_at_the_end(index, kept=keeps) + self._in_last_norm(index, kept=keeps)
         if keeps and not own.attention_trains(index):
             width += self._hidden + masked
-        return below + self._rows(index) * width + self._of_all_lanes(index) + own.tokens * masked
+        running = kept + self._rows(index) * width
+        if not own.ffn_trains(index):  # it may hold more when its FFN runs
+            running = max(running, self._rows(index) * self._layer_width(gradients=False))
+        return given + running + self._of_all_lanes(index) + own.tokens * masked
 
     def _backward_in(self, index: int) -> float:
         """A layer on the way back, or when its last operator runs on the way forward."""
@@ -150,19 +153,18 @@ class PassMemory:
         behind = self.own.operators_in(index, only=EXIT)
         return self.own.kept_in(index) - behind - self._rows(index) * last_norm
 
-    def _living_in_ffn(self, index: int, *, kept: bool) -> float:
+    def _living_in_ffn(self, index: int, *, kept: bool) -> int:
         """Per token: what the FFN reads, and what its last map does, unless an operator keeps it.
 
         Args:
             index: The layer.
             kept: Whether what is kept is counted elsewhere.
         """
-        lanes = self.own.joined(index)
-        read, product = lanes, lanes
-        if kept:
-            read -= self.own.viewing(index, ENTRANCE)
-            product -= self.own.viewing(index, ("down",))
-        return (read * self._hidden + product * self._inner) / lanes
+        read = not (kept and self.own.viewing(index, ENTRANCE))
+        product = not (kept and self.own.viewing(index, ("down",)))
+        width = read * self._hidden + product * self._inner
+        held = kept and self.own.ffn_trains(index)
+        return width if held else width + self._factors_of_one_map * self._inner
 
     def _living_at_the_end(self, index: int, *, kept: bool) -> float:
         """Per token: variables of a layer's code at its end, see `_living_in_ffn`.
@@ -210,7 +212,7 @@ class PassMemory:
             living = self._living_in_ffn(index, kept=True) + self._made - last_norm
             return own.kept_in(index) + made + rows * living
         if site in ENTRANCE:
-            read = 1 - own.viewing(index, ENTRANCE) / own.joined(index)
+            read = not own.viewing(index, ENTRANCE)
             later = 0 if "gate" in layer.sites else self._anatomy.memory.activation - 1
             living = self._hidden * read - later * self._inner
             return self._kept_before_exit(index) + made + rows * living
@@ -321,7 +323,7 @@ class PassMemory:
         tensors = _PASSED_NORM[all(norm.centred for norm in norms)]
         return self._left[last] + self._rows(last) * tensors * self._anatomy.hidden_size * FLOAT32
 
-    def _trunk(self) -> float:
+    def trunk(self) -> float:
         """The trunk's last running layer, beside what lanes that have left it keep by then."""
         last = self.own.branches[-1] - 1
         if last < 0:
@@ -341,12 +343,19 @@ class PassMemory:
         """A language model's logits of a chunk, their probabilities and gradients."""
         return 3 * FLOAT32 * self._shape.logits
 
+    @property
+    def _factors_of_one_map(self) -> int:
+        """Factors of a gated FFN that live until it ends, as slices of what one map makes."""
+        gate = self._anatomy.layers[-1].sites.get("gate")
+        return 2 if gate is not None and gate.fused else 0
+
     def _layer_width(self, *, gradients: bool) -> int:
         """Bytes per token of a running layer at its widest, the FFN."""
         wide = 3 if "gate" in self._anatomy.layers[-1].sites else 2
         if gradients:  # of one type, the residual sum hands on the one that it gets
             made = self._made * (self.own.activation != self.own.stream)
             return wide * self._inner + made + self._hidden
+        wide = max(wide, self._anatomy.memory.activation, 2 + self._factors_of_one_map)
         return wide * self._inner + self._made + 2 * self._hidden
 
     def _weights_at_once(self) -> int:

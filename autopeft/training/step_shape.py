@@ -24,7 +24,8 @@ class Overhead:
     """What a device's memory holds of a pack beside its tensors.
 
     Attributes:
-        share: Of what a step's tensors take: holes that the allocator leaves between them.
+        share: Of what a step's tensors take, and the trunk's before them: holes that the allocator
+            leaves between them.
         recomputed: Of what a step's and the lanes' tensors take, in place of that where layers
             are recomputed, and tensors do not share a heap.
         recomputed_bf16: The same under autocast.
@@ -36,10 +37,19 @@ class Overhead:
     recomputed_bf16: float = 0.0
     fixed: int = 0
 
-    def beside(self, step_bytes: int, lanes_bytes: int, shape: "StepShape") -> int:
-        """Bytes beside a step's and the lanes' tensors."""
+    def beside(
+        self, step_bytes: int, lanes_bytes: int, shape: "StepShape", *, trunk_bytes: int = 0
+    ) -> int:
+        """Bytes beside a step's and the lanes' tensors.
+
+        Args:
+            step_bytes: A step's tensors at their most.
+            lanes_bytes: The lanes' own.
+            shape: Of the step.
+            trunk_bytes: The trunk's tensors, gone by then.
+        """
         if not shape.checkpointing:
-            return round(step_bytes * self.share) + self.fixed
+            return round((step_bytes + trunk_bytes) * self.share) + self.fixed
         share = self.recomputed_bf16 if shape.compute == "bf16" else self.recomputed
         return round((step_bytes + lanes_bytes) * share) + self.fixed
 

@@ -1,11 +1,12 @@
 """The memory model against measured peaks; prints a table.
 
-    python -m benchmarks.memory [--cases cpu|quick|gpu] [--unmultiplied]
+    python -m benchmarks.memory [--cases cpu|quick|gpu] [--in-process] [--unmultiplied]
 
 On a CPU a peak is the growth of the resident set over that of a process that has loaded the
 backbone (Linux), in training steps and an evaluation; each case has a process of its own, whose
-heap is set up as a runner's. On a GPU it is the growth of what its allocator has handed out, one
-case after another in this process. Quantised cases need the extra `autopeft[quant]`.
+heap is set up as a runner's, or with `--in-process` left as glibc has it. On a GPU it is the
+growth of what its allocator has handed out, one case after another in this process. Quantised
+cases need the extra `autopeft[quant]`.
 
 With `--unmultiplied` a CPU computes no matrix products (see `unmultiplied`).
 """
@@ -31,15 +32,16 @@ def main() -> None:
     parser.add_argument("--cases", choices=CASES, default="cpu", help="the set, default cpu")
     parser.add_argument("--case", metavar="JSON", help="one case, in this process; prints JSON")
     parser.add_argument("--unmultiplied", action="store_true", help="compute no products on a CPU")
+    parser.add_argument("--in-process", action="store_true", help="glibc's own heap on a CPU")
     given = parser.parse_args()
-    multiplies = not given.unmultiplied
+    options = {"multiplies": not given.unmultiplied, "in_process": given.in_process}
     if given.case:
-        print(json.dumps(_measured(Case(**json.loads(given.case)), multiplies=multiplies)))
+        print(json.dumps(_measured(Case(**json.loads(given.case)), **options)))
     else:
-        sys.exit(not _print_table(CASES[given.cases], multiplies=multiplies))
+        sys.exit(not _print_table(CASES[given.cases], **options))
 
 
-def _print_table(cases: tuple[Case, ...], *, multiplies: bool) -> bool:
+def _print_table(cases: tuple[Case, ...], *, multiplies: bool, in_process: bool) -> bool:
     """Whether every case that could be run was measured."""
     failed = False
     gpu = any(case.device == "cuda" for case in cases)
@@ -56,7 +58,7 @@ def _print_table(cases: tuple[Case, ...], *, multiplies: bool) -> bool:
         started = time.perf_counter()
         try:
             run = _measured if case.device == "cuda" else _in_own_process
-            found = run(case, multiplies=multiplies)
+            found = run(case, multiplies=multiplies, in_process=in_process)
         except Exception:  # the others are still to be measured
             traceback.print_exc()
             failed = True
@@ -90,18 +92,18 @@ def _lacking(case: Case) -> str:
     return " and ".join(missing) if case.quantization != "none" else ""
 
 
-def _measured(case: Case, *, multiplies: bool) -> dict[str, float]:
+def _measured(case: Case, *, multiplies: bool, in_process: bool) -> dict[str, float]:
     from benchmarks.memory.measuring import measure
 
-    return measure(case, multiplies=multiplies)
+    return measure(case, multiplies=multiplies, in_process=in_process)
 
 
-def _in_own_process(case: Case, *, multiplies: bool) -> dict[str, float]:
+def _in_own_process(case: Case, *, multiplies: bool, in_process: bool) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.memory", "--case", json.dumps(asdict(case))]
     command += [] if multiplies else ["--unmultiplied"]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env=with_heap(os.environ)
-    )
+    command += ["--in-process"] if in_process else []
+    environment = dict(os.environ) if in_process else with_heap(os.environ)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -26,12 +26,13 @@ STEPS = 3
 """On a GPU the first runs eagerly, the second is captured, the third replayed."""
 
 
-def measure(case: Case, *, multiplies: bool = True) -> dict[str, float]:
+def measure(case: Case, *, multiplies: bool = True, in_process: bool = False) -> dict[str, float]:
     """What a case is thought to take and what it takes, in bytes; its last step, in seconds.
 
     Args:
         case: Where it runs, and on what.
         multiplies: Whether products are computed (see `Unmultiplied`); only a CPU can do without.
+        in_process: Whether this process's heap is as glibc has it, not as a runner's is set up.
     """
     device = torch.device(case.device)
     if case.limit_gib:
@@ -52,7 +53,7 @@ def measure(case: Case, *, multiplies: bool = True) -> dict[str, float]:
         run.train(STEPS - 1)
         step_s = _last_step_s(run, device)
         run.evaluate()
-    expected = pack_estimate(configurations, trainer)
+    expected = pack_estimate(configurations, trainer, in_process=in_process)
     return {
         "estimated": expected.training,
         "measured": peak_bytes(device) - before,

@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from autopeft.api import calibrating
 from autopeft.api.executors import Ground, _check_alike, _limits, _request, make_executor
+from autopeft.configuration import Configuration, Group
 from autopeft.errors import InputError
+from autopeft.execution import fitting, heap
 from autopeft.execution.worker_materials import build_runner, load_map
 from autopeft.study.definition import parse_definition
-from autopeft.study.progress import Stopper
+from autopeft.study.progress import Silent, Stopper
 from autopeft.study.records import ImportanceRecord
+from autopeft.training import setup
 
 
 def ground(*, probes: bool = False, **execution: Any) -> Any:
@@ -73,6 +77,51 @@ def test_a_list_of_gpus_is_as_many_runners(tmp_path: Path) -> None:
     terms = [runner._terms for runner in executor.runners]  # type: ignore[attr-defined]
     assert [each.device for each in terms] == ["cuda:1", "cuda:0"]
     assert [each.log.name for each in terms] == ["runner-0.log", "runner-1.log"]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_packs_that_recompute_layers_on_this_cpu_keep_tensors_apart(
+    device: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(heap, "tensors_apart", lambda: calls.append("apart"))
+    monkeypatch.setattr(setup, "device_of", lambda _: torch.device(device))
+    own = ground(executor="in-process")
+    own.gradient_checkpointing = checkpointing
+    own.in_process = lambda: calls.append("runner")
+    make_executor(own)
+    assert calls == [*(["apart"] if checkpointing and device == "cpu" else []), "runner"]
+
+
+@pytest.mark.parametrize("executor", ["local", "in-process"])
+def test_memory_is_that_of_the_process_that_trains(
+    executor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def fits(*_: object, in_process: bool, **__: object) -> int:
+        asked.append(in_process)
+        return 3
+
+    monkeypatch.setattr(fitting, "lanes_that_fit", fits)
+    anatomy = SimpleNamespace(packable=True)
+    settings = SimpleNamespace(gradient_checkpointing=False, micro_batch_size=8)
+    materials: Any = SimpleNamespace(
+        trainer=SimpleNamespace(settings=settings), backbone=SimpleNamespace(anatomy=anatomy)
+    )
+    definition = ground(executor=executor).definition
+    group = Group.of("lora", [0], ["query"], rank=2, alpha=4.0, dropout=0.0)
+    rest = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0}
+    largest = Configuration.of([group], training=rest)
+    assert calibrating._question(materials, definition, largest, 9).largest == 3
+    monkeypatch.setattr(
+        fitting,
+        "fitted_settings",
+        lambda *_, in_process, **__: asked.append(in_process) or settings,
+    )
+    assert calibrating.fitted(materials, definition, largest, Silent()) is materials
+    assert asked == [executor == "in-process"] * 2
 
 
 class FoundError(Exception):

@@ -175,13 +175,16 @@ def test_a_configuration_that_needs_a_map_has_it_measured_before_it_trains(
     monkeypatch.setattr(
         training,
         "fitted_settings",
-        lambda trainer, *rest, **more: seen.append(trainer) or fitted(trainer, *rest, **more),
+        lambda trainer, *rest, **more: (
+            seen.extend([trainer, more["in_process"]]) or fitted(trainer, *rest, **more)
+        ),
     )
     heard = Heard()
     monkeypatch.chdir(place)
     autopeft.train(place / "best.yaml", place / "adapter", listener=heard)
     assert any("measuring the importance" in line for line in heard.lines)
     assert set(seen[0].backbone.anatomy.measured().scores) == set(SCORES)
+    assert seen[1], "it trains in this process"
 
 
 def test_a_plan_takes_the_stored_map_and_measures_none(

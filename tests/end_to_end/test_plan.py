@@ -70,6 +70,12 @@ def test_a_plan_is_what_the_study_then_is(
     memory = found["memory"]
     parts = ("backbone", "lanes", "activations", "working", "overhead")
     assert memory["total_bytes"] == sum(memory[f"{part}_bytes"] for part in parts)
+    own, local = (
+        autopeft.plan(make(**FIXED, execution={"executor": name}))["memory"]
+        for name in ("in-process", "local")
+    )
+    assert own["overhead_bytes"] > local["overhead_bytes"]
+    assert own["activations_bytes"] == local["activations_bytes"]
     assert memory["pack_size"] == 2
     assert memory["largest_pack"] >= 2
     assert memory["baseline_total_bytes"] < memory["total_bytes"]

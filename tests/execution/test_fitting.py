@@ -17,12 +17,15 @@ from autopeft.execution.fitting import (
     free_bytes,
     lanes_that_fit,
     pack_estimate,
+    step_overhead,
 )
 from autopeft.study.blocks import TrainingBlock
 from autopeft.training import machine
 from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.loop import Trainer
+from autopeft.training.memory import GLIBC_OVERHEAD
 from autopeft.training.settings import LoopSettings
+from autopeft.training.step_shape import Overhead
 
 CPU = torch.device("cpu")
 GROUP = Group.of("lora", [0, 1, 2], ["query"], rank=2, alpha=4.0, dropout=0.0)
@@ -76,6 +79,29 @@ def test_a_pack_keeps_the_margin(small_machine: Path, monkeypatch: pytest.Monkey
         assert lanes_that_fit(ONE, trainer) == lanes
     monkeypatch.setattr(fitting, "free_bytes", lambda device: None)
     assert lanes_that_fit(ONE, trainer) is None
+
+
+def test_a_pack_of_this_process_leaves_the_holes_of_glibc_s_heap(
+    small_machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = _trainer_of_eight_rows()
+    runner, own = (
+        pack_estimate([ONE] * 5, trainer, in_process=in_process) for in_process in (False, True)
+    )
+    step = own.activations + own.working  # no trunk: lanes train in the first layer
+    assert replace(own, overhead=0) == replace(runner, overhead=0)
+    assert own.overhead == GLIBC_OVERHEAD.fixed + round(step * GLIBC_OVERHEAD.share)
+    assert own.overhead > runner.overhead
+    assert step_overhead(torch.device("cuda"), in_process=True) == Overhead()
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: round(own.training / 0.85 - 10_000))
+    assert lanes_that_fit(ONE, trainer, in_process=True) == 4
+    assert lanes_that_fit(ONE, trainer) == 5
+    enough = round(runner.training / 0.85 + 10_000)
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: enough)
+    training = TrainingBlock(batch_size=8)
+    for in_process in (False, True):
+        found = fitted_settings(trainer, ONE, training, lanes=5, in_process=in_process)
+        assert found.gradient_checkpointing == in_process
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,9 @@ def _prefix(length: int) -> Group:
     return Group.of("prefix", ALL, length=length, reparametrise=False)
 
 
+ON_TOP = "an adapter of the top layer"
 TOP_NORM = "a norm of the top layer"
-"""What it keeps is small, and ends that are not counted are not: in BERT what the head reads, in
+"""What they keep is small, and ends that are not counted are not: in BERT what the head reads, in
 Llama what the norm behind all layers does, which is gone when a layer's gradients come."""
 
 PACKS = {
@@ -98,6 +99,7 @@ PACKS = {
     "ffn alone": [lane(lora(ALL, ["up"]))] * 2,
     "dropout": [lane(lora(ALL, ["query", "down"], dropout=0.1))] * 2,
     "adapters": [lane(adapter("serial_adapter", ALL)), lane(adapter("parallel_adapter", ALL))],
+    ON_TOP: [lane(adapter("parallel_adapter", [2]))] * 2,
     "scattered": [
         lane(lora(ALL, ["query", "up"])),
         lane(adapter("parallel_adapter", [0, 2])),
@@ -207,7 +209,7 @@ def estimated(lanes: list[Configuration], backbone: Backbone, **shape: object) -
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-@pytest.mark.parametrize("name", [name for name in PACKS if name != TOP_NORM])
+@pytest.mark.parametrize("name", [name for name in PACKS if name not in (ON_TOP, TOP_NORM)])
 def test_activations_are_what_autograd_keeps(kind: str, name: str, precision: str) -> None:
     lanes, trained = PACKS[name], trainer(kind, precision)
     run = trained.start([Lane(number, each) for number, each in enumerate(lanes)])
@@ -276,7 +278,7 @@ OTHERS = ("modernbert", "gpt2", "opt", "qwen3", "gemma3_text", "t5")
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-@pytest.mark.parametrize("name", ["four alike", "top layer", "dropout", "scattered"])
+@pytest.mark.parametrize("name", ["four alike", "top layer", "dropout", "scattered", "adapters"])
 def test_what_architectures_keep_of_their_own_is_counted(kind: str, name: str) -> None:
     lanes, trained = PACKS[name], trainer(kind)
     run = trained.start([Lane(number, each) for number, each in enumerate(lanes)])
@@ -284,6 +286,18 @@ def test_what_architectures_keep_of_their_own_is_counted(kind: str, name: str) -
     shape = step_shape(trained)
     expected = estimated(lanes, trained.backbone, first_token=shape.first_token).activations
     assert expected == pytest.approx(found, rel=0.15)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointed"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["adapters", ON_TOP])
+def test_an_ffn_below_all_that_trains_keeps_nothing_and_runs(
+    kind: str, name: str, checkpointing: bool
+) -> None:
+    """What adapters add to an FFN's output asks no gradient of the FFN; it makes its tensors."""
+    lanes, trained = PACKS[name], trainer(kind, checkpointing=checkpointing)
+    run = trained.start([Lane(number, each) for number, each in enumerate(lanes)])
+    assert estimated_over_live(trained, run, lanes) == pytest.approx(1.0, abs=NEAR)
 
 
 @pytest.mark.parametrize(
@@ -400,6 +414,11 @@ def test_checkpointing_the_math_kernel_and_logits_go_the_right_way() -> None:
     overhead = Overhead(share=0.5, recomputed=2.0, recomputed_bf16=3.0, fixed=7)
     lost = estimated(lanes, backbone, overhead=overhead)
     assert lost.total - plain.total == pytest.approx(0.5 * (plain.activations + plain.working) + 7)
+    deep = PACKS["top layer"]
+    plain, lost = estimated(deep, backbone), estimated(deep, backbone, overhead=overhead)
+    trunk = ROWS * TOKENS * 4 * (2 * 48 + 3 * 32)  # what its FFN makes at its widest
+    step = plain.activations + plain.working
+    assert lost.total - plain.total == pytest.approx(0.5 * (step + trunk) + 7)
     lost = estimated(lanes, backbone, checkpointing=True, overhead=overhead)
     assert lost.total - recomputed.total == pytest.approx(2.0 * recomputed.training + 7)
     half = {"checkpointing": True, "compute": "bf16"}
