@@ -18,7 +18,7 @@ from autopeft.backbone.anatomy import Site
 from autopeft.backbone.skeleton import Skeleton
 from autopeft.configuration import TRAINING_KEYS, Configuration, Group
 from autopeft.errors import Fault, InputError
-from autopeft.export.foreign_types import ForeignType, read_type, type_baseline
+from autopeft.export.foreign_types import ForeignType, read_type, type_baseline, unmatched
 from autopeft.space.document import read_yaml
 
 HEADS = ("classifier", "score", "pooler", "pre_classifier")
@@ -246,6 +246,10 @@ def baseline_of(foreign: Foreign, skeleton: Skeleton) -> dict[str, Any]:
     faults = _module_faults(foreign, matched, others)
     if faults:
         raise InputError(faults)
+    if any(site.fused for site, _ in matched):  # one LoRA for several sites, as ours are not
+        own = {key: value for key, value in foreign.lora.items() if key != "modules_to_save"}
+        other = read_type({"peft_type": "LORA", **own}, foreign.where)
+        return type_baseline(other, skeleton, foreign.where) | training
     rest = dict.fromkeys(TRAINING_KEYS, 0.0)
     merged = Configuration.of(_groups(foreign, matched), training=rest)
     return {"lora": merged.to_dict()["lora"]} | training
@@ -291,10 +295,10 @@ def _module_faults(
         given = str(foreign.lora.get("target_modules"))
         allowed = "modules that the model has (autopeft sites MODEL)"
         faults.append(Fault(where, "target_modules", given, allowed))
-    fused = sorted({key for site, key in matched if site.fused})
-    if fused:
-        given = f"{fused[0]}, one LoRA for several sites"
-        faults.append(Fault(where, "target_modules", given, "maps of one site each"))
+    else:
+        patterns = {key: foreign.lora.get(key) or {} for key in ("rank_pattern", "alpha_pattern")}
+        names = [*(key for _, key in matched), *others]
+        faults += unmatched(foreign.lora, patterns, names, where)
     saved = foreign.lora.get("modules_to_save") or ()
     faults += [
         Fault(where, "modules_to_save", str(name), "the task's head, which trains in any case")

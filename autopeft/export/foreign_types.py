@@ -5,7 +5,7 @@ sites. Where a method of ours trains the same (`Method.from_peft`), the configur
 `peft:<TYPE>` otherwise.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 from typing import Any
@@ -271,6 +271,38 @@ def matched(
     return found, others
 
 
+def unmatched(
+    places: Mapping[str, Any],
+    patterns: Mapping[str, Mapping[str, Any]],
+    modules: Collection[str],
+    where: str,
+) -> list[Fault]:
+    """Targets and patterns that fit no module, which `peft` passes over in silence.
+
+    Args:
+        places: By `PLACES`.
+        patterns: Settings by module, by the pattern's key.
+        modules: Full names of those that are adapted.
+        where: The file.
+    """
+    from peft.utils.other import get_pattern_key
+
+    wanted = places.get("target_modules")
+    allowed = "names of modules that the adapter sits on (autopeft sites MODEL)"
+    unknown = [
+        ("target_modules", target)
+        for target in (() if wanted is None or isinstance(wanted, str) else wanted)
+        if not any(_hits({**places, "target_modules": [target]}, name) for name in modules)
+    ]
+    unknown += [
+        (pattern, key)
+        for pattern, values in patterns.items()
+        for key in values
+        if not any(get_pattern_key((key,), name) == key for name in modules)
+    ]
+    return [Fault(where, key, str(name)[:60], allowed) for key, name in unknown]
+
+
 def _hits(places: Mapping[str, Any], name: str) -> bool:
     """Whether `peft` would adapt a module, by its full name in the task's model."""
     from peft.tuners.tuners_utils import check_target_module_exists
@@ -304,6 +336,8 @@ def _place_faults(
         given = str(wanted or "nothing")[:60]
         allowed = "modules that the model has (autopeft sites MODEL)"
         faults.append(Fault(where, "target_modules", given, allowed))
+    else:
+        faults += unmatched(foreign.places, foreign.patterns, [*places, *others], where)
     if foreign.kind.ends and isinstance(wanted, str):
         hint = "by one expression it shares tensors among all maps of a shape"
         faults.append(Fault(where, "target_modules", wanted[:60], "a list of names", hint))

@@ -70,6 +70,7 @@ class AdaLink(Unfolded):
     )
     source = "Wang et al. 2023, Non-Intrusive Adaptation (AdaLink), arXiv 2310.12100"
     reached: Reached = "attention"
+    stands_for: tuple[str, ...] = ("query", "key", "value")
     identity = "exact"
 
     def carried_by(self, anatomy: Anatomy) -> str:

@@ -66,6 +66,7 @@ class AdapterPlus(Bottleneck):
     )
     source = "Steitz and Roth 2024, Adapters Strike Back, arXiv 2406.06820; visinf/adapter_plus"
     reached: Reached = "nothing"
+    stands_for: tuple[str, ...] = ("output", "down")
     identity = "near: both projections start at N(0, 0.01), as released"
 
     def __init__(self) -> None:

@@ -77,6 +77,7 @@ class Aligner(Unfolded):
     )
     source = "Ziheng Zhou et al. 2023, Aligner, arXiv 2312.05503; JosephZZ/lit-llama"
     reached: Reached = "norms"
+    stands_for: tuple[str, ...] = ("key", "value")
     identity = "exact"
 
     def carried_by(self, anatomy: Anatomy) -> str:

@@ -153,6 +153,8 @@ class Method(Protocol):
         reached: What of a layer gradients come through on their way to a method that has no sites:
             "attention" (all of it), "norms" (what follows the attention), "nothing" (it stands
             behind the layer); "" where it has sites, which tell.
+        stands_for: The linear maps in whose place it trains, where it has no sites: how much of
+            what matters it covers is told by theirs.
         reads_output: Whether it changes what those before it in the alphabet have made at the same
             place, so that factors side by side are not what was trained.
         modalities: Kinds of backbones that it is for, see `Anatomy.modality`.
@@ -163,6 +165,7 @@ class Method(Protocol):
     alone: bool
     reads_batch: bool
     reached: Reached
+    stands_for: tuple[str, ...]
     reads_output: bool
     source: str
     identity: str

@@ -91,6 +91,7 @@ class Dept(Unfolded):
     )
     source = "Shi and Lipani 2023, DePT, arXiv 2309.05173; ZhengxiangShi/DePT"
     reached: Reached = "attention"
+    stands_for: tuple[str, ...] = ("key", "value")
     identity = "no: every token attends to the prompt from the first step"
 
     def carried_by(self, anatomy: Anatomy) -> str:

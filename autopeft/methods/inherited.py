@@ -56,6 +56,7 @@ class Unchosen:
     alone = False
     reads_batch = False
     reached: Reached = ""
+    stands_for: tuple[str, ...] = ()
     reads_output = False
     peft_type = ""
     peft_fill: float | None = None

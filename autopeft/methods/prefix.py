@@ -92,6 +92,7 @@ class Prefix(Unchosen):
     )
     source = "Li and Liang 2021, Prefix-Tuning, arXiv 2101.00190"
     reached: Reached = "attention"
+    stands_for: tuple[str, ...] = ("key", "value")
     identity = "no: the prefix takes part in every softmax from the first step"
     peft_type = "PREFIX_TUNING"
 

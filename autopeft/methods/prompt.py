@@ -94,6 +94,7 @@ class Prompt(Unfolded):
         "al. 2022, Late Prompt Tuning, arXiv 2210.11292"
     )
     reached: Reached = "attention"
+    stands_for: tuple[str, ...] = ("key", "value")
     identity = "no: every token attends to the prompt from the first step"
     peft_type = "PROMPT_TUNING"
 

@@ -138,6 +138,7 @@ class Reft(Unfolded):
     )
     source = "Wu et al. 2024, ReFT, arXiv 2404.03592; stanfordnlp/pyreft"
     reached: Reached = "nothing"
+    stands_for: tuple[str, ...] = ("output", "down")
     identity = "no: W starts as a random Linear, as released, so that the edit is not zero"
 
     def carried_by(self, anatomy: Anatomy) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from autopeft.backbone.importance import ImportanceMap, Key
+from autopeft.methods import registry
 
 GRADIENTS = ("fisher", "sensitivity")
 """Scores that tell how the loss answers to a change: the first that is measured."""
@@ -21,19 +22,12 @@ ACTIVATIONS = "activation"
 INSIDE: Mapping[str, tuple[str, ...]] = {
     "attention": ("query", "key", "value", "output"),
     "ffn": ("up", "gate", "down"),
-    "prefix": ("key", "value"),
-    "aligner": ("key", "value"),
-    "prompt": ("key", "value"),
-    "dept": ("key", "value"),
-    "adalink": ("query", "key", "value"),
-    "reft": ("output", "down"),
-    "adapter_plus": ("output", "down"),
     "attention_norm": ("query", "key", "value"),
     "attention_post_norm": ("output",),
     "ffn_norm": ("up", "gate"),
     "ffn_post_norm": ("down",),
 }
-"""The matrices that a site without one of its own stands for."""
+"""The matrices that a site without one of its own stands for; methods without sites say theirs."""
 
 Shares = Mapping[Key, float]
 
@@ -78,7 +72,16 @@ def _by_matrix(params: Mapping[Key, int], shares: Shares) -> dict[Key, float]:
     """Parameters by matrix; matrices without any are left out."""
     counts: dict[Key, float] = defaultdict(float)
     for (layer, site), count in params.items():
-        keys = [(layer, role) for role in INSIDE.get(site, (site,)) if (layer, role) in shares]
+        keys = [(layer, role) for role in _matrices(site) if (layer, role) in shares]
         for key in keys if count else ():
             counts[key] += count / len(keys)
     return counts
+
+
+@lru_cache(maxsize=1024)
+def _matrices(site: str) -> tuple[str, ...]:
+    """Those of a site; of a method's name, where it has no sites, those that it stands for."""
+    if site in INSIDE:
+        return INSIDE[site]
+    own = registry[site].stands_for if site in registry.names() else ()
+    return own or (site,)

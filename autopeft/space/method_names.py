@@ -10,7 +10,7 @@ PREFIX = "peft:"
 
 NOT_PASSED = {
     "CPT": "peft's type refuses every task but language modelling: write `prompt`",
-    "XLORA": "peft's type trains nothing but a router over trained LoRA adapters, which it reads "
+    "XLORA": "peft's type trains a router, over LoRA adapters that are trained and that it reads "
     "from disk, leaves a classifier's head as it was drawn, and saves neither: write `moelora` "
     "for experts that train with their router",
 }

@@ -9,6 +9,7 @@ import tiny_causal as tiny
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 
+from autopeft import counting
 from autopeft.backbone.loading import BackboneRequest
 from autopeft.backbone.skeleton import Skeleton, skeleton
 from autopeft.errors import InputError
@@ -93,6 +94,28 @@ def test_the_same_modules_ranks_and_scales(
     assert {each["dropout"] for each in plain["lora"]} == {0.1}
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # of Conv1D
+@pytest.mark.parametrize("targets", [["c_attn"], ["c_attn", "mlp.c_fc"]])
+def test_one_lora_of_a_fused_map_is_peft_s_own(targets: list[str], tmp_path: Path) -> None:
+    """GPT-2's query, key and value are one map, which no LoRA of ours has to itself."""
+    folder = tiny.save(tiny.tiny_causal("gpt2"), tmp_path / "gpt2")
+    found = skeleton(BackboneRequest(str(folder), task="causal-lm"))
+    config = LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=6, target_modules=targets)
+    saved = json.loads(json.dumps(config.to_dict(), default=sorted)) | {"peft_type": "LORA"}
+    plain = baseline_of(read_foreign(written(tmp_path, saved)), found)
+    assert list(plain) == ["peft:LORA"]
+    groups = next(iter(baselines([plain], found.anatomy, training=REST).values())).groups
+    places = {(layer, site) for group in groups for layer in group.layers for site in group.sites}
+    sites = ["query", "key", "value"] + ["up"] * (len(targets) - 1)
+    layers = range(len(found.anatomy.layers))
+    assert places == {(layer, site) for layer in layers for site in sites}
+    assert {(group["r"], group["lora_alpha"]) for group in groups} == {(3, 6)}
+    theirs = get_peft_model(tiny.tiny_causal("gpt2"), config)
+    configuration = next(iter(baselines([plain], found.anatomy, training=REST).values()))
+    ours = counting.trainable_params(configuration, found.anatomy)
+    assert ours == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+
+
 def test_axolotls_file_gives_its_training_too(llama: Skeleton, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(
@@ -129,6 +152,9 @@ def test_axolotls_file_gives_its_training_too(llama: Skeleton, tmp_path: Path) -
         ({"layer_replication": [[0, 2]]}, "layer_replication", "no such key"),
         ({"target_modules": ["lm_head"]}, "target_modules", "the linear maps"),
         ({"target_modules": ["nothing"]}, "target_modules", "model has (autopeft sites MODEL)"),
+        ({"target_modules": ["q_proj", "qeury_proj"]}, "target_modules", "sits on"),
+        ({"rank_pattern": {"v_proj": 2}}, "rank_pattern", "sits on"),
+        ({"alpha_pattern": {"q_proj": 2, "k": 2}}, "alpha_pattern", "sits on"),
         ({"modules_to_save": ["embed_tokens"]}, "modules_to_save", "head"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save", "head"),
         ({"r": "four"}, "r", "a number"),
