@@ -6,7 +6,7 @@ from typing import Any
 from autopeft.api.problem import registered
 from autopeft.backbone.anatomy import Anatomy
 from autopeft.configuration import Configuration
-from autopeft.importance.settings import ImportanceSettings
+from autopeft.importance.settings import USUAL_SIDE, ImportanceSettings
 from autopeft.methods import registry
 from autopeft.searchers.presets import needs_map
 from autopeft.space.library import load_space
@@ -56,14 +56,15 @@ def settings_needed(
         anatomy: The backbone.
         before: Facts of the map that decided of it before, if one did: as that one, or more.
     """
-    usual = ImportanceSettings()
+    usual = ImportanceSettings(
+        keep=float(before[KEPT_SHARE]) if KEPT_SHARE in before else None,
+        block=int(before.get(BLOCK_SIDE, USUAL_SIDE)),
+    )
     shapes = anatomy.shapes()
     kept = dict(zip(shapes, usual.kept(list(shapes.values())), strict=True))
     share = share_needed(configuration, anatomy, kept)
-    if KEPT_SHARE in before:
-        share = max(share or 0.0, float(before[KEPT_SHARE]))
-    side = side_needed(configuration, int(before.get(BLOCK_SIDE, usual.block)))
-    return ImportanceSettings(keep=share, block=side)
+    keep = usual.keep if share is None else share
+    return ImportanceSettings(keep=keep, block=side_needed(configuration, usual.block))
 
 
 def configuration_needs_importance(plain: Mapping[str, Any]) -> bool:

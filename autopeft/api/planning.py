@@ -319,9 +319,9 @@ class _Estimate:
         space, rng = self.problem.space, np.random.default_rng(self.problem.seed)
         sampled = [self.problem.build(space.sample(rng)) for _ in range(SAMPLED)]
         sampled = [each for each in sampled if self.problem.feasible(each)] or [self._largest()]
-        smallest = [self.problem.build(point) for point in space.smallest()]
+        smallest = problems.smallest_configurations(self.problem)
         return {
-            "min": min(self.problem.flops(each) for each in smallest),
+            "min": min(map(self.problem.flops, smallest)),
             "max": self.problem.flops(self._largest()),
             "mean": float(np.mean([self.problem.flops(each) for each in sampled])),
             "evaluation": self._evaluation_flops(),

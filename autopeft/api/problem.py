@@ -419,7 +419,7 @@ def probed_ends(problem: Problem) -> dict[str, Configuration]:
     Of the space's smallest ones, that with the fewest parameters and that with the least work,
     which lies in higher layers; and the largest.
     """
-    smallest = [problem.build(point) for point in problem.space.smallest()]
+    smallest = smallest_configurations(problem)
 
     def fewest(configuration: Configuration) -> float:
         return problem.known(configuration)["trainable_params"]
@@ -433,8 +433,26 @@ def probed_ends(problem: Problem) -> dict[str, Configuration]:
 
 def largest_configuration(problem: Problem) -> Configuration:
     """The largest configuration; of methods that exclude each other, that with the most work."""
-    largest = [problem.build(point) for point in problem.space.largest_by_method()]
-    return largest[0] if len(largest) == 1 else max(largest, key=problem.flops)
+    space = problem.space
+    try:
+        largest = _buildable(problem, space.largest_by_method())
+    except BackboneError:  # by the rule that they share
+        largest = _buildable(problem, space.largest_by_rule())
+    return max(largest, key=problem.flops)
+
+
+def smallest_configurations(problem: Problem) -> list[Configuration]:
+    """The smallest configurations, of each of the space's methods."""
+    return _buildable(problem, problem.space.smallest())
+
+
+def _buildable(problem: Problem, points: Sequence[Point]) -> list[Configuration]:
+    def built(point: Point) -> Configuration:
+        configuration = problem.build(point)
+        problem.flops(configuration)
+        return configuration
+
+    return _of_each(points, built)
 
 
 def longest_warmup(definition: StudyDefinition, space: BoundSpace) -> float:

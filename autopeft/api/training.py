@@ -62,7 +62,9 @@ def train(
     where, folder = str(config), _checked_folder(Path(output))
     file = load_configuration_file(Path(config), rescore=rescore)
     listener.on_progress(Progress(where, "loading", 0, 1))
-    materials = _materials(file, listener)
+    materials = _materials(file)
+    file = _completed(file, materials, where)
+    materials = _scored(materials, file, listener)
     file = _checked(file, materials, where)
     _note_changes(file, materials, listener)
     if file.decision is None:
@@ -90,22 +92,30 @@ def train(
     return {**adapter.metrics, "forms": list(forms)}
 
 
-def _materials(file: ConfigurationFile, listener: Listener) -> Materials:
-    study = re.sub(r"[^A-Za-z0-9._-]+|^\.+", "-", str(file.origin.get("study", "train")))
-    materials = load_materials(
+def _materials(file: ConfigurationFile) -> Materials:
+    return load_materials(
         file.model,
         file.data,
         file.training,
         quality=_quality(file),
         seed=file.seed,
         device=device_name("auto"),
-        output_dir=output_folder(study),
+        output_dir=output_folder(_study(file)),
     )
+
+
+def _study(file: ConfigurationFile) -> str:
+    """The study that it came from, as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+|^\.+", "-", str(file.origin.get("study", "train")))
+
+
+def _scored(materials: Materials, file: ConfigurationFile, listener: Listener) -> Materials:
+    """The materials; with a map of what the configuration needs, where scores are to decide."""
     if file.decision is None and configuration_needs_importance(file.configuration.to_dict()):
         anatomy = materials.backbone.anatomy
         settings = settings_needed(file.configuration, anatomy, file.decided_before)
         measured = ensure_importance(
-            materials, None, settings=settings, study=study, listener=listener
+            materials, None, settings=settings, study=_study(file), listener=listener
         )
         materials = with_importance(materials, measured.importance, seed=file.seed)
     return materials
@@ -171,29 +181,33 @@ def _quality(file: ConfigurationFile) -> str:
     return DEFAULT_QUALITY[file.model.task]
 
 
-def _checked(file: ConfigurationFile, materials: Materials, where: str) -> ConfigurationFile:
+def _completed(file: ConfigurationFile, materials: Materials, where: str) -> ConfigurationFile:
     """The file, with what it leaves out at its default.
 
     Raises:
-        InputError: All faults of its configuration, or another backbone than scores were of.
+        InputError: All faults of its configuration that need no scores to be seen.
     """
     anatomy = materials.backbone.anatomy
     plain = {k: v for k, v in file.configuration.to_dict().items() if k != "training"}
     shape = anatomy.shape(registry.carried_by(anatomy))
-    faults = check_configuration(plain, shape=shape, where=where, **registered())
-    if not faults:
-        training = dict(file.configuration.training)
-        whole = complete_configuration(plain, training=training, **registered())
-        file = replace(file, configuration=whole)
-        faults = [
-            Fault(
-                where, f"configuration.{each.key}".rstrip("."), each.given, each.allowed, each.hint
-            )
-            for each in (
-                *counting.faults(file.trained, anatomy),
-                *counting.option_faults(file.trained, anatomy),
-            )
-        ]
+    if faults := check_configuration(plain, shape=shape, where=where, **registered()):
+        raise InputError(faults)
+    training = dict(file.configuration.training)
+    return replace(
+        file, configuration=complete_configuration(plain, training=training, **registered())
+    )
+
+
+def _checked(file: ConfigurationFile, materials: Materials, where: str) -> ConfigurationFile:
+    """The file; InputError with why it cannot be built, or that its scores are not of here."""
+    anatomy = materials.backbone.anatomy
+    faults = [
+        Fault(where, f"configuration.{each.key}".rstrip("."), each.given, each.allowed, each.hint)
+        for each in (
+            *counting.faults(file.trained, anatomy),
+            *counting.option_faults(file.trained, anatomy),
+        )
+    ]
     now = materials.backbone.fingerprint
     if file.decision and file.model_fingerprint != now:
         given = f"{now[:12]}, the backbone found now, for which scores decided nothing"

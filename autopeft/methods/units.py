@@ -277,13 +277,14 @@ def measured_units(own: Units, site: SiteScores, score: str, block: int) -> Scor
 def _block_scores(own: Units, site: SiteScores, score: str, block: int) -> Scores:
     times, rest = divmod(own.side, block)
     if rest or not times or (times > 1 and score not in _ADDITIVE):
-        multiples = "a multiple of " if score in _ADDITIVE else ""
+        multiples, one = ("a multiple of ", "") if score in _ADDITIVE else ("", ", one of all")
         raise BackboneError(
             Fault(
                 "configuration",
                 "sparse.block",
                 f"{own.side}, scored by {score}",
                 f"{multiples}{block}, the side of the blocks that were measured",
+                f"a study's `search.importance_block` says another{one}",
             )
         )
     rows, columns = (len(side) // own.side for side in (site.inputs, site.outputs))

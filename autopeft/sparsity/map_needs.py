@@ -63,11 +63,11 @@ def side_needed(configuration: Configuration, usual: int) -> int:
         configuration: With groups and rule.
         usual: What a map sums by itself; it stays where all sides are multiples of it.
     """
-    groups = (dict(group.settings) for group in _sparse(configuration))
+    chosen = [(dict(group.settings), MEASURED) for group in _sparse(configuration)]
     blocks = [
         (int(each["block"]), str(each["score"]))
-        for each in (dict(configuration.sparsity), *groups)
-        if each.get("granularity") == "block" and each.get("score") in OF_A_MAP
+        for each, scores in (*chosen, (dict(configuration.sparsity), OF_A_MAP))
+        if each.get("granularity") == "block" and each.get("score") in scores
     ]
     whole = (score != "gradient_sum" and side % usual == 0 for side, score in blocks)
     if all(own or side == usual for own, (side, _) in zip(whole, blocks, strict=True)):

@@ -524,6 +524,10 @@ def test_what_a_rule_refuses_is_told(anatomy: Anatomy) -> None:
     assert "of the rule sparse is never proposed" in note
     assert "`search.importance_keep` says" in note
     assert problems.build_faults(tried) == []
+    problem = _problem(scarce, space)
+    ends = problems.probed_ends(problem)
+    assert not any(counting.faults(each, scarce) for each in ends.values())
+    assert ends["largest"] == problems.largest_configuration(problem)
     for other in (anatomy, replace(anatomy, importance=importance_map(anatomy))):
         tried = problems.tried_faults(definition, other, problems.bind_space(definition, other))
         assert problems.barred_parts(tried) == []

@@ -145,3 +145,31 @@ def test_facts_that_are_no_measure_are_refused(
     written.write_text(re.sub(rf"{fact.partition(':')[0]}: .*", fact, text))
     with pytest.raises(InputError, match=rf"importance\.facts; got .*; allowed: .*{allowed}"):
         autopeft.train(written, file.parent / "never", rescore=True)
+
+
+def test_a_file_that_leaves_out_defaults_trains_and_its_faults_are_told_first(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = study(importance_keep=1, importance_block=4)
+    monkeypatch.chdir(file.parent)
+    plain = yaml.safe_load(searched(file).export(trial=0))
+    del plain["importance"]
+    bare = file.parent / "bare.yaml"
+
+    def trained(**configuration: Any) -> int:
+        bare.write_text(yaml.safe_dump(plain | {"configuration": configuration}))
+        return int(autopeft.train(bare, file.parent / "bare")["trainable_params"])
+
+    lora = {"lora": [{**PLACE, "rank": 8, "alpha": 8}]}
+    size = trained(**lora)
+    assert trained(**lora, sparsity={"rule": "sparse"}) == size
+    assert trained(**lora, sparsity={"rule": "sparse", "scope": "site", "score": "snip"}) == size
+    few = trained(sparse=[{**PLACE, "density": 0.05, "score": "fisher"}])
+    many = trained(sparse=[{**PLACE, "density": 0.5, "score": "fisher"}])
+    assert many == pytest.approx(10 * few, rel=0.1)
+    assert trained(sparse=[{**PLACE, "density": 0.5, "granularity": "block", "block": 4}])
+    monkeypatch.setattr(measuring, "measure", None)
+    for wrong, key in (({"block": 0}, "block"), ({"density": 2}, "density"), ({}, "density")):
+        entry = {**PLACE, "granularity": "block", **({"density": 0.1} if wrong else {}), **wrong}
+        with pytest.raises(InputError, match=rf"sparse\.0\.{key}"):
+            trained(sparse=[entry])

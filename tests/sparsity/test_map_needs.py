@@ -89,6 +89,10 @@ def test_what_the_usual_map_keeps_of_a_large_backbone_counts(
 def test_what_decided_before_is_asked_for_again_or_more(anatomy: Anatomy) -> None:
     assert _needed(_weights(0.05), anatomy, kept_share="0.3").keep == 0.3
     assert _needed(_weights(0.6), anatomy, kept_share="0.3").keep == pytest.approx(0.6, abs=1e-3)
+    assert _needed(_weights(0.05), anatomy, kept_share="0.02").keep == pytest.approx(
+        0.05, abs=1e-3
+    )
+    assert _needed(_rule(1), anatomy, kept_share="0.001").keep == 1.0
 
 
 def test_blocks_are_measured_at_the_side_that_all_are_multiples_of(anatomy: Anatomy) -> None:
@@ -108,6 +112,7 @@ def test_blocks_are_measured_at_the_side_that_all_are_multiples_of(anatomy: Anat
     assert side(16, 16, block="4") == 4
     assert side(64, score="gradient_sum") == 64
     assert side(8, score="random") == 32
+    assert side(8, score="magnitude") == 32
     rule = _rule(2, granularity="block", block=12)
     assert _needed(rule, anatomy).block == 12
 
