@@ -10,9 +10,12 @@ read-only transactions, each of which sees one moment, as on SQLite.
 """
 
 import logging
+import os
+import socket
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -45,6 +48,32 @@ _FROZEN_MS = 30_000
 
 _RETRY_S = 0.01
 """Between two tries to change the journal mode."""
+
+
+class Links:
+    """Connections of engines to a server, so that one that went silent can be cut.
+
+    A server that is frozen keeps its connections: its kernel answers for it, and whoever asks it
+    something waits for ever.
+
+    Args:
+        engines: Of one database.
+    """
+
+    def __init__(self, engines: Iterable[Engine]) -> None:
+        self._open: set[Any] = set()
+        for engine in engines:
+            event.listen(engine, "connect", lambda link, _record: self._open.add(link))
+            event.listen(engine, "close", lambda link, _record: self._open.discard(link))
+            event.listen(engine, "invalidate", lambda link, *_: self._open.discard(link))
+
+    def cut(self) -> None:
+        """End whatever waits for an answer, with a lost connection."""
+        for link in tuple(self._open):
+            # One that is closed already has no socket.
+            with suppress(Exception), socket.socket(fileno=os.dup(link.fileno())) as own:
+                own.shutdown(socket.SHUT_RDWR)
+            self._open.discard(link)
 
 
 def writer(place: Place, *, create: bool = False, foreign_keys: bool = True) -> Engine:

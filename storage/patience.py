@@ -7,8 +7,11 @@ settled by `commit`, which asks the server what became of the transaction.
 
 import inspect
 import logging
+import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -17,8 +20,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from autopeft.errors import StorageError
+from autopeft.study import patience as waiting
 from autopeft.study.patience import LOOK_S, Wait
 from autopeft.study.progress import Stopper
+from storage.engine import Links
 from storage.faults import may_pass, storage_errors
 from storage.place import Place
 
@@ -28,11 +33,20 @@ S = TypeVar("S")
 _log = logging.getLogger(__name__)
 
 
+SLICE_S = 1.0
+"""The longest that one try of a search waits for a lock. SQLite waits for it in C, where no signal
+is heard: it is patience that waits, between the tries."""
+
+
+AGAIN_S = 5.0
+"""After a stop, and after waiting in vain, nothing is tried so soon after it failed."""
+
+
 class Patience:
     """How long the calls of one store are tried again.
 
     Once it has been in vain, calls fail at once until one succeeds: what a search does on its way
-    out must not wait all over again.
+    out must not wait all over again. A server that gives no answer at all is not asked again then.
 
     Args:
         place: The database.
@@ -41,6 +55,28 @@ class Patience:
 
     def __init__(self, place: Place, stopper: Stopper | None) -> None:
         self._place, self._stopper, self._in_vain = place, stopper, False
+        self._began: dict[int, float] = {}
+        self._silent: StorageError | None = None
+        self._last: tuple[float, StorageError] | None = None
+
+    def guard(self, links: Links) -> None:
+        """Cut the connections to a server that has not answered for `GRACE_S` after a stop."""
+        stopper = self._stopper
+        if stopper is None:
+            return
+        watch = threading.Thread(
+            target=_guard, args=(weakref.ref(self), stopper, links), daemon=True
+        )
+        watch.start()
+
+    def cut(self, links: Links) -> None:
+        """Of `guard`: where a call has been waiting too long."""
+        if any(time.monotonic() - began >= waiting.GRACE_S for began in [*self._began.values()]):
+            self._silent = StorageError(
+                f"{self._place}: the server gives no answer",
+                hint="see what holds it, then run the same command again; what was stored is safe",
+            )
+            links.cut()
 
     def call(self, do: Callable[[], T]) -> T:
         """What `do` gives; tried again while it fails by what may pass.
@@ -50,9 +86,13 @@ class Patience:
         """
         wait, told = Wait(self._place.patience_s, self._is_stopping), False
         while True:
+            if known := self._known():
+                raise known
             try:
-                result = do()
+                with self._timed():
+                    result = do()
             except StorageError as error:
+                self._last = time.monotonic(), error
                 if self._stopper is None or self._in_vain or not may_pass(error):
                     raise
                 if not told:
@@ -67,8 +107,39 @@ class Patience:
                 self._in_vain = False
                 return result
 
+    def _known(self) -> StorageError | None:
+        """What a try on the way out would only say again."""
+        if self._silent is not None:
+            return self._silent
+        if self._last is None or not self._in_vain or not self._is_stopping():
+            return None
+        at, error = self._last
+        return error if time.monotonic() - at < AGAIN_S else None
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Calls within calls are timed by the outermost."""
+        thread = threading.get_ident()
+        outermost = self._began.setdefault(thread, began := time.monotonic()) == began
+        try:
+            yield
+        finally:
+            if outermost:
+                del self._began[thread]
+
     def _is_stopping(self) -> bool:
         return self._stopper is not None and bool(self._stopper.reason)
+
+
+def _guard(of: "weakref.ref[Patience]", stopper: Stopper, links: Links) -> None:
+    since: float | None = None
+    while (own := of()) is not None:
+        now = time.monotonic()
+        since = (since or now) if stopper.reason else None
+        if since is not None and now - since >= waiting.GRACE_S:
+            own.cut(links)
+        del own
+        time.sleep(LOOK_S)
 
 
 def patient(store: type[S]) -> type[S]:

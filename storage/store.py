@@ -7,6 +7,7 @@ transaction, and every error of the database one `StorageError`.
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Engine, delete, select
@@ -37,7 +38,7 @@ from storage.faults import storage_errors
 from storage.filesystem import check_file
 from storage.lookup import find_study, find_trial, no_study
 from storage.models import StudyRow
-from storage.patience import Patience, commit, patient
+from storage.patience import SLICE_S, Patience, commit, patient
 from storage.place import Place, parse_place
 
 
@@ -69,16 +70,34 @@ def open_store(
     if create:
         with storage_errors(place):
             schema.create(place)
-    reader = engine.reader(place)
-    writer = None if read_only else engine.writer(place)
-    store = SqlStore(place, reader, writer, Patience(place, stopper))
+    patience, sliced = Patience(place, stopper), place
+    if stopper is not None:
+        sliced = replace(place, busy_timeout_s=min(SLICE_S, place.busy_timeout_s))
+    reader = engine.reader(sliced)
+    writer = None if read_only else engine.writer(sliced)
+    if place.path is None:
+        patience.guard(engine.Links(each for each in (reader, writer) if each is not None))
+    store = SqlStore(place, reader, writer, patience)
     try:
-        with storage_errors(place):
-            schema.check(writer or reader, place)
+        with storage_errors(place), _unsliced(place, writer or reader, sliced) as first:
+            schema.check(first, place)
     except BaseException:
         store.close()
         raise
     return store
+
+
+@contextmanager
+def _unsliced(place: Place, own: Engine, sliced: Place) -> Iterator[Engine]:
+    """An engine that waits for locks as long as the place says: opening is tried once."""
+    if sliced == place:
+        yield own
+        return
+    first = engine.reader(place)
+    try:
+        yield first
+    finally:
+        first.dispose()
 
 
 @patient

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from autopeft.errors import InterruptedStudyError, TrialError
+from autopeft.errors import InterruptedStudyError, StorageError, TrialError
 from autopeft.execution.base import Result, Run, Runner
 from autopeft.execution.states import CohortStates
 from autopeft.searchers.base import Problem
@@ -140,31 +141,54 @@ class Station:
         saved = time.monotonic()
 
         def on_step(step: int) -> bool:
-            self._reporter.step(numbers, step)
-            spent.note(step)
+            with self._saving_first():
+                self._reporter.step(numbers, step)
+                spent.note(step)
             return time.monotonic() - saved < SAVE_S and not self._watch.stopping()
 
         try:
             while not run.train(until, on_step=on_step):
-                spent.note(run.step, now=True)
+                with self._saving_first():
+                    spent.note(run.step, now=True)
                 self._save(run, numbers, states)
                 saved = time.monotonic()
                 if self._watch.stopping():
                     raise self._watch.stopped()
         finally:
-            spent.note(run.step, now=True)
+            with self._saving_first():
+                spent.note(run.step, now=True)
+
+    @contextmanager
+    def _saving_first(self) -> Iterator[None]:
+        """Once a stop is asked for, a database that fails is told of after the lanes are saved."""
+        try:
+            yield
+        except StorageError:
+            if not self._watch.reason:
+                raise
 
     def _save(self, run: Run, numbers: Sequence[int], states: CohortStates) -> None:
-        """Save the lanes, and before them their curves, which a resumed run cannot redraw."""
-        self._ledger.update(
-            [
-                TrialUpdate(number, tuple(points), optimizer_steps=run.step)
-                for number, points in run.curve().items()
-            ]
-        )
+        """Save the lanes, and before them their curves, which a resumed run cannot redraw.
+
+        Where a stop was asked for and the database cannot be written, the lanes are saved
+        nevertheless: a curve with a gap is less of a loss than the training.
+        """
+        curves = [
+            TrialUpdate(number, tuple(points), optimizer_steps=run.step)
+            for number, points in run.curve().items()
+        ]
+        failed: StorageError | None = None
+        try:
+            self._ledger.update(curves)
+        except StorageError as error:
+            if not self._watch.reason:
+                raise
+            failed = error
         self._patience.call(lambda: states.save(run, numbers))
         self._watch.saved(numbers)
         self._saved_step = run.step
+        if failed is not None:
+            raise failed
 
     # -- recording ----------------------------------------------------------------------------
 

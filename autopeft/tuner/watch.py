@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from threading import RLock
 from typing import Literal, TypeAlias
 
-from autopeft.errors import InterruptedStudyError, StudyHeldError
+from autopeft.errors import InterruptedStudyError, StorageError, StudyHeldError
 from autopeft.study.sitting import Sitting
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.settings import TunerSettings
@@ -60,11 +60,18 @@ class Watch:
             self._sitting.stopper.request("another coordinator has taken over")
 
     def stopping(self) -> bool:
-        """Whether somebody or something asked for an end; looks at the database now and then."""
+        """Whether somebody or something asked for an end; looks at the database now and then.
+
+        Once a stop is asked for, a database that fails is told of by what is written last.
+        """
         with self._lock:
             if self._sitting.seconds - self._polled >= POLL_S:
                 self._polled = self._sitting.seconds
-                self._look()
+                try:
+                    self._look()
+                except StorageError:
+                    if not self.reason:
+                        raise
         return self._sitting.stopping()
 
     def _look(self) -> None:

@@ -1,6 +1,9 @@
 """A database that fails for a while: nothing is lost or counts twice, and one line at last."""
 
 import logging
+import os
+import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +34,7 @@ from autopeft.study.records import (
 from storage import SqlStore, open_store
 from storage.faults import may_pass
 from storage.lease import this_process
+from storage.patience import AGAIN_S
 
 TRIAL = NewTrial(
     Configuration.of(
@@ -194,8 +198,6 @@ def test_a_connection_lost_while_committing_counts_once(
 def test_patience_ends_with_one_line_and_comes_back(
     sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import sqlite3
-
     with waiting(f"{sqlite_url}?timeout=0", 0.5) as store:
         store.create_study(NewStudy("s", {}, "f", (), {}, {}, {}))
         other = sqlite3.connect(tmp_path / "studies.db", isolation_level=None)
@@ -222,8 +224,6 @@ def test_patience_ends_with_one_line_and_comes_back(
 def test_a_stop_ends_the_patience(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sqlite3
-
     monkeypatch.setattr(patience, "GRACE_S", 0.2)
     stopper = Stopper()
     with waiting(f"{sqlite_url}?timeout=0", 300.0, stopper) as store:
@@ -236,6 +236,96 @@ def test_a_stop_ends_the_patience(
             store.request_stop("s")
         assert 0.5 <= time.monotonic() - began < 20
         other.close()
+
+
+@contextmanager
+def stopped_by_signal(stopper: Stopper, after_s: float) -> Iterator[list[float]]:
+    """A signal whose handler asks for a stop, as a command's does; when it ran."""
+    ran: list[float] = []
+
+    def handle(*_: object) -> None:
+        ran.append(time.monotonic())
+        stopper.request("SIGALRM")
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, after_s)
+    try:
+        yield ran
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def check_it_ends(store: SqlStore, stopper: Stopper) -> None:
+    """With the waiting that a URL asks for by itself: a signal is heard, and soon all is over."""
+    began = time.monotonic()
+    with stopped_by_signal(stopper, 0.3) as ran, pytest.raises(StorageError):
+        store.request_stop("s")
+    ended = time.monotonic()
+    assert ran
+    assert ran[0] - began < 10.0, "the signal waited for the lock"
+    assert ended - ran[0] < 15.0
+    for _ in range(4):  # what a search does on its way out
+        with pytest.raises(StorageError):
+            store.request_stop("s")
+    assert time.monotonic() - ended < 3.5
+
+
+def test_a_signal_is_heard_while_a_file_is_locked(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "GRACE_S", 1.5)
+    stopper = Stopper()
+    with waiting(sqlite_url, 300.0, stopper) as store:
+        store.create_study(NewStudy("s", {}, "f", (), {}, {}, {}))
+        other = sqlite3.connect(tmp_path / "studies.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        check_it_ends(store, stopper)
+        other.execute("COMMIT")
+        other.close()
+        time.sleep(AGAIN_S)
+        store.request_stop("s")
+
+
+def test_a_signal_is_heard_while_a_table_is_locked(
+    postgres_server: PostgresServer, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "GRACE_S", 1.5)
+    stopper = Stopper()
+    with waiting(postgresql_url, 300.0, stopper) as store:
+        store.create_study(NewStudy("s", {}, "f", (), {}, {}, {}))
+        with psycopg.connect(postgresql_url) as other:
+            other.execute("LOCK TABLE studies")
+            check_it_ends(store, stopper)
+            other.rollback()
+        time.sleep(AGAIN_S)
+        store.request_stop("s")
+
+
+def test_a_signal_ends_the_wait_for_a_server_that_is_frozen(
+    postgres_server: PostgresServer, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernel answers for it, so that nothing else tells that it is gone."""
+    monkeypatch.setattr(patience, "GRACE_S", 1.5)
+    stopper = Stopper()
+    # One more try to connect is made: ten seconds, where the URL does not say less.
+    with waiting(f"{postgresql_url}?connect_timeout=2", 300.0, stopper) as store:
+        store.create_study(NewStudy("s", {}, "f", (), {}, {}, {}))
+        frozen = [
+            int(str(pid))
+            for (pid,) in postgres_server.execute(
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
+                "AND pid <> pg_backend_pid()"
+            )
+        ]
+        frozen.append(postgres_server.pid)
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            check_it_ends(store, stopper)
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("read_only", [True, False])

@@ -83,6 +83,13 @@ class PostgresServer:
             self._process.wait(START_S)
             self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Of its first process, which takes new connections."""
+        if self._process is None:
+            raise RuntimeError("the server does not run")
+        return self._process.pid
+
     def restart(self, *, crash: bool = False, after_s: float = 0.0) -> None:
         """Ends it and starts it again, on the same port."""
         self.stop(crash=crash)
