@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from autopeft.backbone.anatomy import LINEAR_ROLES
 from autopeft.backbone.importance import ImportanceMap, Key
 from autopeft.configuration import Configuration
-from autopeft.searchers.coverage import INSIDE
+from autopeft.searchers.coverage import matrices_of
 from dashboard import palette, words
 from dashboard.charts import framed
 
@@ -95,7 +95,7 @@ def placed_at(configuration: Configuration) -> dict[Key, str]:
     placed: dict[Key, list[str]] = {}
     for group in configuration.groups:
         for site in group.sites or (group.method,):
-            for role in EXITS.get(site) or INSIDE.get(site, (site,)):
+            for role in EXITS.get(site) or matrices_of(site):
                 for layer in group.layers:
                     placed.setdefault((layer, role), []).append(group.method)
     return {key: ", ".join(dict.fromkeys(methods)) for key, methods in placed.items()}

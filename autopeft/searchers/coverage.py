@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from autopeft.backbone.importance import ImportanceMap, Key
-from autopeft.methods import registry
 
 GRADIENTS = ("fisher", "sensitivity")
 """Scores that tell how the loss answers to a change: the first that is measured."""
@@ -72,16 +71,18 @@ def _by_matrix(params: Mapping[Key, int], shares: Shares) -> dict[Key, float]:
     """Parameters by matrix; matrices without any are left out."""
     counts: dict[Key, float] = defaultdict(float)
     for (layer, site), count in params.items():
-        keys = [(layer, role) for role in _matrices(site) if (layer, role) in shares]
+        keys = [(layer, role) for role in matrices_of(site) if (layer, role) in shares]
         for key in keys if count else ():
             counts[key] += count / len(keys)
     return counts
 
 
 @lru_cache(maxsize=1024)
-def _matrices(site: str) -> tuple[str, ...]:
+def matrices_of(site: str) -> tuple[str, ...]:
     """Those of a site; of a method's name, where it has no sites, those that it stands for."""
     if site in INSIDE:
         return INSIDE[site]
+    from autopeft.methods import registry  # here: methods import torch, and few ask
+
     own = registry[site].stands_for if site in registry.names() else ()
     return own or (site,)
