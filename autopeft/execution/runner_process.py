@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,7 +34,7 @@ LIFELINE_VARIABLE = "AUTOPEFT_LIFELINE"
 
 
 class RunnerProcess:
-    """A child process that trains; a `Handle`.
+    """A child process that trains; a `Handle`. Threads of an outpost may call it at once.
 
     Args:
         command: What to run.
@@ -48,6 +49,7 @@ class RunnerProcess:
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self._log = log
+        self._ending, self._reading, self._ended = threading.Lock(), threading.Lock(), False
         with open_log(log) as stream:
             # Its end here goes with this process, and no other.
             lifeline, self._lifeline = os.pipe()
@@ -87,7 +89,10 @@ class RunnerProcess:
         Raises:
             ChannelClosedError: The runner is gone.
         """
-        return self._reader.next(timeout_s)
+        with self._reading:
+            if self._ended:
+                raise ChannelClosedError
+            return self._reader.next(timeout_s)
 
     def lend(self, files: Sequence[Path]) -> list[str]:
         """Files as the runner finds them: it is on this machine."""
@@ -127,17 +132,20 @@ class RunnerProcess:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to its whole group, also where the runner itself has ended."""
-        with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie's group
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
-        if self._lifeline >= 0:
+        """SIGKILL to its whole group, also where the runner itself has ended; once."""
+        with self._ending:
+            if self._ended:
+                return
+            with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie
+                os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
             os.close(self._lifeline)
-            self._lifeline = -1
-        for stream in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
-                assert stream is not None
-                stream.close()
+            with self._reading:  # whoever listens hears the end of the pipe before it is closed
+                self._ended = True
+                for stream in (self._process.stdin, self._process.stdout):
+                    with suppress(OSError):
+                        assert stream is not None
+                        stream.close()
 
 
 def _environment(lifeline: int) -> dict[str, str]:
