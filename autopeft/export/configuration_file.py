@@ -32,7 +32,8 @@ from autopeft.study.blocks import (
 )
 from autopeft.study.configuration_form import form_findings
 from autopeft.study.data_block import DataBlock, task_context
-from autopeft.study.faults import Finding, faults_of, refusal, refusals
+from autopeft.study.faults import faults_of, refusal, refusals
+from autopeft.study.findings import Finding
 from autopeft.study.layout import yaml_text
 from autopeft.study.paths import with_absolute_paths
 from autopeft.study.readers import json_value, number

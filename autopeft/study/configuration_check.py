@@ -27,7 +27,7 @@ from autopeft.study.configuration_form import (
     entries_of,
     form_findings,
 )
-from autopeft.study.faults import Finding, Loc
+from autopeft.study.findings import Finding, Loc
 
 _LIMITS: Mapping[str, tuple[float, float, str]] = {
     "learning_rate": (5e-324, float("inf"), "a number > 0"),

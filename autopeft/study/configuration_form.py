@@ -9,7 +9,7 @@ from typing import Any
 from autopeft.configuration import TRAINING_KEYS, TRAINING_OPTIONS, Configuration
 from autopeft.space.faults import shown
 from autopeft.space.schema import MethodSchema, ParameterSchema, RuleSchema, Scalar
-from autopeft.study.faults import Finding, Loc
+from autopeft.study.findings import Finding, Loc
 
 PLACEMENT = ("layers", "sites")
 """The keys of a method block that say where; all others are parameters."""

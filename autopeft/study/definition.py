@@ -21,7 +21,8 @@ from autopeft.study.blocks import (
     TrainingBlock,
 )
 from autopeft.study.data_block import DataBlock, task_context
-from autopeft.study.faults import Finding, faults_of, refusal, refusals
+from autopeft.study.faults import faults_of, refusal, refusals
+from autopeft.study.findings import Finding
 from autopeft.study.layout import yaml_text
 from autopeft.study.metrics import DEFAULT_COST, DEFAULT_QUALITY, METRICS
 from autopeft.study.names import NAME_PATTERN

@@ -5,7 +5,6 @@ whole `ValidationError` into faults in the order of the input, with nearest name
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -13,21 +12,10 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from autopeft.errors import Fault
 from autopeft.space.faults import nearest, shown
+from autopeft.study.findings import Finding, Loc
 from autopeft.study.spellings import our_key
 
-Loc = tuple[int | str, ...]
-
 LATER = "not available in this release"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A fault within a value: `key` is relative to the value, () where the whole is meant."""
-
-    key: Loc
-    given: str
-    allowed: str
-    hint: str = ""
 
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:

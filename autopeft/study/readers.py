@@ -14,7 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from autopeft.space.faults import shown
 from autopeft.space.quantities import parse_bytes, parse_duration_s, parse_number
-from autopeft.study.faults import LATER, Finding, did_you_mean, refusal, refusals
+from autopeft.study.faults import LATER, did_you_mean, refusal, refusals
+from autopeft.study.findings import Finding
 
 Reader = Callable[[Any], Any]
 

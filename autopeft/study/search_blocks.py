@@ -8,7 +8,8 @@ from pydantic import Field, ValidationInfo, field_serializer, field_validator
 
 from autopeft.study.blocks import Block, read_with
 from autopeft.study.configuration_form import form_findings
-from autopeft.study.faults import LATER, Finding, refusal, refusals
+from autopeft.study.faults import LATER, refusal, refusals
+from autopeft.study.findings import Finding
 from autopeft.study.metrics import METRICS, Goal, metrics_of
 from autopeft.study.names import NAME_PATTERN
 from autopeft.study.readers import (
