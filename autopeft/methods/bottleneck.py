@@ -55,8 +55,7 @@ class BottleneckOperator(LaneOperator):
     Padded widths stay zero: their activation is act(0) = 0, so U's padded rows get no gradient,
     and zero rows of U give none to D and b_D.
 
-    Attributes:
-        reads_output: Whether it reads the sub-layer's output (serial) or its input (parallel).
+    It reads the sub-layer's input (parallel), or its output (serial, `OnOutputs`).
     """
 
     reads_output = False
@@ -91,7 +90,7 @@ class BottleneckOperator(LaneOperator):
 class OnOutputs(BottleneckOperator):
     """Reads the sub-layer's output."""
 
-    reads_output = True
+    reads_input, reads_output = False, True
 
 
 class Bottleneck(Unchosen):

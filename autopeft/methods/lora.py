@@ -65,6 +65,7 @@ class DoraOperator(LoraOperator):
     """The same with stacked `magnitude` [k, d_out]: m - |W|."""
 
     products_only = False
+    reads_output = True
     goes_first = True
     magnitude: Tensor
 

@@ -23,6 +23,7 @@ from autopeft.errors import BackboneError, Fault
 from autopeft.methods.aligner import AlignerOperator
 from autopeft.methods.lane_operator import LaneOperator
 from autopeft.methods.prefix import PrefixOperator
+from autopeft.training.lanes.members import Members
 from autopeft.training.lanes.scaled_products import (
     Apart,
     Asked,
@@ -33,7 +34,7 @@ from autopeft.training.lanes.scaled_products import (
     whole_vectors,
 )
 from autopeft.training.lanes.slots import LayerSlots
-from autopeft.training.lanes.stream import Members, Stream
+from autopeft.training.lanes.stream import Stream
 
 ATTENTION = "autopeft_lanes"
 _BINDING = "autopeft_attention"

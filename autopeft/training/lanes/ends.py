@@ -68,9 +68,10 @@ class LayerEnds:
         """With every operator's delta added, all computed from the same hidden states."""
         if not items or not self._stream.lanes:
             return hidden
-        x, call = self._stream.split(hidden), self._stream.running_call()
+        call = self._stream.running_call()
+        hidden, parts = self._stream.read(hidden, [item.members for item in items])
         with self._stream.casting(hidden.device):
-            deltas = [item.delta(x, x, call) for item in items]
+            deltas = [item.delta(x, x, call) for item, x in zip(items, parts, strict=True)]
         total = hidden.clone()  # the operators' own inputs are kept for the backward pass
         for item, delta in zip(items, deltas, strict=True):
             total = item.members.added(total, delta, self._stream.lanes, 0)

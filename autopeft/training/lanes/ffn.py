@@ -31,7 +31,8 @@ from autopeft.counting import option_faults
 from autopeft.errors import BackboneError
 from autopeft.methods.lane_operator import Call
 from autopeft.methods.row_losses import real_tokens, with_row_losses
-from autopeft.training.lanes.stream import Members, Stream
+from autopeft.training.lanes.members import Members
+from autopeft.training.lanes.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,10 @@ class LaneFfn(nn.Module):
         self.layers = nn.ModuleList(own for own, _ in self._layers)
 
     def install(self, model: nn.Module) -> Iterator[RemovableHandle]:
-        """Hook the FFNs, after their operators; the handles remove the hooks."""
+        """Hook the FFNs around their operators; the handles remove the hooks."""
         for layer, name in self._layers:
             module = model.get_submodule(name)
-            yield module.register_forward_pre_hook(layer.before)
+            yield module.register_forward_pre_hook(layer.before, prepend=True)
             yield module.register_forward_hook(layer.after)
 
 

@@ -275,7 +275,7 @@ class Gates:
             try:
                 inner(hidden, *self._lengthened(args), **self._lengthened(kwargs))
             except Taken:
-                self._stream.sublayer_inputs.clear()
+                self._stream.inputs.clear()
             else:
                 raise RuntimeError("the last layer's attention was not reached")
         tokens = self._tokens

@@ -32,12 +32,13 @@ from autopeft.training.lanes.ends import hook_ends, layer_ends
 from autopeft.training.lanes.ffn import LaneFfn
 from autopeft.training.lanes.gates import Gates, Route, TrunkEnd
 from autopeft.training.lanes.heads import LaneHead, reads_first_token
+from autopeft.training.lanes.members import Members
 from autopeft.training.lanes.optimizer import Stacked
 from autopeft.training.lanes.passed import is_passed, longer, passed_lanes
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.serving import Serving
 from autopeft.training.lanes.slots import Slots
-from autopeft.training.lanes.stream import Members, Stream
+from autopeft.training.lanes.stream import Stream
 from autopeft.training.lanes.wiring import Placed, wire
 
 
@@ -440,7 +441,7 @@ class Pack(nn.Module):
                 return self._backbone.model(**self._given(batch.inputs))
         finally:
             stream.call, stream.lanes, stream.below = None, 0, False
-            stream.sublayer_inputs.clear()
+            stream.inputs.clear()
             if gates is not None:
                 gates.finish()
 

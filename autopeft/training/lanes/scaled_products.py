@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from autopeft.training.lanes.stream import Members
+from autopeft.training.lanes.members import Members
 
 ALIGNED = 16
 """Numbers of the widest vector that sums keys."""

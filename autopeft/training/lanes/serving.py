@@ -74,7 +74,7 @@ class Serving:
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         self._stream.call, self._stream.lanes, self._stream.below = None, 0, False
-        self._stream.sublayer_inputs.clear()
+        self._stream.inputs.clear()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
         named = "hidden_states" in kwargs

@@ -17,7 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from autopeft.backbone.anatomy import ENTRANCE, EXIT, Anatomy, Site
 from autopeft.methods.lane_operator import Call, LaneOperator, Place
-from autopeft.training.lanes.stream import Members, Stream
+from autopeft.training.lanes.members import Members
+from autopeft.training.lanes.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,23 @@ class Placed:
         """What the operator adds, computed in its own type (or autocast), not the backbone's.
 
         Args:
-            x: The site's input, all lanes, [n, B, T, d_in].
-            y: The site's output, all lanes, [n, B, T, d_out].
+            x: Its members' part of the site's input, [k, B, T, d_in].
+            y: The same of its output, [k, B, T, d_out].
             call: The pass it runs in.
         """
-        dtype = next(self.operator.parameters()).dtype
-        own_x, own_y = (self.members.take(tensor) for tensor in (x, y))
-        if not (self.operator.products_only and torch.is_autocast_enabled(x.device.type)):
-            own_x, own_y = own_x.to(dtype), own_y.to(dtype)
-        delta = self.operator.delta(own_x, own_y, call)
+        held = next(self.operator.parameters())
+        dtype, device = held.dtype, held.device.type
+        if not (self.operator.products_only and torch.is_autocast_enabled(device)):
+            x, y = x.to(dtype), y.to(dtype)
+        delta = self.operator.delta(x, y, call)
         if call.gains is None:
             return delta
         gains = call.gains[self.members.index, self.place.layer]
         return delta * gains.to(dtype).view(-1, 1, 1, 1)
+
+    def unread(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """What stands for an input or output [n, B, T, d] of which it reads the shape alone."""
+        return like.new_empty((len(self.members.positions), *shape[1:]), device="meta")
 
 
 def wire(
@@ -72,58 +77,85 @@ def wire(
     for name, sites in at_module.items():
         module = model.get_submodule(name)
         sites.sort(key=lambda item: not item[1].operator.goes_first)
-        handles.append(module.register_forward_hook(_LinearHook(sites, stream)))
+        is_map = all(item.operator.hook == "linear" for _, item in sites)
+        hook = _LinearHook(sites, stream, is_map=is_map)
+        handles.append(module.register_forward_pre_hook(hook.before))
+        handles.append(module.register_forward_hook(hook.after))
     for (layer, name), items in at_sublayer.items():
         entrance = model.get_submodule(anatomy.site(layer, ENTRANCE[name]).module)
         exit_ = model.get_submodule(anatomy.site(layer, EXIT[name]).module)
-        key = (layer, name)
-        handles.append(entrance.register_forward_pre_hook(_EntranceHook(key, stream)))
-        handles.append(exit_.register_forward_hook(_ExitHook(key, items, stream)))
+        own = _SublayerHook((layer, name), items, stream)
+        handles.append(entrance.register_forward_pre_hook(own.before, prepend=True))
+        handles.append(exit_.register_forward_hook(own.after))
     return handles
 
 
 class _LinearHook:
-    def __init__(self, sites: Sequence[tuple[Site, Placed]], stream: Stream) -> None:
-        self._sites, self._stream = sites, stream
+    """What sits at a map or a norm, called before it and after it."""
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def __init__(
+        self, sites: Sequence[tuple[Site, Placed]], stream: Stream, *, is_map: bool
+    ) -> None:
+        self._sites, self._stream, self._is_map = sites, stream, is_map
+        self._readers = [item.members for _, item in sites if item.operator.reads_input]
+
+    def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Take the parts of the input that operators read."""
+        if not self._stream.lanes:
+            return None
+        x, parts = self._stream.read(args[0], self._readers, by_a_map=self._is_map)
+        self._stream.inputs[self] = self._stream.split(x).shape, parts
+        return (x, *args[1:])
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Add every operator's delta to its slice."""
         lanes = self._stream.lanes
         if not lanes:
             return None
-        x, call = self._stream.split(args[0]), self._stream.running_call()
+        shape, parts = self._stream.inputs.pop(self)
+        x_parts, call = iter(parts), self._stream.running_call()
         for site, item in self._sites:
             y = self._stream.split(output)
             own = y[..., site.start : site.start + site.out_features] if site.fused else y
-            with self._stream.casting(x.device):
-                delta = item.delta(x, own, call)
+            reads_x, reads_y = item.operator.reads_input, item.operator.reads_output
+            x = next(x_parts) if reads_x else item.unread(shape, output)
+            y = item.members.take(own) if reads_y else item.unread(own.shape, output)
+            with self._stream.casting(output.device):
+                delta = item.delta(x, y, call)
             output = item.members.added(output, delta, lanes, site.start)
         return output
 
 
-class _EntranceHook:
-    def __init__(self, key: tuple[int, str], stream: Stream) -> None:
-        self._key, self._stream = key, stream
+class _SublayerHook:
+    """What sits at a sub-layer, called before its first map and after its last one."""
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Keep the sub-layer's input until its exit; of several calls, the first one's."""
-        if self._stream.lanes:
-            self._stream.sublayer_inputs.setdefault(self._key, args[0])
-
-
-class _ExitHook:
     def __init__(self, key: tuple[int, str], items: Sequence[Placed], stream: Stream) -> None:
         self._key, self._items, self._stream = key, items, stream
+        self._readers_of_x = [item.members for item in items if item.operator.reads_input]
+        self._readers_of_y = [item.members for item in items if item.operator.reads_output]
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Take the parts of the sub-layer's input; of several calls, of the first one's."""
+        if not self._stream.lanes or self._key in self._stream.inputs:
+            return None
+        x, parts = self._stream.read(args[0], self._readers_of_x, by_a_map=True)
+        self._stream.inputs[self._key] = self._stream.split(x).shape, parts
+        return (x, *args[1:])
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Add every operator's delta, all computed from the same output, to a copy of it."""
         if not self._stream.lanes:
             return None
-        x = self._stream.split(self._stream.sublayer_inputs.pop(self._key))
-        y = self._stream.split(output)
-        call = self._stream.running_call()
-        with self._stream.casting(x.device):
-            deltas = [item.delta(x, y, call) for item in self._items]
+        shape, x_parts = self._stream.inputs.pop(self._key)
+        output, y_parts = self._stream.read(output, self._readers_of_y)
+        of_x, of_y, made = iter(x_parts), iter(y_parts), self._stream.split(output).shape
+        call, deltas = self._stream.running_call(), []
+        with self._stream.casting(output.device):
+            for item in self._items:
+                reads_x, reads_y = item.operator.reads_input, item.operator.reads_output
+                x = next(of_x) if reads_x else item.unread(shape, output)
+                y = next(of_y) if reads_y else item.unread(made, output)
+                deltas.append(item.delta(x, y, call))
         total = output.clone()  # the operators' own inputs are kept for the backward pass
         for item, delta in zip(self._items, deltas, strict=True):
             total = item.members.added(total, delta, self._stream.lanes, 0)

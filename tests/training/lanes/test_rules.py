@@ -16,10 +16,11 @@ from autopeft.configuration import Configuration, Group
 from autopeft.methods.lane_operator import Call
 from autopeft.training.batches import Batch
 from autopeft.training.lanes import attention
+from autopeft.training.lanes.members import Members
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds
 from autopeft.training.lanes.state import LaneState, take_state
-from autopeft.training.lanes.stream import Members, Stream
+from autopeft.training.lanes.stream import Stream
 
 RULES: tuple[Mapping[str, Any], ...] = (
     ACTING_RULES[0],
