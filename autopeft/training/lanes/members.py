@@ -38,7 +38,9 @@ class Members:
     def take(self, tensor: Tensor) -> Tensor:
         """The members' part of [n, ...]: a view where they lie together, else a copy."""
         together = self._range
-        return tensor[together] if together is not None else tensor.index_select(0, self.index)
+        if together is None:
+            return tensor.index_select(0, self.index)
+        return tensor if len(self.positions) == len(tensor) else tensor[together]
 
     def added(self, output: Tensor, delta: Tensor, lanes: int, start: int) -> Tensor:
         """A module's output with the members' deltas added to some of its columns.
@@ -121,8 +123,8 @@ class _Shared(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.shapes, ctx.readers, ctx.by_a_map = (tensor.shape, shape), readers, by_a_map
-        by_lane = tensor.reshape(shape)
-        return tensor.view_as(tensor), *(members.take(by_lane) for members in readers)
+        parts = [members.take(tensor.reshape(shape)) for members in readers]
+        return tensor.view_as(tensor), *parts
 
     @staticmethod
     @once_differentiable
