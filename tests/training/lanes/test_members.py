@@ -1,4 +1,4 @@
-"""Parts of tensors that several readers have: the same gradients as autograd's own, in one place."""
+"""Parts of tensors that several readers have: autograd's own gradients, in one place."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -80,9 +80,7 @@ class _Seen(TorchDispatchMode):
         super().__init__()
         self.written: list[tuple[str, int]] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = str(func.overloadpacket).removeprefix("aten.")
         if name.startswith(("add", "zero", "new_zeros", "fill", "index_add", "clone", "copy")):
