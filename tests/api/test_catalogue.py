@@ -38,5 +38,6 @@ def test_types_of_peft_are_listed_with_their_own_parameters() -> None:
     assert start == "RANDOM | SAMPLE_VOCAB; default RANDOM"
     assert cards["peft:OSF"].settings["effective_rank"] == "float"  # optional: peft halves it
     assert cards["peft:LN_TUNING"].sites[0] == "attention_norm"
+    assert cards["peft:XLORA"].exports == ("yaml",)  # peft saves nothing of it
     held = {"target_modules", "rank_pattern", "adapter_names", "bias", "modules_to_save"}
     assert not any(held & set(card.settings) for card in cards.values())

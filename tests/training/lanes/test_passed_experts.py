@@ -557,3 +557,20 @@ def test_what_peft_built_is_around_the_backbones_own_tensors(tmp_path: Path) -> 
     built: Any = pack._passed[0]._adapter.built
     assert isinstance(built, BuiltExperts)
     assert sum(n.endswith("lora.1") for n in built.saved()) == 3 * 2
+
+
+def test_the_first_run_is_transformers_own_whatever_the_backbone_is_used_for(
+    tmp_path: Path,
+) -> None:
+    """Hooks that were put on the backbone before, and the attention that a pack gives it."""
+    configuration = _configuration(_folders("llama", tmp_path))
+    fresh, used = backbone_of(_model("llama")), backbone_of(_model("llama"))
+    used.model(**_batch().inputs, output_hidden_states=True)
+    expected = _outputs(_pack(fresh, configuration, torch.float64), fresh)
+    pack = _pack(used, configuration, torch.float64)
+    assert torch.equal(_outputs(pack, used), expected)
+    model: Any = used.model
+    model.set_attn_implementation("eager")
+    inner: Any = pack.passed_models[0].base_model.lora_model.model  # type: ignore[union-attr]
+    told = {m.config._attn_implementation for m in inner.modules() if hasattr(m, "config")}
+    assert told == {"sdpa"}
