@@ -40,7 +40,7 @@ ABOUT = frozenset(
     {
         *("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
         *("auto_mapping", "peft_version", "fan_in_fan_out", "token_dim", "num_layers"),
-        *("num_attention_heads", "num_transformer_submodules"),
+        *("num_attention_heads", "num_transformer_submodules", "hidden_size"),
     }
 )
 """What the backbone says, or what changes nothing."""
@@ -76,7 +76,7 @@ def read_type(plain: Mapping[str, Any], where: str) -> ForeignType:
         if value is None or key in ABOUT or key in PLACES or key in PATTERNS:
             continue
         if key in own:
-            scalar = " ".join(map(str, value)) if key in kind.numbers else value
+            scalar = _text(value) if key in (*kind.numbers, *kind.folders) else value
             if fault := _illegal(own[key], scalar, where):
                 faults.append(fault)
             elif scalar != own[key].default:
@@ -101,6 +101,13 @@ def _kind(name: str, where: str) -> PeftType:
         hint = NOT_PASSED.get(name, "write the method's block under search.baselines by hand")
         raise InputError(Fault(where, "peft_type", name, listed(registry.offered()), hint))
     return found
+
+
+def _text(value: Any) -> Any:
+    """A list of numbers, or folders by their names, as one text."""
+    if isinstance(value, Mapping):
+        return ", ".join(map(str, value.values()))
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _illegal(parameter: ParameterSchema, value: Any, where: str) -> Fault | None:
@@ -196,7 +203,7 @@ def _placed(foreign: ForeignType, skeleton: Skeleton, where: str) -> tuple[Place
     if size:
         default = registry[PREFIX + foreign.kind.name].schema.parameter(size).default
         settings = ({} if default is None else {size: default}) | settings
-    every = {"prompt": 1, "embeddings": 1, "prefix": n_layers}
+    every = {"prompt": 1, "embeddings": 1, "prefix": n_layers, "experts": n_layers}
     if foreign.kind.where in every:
         return [(tuple(range(every[foreign.kind.where])), (), settings)], []
     if foreign.kind.where == "attention":

@@ -25,6 +25,7 @@ from autopeft.methods.passed.build import ROOT, Target, config_of
 from autopeft.methods.passed.counts import target_of
 from autopeft.methods.passed.embedding import PassedEmbedding
 from autopeft.methods.passed.encoder import Widths, encoder_config
+from autopeft.methods.passed.family import PassedType
 from autopeft.methods.passed.layers import PassedLayers
 from autopeft.methods.passed.method import Passed
 from autopeft.methods.passed.starts import apart_settings, takes_out
@@ -43,11 +44,25 @@ def passes_on(configuration: Configuration) -> bool:
 
 def passed_faults(configuration: Configuration) -> list[Fault]:
     """Why a configuration with `peft`'s own types is no single adapter of `peft`."""
+    faults = [
+        Fault(
+            "export", name, why, "what HF peft saves whole", "use --format yaml, and autopeft.load"
+        )
+        for name in configuration.methods
+        if (why := _unheld(name))
+    ]
+    if faults:
+        return faults
     adapters = {(group.method, group.settings) for group in configuration.groups}
     if len(adapters) == 1:
         return []
     given = f"{len(adapters)} adapters: {', '.join(sorted(name for name, _ in adapters))}"
     return [Fault("export", "", given, "one type with one set of parameters", ONCE_TRAINED)]
+
+
+def _unheld(name: str) -> str:
+    method = registry[name]
+    return method.unheld if isinstance(method, PassedType) else ""
 
 
 def language_model_faults(configuration: Configuration) -> list[Fault]:

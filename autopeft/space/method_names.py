@@ -10,9 +10,6 @@ PREFIX = "peft:"
 
 NOT_PASSED = {
     "CPT": "peft's type refuses every task but language modelling: write `prompt`",
-    "XLORA": "peft's type trains a router, over LoRA adapters that are trained and that it reads "
-    "from disk, leaves a classifier's head as it was drawn, and saves neither: write `moelora` "
-    "for experts that train with their router",
 }
 """Types of `peft` 0.21 that are not passed through, with the reason."""
 

@@ -29,7 +29,7 @@ def test_every_method_is_listed_with_what_it_is_and_takes() -> None:
 def test_types_of_peft_are_listed_with_their_own_parameters() -> None:
     cards = {card.name: card for card in api.passed_types()}
     assert tuple(cards) == registry.offered()
-    assert len(cards) == 43
+    assert len(cards) == 44
     assert not any(card.lanes for card in cards.values())
     assert cards["peft:VERA"].size == "r"
     assert cards["peft:VERA"].settings["d_initial"] == "float; default 0.1"
@@ -38,5 +38,6 @@ def test_types_of_peft_are_listed_with_their_own_parameters() -> None:
     assert start == "RANDOM | SAMPLE_VOCAB; default RANDOM"
     assert cards["peft:OSF"].settings["effective_rank"] == "float"  # optional: peft halves it
     assert cards["peft:LN_TUNING"].sites[0] == "attention_norm"
+    assert cards["peft:XLORA"].exports == ("yaml",)  # peft saves nothing of it
     held = {"target_modules", "rank_pattern", "adapter_names", "bias", "modules_to_save"}
     assert not any(held & set(card.settings) for card in cards.values())

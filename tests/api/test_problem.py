@@ -234,12 +234,12 @@ def test_every_other_type_of_peft_is_refused_with_its_reason(anatomy: Anatomy) -
     for why in NOT_PASSED.values():
         assert all(ours in registry.names() for ours in re.findall("`(.*?)`", why))
     shape = anatomy.shape(registry.carried_by(anatomy))
-    entry = {"peft:XLORA": [{"layers": [0]}]}
+    entry = {"peft:CPT": [{"layers": [0]}]}
     (fault,) = check_configuration(entry, shape=shape, where="c", **problems.registered())
-    assert fault.hint == NOT_PASSED["XLORA"]
+    assert fault.hint == NOT_PASSED["CPT"]
     assert fault.allowed.count("peft:") == 1
     with pytest.raises(BackboneError, match="TYPE") as caught:
-        registry["peft:XLORA"]
+        registry["peft:CPT"]
     assert "peft:LORA" not in str(caught.value)
 
 

@@ -145,7 +145,7 @@ def test_axolotls_file_gives_its_training_too(llama: Skeleton, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("given", "key", "words"),
     [
-        ({"peft_type": "XLORA"}, "peft_type", "LoRA adapters that are trained"),
+        ({"peft_type": "CPT"}, "peft_type", "language modelling"),
         ({"peft_type": "NEWEST"}, "peft_type", "by hand"),
         ({"bias": "all"}, "bias", "none"),
         ({"init_lora_weights": "eva"}, "init_lora_weights", "batches"),

@@ -98,7 +98,7 @@ def _configuration(folder: Path, found: Skeleton) -> Any:
     return foreign, next(iter(baselines([plain], found.anatomy, training=REST).values()))
 
 
-@pytest.mark.parametrize("method", registry.offered())
+@pytest.mark.parametrize("method", [n for n in registry.offered() if n != "peft:XLORA"])
 def test_what_peft_saves_is_a_baseline_of_as_many_parameters(
     method: str, models: dict[str, Skeleton], tmp_path: Path
 ) -> None:

@@ -6,8 +6,9 @@ of one; all else is as for every method: data order, optimizer, checkpoints, eva
 
 `types` lists them; `parameters` reads what may be set from `peft`'s configuration classes; `build`
 makes an adapter, `encoder` what stands before a text; `counts` builds one on empty modules to
-count it; `method`, `attention`, `layers`, `embedding` and `tokens` answer as a `Method`. `peft` is
-imported when one of them is asked for, not before.
+count it; `method`, `attention`, `layers`, `experts`, `embedding` and `tokens` answer as a
+`Method`; `expert_files` and `router` read and build what XLORA mixes. `peft` is imported when one
+of them is asked for, not before.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from functools import partial
 from autopeft.methods.base import Method, registry
 from autopeft.methods.passed.attention import PassedAttention
 from autopeft.methods.passed.embedding import PassedEmbedding
+from autopeft.methods.passed.experts import PassedExperts
 from autopeft.methods.passed.layers import PassedLayers
 from autopeft.methods.passed.method import Passed
 from autopeft.methods.passed.tokens import PassedPrefix, PassedPrompt
@@ -27,6 +29,7 @@ _METHODS: Mapping[Where, Callable[[PeftType], Method]] = {
     "norm": Passed,
     "attention": PassedAttention,
     "layers": PassedLayers,
+    "experts": PassedExperts,
     "embeddings": PassedEmbedding,
     "prompt": PassedPrompt,
     "prefix": PassedPrefix,

@@ -141,5 +141,6 @@ ABOUT: Mapping[str, About] = {
     ),
     "VERA": About("VeRA, arXiv 2310.11454", count="r + d_out"),
     "WAVEFT": About("WaveFT, arXiv 2505.12532", count="n_frequency"),
+    "XLORA": About("X-LoRA, arXiv 2402.07148"),
 }
 """By type."""

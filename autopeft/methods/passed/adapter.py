@@ -15,10 +15,13 @@ from autopeft.configuration import Group
 from autopeft.errors import BackboneError, Fault
 from autopeft.methods.base import registry
 from autopeft.methods.lane_operator import Place
-from autopeft.methods.passed.build import ROOT, Target, build
+from autopeft.methods.passed.build import ROOT, BuiltAdapter, Target, build
 from autopeft.methods.passed.counts import target_of
 from autopeft.methods.passed.encoder import Widths, build_encoder
+from autopeft.methods.passed.expert_files import expert_files
+from autopeft.methods.passed.experts import PassedExperts
 from autopeft.methods.passed.method import Passed
+from autopeft.methods.passed.router import BuiltExperts, build_experts, experts_of
 from autopeft.methods.passed.starts import FirstFactors, takes_out
 from autopeft.methods.passed.tokens import PassedTokens
 from autopeft.space.schema import Scalar
@@ -80,19 +83,19 @@ class PassedAdapter:
         self.places: dict[Target, Place] = {target_of(place): place for place in request.places}
         self.modules = {t: request.backbone.model.get_submodule(t.name) for t in self.places}
         self._refuse_quantised()
-        seed = request.seed(self.name)
         own = {name: tensor for name, tensor in request.saved.items() if self._is_own(name)}
-        first = self._first(own)
-        self.built = build(
-            self.kind, self.settings, self.modules, seed=seed, first=first,
-            within=request.backbone.model,
-        )  # fmt: skip
-        for parameter in self.built.trained().values():
-            parameter.data = parameter.data.to(request.dtype)
+        self.built = self._build(own, request.backbone.model, request.seed(self.name))
+        self.built.hold_in(request.dtype)
         held = {self._peft_name(n): t for n, t in own.items() if n not in self._first_names()}
         if held:
             self.built.load(held)
         self._saved_as = self._saved_names()
+
+    def _build(self, saved: Mapping[str, Tensor], model: nn.Module, seed: int) -> BuiltAdapter:
+        return build(
+            self.kind, self.settings, self.modules, seed=seed, first=self._first(saved),
+            within=model,
+        )  # fmt: skip
 
     def _refuse_quantised(self) -> None:
         for target, module in self.modules.items():
@@ -181,6 +184,21 @@ class PassedAdapter:
         return fixed
 
 
+class ExpertsAdapter(PassedAdapter):
+    """A router over adapters, which are read from their files, or from what was saved."""
+
+    built: BuiltExperts
+
+    def _build(self, saved: Mapping[str, Tensor], model: nn.Module, seed: int) -> BuiltExperts:
+        held = {self._peft_name(name): tensor for name, tensor in saved.items()}
+        experts = experts_of(held) if held else [
+            file.load() for file in expert_files(str(self.settings["adapters"]))
+        ]  # fmt: skip
+        return build_experts(
+            self.kind, self.settings, tuple(self.places), experts, model, seed=seed
+        )
+
+
 class TokensAdapter:
     """An adapter that stands before every text of a backbone.
 
@@ -264,5 +282,7 @@ def passed_adapters(
     for (method, settings), places in by_adapter.items():
         request = AdapterRequest(method, dict(settings), places, backbone, seed, saved, dtype)
         stands_before = isinstance(registry[method], PassedTokens)
-        made.append(TokensAdapter(request) if stands_before else PassedAdapter(request))
+        mixes = isinstance(registry[method], PassedExperts)
+        own = ExpertsAdapter if mixes else PassedAdapter
+        made.append(TokensAdapter(request) if stands_before else own(request))
     return made

@@ -89,6 +89,11 @@ class BuiltAdapter:
             if parameter.requires_grad and "ranknum" not in name
         }
 
+    def hold_in(self, dtype: torch.dtype) -> None:
+        """Hold what is trained in a type."""
+        for parameter in self.trained().values():
+            parameter.data = parameter.data.to(dtype)
+
     def fixed_names(self) -> set[str]:
         """Names of what `peft` saves beside what is trained."""
         rename = type(self.model.base_model)._remove_adapter_name_from_key
@@ -146,7 +151,8 @@ def config_of(
     known = own.__dataclass_fields__
     given = arguments(kind, settings) | {n: v for n, v in options.items() if n in known}
     names = [target.name for target in targets]
-    given["target_modules"] = ends_of(names) if kind.ends else names
+    if "target_modules" in known:
+        given["target_modules"] = ends_of(names) if kind.ends else names
     if kind.where == "attention":  # peft counts layers from the last one down
         given["target_modules"] = names[0].rpartition(".")[2]
         given["adapter_layers"] = len(names)
@@ -222,7 +228,7 @@ def _base(
     if kind.where == "layers":
         if within is None:
             raise ValueError(f"{kind.name} is built within a model")
-        return _apart(within)
+        return apart(within)
     copied = _wrapped if kind.where == "attention" else _copied
     tree = _tree({target.name: copied(module) for target, module in modules.items()})
     if kind.where == "attention":
@@ -230,10 +236,10 @@ def _base(
     return tree
 
 
-def _apart(module: nn.Module) -> nn.Module:
+def apart(module: nn.Module) -> nn.Module:
     """Modules of their own all the way down, around the same tensors."""
     own = _bare(module)
-    own._modules = {name: each and _apart(each) for name, each in module._modules.items()}
+    own._modules = {name: each and apart(each) for name, each in module._modules.items()}
     return own
 
 

@@ -24,14 +24,17 @@ class PassedType(Unfolded):
     Attributes:
         kind: The type.
         whole: Why it has the whole model to itself, so that nothing stands beside it; or "".
+        unheld: Why no adapter of `peft` holds what it has trained; or "".
     """
 
     whole = ""
+    unheld = ""
     alone = True
     identity = "as peft starts it: the backbone, but of C3A, FOURIERFT, UNILORA and VBLORA"
 
     def __init__(self, kind: PeftType) -> None:
-        self.kind, self.name, self.peft_type = kind, PREFIX + kind.name, kind.name
+        self.kind, self.name = kind, PREFIX + kind.name
+        self.peft_type = "" if self.unheld else kind.name
         self.reads_batch = kind.reads_batch
         self.source = f"{ABOUT[kind.name].paper}; HF peft 0.21"
 

@@ -47,7 +47,8 @@ REFUSED: Mapping[str, str] = {
         "peft would read other files while it is built: prompts start from what is here",
     ),
     **dict.fromkeys(
-        ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules"),
+        ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules",
+         "hidden_size"),
         "the backbone says it",
     ),
     "adapter_names": "peft drops it in silence for all but a few types: a trial is one adapter",
@@ -131,7 +132,7 @@ def default_of(field: Any) -> Any:
 
 def _parameter(name: str, hint: Any, default: Any, kind: PeftType) -> ParameterSchema | None:
     """One field as a parameter; None where its values are no single scalars."""
-    if name in kind.numbers:
+    if name in (*kind.numbers, *kind.folders):
         return ParameterSchema(name, "str")
     members = _members(hint)
     is_size = name == kind.size
@@ -190,6 +191,8 @@ def arguments(kind: PeftType, settings: Mapping[str, Scalar]) -> dict[str, Any]:
     }
     given: dict[str, Any] = {n: float(v) if n in whole else v for n, v in settings.items()}
     given |= {name: numbers_of(str(given[name])) for name in kind.numbers if name in given}
+    for name in kind.folders:  # of which peft wants the places in their order for names
+        given[name] = {str(n): each for n, each in enumerate(folders_of(str(given[name])))}
     return given | dict(kind.fixed)
 
 
@@ -206,3 +209,8 @@ def numbers_of(text: str) -> list[int]:
     if not found:
         raise ValueError(f"no numbers in {text!r}")
     return sorted(found)
+
+
+def folders_of(text: str) -> list[str]:
+    """The folders of a text such as `/adapters/law, /adapters/code`, in its order."""
+    return [folder for part in text.split(",") if (folder := part.strip())]

@@ -12,7 +12,7 @@ NAME: Final = "default"
 Side: TypeAlias = Literal["in", "out"]
 
 Where: TypeAlias = Literal[
-    "linear", "norm", "attention", "layers", "embeddings", "prompt", "prefix"
+    "linear", "norm", "attention", "layers", "experts", "embeddings", "prompt", "prefix"
 ]
 
 
@@ -43,6 +43,7 @@ class PeftType:
         choices: Legal texts of a parameter, where they are not those that `peft` lists.
         refused: By parameter, texts that `peft` takes and that are not legal here, with why.
         numbers: Parameters that are lists of whole numbers, written as a text.
+        folders: Parameters that are lists of folders, written as a text.
     """
 
     name: str
@@ -64,6 +65,7 @@ class PeftType:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     numbers: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 _BOTH: tuple[Side, ...] = ("in", "out")
@@ -313,6 +315,16 @@ TYPES = (
         size="n_frequency",
         dense=True,
         transposed=True,
+    ),
+    PeftType(
+        "XLORA",
+        "a router over LoRA adapters that were trained before, which it mixes token by token",
+        size="",
+        where="experts",
+        keeps=True,
+        random=True,
+        shared=True,
+        folders=("adapters",),
     ),
 )
 """All of them, by name."""

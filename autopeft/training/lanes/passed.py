@@ -26,11 +26,12 @@ from autopeft.methods import registry
 from autopeft.methods.lane_operator import Call
 from autopeft.methods.passed.adapter import (
     AnyAdapter,
+    ExpertsAdapter,
     PassedAdapter,
     TokensAdapter,
     passed_adapters,
 )
-from autopeft.methods.passed.build import Target
+from autopeft.methods.passed.build import ROOT, Target
 from autopeft.methods.passed.types import NAME
 from autopeft.training.lanes.optimizer import Stacked
 from autopeft.training.lanes.seeds import Seeds
@@ -59,7 +60,9 @@ def passed_lanes(
     )
     lanes: list[PassedLane] = []
     for adapter in adapters:
-        if isinstance(adapter, TokensAdapter):
+        if isinstance(adapter, ExpertsAdapter):
+            lanes.append(ExpertsLane(adapter, backbone))
+        elif isinstance(adapter, TokensAdapter):
             lanes.append(TokensLane(adapter, backbone))
         elif adapter.kind.where == "layers":
             lanes.append(LayersLane(adapter, backbone))
@@ -321,6 +324,58 @@ class LayersLane(PassedLane):
                 put = shadow._block_output_hidden_states(given)
                 self._states[index + 1] = shadow.shadow_update(put, state, NAME)
             return given
+
+        return forward
+
+
+class ExpertsLane(PassedLane):
+    """Adapters, each scaled token by token by a router that has read the text before.
+
+    Args:
+        adapter: What was built.
+        backbone: What it runs in.
+    """
+
+    reads_inputs = True
+    _adapter: ExpertsAdapter
+
+    def __init__(self, adapter: ExpertsAdapter, backbone: Backbone) -> None:
+        super().__init__(adapter)
+        layers = adapter.built.maps()
+        self._maps = {name: (backbone.model.get_submodule(name), layers[name]) for name in layers}
+        self._scales: Tensor | None = None
+
+    def given(self, inputs: Mapping[str, Tensor], call: Call) -> dict[str, Any]:
+        """The same, which the router has read."""
+        built = self._adapter.built
+        for module in (built.router, *(layer for _, layer in self._maps.values())):
+            module.train(call.training)
+        with self._drawing(call, "router", inputs["input_ids"].device):
+            self._scales = built.scales(inputs)
+        return dict(inputs)
+
+    def install(self, stream: Stream, shared: frozenset[str]) -> "list[Patch]":
+        """A layer around each adapted map's copy."""
+        return [
+            Patch(module, self._forward(name, module, layer, stream))
+            for name, (module, layer) in self._maps.items()
+        ]
+
+    def _forward(
+        self, name: str, module: nn.Module, layer: nn.Module, stream: Stream
+    ) -> Callable[..., Tensor]:
+        own, index = module.forward, self._adapter.place_of(f"{ROOT}{name}.").layer
+
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if not stream.lanes:
+                return own(x, *args, **kwargs)  # type: ignore[no-any-return]
+            call = stream.running_call()
+            with self._drawing(call, name, x.device):
+                y: Tensor = layer(x, *args, scalings=self._scales, **kwargs)
+            if call.gains is not None:
+                frozen = own(x, *args, **kwargs)
+                y = frozen + call.gains[0, index].to(y.dtype) * (y - frozen)
+            return y
 
         return forward
 

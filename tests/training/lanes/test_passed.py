@@ -40,8 +40,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.past_key_values. is deprecated:FutureWarning",
 )
 
-DECODERS_ONLY = ("peft:ADAPTION_PROMPT", "peft:SHADOW")
-"""Types that no BERT carries: `test_passed_attention`, `test_passed_layers`."""
+DECODERS_ONLY = ("peft:ADAPTION_PROMPT", "peft:SHADOW", "peft:XLORA")
+"""No BERT carries them: `test_passed_attention`, `test_passed_layers`, `test_passed_experts`."""
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.past_key_values. is deprecated:FutureWarning",
 )
 
-NAMES = registry.offered()
+NAMES = [name for name in registry.offered() if name != "peft:XLORA"]
+"""All but one, of which `peft` has no file: `test_passed_experts`."""
 FAMILIES = ("bert", "llama", "vit")
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")
 NOT_CARRIED = {
