@@ -198,7 +198,7 @@ def test_a_connection_lost_while_committing_counts_once(
 def test_patience_ends_with_one_line_and_comes_back(
     sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with waiting(f"{sqlite_url}?timeout=0", 0.5) as store:
+    with waiting(f"{sqlite_url}?timeout=0", 3.0) as store:
         store.create_study(NewStudy("s", {}, "f", (), {}, {}, {}))
         other = sqlite3.connect(tmp_path / "studies.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -206,12 +206,12 @@ def test_patience_ends_with_one_line_and_comes_back(
             began = time.monotonic()
             with pytest.raises(StorageError, match="another process kept it locked") as raised:
                 store.request_stop("s")
-            assert 0.5 <= time.monotonic() - began < 10
+            assert 3.0 <= time.monotonic() - began < 30
             # What a search does on its way out does not wait all over again.
             began = time.monotonic()
             with pytest.raises(StorageError):
                 store.request_stop("s")
-            assert time.monotonic() - began < 0.4
+            assert time.monotonic() - began < 2.5
         other.execute("COMMIT")
         other.close()
         store.request_stop("s")

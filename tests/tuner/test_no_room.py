@@ -29,6 +29,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def _patient(_quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for as long as a slow machine may take."""
+    monkeypatch.setattr(SqlStore, "patience_s", 60.0)
+
+
+@pytest.fixture
 def desk(make_desk: Make) -> Any:
     made = make_desk(rung_steps=RUNGS, stops=False, trials=4)
     made.create()
@@ -57,6 +63,7 @@ def check_finished(desk: Any) -> None:
     assert desk.store.study(NAME).facts["interrupted"] is None
 
 
+@pytest.mark.usefixtures("_patient")
 def test_a_disk_that_is_full_for_a_while_is_waited_for(
     desk: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -71,7 +78,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(
         f"{desk.folder / 'states' / 'cohort-00000'}: no space left on device"
     )
     assert "MiB free" in waiting
-    assert "waiting for up to 0 s" in waiting
+    assert "waiting for up to 60 s" in waiting
     assert again.startswith("there is room again")
 
 
@@ -121,6 +128,7 @@ def test_a_stop_ends_the_wait(desk: Any, how: str, monkeypatch: pytest.MonkeyPat
     assert states_of(desk) == {TrialState.WAITING}
 
 
+@pytest.mark.usefixtures("_patient")
 def test_a_full_disk_elsewhere_than_in_a_save_is_no_trials_fault(desk: Any) -> None:
     left = [no_room]
 
@@ -135,6 +143,7 @@ def test_a_full_disk_elsewhere_than_in_a_save_is_no_trials_fault(desk: Any) -> N
     assert desk.runner.resumed[0] == 12, "it goes on from what was saved"
 
 
+@pytest.mark.usefixtures("_patient")
 def test_the_lanes_of_the_full_budget_are_waited_for_too(make_desk: Make) -> None:
     desk = make_desk(trials=4)
     desk.create()
