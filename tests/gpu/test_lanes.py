@@ -1,6 +1,7 @@
 """Lanes on a GPU: graphs, rules and memory, held against solo runs without graphs and a CPU."""
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -209,7 +210,7 @@ def test_no_step_waits_for_the_device(
     synchronize = torch.cuda.synchronize
 
     def watched(on: bool) -> None:
-        torch.cuda.set_sync_debug_mode("error" if on else "default")
+        _waiting_is_an_error(on)
         monkeypatch.setattr(torch.cuda, "synchronize", _refuse if on else synchronize)
 
     def on_step(step: int) -> bool:
@@ -231,13 +232,20 @@ def test_no_step_waits_for_the_device(
 def test_waiting_is_seen(gpu: torch.device) -> None:
     """Else the test above could not fail: one number put at indices, as rules used to do it."""
     mask, at = torch.zeros(4, dtype=torch.bool, device=gpu), torch.arange(2, device=gpu)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        _waiting_is_an_error(True)
         with pytest.raises(RuntimeError, match="synchroni"):
             mask[at] = True
         mask.index_fill_(0, at, True)
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        _waiting_is_an_error(False)
+
+
+def _waiting_is_an_error(on: bool) -> None:
+    """Set torch's mode, which warns once a process that it is a prototype: no error here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode", UserWarning)
+        torch.cuda.set_sync_debug_mode("error" if on else "default")
 
 
 def _trainer(backbone: Backbone, **changes: Any) -> Trainer:
