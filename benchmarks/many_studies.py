@@ -258,7 +258,7 @@ def time_commands(study: str) -> Iterator[Line]:
     from autopeft.cli.main import app
 
     def start(words: Sequence[str]) -> None:
-        command = [sys.executable, "-m", "autopeft.cli", *words]
+        command = [sys.executable, "-m", "autopeft", *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def run(words: Sequence[str]) -> None:

@@ -360,7 +360,7 @@ def test_a_process_that_fails_shows_no_password(tmp_path: Path) -> None:
     """With tracebacks and all: what a real process writes on both streams."""
     url = f"postgresql://{WRITER}:s3cr3t%40pass@127.0.0.1:1/x"
     done = subprocess.run(
-        [sys.executable, "-m", "autopeft.cli", "--debug", "studies", "--storage", url],
+        [sys.executable, "-m", "autopeft", "--debug", "studies", "--storage", url],
         capture_output=True,
         text=True,
         check=False,

@@ -179,7 +179,7 @@ def start(folder: Path, *arguments: str) -> WarmProcess:
 def start_fresh(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """The command line in an interpreter of its own, started as a user starts it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "autopeft.cli", *arguments],
+        [sys.executable, "-m", "autopeft", *arguments],
         cwd=folder,
         env=environment(),
         text=True,

@@ -1,5 +1,0 @@
-"""`python -m autopeft.cli`: the same as `autopeft`, where no script was installed."""
-
-from autopeft.cli.main import main
-
-main()
