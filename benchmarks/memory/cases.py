@@ -74,7 +74,7 @@ SMALL = (
     Case("minilm", "last", 1, 32, 32, "fp32"),
     Case("minilm", "top", 1, 16, 32, "fp32"),
 )
-"""One lane, in a layer or two: what a process takes beside tensors is most of them."""
+"""One lane, in a layer or two: half of it is what a process takes beside tensors."""
 
 GPU = (
     Case("minilm", "mixed", 32, 16, 64, "fp32", device="cuda"),
