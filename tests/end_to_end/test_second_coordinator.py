@@ -17,7 +17,7 @@ from warm_processes import WarmProcess
 
 from autopeft.study.records import TrialState
 
-LEASE_S = 2.0
+LEASE_S = 3.0
 IN_PROCESS = ("--executor", "in-process")
 HELD = 4
 
@@ -32,7 +32,7 @@ def busy(place: Place, sign: Path, *words: str, **settings: Any) -> WarmProcess:
             break
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
-    time.sleep(2.5 * LEASE_S)
+    time.sleep(2 * LEASE_S)
     return first
 
 

@@ -237,10 +237,10 @@ def test_a_step_longer_than_the_lease_keeps_it(desk: Any, monkeypatch: pytest.Mo
 
     def slow(lanes: Lanes, step: int) -> None:
         if step == 10:
-            time.sleep(1.5)
+            time.sleep(3.0)
             found.append(is_taken(desk))
 
-    monkeypatch.setattr(watch, "BUSY_S", 0.5)
+    monkeypatch.setattr(watch, "BUSY_S", 2.0)
     desk.runner.before_step = slow
     training(desk).run(chosen(desk), [1])
     assert found == [False]
@@ -254,12 +254,12 @@ def test_an_evaluation_on_the_test_split_longer_than_the_lease_keeps_it(
 
     class SlowList(list[Any]):
         def append(self, tested: Any) -> None:
-            time.sleep(1.5)
+            time.sleep(3.0)
             found.append(is_taken(desk))
 
     worker = training(desk)
     worker.run(chosen(desk), SEEDS)
-    monkeypatch.setattr(watch, "BUSY_S", 0.5)
+    monkeypatch.setattr(watch, "BUSY_S", 2.0)
     desk.runner.tested = SlowList()
     worker.evaluate_test(chosen(desk), opened(desk, worker))
     assert found == [False, False]

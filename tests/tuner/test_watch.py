@@ -15,7 +15,7 @@ from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.watch import Watch
 from storage.lease import this_process
 
-NAME, LEASE_S = "toy", 1.0
+NAME, LEASE_S = "toy", 2.0
 ELSEWHERE = Holder("another-host", 1, "space:1")
 
 
@@ -48,7 +48,7 @@ def case(make_desk: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def test_what_takes_longer_than_the_lease_keeps_it(case: Case) -> None:
     with case.watch.kept():
-        time.sleep(2.5 * LEASE_S)
+        time.sleep(1.5 * LEASE_S)
         assert not case.is_taken()
     assert not case.sitting.stopping()
     time.sleep(1.2 * LEASE_S)
@@ -74,14 +74,17 @@ def test_a_coordinator_that_gives_no_sign_of_life_is_not_spoken_for_for_ever(
 
 
 def test_each_look_is_a_sign_of_life(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "QUIET_S", 1.5 * LEASE_S)
+    renewed: list[float] = []
+    monkeypatch.setattr(Ledger, "renew", lambda *_: renewed.append(time.monotonic()))
+    monkeypatch.setattr(watch, "QUIET_S", 1.0)
     monkeypatch.setattr(watch, "POLL_S", 600.0)  # so that looks themselves renew nothing
     case.watch.stopping()
+    began = time.monotonic()
     with case.watch.kept():
-        for _ in range(4):
-            time.sleep(0.8 * LEASE_S)
+        for _ in range(6):
+            time.sleep(0.6)
             case.watch.stopping()
-            assert not case.is_taken()
+    assert max(renewed) > began + 2.0
 
 
 def test_one_that_lost_the_lease_is_asked_to_stop_and_its_next_write_is_refused(
