@@ -62,18 +62,33 @@ class Links:
 
     def __init__(self, engines: Iterable[Engine]) -> None:
         self._open: set[Any] = set()
+        self._silent: StorageError | None = None
         for engine in engines:
+            event.listen(engine, "do_connect", self._check)
             event.listen(engine, "connect", lambda link, _record: self._open.add(link))
             event.listen(engine, "close", lambda link, _record: self._open.discard(link))
             event.listen(engine, "invalidate", lambda link, *_: self._open.discard(link))
 
-    def cut(self) -> None:
-        """End whatever waits for an answer, with a lost connection."""
+    def cut(self, error: StorageError) -> None:
+        """End whatever waits for an answer, with a lost connection; from now on none is made.
+
+        Else one that is lost as it is taken up would be replaced, and whoever takes it up would
+        wait for the server all over again.
+
+        Args:
+            error: Raised where one is to be made.
+        """
+        self._silent = error
         for link in tuple(self._open):
             # One that is closed already has no socket.
             with suppress(Exception), socket.socket(fileno=os.dup(link.fileno())) as own:
                 own.shutdown(socket.SHUT_RDWR)
             self._open.discard(link)
+
+    def _check(self, *_: Any) -> None:
+        """Called before a connection is made; returning nothing leaves that to others."""
+        if self._silent is not None:
+            raise self._silent
 
 
 def writer(place: Place, *, create: bool = False, foreign_keys: bool = True) -> Engine:

@@ -76,7 +76,7 @@ class Patience:
                 f"{self._place}: the server gives no answer",
                 hint="see what holds it, then run the same command again; what was stored is safe",
             )
-            links.cut()
+            links.cut(self._silent)
 
     def call(self, do: Callable[[], T]) -> T:
         """What `do` gives; tried again while it fails by what may pass.

@@ -1,17 +1,12 @@
 """A study's lease from the first look at it to the last write: taken, renewed, given back."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Thread
 
 from autopeft.errors import StorageError, StudyHeldError, StudyTakenOverError
+from autopeft.study.renewing import QUIET_S, renewing
 from autopeft.study.store import Store
-
-RENEWED_S = 60.0
-"""Between renewals while a coordinator prepares; the tuner's own watch renews afterwards."""
-
-_LAST_S = 2.0
-"""How long the end of a preparation waits for a renewal that is under way."""
 
 
 @contextmanager
@@ -44,24 +39,20 @@ def renewed(store: Store, name: str, token: int) -> Iterator[None]:
     """The lease goes on within the block, however long a model takes to come over the network.
 
     The process that prepares is the one that supervises; nothing is trained here, so a thread of
-    it may speak for it. Once the lease has passed on it renews no more: the next write tells.
+    it may speak for it, for a day. Once the lease has passed on it renews no more: the next write
+    tells.
     """
     from autopeft.tuner import BUSY_S
 
-    over = Event()
+    until = time.monotonic() + QUIET_S
 
-    def renew() -> None:
-        while not over.wait(RENEWED_S):
-            with suppress(StorageError):  # away for longer than its patience: the next one tells
-                try:
-                    store.renew(name, token, BUSY_S)
-                except StudyHeldError:
-                    return
+    def renew() -> bool:
+        with suppress(StorageError):  # away for longer than its patience: the next one tells
+            try:
+                store.renew(name, token, BUSY_S)
+            except StudyHeldError:
+                return False
+        return time.monotonic() < until
 
-    thread = Thread(target=renew, name="lease", daemon=True)
-    thread.start()
-    try:
+    with renewing(renew, lease_s=BUSY_S):
         yield
-    finally:
-        over.set()
-        thread.join(_LAST_S)

@@ -39,7 +39,7 @@ def fingerprint(
         "outputs": [step.out_features for step in trainer.recipe.steps],
         "pool": trainer.recipe.pool,
         "head": settings.head if trainer.recipe.steps else "none",
-        "keep": _keep(settings, [(site.in_features, site.out_features) for site in sites]),
+        "keep": _keep(settings, list(backbone.anatomy.shapes().values())),
         "block": settings.block,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -150,9 +150,9 @@ class _Measurement:
         self._loss = TaskLoss(trainer.backbone, trainer.task)
         self._single = not anatomy.packable
         self._rows = 1 if self._single else trainer.settings.micro_batch_size
-        every = _sites(anatomy)
-        counts = settings.kept([(site.in_features, site.out_features) for site in every])
-        self._kept = dict(zip(every, counts, strict=True))
+        shapes = anatomy.shapes()
+        counts = settings.kept(list(shapes.values()))
+        self._kept: dict[Key, int] = dict(zip(shapes, counts, strict=True))
         self.mean_loss = 0.0
 
     def prepare(self) -> None:
@@ -171,15 +171,16 @@ class _Measurement:
         for site in sites:
             own = sums.pop(site)
             _check_finite(site, own.gradient)
+            key = (site.layer, site.role)
             yield (
-                (site.layer, site.role),
+                key,
                 site_scores(
                     own,
                     trainer.backbone.weight(site.layer, site.role),
                     total_weight=self._weight,
                     examples=sum(len(rows) for rows in self._batches),
                     block=self._settings.block,
-                    keep=self._kept[site],
+                    keep=self._kept[key],
                 ),
             )
 

@@ -30,7 +30,7 @@ from autopeft.tuner.run_ledger import FULL, RunLedger, SeededExecutor
 from autopeft.tuner.run_progress import RunCounter, RunReporter
 from autopeft.tuner.settings import TunerSettings
 from autopeft.tuner.torn import drop_torn
-from autopeft.tuner.watch import BUSY_S, LEASE_S, Watch
+from autopeft.tuner.watch import Watch
 
 
 class ConfirmationTraining:
@@ -63,8 +63,7 @@ class ConfirmationTraining:
         self._problem, self._executor, self._settings = problem, executor, settings
         self._listener = listener
         self._ledger = RunLedger(store, name, token, {}, 0)
-        lease_s = LEASE_S if executor.apart else BUSY_S
-        self._watch = Watch(self._ledger, settings, sitting, lease_s=lease_s)
+        self._watch = Watch(self._ledger, settings, sitting, apart=executor.apart)
         executor.attend(self._watch.stopping)
 
     def close(self) -> None:
@@ -84,8 +83,9 @@ class ConfirmationTraining:
         self._store.add_confirmations(self._name, self._token, numbers, replicates)
         counter = RunCounter(self._store, self._name, numbers, replicates)
         try:
-            for replicate in replicates:
-                self._replicate(trials, replicate, counter)
+            with self._watch.training():
+                for replicate in replicates:
+                    self._replicate(trials, replicate, counter)
         except (Exception, KeyboardInterrupt) as error:
             with suppress(StorageError, StudyHeldError):
                 self._ledger.interrupt(Interruption.by(error))
@@ -146,7 +146,8 @@ class ConfirmationTraining:
             ]
             size = min(self._settings.pack_size, self._settings.memory_limit or 1 << 16)
             for pack in grouped(left, self._problem.anatomy, size=size):
-                self._test_pack(pack, replicate, opening)
+                with self._watch.training():
+                    self._test_pack(pack, replicate, opening)
 
     def _test_pack(self, pack: Sequence[TrialRecord], replicate: int, opening: Opening) -> None:
         if self._watch.stopping():

@@ -34,7 +34,7 @@ from autopeft.tuner.probes import Probing
 from autopeft.tuner.reporter import Reporter
 from autopeft.tuner.settings import TunerSettings
 from autopeft.tuner.torn import drop_torn
-from autopeft.tuner.watch import BUSY_S, LEASE_S, Clock, Watch
+from autopeft.tuner.watch import Clock, Watch
 
 
 class Tuner:
@@ -64,8 +64,7 @@ class Tuner:
         self._ledger, self._problem, self._searcher = ledger, problem, searcher
         self._settings, self._quality = settings, problem.frame[0]
         self._executor = executor
-        lease_s = LEASE_S if executor.apart else BUSY_S
-        self._watch = Watch(ledger, settings, sitting, lease_s=lease_s)
+        self._watch = Watch(ledger, settings, sitting, apart=executor.apart)
         executor.attend(self._watch.stopping)
         self._reporter = Reporter(ledger, settings, self._quality, self._watch, listener)
         self._packs = PackTraining(
@@ -117,7 +116,8 @@ class Tuner:
 
     def _search(self) -> None:
         while (cohort := self._next_cohort()) is not None:
-            all_trained = self._cohorts.run(cohort)
+            with self._watch.training():
+                all_trained = self._cohorts.run(cohort)
             self._after_cohort()
             if not all_trained and (spent := self._watch.spent()):
                 self._pause(spent)
@@ -217,11 +217,11 @@ class Tuner:
     def _ask(self, q: int, trials: Sequence[TrialRecord]) -> list[Proposal]:
         self._reporter.report("suggesting")
         untold = [trial.configuration for trial in trials if trial.number not in self._told]
-        self._watch.renew()
-        started = time.perf_counter()
-        with self._watch.cut_short():
+        with self._watch.kept(), self._watch.cut_short():
+            started = time.perf_counter()
             proposals = self._searcher.ask(q, pending=untold)
-        self._ledger.spend(suggest_seconds=time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+        self._ledger.spend(suggest_seconds=seconds)
         return proposals
 
     def _new_trial(

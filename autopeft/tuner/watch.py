@@ -1,11 +1,12 @@
 """The time of a sitting: budgets, the lease's renewal, requests to stop."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from threading import RLock
 from typing import Literal, TypeAlias
 
 from autopeft.errors import InterruptedStudyError, StorageError, StudyHeldError
+from autopeft.study.renewing import QUIET_S, RENEWALS, renewing
 from autopeft.study.sitting import Sitting
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.settings import TunerSettings
@@ -18,8 +19,8 @@ LEASE_S = 60.0
 waits to be taken over whose coordinator's machine is gone."""
 
 BUSY_S = 600.0
-"""Its length before something that takes long: loading, a suggestion, an evaluation in this very
-process."""
+"""Its length while nobody may look for long: loading, a suggestion, training in this very
+process. A thread renews it meanwhile."""
 
 POLL_S = 2.0
 """Between looks at the database for a stop request, renewals of the lease, notes of the time."""
@@ -32,15 +33,16 @@ class Watch:
         ledger: The study.
         settings: Its budgets.
         sitting: Lasts since the command began.
-        lease_s: Seconds of a lease that is renewed at every look.
+        apart: Whether other processes train, so that this one looks at the lease all the time.
     """
 
     def __init__(
-        self, ledger: Ledger, settings: TunerSettings, sitting: Sitting, *, lease_s: float
+        self, ledger: Ledger, settings: TunerSettings, sitting: Sitting, *, apart: bool
     ) -> None:
         self._ledger, self._settings, self._sitting = ledger, settings, sitting
-        self._lease_s, self._lock = lease_s, RLock()
+        self._apart, self._lock = apart, RLock()
         self._began, self._polled = sitting.seconds, float("-inf")
+        self._looked = sitting.seconds
         self._lost: dict[int, str] = {}
 
     @property
@@ -50,7 +52,33 @@ class Watch:
 
     def renew(self) -> None:
         """Extend the lease, before something that takes long."""
+        self._looked = self._sitting.seconds
         self._extend(BUSY_S)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within, the lease goes on though nobody looks: a thread renews it.
+
+        No longer than until a stop is asked for, and for a day after the last look: others must be
+        able to take over from a coordinator that hangs.
+        """
+        self.renew()
+        with renewing(self._renew_unasked, lease_s=BUSY_S):
+            yield
+
+    def training(self) -> AbstractContextManager[None]:
+        """Around what runners do: `kept`, where they are this very process."""
+        return nullcontext() if self._apart else self.kept()
+
+    def _renew_unasked(self) -> bool:
+        """For the thread: extend the lease, unless it is looked after; whether to go on."""
+        if self.reason:
+            return False
+        quiet_s = self._sitting.seconds - self._looked
+        if BUSY_S / RENEWALS <= quiet_s <= QUIET_S:
+            with suppress(StorageError):  # whoever writes next finds out
+                self._extend(BUSY_S)
+        return True
 
     def _extend(self, ttl_s: float) -> None:
         try:
@@ -64,6 +92,7 @@ class Watch:
 
         Once a stop is asked for, a database that fails is told of by what is written last.
         """
+        self._looked = self._sitting.seconds
         with self._lock:
             if self._sitting.seconds - self._polled >= POLL_S:
                 self._polled = self._sitting.seconds
@@ -75,7 +104,7 @@ class Watch:
         return self._sitting.stopping()
 
     def _look(self) -> None:
-        self._extend(self._lease_s)
+        self._extend(LEASE_S if self._apart else BUSY_S)
         self.note()
         if self._ledger.study().stop_requested:
             self._sitting.stopper.request("asked to stop")

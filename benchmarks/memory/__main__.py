@@ -1,12 +1,18 @@
 """The memory model against measured peaks; prints a table.
 
-    python -m benchmarks.memory [--cases cpu|quick|gpu] [--in-process] [--unmultiplied]
+    python -m benchmarks.memory [--cases cpu|quick|small|gpu] [--in-process] [--unmultiplied]
+    python -m benchmarks.memory --case '{"backbone": "gpt2", "placement": "all", "lanes": 4,
+        "rows": 8, "tokens": 64, "compute": "fp32", "checkpointing": true}'
 
 On a CPU a peak is the growth of the resident set over that of a process that has loaded the
 backbone (Linux), in training steps and an evaluation; each case has a process of its own, whose
 heap is set up as a runner's, or with `--in-process` left as glibc has it. On a GPU it is the
 growth of what its allocator has handed out, one case after another in this process. Quantised
 cases need the extra `autopeft[quant]`.
+
+`--case` measures one pack instead of a set; its keys are the attributes of `cases.Case`. With
+`--here`, too, it is measured in this very process, heap and all, and what is known of it comes as
+JSON, in bytes: so the others' processes are run.
 
 With `--unmultiplied` a CPU computes no matrix products (see `unmultiplied`).
 """
@@ -30,15 +36,19 @@ def main() -> None:
     """Print a table, or what one case takes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
     parser.add_argument("--cases", choices=CASES, default="cpu", help="the set, default cpu")
-    parser.add_argument("--case", metavar="JSON", help="one case, in this process; prints JSON")
+    parser.add_argument("--case", metavar="JSON", help="one case, by its attributes")
+    parser.add_argument("--here", action="store_true", help="that case in this process, as JSON")
     parser.add_argument("--unmultiplied", action="store_true", help="compute no products on a CPU")
     parser.add_argument("--in-process", action="store_true", help="glibc's own heap on a CPU")
     given = parser.parse_args()
     options = {"multiplies": not given.unmultiplied, "in_process": given.in_process}
-    if given.case:
-        print(json.dumps(_measured(Case(**json.loads(given.case)), **options)))
+    cases = (Case(**json.loads(given.case)),) if given.case else CASES[given.cases]
+    if given.here:
+        if not given.case:
+            parser.error("--here needs --case")
+        print(json.dumps(_measured(cases[0], **options)))
     else:
-        sys.exit(not _print_table(CASES[given.cases], **options))
+        sys.exit(not _print_table(cases, **options))
 
 
 def _print_table(cases: tuple[Case, ...], *, multiplies: bool, in_process: bool) -> bool:
@@ -99,7 +109,8 @@ def _measured(case: Case, *, multiplies: bool, in_process: bool) -> dict[str, fl
 
 
 def _in_own_process(case: Case, *, multiplies: bool, in_process: bool) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.memory", "--case", json.dumps(asdict(case))]
+    command = [sys.executable, "-m", "benchmarks.memory", "--here"]
+    command += ["--case", json.dumps(asdict(case))]
     command += [] if multiplies else ["--unmultiplied"]
     command += ["--in-process"] if in_process else []
     environment = dict(os.environ) if in_process else with_heap(os.environ)

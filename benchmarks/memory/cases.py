@@ -9,7 +9,8 @@ class Case:
 
     Attributes:
         backbone: A name of `backbones.CONFIGS`.
-        placement: Of the lanes: LoRA in `all` layers or in the `top` third, or `mixed`.
+        placement: Of the lanes: LoRA in `all` layers, in the `top` third or in the `last` layer,
+            or `mixed`.
         lanes: Of the pack.
         rows: Of a batch.
         tokens: Of a row.
@@ -61,10 +62,19 @@ CPU = (
     Case("bert-base", "all", 4, 16, 128, "fp32"),
     Case("gpt2", "all", 4, 8, 64, "fp32"),
     Case("t5-small", "all", 4, 8, 64, "fp32"),
+    Case("gpt2", "all", 4, 8, 64, "fp32", checkpointing=True),
+    Case("minilm", "mixed", 8, 16, 64, "fp32", checkpointing=True),
     Case("bert-base", "all", 4, 16, 128, "fp32", checkpointing=True),
     Case("llama", "all", 4, 8, 128, "fp32", checkpointing=True),
     Case("llama", "mixed", 4, 8, 128, "bf16", checkpointing=True),
 )
+
+SMALL = (
+    Case("minilm", "last", 1, 8, 32, "fp32"),
+    Case("minilm", "last", 1, 32, 32, "fp32"),
+    Case("minilm", "top", 1, 16, 32, "fp32"),
+)
+"""One lane, in a layer or two: half of it is what a process takes beside tensors."""
 
 GPU = (
     Case("minilm", "mixed", 32, 16, 64, "fp32", device="cuda"),
@@ -98,5 +108,5 @@ GPU = (
     ),
 )
 
-CASES = {"cpu": CPU, "quick": CPU[:4], "gpu": GPU}
+CASES = {"cpu": CPU, "quick": CPU[:4], "small": SMALL, "gpu": GPU}
 """By the name of a set."""

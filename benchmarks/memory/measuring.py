@@ -110,7 +110,7 @@ def _trainer(case: Case) -> Trainer:
 
 def _configuration(case: Case, lane: int, anatomy: Anatomy) -> Configuration:
     layers = len(anatomy.layers)
-    first = 2 * layers // 3 if case.placement == "top" else 0
+    first = {"top": 2 * layers // 3, "last": layers - 1}.get(case.placement, 0)
     groups = [_lora(range(first, layers), ["query", "value"], 8)]
     if case.placement == "mixed":
         first = lane * layers // (2 * case.lanes)

@@ -7,7 +7,6 @@ import pytest
 
 import storage
 from autopeft import tuner
-from autopeft.api import leasing
 from autopeft.api.leasing import leased, renewed
 from autopeft.errors import StudyHeldError, StudyTakenOverError
 from autopeft.study.records import Holder, NewStudy, ObjectiveFrame
@@ -22,7 +21,6 @@ ELSEWHERE = Holder("another-host", 1, "space:1")
 def store(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqlStore]:
     """One study, and leases that run out soon."""
     monkeypatch.setattr(tuner, "BUSY_S", LEASE_S)
-    monkeypatch.setattr(leasing, "RENEWED_S", 0.1)
     with storage.open_store(sqlite_url, create=True) as opened:
         opened.create_study(NewStudy(NAME, {}, "space", FRAME, {}, {}, {}))
         yield opened

@@ -1,4 +1,6 @@
-"""A signal to a search whose database another process keeps locked; the URL is a plain one.
+"""A signal to a search whose database is locked by another process, or whose server is frozen.
+
+The URL is a plain one.
 
 The command and its processes are the real ones; what a runner trains is a stand-in.
 """
@@ -42,7 +44,13 @@ def locked_table(place: Place) -> Iterator[None]:
 
 
 def check_one_signal(place: Place, locked: object, *, step_s: float) -> None:
-    """It ends in time with the lanes saved, and the same command goes on from there."""
+    """It ends in time with the lanes saved, and the same command goes on from there.
+
+    Args:
+        place: Of the search.
+        locked: Within, the database gives no answer.
+        step_s: Seconds of a runner's step.
+    """
     process = place.start(step_s=step_s)
     place.until_training(process)
     time.sleep(0.6)
@@ -77,6 +85,15 @@ def test_a_signal_ends_a_search_whose_table_is_locked(
 ) -> None:
     with placed(tmp_path, postgresql_url) as place:
         check_one_signal(place, locked_table(place), step_s=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step_s", [0.5, 0.05])
+def test_a_signal_ends_a_search_whose_server_is_frozen(
+    step_s: float, postgres_server: PostgresServer, postgresql_url: str, tmp_path: Path
+) -> None:
+    with placed(tmp_path, postgresql_url) as place:
+        check_one_signal(place, postgres_server.frozen(), step_s=step_s)
 
 
 def test_two_signals_end_it_at_once(tmp_path: Path) -> None:

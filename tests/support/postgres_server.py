@@ -8,6 +8,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from urllib.parse import quote
@@ -96,6 +98,22 @@ class PostgresServer:
         time.sleep(after_s)
         self.start()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within, it and whoever serves a connection stand still: its kernel answers for it."""
+        serving = self.execute(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
+            "AND pid <> pg_backend_pid()"
+        )
+        pids = [*(int(str(pid)) for (pid,) in serving), self.pid]
+        try:
+            for pid in pids:
+                _send(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                _send(pid, signal.SIGCONT)
+
     # -- databases ----------------------------------------------------------------------------
 
     def new_database(self) -> str:
@@ -169,6 +187,11 @@ def server_folder() -> tuple[Path, str | None]:
         os.chown(folder, found.pw_uid, found.pw_gid)
         return folder, user
     raise ServerUnavailableError("no user but root, as whom PostgreSQL does not run")
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # its client has left meanwhile
+        os.kill(pid, number)
 
 
 def _free_port() -> int:

@@ -210,6 +210,13 @@ class StandInPreparation:
             return RayExecutor(
                 cluster, RayLaunch(parcels=[], workers=workers, needs=needs, **common)
             )
+        if execution.executor == "in-process":
+            from stand_in_worker import StandInRunner
+
+            from autopeft.execution.inprocess import InProcessExecutor
+
+            self._folder.mkdir(parents=True, exist_ok=True)  # else the executor's
+            return InProcessExecutor(StandInRunner({**common["request"], "device": "cpu"}))
         from autopeft.execution.local import Launch, LocalExecutor
 
         return LocalExecutor(Launch(devices=SETTINGS.get("devices", ["cpu"]), **common))
@@ -233,9 +240,6 @@ def main() -> None:
     watch.BUSY_S = SETTINGS.get("lease_s", watch.BUSY_S)
     watch.POLL_S = SETTINGS.get("poll_s", 0.2)
     station.SAVE_S = SETTINGS.get("save_s", station.SAVE_S)
-    from autopeft.tuner import loop
-
-    loop.LEASE_S = watch.LEASE_S
     from autopeft import tuner
 
     tuner.BUSY_S = watch.BUSY_S

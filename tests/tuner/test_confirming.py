@@ -1,6 +1,7 @@
 """Confirmation over the stand-in: seeds apart, kills, failures, the opening of the test split."""
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from autopeft.study.confirmation import ConfirmationRun
 from autopeft.study.progress import Progress, Silent
 from autopeft.study.records import Holder, StudyState, TrialState
 from autopeft.study.sitting import Sitting
+from autopeft.tuner import watch
 from autopeft.tuner.confirming import ConfirmationTraining, confirmation_settings
 from autopeft.tuner.ledger import Ledger
 from autopeft.tuner.run_ledger import RunLedger
@@ -219,6 +221,48 @@ def test_what_a_replaced_coordinator_found_is_kept_apart(desk: Any) -> None:
         (number, 2) for number in CHOSEN
     }
     assert not any(run.ended for run in desk.store.confirmations(NAME))
+
+
+def is_taken(desk: Any) -> bool:
+    """Whether a coordinator on another machine takes the study over."""
+    try:
+        desk.store.claim(NAME, Holder("another-host", 1, "x:1"), 60.0)
+    except StudyHeldError:
+        return False
+    return True
+
+
+def test_a_step_longer_than_the_lease_keeps_it(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[bool] = []
+
+    def slow(lanes: Lanes, step: int) -> None:
+        if step == 10:
+            time.sleep(3.0)
+            found.append(is_taken(desk))
+
+    monkeypatch.setattr(watch, "BUSY_S", 2.0)
+    desk.runner.before_step = slow
+    training(desk).run(chosen(desk), [1])
+    assert found == [False]
+    assert all(run.ended for run in desk.store.confirmations(NAME))
+
+
+def test_an_evaluation_on_the_test_split_longer_than_the_lease_keeps_it(
+    desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[bool] = []
+
+    class SlowList(list[Any]):
+        def append(self, tested: Any) -> None:
+            time.sleep(3.0)
+            found.append(is_taken(desk))
+
+    worker = training(desk)
+    worker.run(chosen(desk), SEEDS)
+    monkeypatch.setattr(watch, "BUSY_S", 2.0)
+    desk.runner.tested = SlowList()
+    worker.evaluate_test(chosen(desk), opened(desk, worker))
+    assert found == [False, False]
 
 
 def test_a_seed_that_diverges_is_a_result(desk: Any) -> None:

@@ -1,33 +1,26 @@
 """ADAPTION_PROMPT, which wraps attention modules of decoders, held against plain `peft`."""
 
-import copy
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_backbones as tiny
 import torch
 from passed_cases import TRAINING, outputs_of, passed, passed_group, tensors_of
+from passed_decoders import CLIP, DECAY, RATE, pack_of, task_model, train
 from peft import AdaptionPromptConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
 
 from autopeft import counting
-from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
 from autopeft.export.peft_weights import peft_adapter
 from autopeft.methods import registry
 from autopeft.methods.lane_operator import SILENT, Call
-from autopeft.training.lanes.optimizer import LaneAdamW
-from autopeft.training.lanes.pack import Lane, Pack
-from autopeft.training.lanes.seeds import Seeds, StepUniform
 from autopeft.training.lanes.wiring import Placed
 
 NAME = "peft:ADAPTION_PROMPT"
-RATE, DECAY, CLIP = 1e-2, 0.1, 0.5
 DECODERS = ("llama", "mistral", "gpt2")
 
 pytestmark = pytest.mark.filterwarnings(
@@ -36,54 +29,19 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def _pack(
-    backbone: Backbone, configuration: Configuration, dtype: torch.dtype, **options: Any
-) -> Pack:
-    lanes = [Lane(0, configuration)]
-    return Pack(backbone, backbone.head(3), lanes, seeds=Seeds(0), dtype=dtype, **options)
-
-
-def _train(pack: Pack, architecture: str, steps: int, **call: Any) -> list[float]:
-    batch = tiny.tiny_batch(architecture)
-    optimizer = LaneAdamW(
-        pack.stacked(), 1, learning_rates=[RATE], weight_decays=[DECAY], max_grad_norm=CLIP
-    )
-    losses = []
-    for step in range(steps):
-        optimizer.zero_grad()
-        draws = StepUniform(Seeds(0), step, 0, len(batch), torch.device("cpu"))
-        with pack.running():
-            logits = pack(batch, Call(True, draws, **call))[0]
-            loss = nn.functional.cross_entropy(logits, batch.labels)
-            loss.backward()
-        optimizer.step(torch.ones(1))
-        losses.append(float(loss.detach()))
-    return losses
-
-
-def _task_model(backbone: Backbone, head: dict[str, Tensor], dtype: torch.dtype) -> Any:
-    """transformers' own classifier around the same weights and head."""
-    config = copy.deepcopy(backbone.config)
-    config.num_labels, config.pad_token_id = 3, 0
-    model = AutoModelForSequenceClassification.from_config(config).to(dtype).eval()
-    getattr(model, model.base_model_prefix).load_state_dict(backbone.model.state_dict())
-    model.score.weight.data.copy_(head["head.0_weight"].T)
-    return model
-
-
 @pytest.mark.parametrize("architecture", DECODERS)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_outputs_and_steps_are_those_of_plain_peft(architecture: str, checkpointing: bool) -> None:
     backbone = tiny.tiny_backbone(architecture)
     configuration = passed(NAME)
     assert counting.faults(configuration, backbone.anatomy) == []
-    pack = _pack(backbone, configuration, torch.float64, checkpointing=checkpointing)
+    pack = pack_of(backbone, configuration, torch.float64, checkpointing=checkpointing)
     own = sum(i.parameter.numel() for i in pack.stacked() if not i.name.startswith("head."))
     assert own == counting.trainable_params(configuration, backbone.anatomy) == 2 * (3 * 32 + 1)
     assert own == counting.training_params(configuration, backbone.anatomy)
 
     start = tensors_of(pack)
-    model = _task_model(backbone, start, torch.float64)
+    model = task_model(backbone, start, torch.float64)
     batch = tiny.tiny_batch(architecture)
     with torch.no_grad():
         bare = model(**batch.inputs).logits
@@ -103,7 +61,7 @@ def test_outputs_and_steps_are_those_of_plain_peft(architecture: str, checkpoint
         [{"params": matrices, "weight_decay": DECAY}, {"params": gates, "weight_decay": 0.0}],
         lr=RATE,
     )
-    losses = _train(pack, architecture, 5)
+    losses = train(pack, architecture, 5)
     for loss in losses:
         optimizer.zero_grad()
         expected = nn.functional.cross_entropy(theirs(**batch.inputs).logits, batch.labels)
@@ -125,14 +83,14 @@ def test_a_trained_one_is_saved_continued_and_loaded_by_peft(
     architecture: str, tmp_path: Path
 ) -> None:
     backbone = tiny.tiny_backbone(architecture, torch.float32)
-    pack = _pack(backbone, passed(NAME), torch.float32)
+    pack = pack_of(backbone, passed(NAME), torch.float32)
     frozen = {n: t.clone() for n, t in backbone.model.state_dict().items()}
-    _train(pack, architecture, 4)
+    train(pack, architecture, 4)
     assert all(torch.equal(t, frozen[n]) for n, t in backbone.model.state_dict().items())
     assert not any("forward" in module.__dict__ for module in backbone.model.modules())
     trained, tensors = outputs_of(pack, architecture), tensors_of(pack)
 
-    again = _pack(backbone, passed(NAME), torch.float32, saved={0: tensors})
+    again = pack_of(backbone, passed(NAME), torch.float32, saved={0: tensors})
     own = again.lane_views(again.parameters_by_name(), 0)
     with torch.no_grad():
         own["head.0_weight"].copy_(tensors["head.0_weight"])
@@ -143,7 +101,7 @@ def test_a_trained_one_is_saved_continued_and_loaded_by_peft(
     (tmp_path / "adapter_config.json").write_text(json.dumps(adapter.config))
     save_file(adapter.tensors, tmp_path / "adapter_model.safetensors")
     blank = dict(tensors, **{"head.0_weight": torch.zeros(32, 3)})
-    model = _task_model(backbone, blank, torch.float32)
+    model = task_model(backbone, blank, torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = PeftModel.from_pretrained(model, tmp_path).eval()
@@ -154,9 +112,9 @@ def test_a_trained_one_is_saved_continued_and_loaded_by_peft(
 
 def test_gains_scale_what_is_added() -> None:
     backbone = tiny.tiny_backbone("llama")
-    pack = _pack(backbone, passed(NAME), torch.float64)
-    _train(pack, "llama", 3)
-    bare = _pack(backbone, Configuration.of([], training=TRAINING), torch.float64)
+    pack = pack_of(backbone, passed(NAME), torch.float64)
+    train(pack, "llama", 3)
+    bare = pack_of(backbone, Configuration.of([], training=TRAINING), torch.float64)
     with torch.no_grad():
         bare.head.get_parameter("0_weight").copy_(pack.head.get_parameter("0_weight"))
     batch = tiny.tiny_batch("llama")
@@ -185,9 +143,9 @@ def test_it_trains_beside_methods_at_the_same_maps(monkeypatch: pytest.MonkeyPat
     ]
     mixed = Configuration.of(groups, training=TRAINING)
     assert counting.faults(mixed, backbone.anatomy) == []
-    pack = _pack(backbone, mixed, torch.float64)
+    pack = pack_of(backbone, mixed, torch.float64)
     before = tensors_of(pack)
-    losses = _train(pack, "llama", 6)
+    losses = train(pack, "llama", 6)
     assert losses[-1] < losses[0]
     assert all(not torch.equal(tensor, before[n]) for n, tensor in tensors_of(pack).items())
     seen, delta = [], Placed.delta
@@ -206,9 +164,9 @@ def test_a_backbone_in_bfloat16_is_trained_in_float32() -> None:
     wide, narrow = (tiny.tiny_backbone("llama", d) for d in (torch.float32, torch.bfloat16))
     ends = []
     for backbone in (wide, narrow):
-        pack = _pack(backbone, passed(NAME), torch.float32)
+        pack = pack_of(backbone, passed(NAME), torch.float32)
         assert all(item.parameter.dtype == torch.float32 for item in pack.stacked())
-        losses = _train(pack, "llama", 6)
+        losses = train(pack, "llama", 6)
         assert losses[-1] < losses[0]
         ends.append(losses[-1])
     assert ends[1] == pytest.approx(ends[0], abs=0.05)

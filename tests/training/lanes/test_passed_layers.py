@@ -11,13 +11,13 @@ import pytest
 import tiny_backbones as tiny
 import torch
 from passed_cases import TRAINING, outputs_of, passed, passed_group, tensors_of
+from passed_decoders import CLIP, DECAY, RATE, pack_of, task_model, train
 from peft import PeftModel, ShadowConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from autopeft import counting
-from autopeft.backbone.loading import Backbone
 from autopeft.configuration import NO_SPARSITY, Configuration, Group
 from autopeft.errors import BackboneError, ExportError
 from autopeft.export.peft_weights import peft_adapter, registered_adapter
@@ -27,15 +27,12 @@ from autopeft.methods.passed.build import UNREAD
 from autopeft.methods.passed.layers import KNOWN
 from autopeft.training.batches import Batch
 from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.lanes.optimizer import LaneAdamW
-from autopeft.training.lanes.pack import Lane, Pack
-from autopeft.training.lanes.seeds import Seeds, StepUniform
+from autopeft.training.lanes.pack import Lane
 from autopeft.training.lanes.state import LaneState
 from autopeft.training.loop import Trainer
 from autopeft.training.settings import LoopSettings
 
 NAME, LAYERS = "peft:SHADOW", "base_model.model.model.layers"
-RATE, DECAY, CLIP = 1e-2, 0.1, 0.5
 FORMS: tuple[dict[str, Any], ...] = (
     {},
     {"update_hidden_size": 6, "shadow_num_hidden_layers": 2, "shadow_intermediate_size": 24},
@@ -50,41 +47,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def _pack(
-    backbone: Backbone, configuration: Configuration, dtype: torch.dtype, **options: Any
-) -> Pack:
-    lanes = [Lane(0, configuration)]
-    return Pack(backbone, backbone.head(3), lanes, seeds=Seeds(0), dtype=dtype, **options)
-
-
-def _train(pack: Pack, architecture: str, steps: int, **call: Any) -> list[float]:
-    batch = tiny.tiny_batch(architecture)
-    optimizer = LaneAdamW(
-        pack.stacked(), 1, learning_rates=[RATE], weight_decays=[DECAY], max_grad_norm=CLIP
-    )
-    losses = []
-    for step in range(steps):
-        optimizer.zero_grad()
-        draws = StepUniform(Seeds(0), step, 0, len(batch), torch.device("cpu"))
-        with pack.running():
-            logits = pack(batch, Call(True, draws, **call))[0]
-            loss = nn.functional.cross_entropy(logits, batch.labels)
-            loss.backward()
-        optimizer.step(torch.ones(1))
-        losses.append(float(loss.detach()))
-    return losses
-
-
-def _task_model(backbone: Backbone, head: dict[str, Tensor], dtype: torch.dtype) -> Any:
-    """transformers' own classifier around the same weights and head."""
-    config = copy.deepcopy(backbone.config)
-    config.num_labels, config.pad_token_id = 3, 0
-    model = AutoModelForSequenceClassification.from_config(config).to(dtype).eval()
-    getattr(model, model.base_model_prefix).load_state_dict(backbone.model.state_dict())
-    model.score.weight.data.copy_(head["head.0_weight"].T)
-    return model
-
-
 @pytest.mark.parametrize("architecture", KNOWN)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(form) or "plain")
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -94,7 +56,7 @@ def test_outputs_and_steps_are_those_of_plain_peft(
     backbone = tiny.tiny_backbone(architecture)
     configuration = passed(NAME, **form)
     assert counting.faults(configuration, backbone.anatomy) == []
-    pack = _pack(backbone, configuration, torch.float64, checkpointing=checkpointing)
+    pack = pack_of(backbone, configuration, torch.float64, checkpointing=checkpointing)
     own = sum(i.parameter.numel() for i in pack.stacked() if not i.name.startswith("head."))
     assert own == counting.trainable_params(configuration, backbone.anatomy)
     assert own == counting.training_params(configuration, backbone.anatomy)
@@ -105,7 +67,7 @@ def test_outputs_and_steps_are_those_of_plain_peft(
     )
 
     start = tensors_of(pack)
-    model = _task_model(backbone, start, torch.float64)
+    model = task_model(backbone, start, torch.float64)
     batch = tiny.tiny_batch(architecture)
     with torch.no_grad():
         bare = model(**batch.inputs).logits
@@ -133,7 +95,7 @@ def test_outputs_and_steps_are_those_of_plain_peft(
         ],
         lr=RATE,
     )
-    losses = _train(pack, architecture, 5)
+    losses = train(pack, architecture, 5)
     for loss in losses:
         optimizer.zero_grad()
         expected = nn.functional.cross_entropy(theirs(**batch.inputs).logits, batch.labels)
@@ -160,14 +122,14 @@ def test_a_trained_one_is_saved_continued_and_loaded_by_peft(
     architecture: str, form: dict[str, Any], tmp_path: Path
 ) -> None:
     backbone = tiny.tiny_backbone(architecture, torch.float32)
-    pack = _pack(backbone, passed(NAME, **form), torch.float32)
+    pack = pack_of(backbone, passed(NAME, **form), torch.float32)
     frozen = {n: t.clone() for n, t in backbone.model.state_dict().items()}
-    _train(pack, architecture, 4)
+    train(pack, architecture, 4)
     assert all(torch.equal(t, frozen[n]) for n, t in backbone.model.state_dict().items())
     assert not any("forward" in module.__dict__ for module in backbone.model.modules())
     trained, tensors = outputs_of(pack, architecture), tensors_of(pack)
 
-    again = _pack(backbone, passed(NAME, **form), torch.float32, saved={0: tensors})
+    again = pack_of(backbone, passed(NAME, **form), torch.float32, saved={0: tensors})
     own = again.lane_views(again.parameters_by_name(), 0)
     with torch.no_grad():
         own["head.0_weight"].copy_(tensors["head.0_weight"])
@@ -177,7 +139,7 @@ def test_a_trained_one_is_saved_continued_and_loaded_by_peft(
     (tmp_path / "adapter_config.json").write_text(json.dumps(adapter.config))
     save_file(adapter.tensors, tmp_path / "adapter_model.safetensors")
     blank = dict(tensors, **{"head.0_weight": torch.zeros(32, 3)})
-    model = _task_model(backbone, blank, torch.float32)
+    model = task_model(backbone, blank, torch.float32)
     theirs = PeftModel.from_pretrained(model, tmp_path).eval()
     with torch.no_grad():
         logits = theirs(**tiny.tiny_batch(architecture).inputs).logits
@@ -186,9 +148,9 @@ def test_a_trained_one_is_saved_continued_and_loaded_by_peft(
 
 def test_gains_scale_what_is_injected() -> None:
     backbone = tiny.tiny_backbone("llama")
-    pack = _pack(backbone, passed(NAME), torch.float64)
-    _train(pack, "llama", 3)
-    bare = _pack(backbone, Configuration.of([], training=TRAINING), torch.float64)
+    pack = pack_of(backbone, passed(NAME), torch.float64)
+    train(pack, "llama", 3)
+    bare = pack_of(backbone, Configuration.of([], training=TRAINING), torch.float64)
     with torch.no_grad():
         bare.head.get_parameter("0_weight").copy_(pack.head.get_parameter("0_weight"))
     batch = tiny.tiny_batch("llama")
@@ -207,23 +169,23 @@ def test_gains_scale_what_is_injected() -> None:
 def test_dropout_is_drawn_again_alike_and_where_it_is_recomputed() -> None:
     backbone, given = tiny.tiny_backbone("llama"), {"shadow_dropout": 0.5, "init_weights": False}
     packs = [
-        _pack(backbone, passed(NAME, **given), torch.float64, checkpointing=checkpointing)
+        pack_of(backbone, passed(NAME, **given), torch.float64, checkpointing=checkpointing)
         for checkpointing in (False, False, True)
     ]
-    losses = _train(packs[0], "llama", 4)
+    losses = train(packs[0], "llama", 4)
     torch.manual_seed(5)
-    assert _train(packs[1], "llama", 4) == losses
-    assert _train(packs[2], "llama", 4) == pytest.approx(losses, abs=1e-12)
-    still = _pack(backbone, passed(NAME, init_weights=False), torch.float64)
-    assert _train(still, "llama", 4) != pytest.approx(losses, abs=1e-4)
+    assert train(packs[1], "llama", 4) == losses
+    assert train(packs[2], "llama", 4) == pytest.approx(losses, abs=1e-12)
+    still = pack_of(backbone, passed(NAME, init_weights=False), torch.float64)
+    assert train(still, "llama", 4) != pytest.approx(losses, abs=1e-4)
     assert torch.equal(outputs_of(packs[0], "llama"), outputs_of(packs[0], "llama"))
 
 
 def test_what_the_trunk_gave_before_may_be_handed_in() -> None:
     backbone, batch = tiny.tiny_backbone("llama"), tiny.tiny_batch("llama")
-    pack = _pack(backbone, passed(NAME), torch.float64)
-    _train(pack, "llama", 3)
-    bare = _pack(backbone, Configuration.of([], training=TRAINING), torch.float64)
+    pack = pack_of(backbone, passed(NAME), torch.float64)
+    train(pack, "llama", 3)
+    bare = pack_of(backbone, Configuration.of([], training=TRAINING), torch.float64)
     with pack.running():
         known = pack.trunk(batch, [1, 3], {})
     with bare.running():
@@ -236,8 +198,8 @@ def test_what_the_trunk_gave_before_may_be_handed_in() -> None:
 
 def test_a_row_is_the_same_by_itself() -> None:
     backbone, batch = tiny.tiny_backbone("llama"), tiny.tiny_batch("llama")
-    pack = _pack(backbone, passed(NAME), torch.float64)
-    _train(pack, "llama", 3)
+    pack = pack_of(backbone, passed(NAME), torch.float64)
+    train(pack, "llama", 3)
     together = outputs_of(pack, "llama")
     for row in range(len(batch)):
         tokens = int(batch.mask[row].sum())
@@ -252,9 +214,9 @@ def test_a_backbone_in_bfloat16_is_trained_in_float32() -> None:
     for form in FORMS:
         ends = []
         for backbone in (wide, narrow):
-            pack = _pack(backbone, passed(NAME, **form), torch.float32)
+            pack = pack_of(backbone, passed(NAME, **form), torch.float32)
             assert all(item.parameter.dtype == torch.float32 for item in pack.stacked())
-            losses = _train(pack, "llama", 6)
+            losses = train(pack, "llama", 6)
             assert losses[-1] < losses[0]
             ends.append(losses[-1])
         assert ends[1] == pytest.approx(ends[0], abs=0.05), form
@@ -299,8 +261,8 @@ def test_it_has_the_model_to_itself() -> None:
         assert told in fault.given
         assert "runs along" in fault.allowed
     with pytest.raises(BackboneError, match="whole model to itself"):
-        _pack(backbone, passed(NAME), torch.float64).serve(lambda: True, lambda: False)
-    tensors = tensors_of(_pack(backbone, passed(NAME), torch.float64))
+        pack_of(backbone, passed(NAME), torch.float64).serve(lambda: True, lambda: False)
+    tensors = tensors_of(pack_of(backbone, passed(NAME), torch.float64))
     with pytest.raises(ExportError, match="runs along"):
         registered_adapter(passed(NAME), backbone.head(3), tensors, base_model="me/base")
 
