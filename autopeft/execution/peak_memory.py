@@ -131,6 +131,9 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    """Of all tensors but sparse ones, which have none: their parts are tensors of their own."""
+    """Of all tensors but sparse ones, which have none, and those without values.
+
+    The parts of sparse ones are tensors of their own; those on `meta` are shapes and take nothing.
+    """
     tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
-    return [tensor.untyped_storage() for tensor in tensors if tensor.layout is torch.strided]
+    return [t.untyped_storage() for t in tensors if t.layout is torch.strided and not t.is_meta]

@@ -65,6 +65,8 @@ def test_storages_are_counted_while_they_live() -> None:
         del b, c, d
         torch.zeros(8)
         assert added() == 4 * 2**20, "a peak falls no more"
+        torch.empty(8 * mebi, device="meta")
+        assert added() == 4 * 2**20, "shapes alone take nothing"
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
