@@ -45,6 +45,7 @@ class AdamixOperator(LaneOperator):
     """
 
     hook = "sublayer"
+    reads_x = False
     products_only = True
 
     def __init__(self, stack: Stack) -> None:

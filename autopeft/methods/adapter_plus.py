@@ -36,7 +36,7 @@ class AdapterPlusOperator(BottleneckOperator):
     """The same tensors, on hidden states."""
 
     hook = "output"
-    reads_input, reads_output = False, True
+    reads_x, reads_y = False, True
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(stack)

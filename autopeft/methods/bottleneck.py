@@ -58,7 +58,7 @@ class BottleneckOperator(LaneOperator):
     It reads the sub-layer's input (parallel), or its output (serial, `OnOutputs`).
     """
 
-    reads_output = False
+    reads_y = False
     hook: Literal["sublayer", "output"] = "sublayer"
     products_only = True
 
@@ -78,7 +78,7 @@ class BottleneckOperator(LaneOperator):
 
     def delta(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """scale * f(y) for the serial adapter, scale * f(x) for the parallel one."""
-        z = self.dropout(y if self.reads_output else x, call)
+        z = self.dropout(y if self.reads_y else x, call)
         hidden = lane_product(z.flatten(1, 2), self.down, self.down_bias)
         out = lane_product(self.activation(hidden), self.up, self.up_bias)
         out = out * self.scale.to(out.dtype).view(-1, 1, 1)
@@ -90,7 +90,7 @@ class BottleneckOperator(LaneOperator):
 class OnOutputs(BottleneckOperator):
     """Reads the sub-layer's output."""
 
-    reads_input, reads_output = False, True
+    reads_x, reads_y = False, True
 
 
 class Bottleneck(Unchosen):
@@ -142,7 +142,7 @@ class Bottleneck(Unchosen):
         size = int(group["size"])
         inner = size if group["activation"] in OF_OUTPUT else 2 * size
         inner += place.d_out if scaling_of(group) != "fixed" else 0
-        return Kept(inner, of_output=self.operator_type.reads_output, products_only=True)
+        return Kept(inner, of_output=self.operator_type.reads_y, products_only=True)
 
     def folded_group(self, group: Group) -> Group:
         """The same adapter at a fixed scale."""

@@ -45,6 +45,7 @@ class CompacterOperator(LaneOperator):
     """
 
     hook = "sublayer"
+    reads_x = False
     products_only = True
 
     down_left: Tensor

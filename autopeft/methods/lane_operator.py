@@ -145,9 +145,9 @@ class LaneOperator(nn.Module):
             called before operators of other methods, which otherwise follow the alphabet.
         products_only: Whether inputs meet its weights in nothing but matrix products, so that
             autocast takes them in whatever type they come: elsewhere they come in its own.
-        reads_input: At a map, a norm or a sub-layer: whether `delta` reads x; of what it does not
+        reads_x: At a map, a norm or a sub-layer: whether `delta` reads x; of what it does not
             read it is given the shape alone, in a tensor without values.
-        reads_output: The same of y.
+        reads_y: The same of y.
         changes_text: Of a prompt: whether `delta` changes the hidden states that it stands before.
         frozen: At a linear map: the frozen map itself, for operators that multiply with its weight
             or with the parts of it. Shared by all lanes, never written, not saved.
@@ -167,8 +167,8 @@ class LaneOperator(nn.Module):
     matrix_names: tuple[str, ...] = ()
     goes_first: bool = False
     products_only: bool = False
-    reads_input: bool = True
-    reads_output: bool = True
+    reads_x: bool = True
+    reads_y: bool = True
     changes_text: bool = False
     frozen_roles: tuple[str, ...] = ()
 

@@ -65,7 +65,7 @@ class DoraOperator(LoraOperator):
     """The same with stacked `magnitude` [k, d_out]: m - |W|."""
 
     products_only = False
-    reads_output = True
+    reads_y = True
     goes_first = True
     magnitude: Tensor
 

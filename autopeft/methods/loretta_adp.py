@@ -37,6 +37,7 @@ class LorettaAdapterOperator(LaneOperator):
     """
 
     hook = "sublayer"
+    reads_x = False
     down_bias: Tensor
     up_bias: Tensor
 

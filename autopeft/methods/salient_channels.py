@@ -36,6 +36,7 @@ class SalientOperator(LaneOperator):
     """
 
     hook = "sublayer"
+    reads_x = False
     fixed_names = ("index",)
     linear: Tensor
     bias: Tensor

@@ -38,9 +38,7 @@ class Members:
     def take(self, tensor: Tensor) -> Tensor:
         """The members' part of [n, ...]: a view where they lie together, else a copy."""
         together = self._range
-        if together is None:
-            return tensor.index_select(0, self.index)
-        return tensor if len(self.positions) == len(tensor) else tensor[together]
+        return tensor[together] if together is not None else tensor.index_select(0, self.index)
 
     def added(self, output: Tensor, delta: Tensor, lanes: int, start: int) -> Tensor:
         """A module's output with the members' deltas added to some of its columns.

@@ -25,7 +25,13 @@ def whole_vectors(length: int, device: str) -> int:
 
 
 def rows_of(tensor: Tensor, members: Members, lanes: int) -> Tensor:
-    """The rows [k * B, ...] of some of `lanes` lanes, of all rows [n * B, ...]."""
+    """The rows [k * B, ...] of some of `lanes` lanes, of all rows [n * B, ...].
+
+    All lanes' are taken as some are, on a CPU: gradients come back through a slice in an order of
+    memory of their own, and a lane by itself is to have the bits that it has among others.
+    """
+    if tensor.device.type != "cpu" and len(members.positions) == lanes:
+        return tensor
     return members.take(tensor.reshape(lanes, -1, *tensor.shape[1:])).flatten(0, 1)
 
 

@@ -97,15 +97,19 @@ class _LinearHook:
         self, sites: Sequence[tuple[Site, Placed]], stream: Stream, *, is_map: bool
     ) -> None:
         self._sites, self._stream, self._is_map = sites, stream, is_map
-        self._readers = [item.members for _, item in sites if item.operator.reads_input]
+        self._readers = [item.members for _, item in sites if item.operator.reads_x]
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Take the parts of the input that operators read."""
+        """Take the parts of the input that operators read.
+
+        A norm may read its input twice: autograd has to sum the gradients as it would without
+        operators, or lanes that have none there would not be their solo runs to the last bit.
+        """
         if not self._stream.lanes:
             return None
-        x, parts = self._stream.read(args[0], self._readers, by_a_map=self._is_map)
+        x, parts = self._stream.read(args[0], self._readers, by_a_map=_reads_once(module))
         self._stream.inputs[self] = self._stream.split(x).shape, parts
-        return (x, *args[1:])
+        return (x, *args[1:]) if self._is_map else None
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Add every operator's delta to its slice."""
@@ -117,7 +121,7 @@ class _LinearHook:
         for site, item in self._sites:
             y = self._stream.split(output)
             own = y[..., site.start : site.start + site.out_features] if site.fused else y
-            reads_x, reads_y = item.operator.reads_input, item.operator.reads_output
+            reads_x, reads_y = item.operator.reads_x, item.operator.reads_y
             x = next(x_parts) if reads_x else item.unread(shape, output)
             y = item.members.take(own) if reads_y else item.unread(own.shape, output)
             with self._stream.casting(output.device):
@@ -131,14 +135,15 @@ class _SublayerHook:
 
     def __init__(self, key: tuple[int, str], items: Sequence[Placed], stream: Stream) -> None:
         self._key, self._items, self._stream = key, items, stream
-        self._readers_of_x = [item.members for item in items if item.operator.reads_input]
-        self._readers_of_y = [item.members for item in items if item.operator.reads_output]
+        self._readers_of_x = [item.members for item in items if item.operator.reads_x]
+        self._readers_of_y = [item.members for item in items if item.operator.reads_y]
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Take the parts of the sub-layer's input; of several calls, of the first one's."""
         if not self._stream.lanes or self._key in self._stream.inputs:
             return None
-        x, parts = self._stream.read(args[0], self._readers_of_x, by_a_map=True)
+        readers = self._readers_of_x
+        x, parts = self._stream.read(args[0], readers, by_a_map=_reads_once(module))
         self._stream.inputs[self._key] = self._stream.split(x).shape, parts
         return (x, *args[1:])
 
@@ -152,7 +157,7 @@ class _SublayerHook:
         call, deltas = self._stream.running_call(), []
         with self._stream.casting(output.device):
             for item in self._items:
-                reads_x, reads_y = item.operator.reads_input, item.operator.reads_output
+                reads_x, reads_y = item.operator.reads_x, item.operator.reads_y
                 x = next(of_x) if reads_x else item.unread(shape, output)
                 y = next(of_y) if reads_y else item.unread(made, output)
                 deltas.append(item.delta(x, y, call))
@@ -160,3 +165,11 @@ class _SublayerHook:
         for item, delta in zip(self._items, deltas, strict=True):
             total = item.members.added(total, delta, self._stream.lanes, 0)
         return total
+
+
+def _reads_once(module: nn.Module) -> bool:
+    """Whether nothing but its own product reads what a linear map is given.
+
+    `peft` types put a forward of their own there, in which others may.
+    """
+    return "forward" not in vars(module)

@@ -20,6 +20,7 @@ from same_bits import ROWS_ARE_APART
 
 from autopeft.backbone.loading import Backbone, backbone_of
 from autopeft.backbone.pointwise import GRAIN, WHOLE, pointwise
+from autopeft.configuration import Configuration, Group
 from autopeft.methods.lane_operator import SILENT
 from autopeft.training.batches import Batch, PaddedExamples
 from autopeft.training.data.examples import Examples
@@ -180,6 +181,26 @@ def test_random_packs(name: str, case: Case) -> None:
 def test_prompts_longer_than_a_lone_row() -> None:
     """On rotary positions: angles beyond those of the text are extrapolated (DEPT, two lanes)."""
     _random_pack("llama", Case(4649, rows=1, longest=3, checkpointing=False))
+
+
+def test_a_reparametrised_prefix_beside_lanes_without() -> None:
+    """Gradients of its keys and values come back through slices of all rows, also of one lane."""
+    _random_pack("modernbert", Case(327, rows=8, longest=13, checkpointing=False))
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_lanes_beside_one_that_trains_norms(name: str) -> None:
+    """A norm that reads its input twice: lanes without an operator there sum as alone."""
+    backbone = _backbone(name)
+    groups = {
+        "lora": Group.of("lora", [0, 1], ["query", "value"], rank=4, alpha=8.0, dropout=0.1),
+        "norm": Group.of("norm", [1, 2], ["attention_norm", "ffn_norm"], bias=False),
+    }
+    lanes = [
+        Lane(number, Configuration.of([group], training=TRAINING))
+        for number, group in enumerate(groups.values())
+    ]
+    assert not _apart(backbone, lanes, _batches(name, longest=8), rows=3)
 
 
 @pytest.mark.slow
