@@ -42,6 +42,7 @@ class LoraOperator(LaneOperator):
     """
 
     products_only = True
+    reads_y = False
 
     A: Tensor
     B: Tensor

@@ -1,8 +1,12 @@
 """Decoders with a lane of one `peft` type, trained here and, as the reference, by transformers."""
 
 import copy
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pytest
 import tiny_backbones as tiny
 import torch
 from torch import Tensor, nn
@@ -11,9 +15,13 @@ from transformers import AutoModelForSequenceClassification
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration
 from autopeft.methods.lane_operator import Call
+from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
+from autopeft.training.lanes.state import LaneState
+from autopeft.training.loop import Trainer
+from autopeft.training.settings import LoopSettings
 
 RATE, DECAY, CLIP = 1e-2, 0.1, 0.5
 """Of AdamW: learning rate, weight decay, and the norm to which gradients are clipped."""
@@ -61,3 +69,31 @@ def task_model(backbone: Backbone, head: dict[str, Tensor], dtype: torch.dtype) 
     getattr(model, model.base_model_prefix).load_state_dict(backbone.model.state_dict())
     model.score.weight.data.copy_(head["head.0_weight"].T)
     return model
+
+
+def check_it_goes_on(
+    backbone: Backbone, configuration: Configuration, precision: str, folder: Path
+) -> None:
+    """The loop ends where it does without an interruption, from a state in a file halfway."""
+    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
+    rng = np.random.default_rng(0)
+    ids = tuple(rng.integers(4, 64, n).astype(np.int32) for n in rng.integers(3, 10, 24))
+    examples = Examples(ids, rng.integers(0, 3, 24))
+    data = TaskData(examples, examples, ("a", "b", "c"), "", ())
+    settings = LoopSettings(
+        task="sequence-classification", metrics=("accuracy", "loss"), total_steps=6, batch_size=8,
+        micro_batch_size=4, precision=precision,
+    )  # fmt: skip
+    trainer, lane = Trainer(backbone, data, settings, study_seed=3), Lane(0, configuration)
+    whole = trainer.start([lane])
+    whole.train(6)
+    first = trainer.start([lane])
+    first.train(3)
+    first.states()[0].save(folder / "state")
+    rest = trainer.start([lane], states={0: LaneState.load(folder / "state")})
+    rest.train(6)
+    wanted, found = whole.states()[0], rest.states()[0]
+    assert set(wanted.tensors) == set(found.tensors)
+    for name, tensor in wanted.tensors.items():
+        assert torch.allclose(tensor, found.tensors[name], atol=1e-6), name
+    assert rest.evaluate()[0].values == pytest.approx(whole.evaluate()[0].values, rel=1e-5)

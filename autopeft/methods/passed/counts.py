@@ -5,6 +5,7 @@ ones. What has been counted once is remembered.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from autopeft.backbone.anatomy import Anatomy
 from autopeft.methods.lane_operator import Place
 from autopeft.methods.passed.build import Target, build
 from autopeft.methods.passed.types import PeftType
@@ -65,6 +67,13 @@ class PassedPlace(Place):
 
     modules: tuple[ModuleShape, ...] = ()
     index: int = 0
+
+
+def layer_shapes(name: str, layers: Sequence[int], anatomy: Anatomy) -> tuple[ModuleShape, ...]:
+    """Whole layers, for a type that has one tensor or more at each, counted in closed form."""
+    width = anatomy.hidden_size
+    targets = [Target(anatomy.layers[layer].module, name) for layer in layers]
+    return tuple(ModuleShape(each, width, width, bias=False, form="layer") for each in targets)
 
 
 def target_of(place: Place) -> Target:

@@ -14,8 +14,7 @@ from autopeft.configuration import Group
 from autopeft.errors import Fault
 from autopeft.methods.base import Kept, Reached
 from autopeft.methods.lane_operator import Place
-from autopeft.methods.passed.build import Target
-from autopeft.methods.passed.counts import ModuleShape, PassedPlace
+from autopeft.methods.passed.counts import PassedPlace, layer_shapes
 from autopeft.methods.passed.expert_files import ExpertFile, expert_files
 from autopeft.methods.passed.method import Passed
 from autopeft.space.schema import Scalar
@@ -56,13 +55,7 @@ class PassedExperts(Passed):
     def places(self, group: Group, anatomy: Anatomy) -> list[Place]:
         """One per layer."""
         width = anatomy.hidden_size
-        shapes = tuple(
-            ModuleShape(
-                Target(anatomy.layers[layer].module, self.name), width, width, bias=False,
-                form="layer",
-            )
-            for layer in group.layers
-        )  # fmt: skip
+        shapes = layer_shapes(self.name, group.layers, anatomy)
         return [
             ExpertsPlace(
                 layer, self.name, width, width, anatomy.head_dim, modules=shapes, index=index,

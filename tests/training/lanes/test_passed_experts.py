@@ -8,12 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_backbones
 import tiny_causal as tiny
 import torch
 from passed_cases import TRAINING, tensors_of
+from passed_decoders import CLIP, DECAY, RATE, check_it_goes_on
 from peft import LoraConfig, PeftModel, XLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,17 +31,12 @@ from autopeft.methods.lane_operator import SILENT, Call
 from autopeft.methods.passed.experts import KNOWN
 from autopeft.methods.passed.router import BuiltExperts
 from autopeft.training.batches import Batch
-from autopeft.training.data.examples import Examples, TaskData
 from autopeft.training.lanes.optimizer import LaneAdamW
 from autopeft.training.lanes.pack import Lane, Pack
 from autopeft.training.lanes.seeds import Seeds, StepUniform
-from autopeft.training.lanes.state import LaneState
-from autopeft.training.loop import Trainer
-from autopeft.training.settings import LoopSettings
 
 NAME, MAPS = "peft:XLORA", ("q_proj", "v_proj", "down_proj")
 ROUTER = "base_model.internal_xlora_classifier."
-RATE, DECAY, CLIP = 1e-2, 0.1, 0.5
 DEEP = {"xlora_depth": 3, "xlora_size": 6, "xlora_dropout_p": 0.0}
 FORMS: tuple[dict[str, Any], ...] = (
     {},
@@ -333,30 +328,9 @@ def test_a_backbone_in_bfloat16_is_trained_in_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_loop_goes_on_from_its_state(precision: str, tmp_path: Path) -> None:
     backbone = backbone_of(_model("llama", torch.float32).model)
-    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
-    rng = np.random.default_rng(0)
-    ids = tuple(rng.integers(4, 64, n).astype(np.int32) for n in rng.integers(3, 10, 24))
-    examples = Examples(ids, rng.integers(0, 3, 24))
-    data = TaskData(examples, examples, ("a", "b", "c"), "", ())
-    settings = LoopSettings(
-        task="sequence-classification", metrics=("accuracy", "loss"), total_steps=6, batch_size=8,
-        micro_batch_size=4, precision=precision,
-    )  # fmt: skip
-    trainer = Trainer(backbone, data, settings, study_seed=3)
     folders = _folders("llama", tmp_path, lora_dropout=0.2)
-    lane = Lane(0, _configuration(folders, use_trainable_adapters=True))
-    whole = trainer.start([lane])
-    whole.train(6)
-    first = trainer.start([lane])
-    first.train(3)
-    first.states()[0].save(tmp_path / "state")
-    rest = trainer.start([lane], states={0: LaneState.load(tmp_path / "state")})
-    rest.train(6)
-    wanted, found = whole.states()[0], rest.states()[0]
-    assert set(wanted.tensors) == set(found.tensors)
-    for name, tensor in wanted.tensors.items():
-        assert torch.allclose(tensor, found.tensors[name], atol=1e-6), name
-    assert rest.evaluate()[0].values == pytest.approx(whole.evaluate()[0].values, rel=1e-5)
+    lane = _configuration(folders, use_trainable_adapters=True)
+    check_it_goes_on(backbone, lane, precision, tmp_path)
 
 
 # -- what is refused ------------------------------------------------------------------------------

@@ -3,15 +3,13 @@
 import copy
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_backbones as tiny
 import torch
 from passed_cases import TRAINING, outputs_of, passed, passed_group, tensors_of
-from passed_decoders import CLIP, DECAY, RATE, pack_of, task_model, train
+from passed_decoders import CLIP, DECAY, RATE, check_it_goes_on, pack_of, task_model, train
 from peft import PeftModel, ShadowConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,11 +24,6 @@ from autopeft.methods.lane_operator import SILENT, Call
 from autopeft.methods.passed.build import UNREAD
 from autopeft.methods.passed.layers import KNOWN
 from autopeft.training.batches import Batch
-from autopeft.training.data.examples import Examples, TaskData
-from autopeft.training.lanes.pack import Lane
-from autopeft.training.lanes.state import LaneState
-from autopeft.training.loop import Trainer
-from autopeft.training.settings import LoopSettings
 
 NAME, LAYERS = "peft:SHADOW", "base_model.model.model.layers"
 FORMS: tuple[dict[str, Any], ...] = (
@@ -291,26 +284,4 @@ def test_it_is_carried_by_decoders_whose_likeness_is_read_whole() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_loop_goes_on_from_its_state(precision: str, tmp_path: Path) -> None:
     backbone = tiny.tiny_backbone("llama", torch.float32)
-    object.__setattr__(backbone, "tokenizer", SimpleNamespace(pad_token_id=0))
-    rng = np.random.default_rng(0)
-    ids = tuple(rng.integers(4, 64, n).astype(np.int32) for n in rng.integers(3, 10, 24))
-    examples = Examples(ids, rng.integers(0, 3, 24))
-    data = TaskData(examples, examples, ("a", "b", "c"), "", ())
-    settings = LoopSettings(
-        task="sequence-classification", metrics=("accuracy", "loss"), total_steps=6, batch_size=8,
-        micro_batch_size=4, precision=precision,
-    )  # fmt: skip
-    trainer = Trainer(backbone, data, settings, study_seed=3)
-    lane = Lane(0, passed(NAME, shadow_dropout=0.2))
-    whole = trainer.start([lane])
-    whole.train(6)
-    first = trainer.start([lane])
-    first.train(3)
-    first.states()[0].save(tmp_path / "state")
-    rest = trainer.start([lane], states={0: LaneState.load(tmp_path / "state")})
-    rest.train(6)
-    wanted, found = whole.states()[0], rest.states()[0]
-    assert set(wanted.tensors) == set(found.tensors)
-    for name, tensor in wanted.tensors.items():
-        assert torch.allclose(tensor, found.tensors[name], atol=1e-6), name
-    assert rest.evaluate()[0].values == pytest.approx(whole.evaluate()[0].values, rel=1e-5)
+    check_it_goes_on(backbone, passed(NAME, shadow_dropout=0.2), precision, tmp_path)
