@@ -126,8 +126,7 @@ class KeptMemory:
         anatomy, joined = self.anatomy, self.joined(index)
         width = anatomy.hidden_size * self.stream
         if joined > 1:
-            each = anatomy.n_heads * FLOAT32 if anatomy.memory.head_masks else 1
-            width += each * (self.shape.tokens + self.slots)
+            width += self.shape.tokens + self.slots  # a byte each; heads' own are made within
         return joined * self.tokens * width
 
     def kept_in(self, index: int) -> float:

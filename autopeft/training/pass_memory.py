@@ -210,6 +210,9 @@ class PassMemory:
                 return 0.0  # a recomputed layer has ended before
             last_norm = self._anatomy.hidden_size * FLOAT32 * own.keeps_last_norm(index)
             living = self._living_in_ffn(index, kept=True) + self._made - last_norm
+            if not own.attention_output_trains(index):
+                # what enters the layer, the sum that enters the FFN, the operator's own sum
+                living += ((not self._shape.checkpointing) + (not behind) + 1) * self._hidden
             return own.kept_in(index) + made + rows * living
         if site in ENTRANCE:
             read = not own.viewing(index, ENTRANCE)
@@ -288,16 +291,18 @@ class PassMemory:
     def _running_in_cut(self, index: int) -> float:
         """A layer of which one token is read, when its keys and values are taken of all.
 
-        Queries are there too, with what their operators would keep, the layer's input and what it
-        is cast to; and of all lanes together the trunk's output and the embeddings.
+        Queries are there too, with what their operators would keep, the layer's input, what a norm
+        before attention made of it and what either is cast to, or what rotates them; and of all
+        lanes together the trunk's output and the embeddings.
         """
         own, anatomy = self.own, self._anatomy
         every = float(anatomy.n_heads * anatomy.head_dim * own.activation)
-        if own.operator != own.stream:
-            every += self._made + anatomy.hidden_size * own.operator
         if not (self._shape.checkpointing or own.viewing(index, ATTENTION)):
             every += self._hidden
-        every += max(
+        if not anatomy.memory.norms_behind:
+            every += self._hidden
+        cast = self._made + anatomy.hidden_size * own.operator
+        mapped = cast * (own.operator != own.stream) + max(
             (
                 self._running_of(key, use)
                 for key, uses in own.uses.items()
@@ -306,6 +311,7 @@ class PassMemory:
             ),
             default=0.0,
         )
+        every += max(mapped, self._rotating())
         if not own.attention_trains(index):
             every += own.of_other_tokens(index)
         below = 0 if self._shape.checkpointing else self._of_all_lanes(index)
@@ -313,6 +319,21 @@ class PassMemory:
         width = self._layer_width(gradients=True) / (self._shape.tokens + own.slots)
         taken = self._rows(index) * (every + width) + queries
         return below + max(taken, self._at_longer_keys(index))
+
+    def _rotating(self) -> float:
+        """Per token: what the rotation of slices makes, but for rotated queries and keys.
+
+        All in float32: rotated queries; of keys, those times cosines, the halves that were swapped
+        and those times sines. Other types are cast first, and the cast is there, with the negated
+        half, when halves are swapped.
+        """
+        own, anatomy = self.own, self._anatomy
+        if not anatomy.memory.rotates_slices:
+            return 0.0
+        of_keys = 3.0 if own.activation == FLOAT32 else 3.5
+        width = anatomy.head_dim * FLOAT32 * (anatomy.n_heads + of_keys * anatomy.n_kv_heads)
+        rotated = (anatomy.n_heads + anatomy.n_kv_heads) * anatomy.head_dim * own.activation
+        return width - rotated
 
     def _behind(self) -> float:
         """When the gradient passes a norm behind the last layer: all of every layer is there."""
@@ -349,14 +370,24 @@ class PassMemory:
         gate = self._anatomy.layers[-1].sites.get("gate")
         return 2 if gate is not None and gate.fused else 0
 
-    def _layer_width(self, *, gradients: bool) -> int:
+    def _layer_width(self, *, gradients: bool) -> float:
         """Bytes per token of a running layer at its widest, the FFN."""
         wide = 3 if "gate" in self._anatomy.layers[-1].sites else 2
         if gradients:  # of one type, the residual sum hands on the one that it gets
             made = self._made * (self.own.activation != self.own.stream)
             return wide * self._inner + made + self._hidden
         wide = max(wide, self._anatomy.memory.activation, 2 + self._factors_of_one_map)
-        return wide * self._inner + self._made + 2 * self._hidden
+        return max(wide * self._inner + self._made, self._attending()) + 2 * self._hidden
+
+    def _attending(self) -> float:
+        """Per token: queries, keys, values, and what rotates them or every head's own mask.
+
+        Of such a mask there is a copy without padding, as attention's kernel wants it.
+        """
+        own, anatomy = self.own, self._anatomy
+        seen = self._shape.tokens + own.slots
+        masks = 2 * anatomy.n_heads * seen * own.activation * anatomy.memory.head_masks
+        return self._queries_keys_values + max(float(masks), self._rotating())
 
     def _weights_at_once(self) -> int:
         """Weights that a running operator makes and drops again."""
