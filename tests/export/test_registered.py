@@ -19,7 +19,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 import autopeft
 from autopeft.backbone.loading import Backbone
 from autopeft.configuration import Configuration, Group
-from autopeft.errors import ExportError, InputError
+from autopeft.errors import BackboneError, ExportError, InputError
 from autopeft.export.adapter import folded_configuration, folded_weights
 from autopeft.export.peft_groups import save_groups, split
 from autopeft.export.peft_weights import registered_adapter
@@ -172,6 +172,27 @@ def test_it_trains_on(name: str, bases: dict[str, tuple[Backbone, Path]], tmp_pa
     batch = tiny.tiny_batch("bert")
     theirs(**batch.inputs, labels=batch.labels).loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_.*able.:FutureWarning")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_layers_that_transformers_would_run_again_are_refused(
+    reentrant: bool, bases: dict[str, tuple[Backbone, Path]], tmp_path: Path
+) -> None:
+    """They would find no lane in the backward pass: nothing would train, or torch would fail."""
+    backbone, base = bases["bert"]
+    _saved(_trained(backbone, case("lora", backbone.anatomy)), backbone, tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    theirs = PeftModel.from_pretrained(model, tmp_path, is_trainable=True).train()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    batch = tiny.tiny_batch("bert")
+    with pytest.raises(BackboneError, match="gradient_checkpointing=False"):
+        theirs(**batch.inputs)
+    with torch.no_grad():
+        theirs(**batch.inputs)
+    theirs.eval()(**batch.inputs)
+    model.gradient_checkpointing_disable()
+    theirs.train()(**batch.inputs, labels=batch.labels).loss.backward()
 
 
 def test_named_groups_load_in_one_call(

@@ -57,6 +57,8 @@ class Serving:
 
     def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
         acts = self._acts()
+        if acts:
+            _refuse_checkpoints(module)
         if acts and self._slots.count and self._cache:
             self._refuse_cache(kwargs)
             kwargs = kwargs | {"use_cache": False}
@@ -101,6 +103,19 @@ class Serving:
         if isinstance(output, tuple):
             return output[0][:, : self._tokens], *output[1:]
         return output[:, : self._tokens]
+
+
+def _refuse_checkpoints(model: nn.Module) -> None:
+    """A layer that runs again in the backward pass would find the lane's call over.
+
+    transformers' checkpoints then fail far from here, or, where they re-enter autograd and no
+    input asks for a gradient, train nothing and say nothing.
+    """
+    if not (model.training and torch.is_grad_enabled()):
+        return
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        hint = "TrainingArguments(gradient_checkpointing=False)"
+        raise BackboneError(Fault("peft", "gradient checkpointing", "on", "off", hint))
 
 
 class _Fresh:
