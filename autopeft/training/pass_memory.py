@@ -386,7 +386,7 @@ class PassMemory:
         """
         own, anatomy = self.own, self._anatomy
         seen = self._shape.tokens + own.slots
-        masks = 2 * anatomy.n_heads * seen * own.activation * anatomy.memory.head_masks
+        masks = 2 * anatomy.n_heads * seen * own.stream * anatomy.memory.head_masks
         return self._queries_keys_values + max(float(masks), self._rotating())
 
     def _weights_at_once(self) -> int:
