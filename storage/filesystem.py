@@ -41,8 +41,8 @@ def check_file(path: Path, *, create: bool, writable: bool) -> None:
     if not path.exists() and not create:
         raise StorageError(
             f"{path}: there is no database",
-            hint="`autopeft search` creates it; for another place give --storage or set "
-            "AUTOPEFT_STORAGE",
+            hint="`autopeft search` creates it; another place is named by --storage or "
+            "AUTOPEFT_STORAGE (by SRC in `autopeft db copy`)",
         )
     # SQLite keeps a journal beside the file, so that to write is to write in the folder.
     if writable and not _allowed(path.parent, os.W_OK | os.X_OK):

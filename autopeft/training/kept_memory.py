@@ -207,7 +207,7 @@ class KeptMemory:
         """
         layer = self.anatomy.layers[index]
         keys_values = 2 * self.anatomy.n_kv_heads * self.anatomy.head_dim * self.longer(layer)
-        others = keys_values * self.activation + self._rotated_slices()
+        others = keys_values * self.activation + self.rotated_slices()
         if self.viewing(index, ATTENTION) and not self.shape.checkpointing:
             others += self.anatomy.hidden_size * self.stream
         return others
@@ -251,7 +251,7 @@ class KeptMemory:
         anatomy, size = self.anatomy, self.activation
         heads, longer = anatomy.n_heads * anatomy.head_dim, self.longer(layer)
         seen = longer * (self.shape.tokens + self.slots)
-        kept = heads * size * (2 + 2 * longer) + self._rotated_slices() + self._head_norms()
+        kept = heads * size * (2 + 2 * longer) + self.rotated_slices() + self._head_norms()
         if not layer.attention:  # its own, written out: probabilities, and no mask
             return round(kept + anatomy.n_heads * seen * size)
         scores = 0 if self.shape.fused_attention else 2 * anatomy.n_heads * seen * size
@@ -287,7 +287,7 @@ class KeptMemory:
         anatomy = self.anatomy
         return (anatomy.n_heads + anatomy.n_kv_heads) * anatomy.head_dim * self.activation
 
-    def _rotated_slices(self) -> int:
+    def rotated_slices(self) -> int:
         """Queries and keys before they are rotated, where a fused map's output holds them."""
         return self._queries_keys if self.anatomy.memory.rotates_slices else 0
 

@@ -211,8 +211,8 @@ class PassMemory:
             last_norm = self._anatomy.hidden_size * FLOAT32 * own.keeps_last_norm(index)
             living = self._living_in_ffn(index, kept=True) + self._made - last_norm
             if not own.attention_output_trains(index):
-                # what enters the layer, the sum that enters the FFN, the operator's own sum
-                living += ((not self._shape.checkpointing) + (not behind) + 1) * self._hidden
+                enters, before_ffn, own_sum = not self._shape.checkpointing, not behind, True
+                living += (enters + before_ffn + own_sum) * self._hidden
             return own.kept_in(index) + made + rows * living
         if site in ENTRANCE:
             read = not own.viewing(index, ENTRANCE)
@@ -332,8 +332,7 @@ class PassMemory:
             return 0.0
         of_keys = 3.0 if own.activation == FLOAT32 else 3.5
         width = anatomy.head_dim * FLOAT32 * (anatomy.n_heads + of_keys * anatomy.n_kv_heads)
-        rotated = (anatomy.n_heads + anatomy.n_kv_heads) * anatomy.head_dim * own.activation
-        return width - rotated
+        return width - own.rotated_slices()
 
     def _behind(self) -> float:
         """When the gradient passes a norm behind the last layer: all of every layer is there."""
@@ -371,7 +370,7 @@ class PassMemory:
         return 2 if gate is not None and gate.fused else 0
 
     def _layer_width(self, *, gradients: bool) -> float:
-        """Bytes per token of a running layer at its widest, the FFN."""
+        """Bytes per token of a running layer at its widest, its FFN or its attention."""
         wide = 3 if "gate" in self._anatomy.layers[-1].sites else 2
         if gradients:  # of one type, the residual sum hands on the one that it gets
             made = self._made * (self.own.activation != self.own.stream)
@@ -386,8 +385,8 @@ class PassMemory:
         """
         own, anatomy = self.own, self._anatomy
         seen = self._shape.tokens + own.slots
-        masks = 2 * anatomy.n_heads * seen * own.stream * anatomy.memory.head_masks
-        return self._queries_keys_values + max(float(masks), self._rotating())
+        masks = 2.0 * anatomy.n_heads * seen * own.stream * anatomy.memory.head_masks
+        return self._queries_keys_values + max(masks, self._rotating() + own.rotated_slices())
 
     def _weights_at_once(self) -> int:
         """Weights that a running operator makes and drops again."""

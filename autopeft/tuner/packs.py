@@ -97,7 +97,7 @@ class PackTraining:
             share: The rung.
 
         Returns:
-            Whether all were trained; False where the study's time was over before.
+            Whether all were trained; False where a budget was spent before.
 
         Raises:
             InterruptedStudyError: Asked to stop; the lanes are saved.
@@ -125,12 +125,14 @@ class PackTraining:
             raise
 
     def _in_time(self, pack: Sequence[TrialRecord], share: float) -> bool:
-        """Train a pack unless the study's time is over; whether it was trained."""
-        if self._watch.spent() is not None:
-            return False
+        """Train a pack, and what is left of it after failures, while a budget is left.
+
+        Returns:
+            Whether nothing of it is left.
+        """
         jobs = [Job(list(pack), self._rows_of(pack))]
         too_large: list[int] = []
-        while jobs:
+        while jobs and self._watch.spent() is None:
             job = jobs.pop(0)
             failure = self.patience.call(partial(self._attempt, job, share))
             if failure is None:
@@ -140,7 +142,7 @@ class PackTraining:
                 too_large.append(len(job.trials))
             jobs = [*self._after(job, failure), *jobs]
         self._remember(too_large)
-        return True
+        return not jobs
 
     def _attempt(self, job: Job, share: float) -> Failure | None:
         """Train on a runner that is free; one that has no place just now is passed over."""

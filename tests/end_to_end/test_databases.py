@@ -29,13 +29,18 @@ LIMIT_S = 600.0
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
+@pytest.fixture(params=["local", "in-process"])
 def study(
-    tmp_path: Path, bert_folder: Path, make_data: MakePath, make_study: MakePath
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    bert_folder: Path,
+    make_data: MakePath,
+    make_study: MakePath,
 ) -> Callable[..., Path]:
-    """Writes a study file of six trials."""
+    """Writes a study file of six trials, for a runner of its own and for none."""
 
     def make(**blocks: Any) -> Path:
+        blocks["execution"] = {"executor": request.param}
         return make_study(tmp_path, bert_folder, make_data(tmp_path / "data"), **blocks)
 
     return make

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import stand_in
+from postgres_server import PASSWORD, PostgresServer
 from small_disks import fill, make_room, mounted
 from stand_in_place import Place, placed
 from warm_processes import WarmProcess
@@ -107,6 +108,37 @@ def test_a_coordinator_that_makes_no_folder_fails_no_trial(
         assert "but no inode" in out
         check_interrupted(place, out, str(disk / "out"))
         make_room(disk, "size=8m,nr_inodes=10000")
+        place.search(*words)
+        check_completed(place)
+
+
+@pytest.mark.slow
+def test_a_full_disk_and_a_server_that_goes_away_interrupt_one_study_that_completes(
+    tmp_path: Path, disk: Path, postgres_server: PostgresServer, postgresql_url: str
+) -> None:
+    """The same command goes on after the one and after the other."""
+    words = ("--quiet", "--output-dir", str(disk / "out"))
+    work = tmp_path / "work"
+    work.mkdir()
+    with placed(work, f"{postgresql_url}?patience={PATIENCE_S}") as place:
+        process = place.start(*words, step_s=0.05)
+        place.until_training(process)
+        ballast = fill(disk)
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 3, out
+        check_interrupted(place, out, str(disk / "out"))
+        make_room(disk, "size=8m", ballast)
+        process = place.start(*words, step_s=0.05)
+        place.until_training(process)
+        postgres_server.stop()
+        try:
+            out, _ = process.communicate(timeout=300)
+        finally:
+            postgres_server.start()
+        assert process.returncode == 3, out
+        (line,) = [line for line in out.splitlines() if line.startswith("error: ")]
+        assert "check that the server runs" in line
+        assert PASSWORD not in out
         place.search(*words)
         check_completed(place)
 

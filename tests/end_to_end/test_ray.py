@@ -30,22 +30,31 @@ SIGNALS_S = 30.0
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 
 CLUSTER = """
-import sys
+import json, sys
 from ray.cluster_utils import Cluster
 
 given = {"include_dashboard": False, "object_store_memory": 80 << 20}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **given})
-nodes = [cluster.add_node(num_cpus=1, **given) for _ in range(int(sys.argv[1]))]
+given |= {"num_cpus": 1} | json.loads(sys.argv[2])
+nodes = [cluster.add_node(**given) for _ in range(int(sys.argv[1]))]
 print(cluster.address, flush=True)
 for line in sys.stdin:
     if line == "kill\\n":
         cluster.remove_node(nodes.pop(), allow_graceful=False)
     else:
-        nodes.append(cluster.add_node(num_cpus=1, **given))
+        nodes.append(cluster.add_node(**given))
     print("done", flush=True)
 cluster.shutdown()
 """
 """Starts nodes; kills one or adds one as it is told, and kills all at the end."""
+
+TAKEN = """
+import json, sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+free = ray.available_resources()
+print(json.dumps({name: all_ - free.get(name, 0) for name, all_ in ray.cluster_resources().items()}))
+"""
+"""Tells what is in use of a cluster."""
 
 
 def environment() -> dict[str, str]:
@@ -58,11 +67,16 @@ def environment() -> dict[str, str]:
 
 
 class Nodes:
-    """A cluster whose nodes are processes of this machine, with one CPU each."""
+    """A cluster whose nodes are processes of this machine, with one CPU each.
 
-    def __init__(self, count: int) -> None:
+    Args:
+        count: Of nodes.
+        resources: Of each, other than that; Ray hands them out, whether they are real or not.
+    """
+
+    def __init__(self, count: int, **resources: float) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", CLUSTER, str(count)],
+            [sys.executable, "-c", CLUSTER, str(count), json.dumps(resources)],
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -82,6 +96,15 @@ class Nodes:
         self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
         assert self._said() == "done"
+
+    def taken(self) -> dict[str, float]:
+        """What is in use, by Ray's names."""
+        command = [sys.executable, "-c", TAKEN, self.address]
+        done = subprocess.run(
+            command, env=environment(), capture_output=True, text=True, check=True, timeout=120
+        )
+        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return found
 
     def close(self) -> None:
         self._process.communicate(timeout=60)
@@ -165,11 +188,11 @@ def place(tmp_path: Path) -> Iterator[Callable[[str], Site]]:
 
 
 @pytest.fixture
-def make_nodes() -> Iterator[Callable[[int], Nodes]]:
+def make_nodes() -> Iterator[Callable[..., Nodes]]:
     made: list[Nodes] = []
 
-    def make(count: int) -> Nodes:
-        made.append(Nodes(count))
+    def make(count: int, **resources: float) -> Nodes:
+        made.append(Nodes(count, **resources))
         return made[-1]
 
     yield make
@@ -178,7 +201,7 @@ def make_nodes() -> Iterator[Callable[[int], Nodes]]:
 
 
 def test_a_search_that_is_stopped_goes_on_and_finds_what_a_local_one_finds(
-    place: Callable[[str], Site], make_nodes: Callable[[int], Nodes]
+    place: Callable[[str], Site], make_nodes: Callable[..., Nodes]
 ) -> None:
     nodes, far, here = make_nodes(1), place("far"), place("here")
     process = far.start(*on_ray(nodes), step_s=0.02)
@@ -207,7 +230,7 @@ def test_a_search_that_is_stopped_goes_on_and_finds_what_a_local_one_finds(
 
 @pytest.mark.slow
 def test_a_node_that_is_killed_costs_its_packs_one_attempt(
-    place: Callable[[str], Site], make_nodes: Callable[[int], Nodes]
+    place: Callable[[str], Site], make_nodes: Callable[..., Nodes]
 ) -> None:
     nodes, far, here = make_nodes(2), place("far"), place("here")
     process = far.start(*on_ray(nodes), "--trials", "24", step_s=0.05)
@@ -226,7 +249,7 @@ def test_a_node_that_is_killed_costs_its_packs_one_attempt(
 
 @pytest.mark.slow
 def test_a_confirmation_goes_to_a_cluster_that_the_search_did_not_use(
-    place: Callable[[str], Site], make_nodes: Callable[[int], Nodes]
+    place: Callable[[str], Site], make_nodes: Callable[..., Nodes]
 ) -> None:
     nodes, far, here = make_nodes(1), place("far"), place("here")
     words = ("confirm", "--trial", "2", "--trial", "5", "--seeds", "5")
@@ -246,7 +269,7 @@ def test_a_confirmation_goes_to_a_cluster_that_the_search_did_not_use(
 
 @pytest.mark.slow
 def test_a_node_that_joins_later_gets_the_runner_that_waits_for_it(
-    place: Callable[[str], Site], make_nodes: Callable[[int], Nodes]
+    place: Callable[[str], Site], make_nodes: Callable[..., Nodes]
 ) -> None:
     nodes, far = make_nodes(1), place("far")
     process = far.start(*on_ray(nodes), "--ray-workers", "2", "--trials", "32", step_s=0.05)
@@ -257,6 +280,26 @@ def test_a_node_that_joins_later_gets_the_runner_that_waits_for_it(
     attempts = far.every_attempt()
     assert {attempt["cause"] for attempt in attempts} == {None}
     assert len({attempt["runner"]["pid"] for attempt in attempts}) == 2
+
+
+@pytest.mark.slow
+def test_runners_take_their_share_of_a_gpu_and_their_memory(
+    place: Callable[[str], Site], make_nodes: Callable[..., Nodes]
+) -> None:
+    """Two runners share a GPU, which need not be a real one: Ray believes what a node says."""
+    nodes, far = make_nodes(1, num_cpus=3, num_gpus=1, memory=float(4 << 30)), place("far")
+    sizes = ("--set", "execution.ray.gpus=0.5", "--set", "execution.ray.memory=1GiB")
+    process = far.start(*on_ray(nodes), *sizes, "--trials", "32", step_s=0.2)
+    far.until(lambda _: len({a["runner"]["pid"] for a in far.every_attempt()}) == 2, process)
+    taken = nodes.taken()
+    assert {name: taken[name] for name in ("GPU", "CPU", "memory")} == {
+        "GPU": 1.0,
+        "CPU": 2.0,
+        "memory": float(2 << 30),
+    }
+    process.send_signal(signal.SIGTERM)
+    ended(process, 143)
+    assert {attempt["runner"]["device"] for attempt in far.every_attempt()} == {"cuda"}
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from sqlalchemy import event, select
 from autopeft.errors import StudyHeldError
 from autopeft.study.records import Holder, NewStudy, StudyState
 from storage import SqlStore, open_store
+from storage.columns import DatabaseNow
 from storage.models import StudyRow
 
 DOOMED = Holder("another-host", 4711, "space:1")
@@ -64,12 +65,13 @@ def first_sitting(store: SqlStore) -> None:
     store.release("s", token)
 
 
-def lease_of(store: SqlStore) -> tuple[str, int, bool]:
-    """State, token, and whether somebody has the lease or had it until it ran out."""
+def lease_of(store: SqlStore) -> tuple[str, int, bool, float]:
+    """State, token, whether somebody has or had the lease, and its seconds by the database."""
     with store._reading() as session:
-        query = select(StudyRow.state, StudyRow.lease_token, StudyRow.lease_until_s)
-        state, token, until = session.execute(query).one()
-        return state, token, until is not None
+        until = StudyRow.lease_until_s
+        query = select(StudyRow.state, StudyRow.lease_token, until, until - DatabaseNow())
+        state, token, ends, left_s = session.execute(query).one()
+        return state, token, ends is not None, left_s or 0.0
 
 
 def test_whoever_dies_at_any_statement_is_followed(
@@ -90,7 +92,8 @@ def test_whoever_dies_at_any_statement_is_followed(
             with pytest.raises(DeathError):
                 first_sitting(store)
             died, death.at = time.monotonic(), -1
-            state, token, held = lease_of(store)
+            state, token, held, left_s = lease_of(store)
+            assert left_s <= LEASE_S
             assert held or state != StudyState.RUNNING, f"running without a lease: step {at}"
             heir = follow(store, held=held)
             assert time.monotonic() - died < LEASE_S + TICK_S + 5.0  # 5 s for a slow machine

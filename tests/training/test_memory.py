@@ -289,13 +289,14 @@ def test_what_architectures_keep_of_their_own_is_counted(kind: str, name: str) -
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointed"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "opt"])
 @pytest.mark.parametrize("name", ["adapters", ON_TOP])
 def test_an_ffn_below_all_that_trains_keeps_nothing_and_runs(
-    kind: str, name: str, checkpointing: bool
+    kind: str, name: str, precision: str, checkpointing: bool
 ) -> None:
     """What adapters add to an FFN's output asks no gradient of the FFN; it makes its tensors."""
-    lanes, trained = PACKS[name], trainer(kind, checkpointing=checkpointing)
+    lanes, trained = PACKS[name], trainer(kind, precision, checkpointing=checkpointing)
     run = trained.start([Lane(number, each) for number, each in enumerate(lanes)])
     assert estimated_over_live(trained, run, lanes) == pytest.approx(1.0, abs=NEAR)
 
@@ -304,7 +305,7 @@ def test_an_ffn_below_all_that_trains_keeps_nothing_and_runs(
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["modernbert", "t5"])
 @pytest.mark.parametrize("name", ["four alike", "top layer", ON_TOP])
-def test_attention_below_all_that_trains_makes_what_its_kind_needs(
+def test_attention_makes_what_its_kind_needs(
     kind: str, name: str, precision: str, checkpointing: bool
 ) -> None:
     """Rotations of a fused map's slices, and masks of every head, come and go."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from postgres_server import PostgresServer
 
 from autopeft.configuration import Configuration
+from autopeft.errors import TrialError
 from autopeft.study.records import StudyState, TrialState
 from autopeft.study.sitting import Sitting
 from autopeft.tuner.ledger import Ledger
@@ -86,6 +87,36 @@ def test_every_runner_ends_the_pack_that_it_had_begun(make_desk: Make, calm: Any
     assert study.facts["ended"]["reason"] == "optimizer_steps"
     assert study.spent["optimizer_steps"] == 3 * STEPS + 2 * 4 * 12
     assert all(any(len(pack) == 4 for pack in runner.packs) for runner in desk.runners)
+
+
+@pytest.mark.parametrize("runners", [1, 2])
+@pytest.mark.parametrize("cause", ["lost", "timeout", "error", "out-of-memory"])
+def test_what_fails_in_flight_is_tried_again_with_a_larger_budget_only(
+    make_desk: Make, cause: str, runners: int
+) -> None:
+    """A pack of four that fails at its last step has spent all: neither it nor a half goes on."""
+    desk = make_desk(trials=4, optimizer_steps=3 * STEPS + 1, runners=runners, rung_steps=RUNGS)
+    failing = True
+
+    def fail(lanes: Lanes, step: int) -> None:
+        if failing and step == 11 and 3 in [number for number, _ in lanes]:
+            raise TrialError("so it is", cause=cause)
+
+    for runner in desk.runners:
+        runner.before_step = fail
+    desk.create()
+    desk.tuner().run()
+    study = desk.store.study(NAME)
+    assert study.facts["ended"]["reason"] == "optimizer_steps"
+    assert study.spent["optimizer_steps"] <= 3 * STEPS + 1 + 4 * 12
+    assert cause in [each["cause"] for each in desk.store.attempts(NAME, 3)]
+    failing = False
+    desk.changes["optimizer_steps"] = None
+    desk.tuner().run()
+    assert {trial.state for trial in desk.store.trials(NAME)[3:]} <= {
+        TrialState.COMPLETED,
+        TrialState.STOPPED,
+    }
 
 
 class World:

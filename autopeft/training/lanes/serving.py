@@ -114,7 +114,7 @@ def _refuse_checkpoints(model: nn.Module) -> None:
     if not (model.training and torch.is_grad_enabled()):
         return
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        hint = "TrainingArguments(gradient_checkpointing=False)"
+        hint = "train without: Trainer's gradient_checkpointing=False, or turn the model's off"
         raise BackboneError(Fault("peft", "gradient checkpointing", "on", "off", hint))
 
 
