@@ -103,6 +103,7 @@ class PassMemory:
         running = kept + self._rows(index) * width
         if not own.ffn_trains(index):  # it may hold more when its FFN runs
             running = max(running, self._rows(index) * self._layer_width(gradients=False))
+        running = max(running, self._rows(index) * self._attending())
         return given + running + self._of_all_lanes(index) + own.tokens * masked
 
     def _backward_in(self, index: int) -> float:
@@ -117,7 +118,7 @@ class PassMemory:
         if self._shape.checkpointing:
             waiting = self._rows(index) * self._gradient_above()
             end = self._rows(index) * self._living_at_the_end(index, kept=True)
-            moments.append(kept + waiting + end)
+            moments += [kept + waiting + end, waiting + self._rows(index) * self._attending()]
         else:
             waiting = self._of_all_lanes(index)
         for key, uses in own.uses.items():
@@ -376,17 +377,19 @@ class PassMemory:
             made = self._made * (self.own.activation != self.own.stream)
             return wide * self._inner + made + self._hidden
         wide = max(wide, self._anatomy.memory.activation, 2 + self._factors_of_one_map)
-        return max(wide * self._inner + self._made, self._attending()) + 2 * self._hidden
+        return max(wide * self._inner + self._made + 2 * self._hidden, self._attending())
 
     def _attending(self) -> float:
-        """Per token: queries, keys, values, and what rotates them or every head's own mask.
+        """Per token: what enters a layer and its first norm makes of it, queries, keys, values.
 
-        Of such a mask there is a copy without padding, as attention's kernel wants it.
+        And what rotates them or every head's own mask, of which there is a copy without padding,
+        as attention's kernel wants it.
         """
         own, anatomy = self.own, self._anatomy
         seen = self._shape.tokens + own.slots
         masks = 2.0 * anatomy.n_heads * seen * own.stream * anatomy.memory.head_masks
-        return self._queries_keys_values + max(masks, self._rotating() + own.rotated_slices())
+        made = max(masks, self._rotating() + own.rotated_slices())
+        return 2 * self._hidden + self._queries_keys_values + made
 
     def _weights_at_once(self) -> int:
         """Weights that a running operator makes and drops again."""

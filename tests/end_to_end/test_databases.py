@@ -85,6 +85,7 @@ def check_whole(url: str) -> None:
 # -- many coordinators ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("study", ["in-process"], indirect=True)
 def test_of_8_processes_that_start_a_study_one_runs_it(
     tmp_path: Path, database_url: str, study: Callable[..., Path], start_cli: Start, cli: Cli
 ) -> None:

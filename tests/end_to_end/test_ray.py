@@ -51,8 +51,8 @@ cluster.shutdown()
 TAKEN = """
 import json, sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
-free = ray.available_resources()
-print(json.dumps({name: all_ - free.get(name, 0) for name, all_ in ray.cluster_resources().items()}))
+every, free = ray.cluster_resources(), ray.available_resources()
+print(json.dumps({name: amount - free.get(name, 0) for name, amount in every.items()}))
 """
 """Tells what is in use of a cluster."""
 
