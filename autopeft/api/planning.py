@@ -315,7 +315,10 @@ class _Estimate:
     # -- cost ---------------------------------------------------------------------------------
 
     def _flops(self) -> dict[str, float]:
-        """Of a full trial, training and evaluation: smallest, largest and mean of the space."""
+        """Of a full trial, training and evaluation: smallest, largest and mean of the space.
+
+        `least` is the smallest without the frozen layers below it, which are kept or shared.
+        """
         space, rng = self.problem.space, np.random.default_rng(self.problem.seed)
         sampled = [self.problem.build(space.sample(rng)) for _ in range(SAMPLED)]
         sampled = [each for each in sampled if self.problem.feasible(each)] or [self._largest()]
@@ -324,8 +327,12 @@ class _Estimate:
             "min": min(map(self.problem.flops, smallest)),
             "max": self.problem.flops(self._largest()),
             "mean": float(np.mean([self.problem.flops(each) for each in sampled])),
+            "least": min(map(self._unshared, smallest)),
             "evaluation": self._evaluation_flops(),
         }
+
+    def _unshared(self, configuration: Configuration) -> float:
+        return self.problem.flops(configuration) - self.problem.trunk_flops(configuration)
 
     def _evaluation_flops(self) -> float:
         """Of one forward pass over the validation split."""
@@ -339,9 +346,12 @@ class _Estimate:
     def _hours(
         self, calibration: Mapping[str, Any], flops: Mapping[str, float]
     ) -> dict[str, float] | None:
-        """Of the whole study: with as many trials stopped at every rung as may be, and with none.
+        """Of the whole study, at least and at most.
 
-        A trial's seconds are those of a lane of the probe, by FLOPs; runners share a cohort.
+        At least: all are as small as the smallest, as many are stopped at every rung as may be,
+        and frozen layers below them cost nothing, as they are kept, or shared by a pack. At most:
+        all are of the space's mean, none is stopped, nothing is shared. Baselines are counted in
+        full. A trial's seconds are those of a lane of the probe, by FLOPs; runners share a cohort.
         """
         timed = {int(k): float(v) for k, v in calibration["step_seconds"].items()}
         if not timed:
@@ -354,7 +364,8 @@ class _Estimate:
         for passed, step in enumerate(self._rungs().values()):
             share = (step - before) / self.total_steps
             cost = share * flops["mean"] + flops["evaluation"]
-            low, high, before = low + keep**passed * cost, high + cost, step
+            least = cost * flops["least"] / flops["mean"]
+            low, high, before = low + keep**passed * least, high + cost, step
         begun = self.definition.budget.trials
         full = len(self.baselines) * high
         hours = per_flop / 3600.0 / at_once

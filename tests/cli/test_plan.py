@@ -27,7 +27,7 @@ PLAN: dict[str, Any] = {
         "total": 60, "rungs": {"0.34": 21, "1.0": 60}, "batch_size": 32, "trials": 16,
         "baselines": 3,
     },
-    "flops": {"min": 1.2e12, "max": 2.6e12, "mean": 1.8e12, "evaluation": 1e11},
+    "flops": {"min": 1.2e12, "max": 2.6e12, "mean": 1.8e12, "evaluation": 1e11, "least": 3e11},
     "memory": {
         "device": "cpu", "precision": "fp32", "free_bytes": 8 * 2**30, "margin": 0.15,
         "pack_size": 4, "largest_pack": 20, "gradient_checkpointing": False,

@@ -134,7 +134,11 @@ def test_hours_follow_what_stops_trials_and_how_many_runners_train(
     assert one["runners"] == 1
     assert one["hours"]["min"] < one["hours"]["max"]
     unstopped = planned({"proposals": 4, "stopping": "none"})["hours"]
-    assert unstopped["min"] == unstopped["max"] == one["hours"]["max"]
+    assert one["hours"]["min"] < unstopped["min"] < unstopped["max"] == one["hours"]["max"]
+    flops, steps = one["flops"], one["steps"]
+    baselines = steps["baselines"] / (steps["trials"] + steps["baselines"])
+    of_trials = unstopped["min"] / unstopped["max"] - baselines
+    assert of_trials == pytest.approx((1 - baselines) * flops["least"] / flops["mean"])
     ray = {"executor": "ray", "ray": {"workers": 2}}
     two = planned({"proposals": 4}, **ray)
     assert two["runners"] == 2
