@@ -62,6 +62,17 @@ def check_interrupted(place: Place, out: str, error: str) -> None:
     assert (status["failures"], status["trials"]["running"]) == ({}, 0)
 
 
+def interrupted_by_a_full_disk(place: Place, disk: Path, *words: str) -> Path:
+    """A search on that disk, until it gives up; what fills it."""
+    process = place.start(*words, step_s=0.05)
+    place.until_training(process)
+    ballast = fill(disk)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 3, out
+    check_interrupted(place, out, str(disk / "out"))
+    return ballast
+
+
 def check_completed(place: Place) -> None:
     trials = place.trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETED] * 12
@@ -85,12 +96,7 @@ def test_a_disk_that_stays_full_interrupts_and_the_same_command_goes_on(place: P
 @pytest.mark.slow
 def test_a_runner_that_cannot_save_fails_no_trial(place: Place, disk: Path) -> None:
     words = ("--quiet", "--output-dir", str(disk / "out"))
-    process = place.start(*words, step_s=0.05)
-    place.until_training(process)
-    ballast = fill(disk)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 3, out
-    check_interrupted(place, out, str(disk / "out"))
+    ballast = interrupted_by_a_full_disk(place, disk, *words)
     make_room(disk, "size=8m", ballast)
     place.search(*words)
     check_completed(place)
@@ -121,12 +127,7 @@ def test_a_full_disk_and_a_server_that_goes_away_interrupt_one_study_that_comple
     work = tmp_path / "work"
     work.mkdir()
     with placed(work, f"{postgresql_url}?patience={PATIENCE_S}") as place:
-        process = place.start(*words, step_s=0.05)
-        place.until_training(process)
-        ballast = fill(disk)
-        out, _ = process.communicate(timeout=300)
-        assert process.returncode == 3, out
-        check_interrupted(place, out, str(disk / "out"))
+        ballast = interrupted_by_a_full_disk(place, disk, *words)
         make_room(disk, "size=8m", ballast)
         process = place.start(*words, step_s=0.05)
         place.until_training(process)
