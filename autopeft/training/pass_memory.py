@@ -101,9 +101,9 @@ class PassMemory:
         if keeps and not own.attention_trains(index):
             width += self._hidden + masked
         running = kept + self._rows(index) * width
-        if not own.ffn_trains(index):  # it may hold more when its FFN runs
-            running = max(running, self._rows(index) * self._layer_width(gradients=False))
-        running = max(running, self._rows(index) * self._attending())
+        # It may hold more while its attention runs, or an FFN of which nothing is kept.
+        wide = self._attending() if own.ffn_trains(index) else self._layer_width(gradients=False)
+        running = max(running, self._rows(index) * wide)
         return given + running + self._of_all_lanes(index) + own.tokens * masked
 
     def _backward_in(self, index: int) -> float:
